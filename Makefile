@@ -1,0 +1,69 @@
+# Everything runs in .venv, which `make setup` creates. `make help` lists the targets.
+
+PYTHON ?= python3
+UV     ?= uv
+
+# What pip is given to install torch. The default finds the CPU build on Linux and macOS: of equal
+# versions pip prefers 2.13.0+cpu, and when the extra index cannot be reached it goes on without.
+# For the CUDA build on Linux:  make clean setup TORCH="torch==2.13.0"
+TORCH  ?= -r requirements/torch.txt --extra-index-url https://download.pytorch.org/whl/cpu
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+STAMP  := $(VENV)/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick lint format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## Create .venv with locked dependencies and this package
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed (make PYTHON=...)" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# The lock is complete but for torch, hence --no-deps; torch comes after it, so that the extra
+# index is asked for nothing but torch.
+$(STAMP): pyproject.toml requirements/dev.lock requirements/torch.txt | $(PY)
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/dev.lock
+	$(PIP) install --quiet --timeout 15 --retries 2 $(TORCH)
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	$(PIP) check
+	@touch $@
+
+demo: setup ## Run the demonstration
+	$(VENV)/bin/collabedit demo
+
+test: setup ## Run the whole test suite
+	$(PY) -m pytest
+
+test-quick: setup ## Run the tests that need neither the real model nor much time
+	$(PY) -m pytest -m "not slow"
+
+lint: setup ## Check style, format and types
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+format: setup ## Sort imports, apply safe fixes and format
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: setup ## Run the benchmarks (they write to results/)
+	$(PY) -m benchmarks
+
+lock: ## Renew requirements/dev.lock (needs uv; UPGRADE=--upgrade takes newer versions)
+	$(UV) pip compile pyproject.toml --all-extras --group dev --quiet $(UPGRADE) \
+	    --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+	    --constraint requirements/torch.txt --no-emit-package torch \
+	    --excludes requirements/excluded.txt \
+	    --custom-compile-command "make lock" --output-file requirements/dev.lock
+	@! grep -nE '^(torch|triton|cuda|nvidia)[a-z0-9-]*==|://' requirements/dev.lock
+
+clean: ## Remove .venv, caches and build outputs (results/ stays)
+	rm -rf $(VENV) build dist htmlcov .coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache \
+	    .import_linter_cache
+	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,20 @@
+"""The linear algebra of editing: statistics, priors, and the update they determine.
+
+Knows tensors only. Shapes: ``K [d_in, n]`` keys, ``R [d_out, n]`` residuals, ``F [d_in, r]`` and
+``G [d_out, r]`` their factors, ``A0 [d_in, d_in]`` the prior, and every weight ``[d_out, d_in]``.
+"""
+
+from collabedit.algebra.prior import Prior
+from collabedit.algebra.solve import solve
+from collabedit.algebra.statistics import Factors, Moments, compress
+from collabedit.algebra.updates import LowRankUpdate, relative_distance
+
+__all__ = [
+    "Factors",
+    "LowRankUpdate",
+    "Moments",
+    "Prior",
+    "compress",
+    "relative_distance",
+    "solve",
+]

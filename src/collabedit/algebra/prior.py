@@ -1,0 +1,97 @@
+"""The prior of the least-squares problem: what the weights must keep doing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from collabedit.errors import CovarianceError
+
+__all__ = ["Prior"]
+
+logger = logging.getLogger(__name__)
+
+#: Shares of the mean diagonal tried, in this order, to make a singular prior definite.
+_SHIFTS = (1e-10, 1e-8, 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """``A0``, symmetric positive definite, with its Cholesky factor.
+
+    Attributes:
+        matrix: ``A0 [d_in, d_in]``, float64.
+    """
+
+    matrix: Tensor
+
+    @classmethod
+    def from_second_moment(cls, second_moment: Tensor, weight: float) -> Prior:
+        """MEMIT's prior ``A0 = lambda C`` (Meng et al., 2023, eq. 15).
+
+        A second moment of too few samples is singular. A shift of the diagonal, 1e-6 of its mean
+        at most, then makes it definite, and a warning says so.
+
+        Args:
+            second_moment: ``C [d_in, d_in]``, the uncentred mean of ``k k^T``.
+            weight: ``lambda``, above zero.
+
+        Raises:
+            CovarianceError: when ``C`` is not finite, or not semi-definite within that shift.
+        """
+        matrix = weight * second_moment.double()
+        if not torch.isfinite(matrix).all():
+            raise CovarianceError("the second moment has NaN or infinite entries; collect it again")
+        prior = cls((matrix + matrix.T) / 2)
+        if prior._factor() is not None:
+            return prior
+        for share in _SHIFTS:
+            shift = share * prior.matrix.diagonal().mean()
+            shifted = cls(prior.matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype))
+            if shifted._factor() is not None:
+                logger.warning(
+                    "the second moment is singular (too few samples); "
+                    "its diagonal was raised by %.0e of its mean",
+                    share,
+                )
+                return shifted
+        raise CovarianceError("the second moment is not positive semi-definite; collect it again")
+
+    @property
+    def size(self) -> int:
+        """``d_in``."""
+        return len(self.matrix)
+
+    @cached_property
+    def cholesky(self) -> Tensor:
+        """``L [d_in, d_in]``, lower triangular, with ``L L^T = A0``.
+
+        Raises:
+            CovarianceError: when ``A0`` is not positive definite.
+        """
+        factor = self._factor()
+        if factor is None:
+            raise CovarianceError("the prior is not positive definite")
+        return factor
+
+    def updated(self, keys: Tensor, weight: float) -> Prior:
+        """The dynamic covariance: ``A0 + beta F F^T``, the prior of the next round.
+
+        Args:
+            keys: ``F [d_in, r]``, the pooled key factors of a finished round.
+            weight: ``beta``.
+        """
+        return Prior(torch.addmm(self.matrix, keys, keys.T, alpha=weight))
+
+    def _factor(self) -> Tensor | None:
+        if "cholesky" in self.__dict__:
+            return self.cholesky
+        factor, info = torch.linalg.cholesky_ex(self.matrix)
+        if info.item() != 0:
+            return None
+        self.__dict__["cholesky"] = factor
+        return factor

@@ -1,0 +1,86 @@
+"""Statistics of edits for one weight, in the two forms that determine the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Factors", "Moments", "compress"]
+
+#: Singular values below this share of the largest are rounding noise of float64 arithmetic.
+RANK_TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factored form: ``F F^T = K K^T`` and ``G F^T = R K^T``.
+
+    Attributes:
+        keys: ``F [d_in, r]``, float64.
+        residuals: ``G [d_out, r]``, float64.
+    """
+
+    keys: Tensor
+    residuals: Tensor
+
+    @property
+    def rank(self) -> int:
+        """``r``, the number of columns."""
+        return self.keys.shape[1]
+
+    @classmethod
+    def stack(cls, parts: Sequence[Factors]) -> Factors:
+        """The factors of the pooled edits of several parties, side by side."""
+        return cls(
+            torch.cat([part.keys for part in parts], dim=1),
+            torch.cat([part.residuals for part in parts], dim=1),
+        )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The summed form, which secure aggregation can add without seeing a party's share.
+
+    Attributes:
+        key_moment: ``M = K K^T [d_in, d_in]``, float64.
+        cross_moment: ``N = R K^T [d_out, d_in]``, float64.
+    """
+
+    key_moment: Tensor
+    cross_moment: Tensor
+
+    @classmethod
+    def of(cls, factors: Factors) -> Moments:
+        """The moments that factors stand for."""
+        return cls(factors.keys @ factors.keys.T, factors.residuals @ factors.keys.T)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.key_moment + other.key_moment, self.cross_moment + other.cross_moment
+        )
+
+
+def compress(keys: Tensor, residuals: Tensor, tolerance: float = RANK_TOLERANCE) -> Factors:
+    """Factors of a party's edits, which carry their statistics and not the single edits.
+
+    With the thin SVD ``K = U S V^T``: ``F = K V = U S`` and ``G = R V``. ``V`` stays here.
+    Directions with singular values below ``tolerance`` times the largest, which duplicate keys
+    leave behind, are dropped from both factors: ``R K^T`` has no part in them.
+
+    Args:
+        keys: ``K [d_in, n]``.
+        residuals: ``R [d_out, n]``.
+        tolerance: relative to the largest singular value.
+
+    Returns:
+        Float64 factors of rank at most ``min(n, d_in)``, strongest direction first.
+    """
+    keys, residuals = keys.double(), residuals.double()
+    _, triangle = torch.linalg.qr(keys, mode="r")
+    _, singular, right = torch.linalg.svd(triangle, full_matrices=False)
+    kept = singular > tolerance * singular.max() if len(singular) else singular > 0
+    mixing = right[kept].T
+    return Factors(keys @ mixing, residuals @ mixing)

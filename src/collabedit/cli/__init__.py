@@ -1,0 +1,69 @@
+"""The command line: one small file a verb, heavy imports only inside the commands."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from collabedit.cli import models, rounds, run, stats
+from collabedit.errors import CollabEditError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="collabedit",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Correct facts in a language model, alone or together with other parties.
+
+    Several parties each edit the same open model; merging their edits loses nothing and shows no
+    party's facts to another. Begin with [bold]collabedit demo[/bold].
+    """,
+)
+app.add_typer(models.app, name="models")
+app.add_typer(stats.app, name="stats")
+app.command("demo")(run.demo)
+app.command("edit")(rounds.edit)
+app.add_typer(rounds.round_app, name="round")
+app.command("update")(rounds.update)
+app.command("merge")(rounds.merge)
+app.command("apply")(rounds.apply)
+app.add_typer(run.run_app, name="run")
+app.command("summarize")(run.summarize)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from collabedit import __version__
+
+        print(f"collabedit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
+
+
+def main() -> None:
+    """Run the command line; errors raised on purpose become one line and exit status 2."""
+    try:
+        app()
+    except CollabEditError as error:
+        print(f"collabedit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("collabedit: interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,73 @@
+"""``collabedit models``: what can be edited, and what editing knows of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="List, inspect and fetch models.")
+
+
+@app.command("list")
+def list_models() -> None:
+    """List the built-in models, which need no model hub."""
+    from rich.table import Table
+
+    from collabedit.models import catalogue
+    from collabedit.reporting.tables import console
+
+    table = Table("name", "model", "licence", "download", "in the cache")
+    for name in catalogue.names():
+        model = catalogue.entry(name)
+        cached = "yes" if catalogue.is_fetched(name) else "no"
+        table.add_row(name, model.title, model.licence, f"{model.megabytes} MB", cached)
+    console().print(table)
+    console().print(
+        "Any decoder model works as well: a Hub id, a local directory, or a .gguf file."
+    )
+
+
+@app.command()
+def pull(name: Annotated[str, typer.Argument(help="A built-in name.")]) -> None:
+    """Fetch a built-in model into the cache now, so that later commands start at once."""
+    from collabedit.models import catalogue
+
+    print(catalogue.fetch(name))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what was inferred of a model, and the hyper-parameters that follow from it."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from collabedit.editing.presets import default_hyperparameters
+    from collabedit.models.loading import load_structure_only
+    from collabedit.models.structure import infer_structure
+    from collabedit.reporting.tables import console
+
+    structure = infer_structure(load_structure_only(name))
+    preset = default_hyperparameters(name, structure)
+    facts = {
+        "model": name,
+        "structure": asdict(structure),
+        "hyperparameters": preset.hyperparameters.model_dump(mode="json"),
+        "hyperparameters_from": preset.source,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table("part", "value", title=name)
+    for key, value in asdict(structure).items():
+        table.add_row(key.replace("_", " "), str(value))
+    table.add_section()
+    for key, value in facts["hyperparameters"].items():
+        table.add_row(key.replace("_", " "), str(value))
+    table.add_row("these come from", preset.source)
+    console().print(table)

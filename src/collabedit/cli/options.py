@@ -1,0 +1,88 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.errors import InputError
+
+if TYPE_CHECKING:
+    from collabedit.covariance import Covariance
+    from collabedit.editing import Hyperparameters
+    from collabedit.models import LanguageModel
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A built-in name, a directory, a .gguf file, or a Hub id."
+    ),
+]
+ScheduleOption = Annotated[
+    str,
+    typer.Option(
+        help="'sequential' measures each layer's residual anew (best edits, one exchange a layer); "
+        "'one-shot' takes all from the unedited model (one exchange in all)."
+    ),
+]
+CovarianceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--covariance",
+        "-C",
+        help="File of 'collabedit stats collect'. Without it, statistics of text that the model "
+        "itself writes are collected once and kept in the cache.",
+    ),
+]
+HparamsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--hparams",
+        help="Hyper-parameters as JSON: ours, or a file that ROME, MEMIT or CollabEdit publish.",
+    ),
+]
+DtypeOption = Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16, ...")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, ...; the GPU where there is one by default.")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of all sampling.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a model directory that is not empty.")
+]
+
+
+def read_hyperparameters(
+    model: LanguageModel, hparams: Path | None, prior_weight: float | None = None
+) -> Hyperparameters:
+    """The settings of a file, or the model's defaults, with a given ``lambda``."""
+    from collabedit.editing import Hyperparameters, default_hyperparameters
+
+    if hparams is not None:
+        settings = Hyperparameters.from_file(hparams)
+    else:
+        settings = default_hyperparameters(model.name, model.structure).hyperparameters
+    return settings.with_changes(prior_weight=prior_weight)
+
+
+def read_covariance(path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int) -> Covariance:
+    """The covariance of a file, or the one that is collected and cached by default."""
+    from collabedit.covariance import Covariance, default_covariance
+
+    return default_covariance(model, layers, seed) if path is None else Covariance.load(path)
+
+
+def read_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers from ``8``, ``8,5,3`` or ``5-9``.
+
+    Raises:
+        InputError: when the text is none of these.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise InputError(f"{option}: cannot read {text!r}; write it like 8, 8,5,3 or 5-9")
+        numbers += range(int(first), int(last) + 1) if dash else [int(first)]
+    return tuple(numbers)

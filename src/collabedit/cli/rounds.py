@@ -1,0 +1,301 @@
+"""``collabedit round``, ``update``, ``merge``, ``apply`` and ``edit``: editing by files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.cli.options import (
+    CovarianceOption,
+    DeviceOption,
+    DtypeOption,
+    HparamsOption,
+    ModelOption,
+    OverwriteOption,
+    ScheduleOption,
+    SeedOption,
+    read_covariance,
+    read_hyperparameters,
+)
+
+if TYPE_CHECKING:
+    from collabedit.rounds import Delta
+
+round_app = typer.Typer(no_args_is_help=True, help="Agree on a round between parties.")
+
+RoundOption = Annotated[
+    Path, typer.Option("--round", help="The round.json that all parties share.")
+]
+SoFarOption = Annotated[
+    Path | None,
+    typer.Option("--delta", help="Sequential rounds: the delta of the layers merged so far."),
+]
+
+
+@round_app.command("new")
+def new(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write round.json.")],
+    model: ModelOption = "smollm2-135m",
+    schedule: ScheduleOption = "sequential",
+    hparams: HparamsOption = None,
+    prior_weight: Annotated[
+        float | None, typer.Option("--lambda", help="Weight of the prior; the preset's by default.")
+    ] = None,
+    contexts: Annotated[
+        Path | None,
+        typer.Option(help="Context templates as JSON, a list of groups; sampled by default."),
+    ] = None,
+    seed: SeedOption = 0,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+) -> None:
+    """Make the configuration of a round: model, layers, schedule, settings and contexts.
+
+    Send the file to all parties. It holds no fact of anyone's.
+    """
+    from collabedit.editing.contexts import load_contexts
+    from collabedit.models import load_model
+    from collabedit.rounds import new_round
+    from collabedit.rounds.config import parse_schedule
+
+    chosen_schedule = parse_schedule(schedule)
+    templates = None if contexts is None else load_contexts(contexts)
+    loaded = load_model(model, dtype=dtype, device=device)
+    config = new_round(
+        loaded,
+        schedule=chosen_schedule,
+        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight),
+        contexts=templates,
+        seed=seed,
+    )
+    config.save(out)
+    print(f"{out}: a {config.schedule.value} round on {model}, layers {_spread(config.layers)}")
+    print(f"Each party: collabedit update --round {out} --requests FILE -o update.safetensors")
+
+
+def update(
+    round_file: RoundOption,
+    requests: Annotated[
+        Path, typer.Option("--requests", "-r", help="Your edits (.json or .jsonl); they stay here.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The update file to send.")],
+    delta: SoFarOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Where the model lies here, if not as round.json says."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--upload-dtype", help="float64, or float32 for half the size.")
+    ] = "float64",
+    device: DeviceOption = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
+    ] = False,
+) -> None:
+    """Compute what a party sends: statistics of its edits, and no text.
+
+    In a sequential round, run it again after each exchange with the merged --delta. Targets are
+    kept in a cache that only you can read.
+    """
+    from collabedit.editing import TargetCache
+    from collabedit.errors import InputError
+    from collabedit.models import load_model
+    from collabedit.requests import load_records
+    from collabedit.rounds import Delta, Party, RoundConfig
+
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
+    config = RoundConfig.load(round_file)
+    records = load_records(requests)
+    so_far = Delta.load(delta) if delta else Delta.empty(config)
+    so_far.check_round(config)
+    loaded = load_model(model or config.model, dtype=config.dtype, device=device)
+    party = Party(
+        loaded,
+        [record.request for record in records],
+        config,
+        cache=None if no_cache else TargetCache(),
+    )
+    made = party.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+    made.save(out)
+    size = out.stat().st_size / 1e6
+    layers = _spread(made.metadata.layers)
+    print(f"{out}: {made.metadata.edits} edits at layers {layers}, {size:.1f} MB, no text")
+
+
+def merge(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Update files of one exchange; or finished deltas, for SA, TA, TIES."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The delta file to write.")],
+    round_file: Annotated[
+        Path | None, typer.Option("--round", help="The round.json; needed for update files.")
+    ] = None,
+    covariance: Annotated[
+        Path | None,
+        typer.Option("--covariance", "-C", help="File of 'collabedit stats collect'."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Merge method, in any case.")] = "CollabEdit",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="An option of the method, such as keep=0.1; repeatable."),
+    ] = None,
+    delta: SoFarOption = None,
+) -> None:
+    """Merge the parties' updates into one delta; the coordinator's part.
+
+    In a sequential round each exchange merges one layer: give the result as --delta to the next
+    'update' and 'merge', until this command says that the round is complete.
+    """
+    from collabedit.errors import InputError
+    from collabedit.files import tensor_metadata
+    from collabedit.merging import resolve_method
+    from collabedit.rounds import Delta, merge_deltas
+
+    chosen = resolve_method(method)
+    options = chosen.checked(_read_options(option or []))
+    formats = {tensor_metadata(path, "input").get("format") for path in inputs}
+    if formats == {"collabedit.delta"}:
+        result = merge_deltas({str(path): Delta.load(path) for path in inputs}, chosen, options)
+    elif round_file is None or covariance is None:
+        raise InputError("merging updates needs --round and --covariance")
+    else:
+        result = _merge_updates(inputs, round_file, covariance, chosen.name, options, delta)
+    result.save(out)
+    _report_merge(result, out)
+
+
+def _merge_updates(
+    inputs: list[Path],
+    round_file: Path,
+    covariance_file: Path,
+    method: str,
+    options: dict[str, float],
+    delta: Path | None,
+) -> Delta:
+    from collabedit.covariance import Covariance
+    from collabedit.merging import resolve_method
+    from collabedit.rounds import Coordinator, Delta, EditUpdate, RoundConfig
+
+    config = RoundConfig.load(round_file)
+    covariance = Covariance.load(covariance_file)
+    covariance.check_model(config.model_sha256)
+    coordinator = Coordinator(
+        config,
+        covariance.priors(config.weights, config.hyperparameters.prior_weight),
+        resolve_method(method),
+        options=options,
+        delta=Delta.load(delta) if delta else None,
+    )
+    return coordinator.merge({str(path): EditUpdate.load(path) for path in inputs})
+
+
+def _report_merge(result: Delta, out: Path) -> None:
+    about = result.metadata
+    print(
+        f"{out}: {about.edits} edits of {about.parties} parties by {about.method}, "
+        f"layers {_spread(about.layers)}"
+    )
+    if about.complete:
+        print(f"The round is complete: collabedit apply --model {about.model} {out} -o DIR")
+    else:
+        print(f"Not complete yet: each party runs 'collabedit update' again with --delta {out}")
+
+
+def apply(
+    delta: Annotated[Path, typer.Argument(help="A complete delta file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the edited model.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The unedited model, if not as the delta says."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = None,
+) -> None:
+    """Write a delta into the model and save it; plain transformers loads the result."""
+    from collabedit.export import save_edited_model
+    from collabedit.export.model_directory import check_output_directory
+    from collabedit.models import load_model
+    from collabedit.rounds import Delta
+
+    check_output_directory(out, overwrite=overwrite)
+    loaded_delta = Delta.load(delta)
+    loaded_delta.require_complete()
+    about = loaded_delta.metadata
+    loaded = load_model(model or about.model, dtype=about.dtype, device=device)
+    save_edited_model(loaded, loaded_delta, out, overwrite=overwrite)
+    print(f"{out}: {about.model} with {about.edits} edits, layers {_spread(about.layers)}")
+    print(f'Load it with: transformers.AutoModelForCausalLM.from_pretrained("{out}")')
+
+
+def edit(
+    requests: Annotated[
+        Path, typer.Option("--requests", "-r", help="Your edits, a .json or .jsonl file.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="A directory for the edited model, or a .safetensors "
+                     "file for the delta alone."),
+    ],
+    model: ModelOption = "smollm2-135m",
+    schedule: ScheduleOption = "sequential",
+    covariance: CovarianceOption = None,
+    hparams: HparamsOption = None,
+    prior_weight: Annotated[
+        float | None, typer.Option("--lambda", help="Weight of the prior; the preset's by default.")
+    ] = None,
+    seed: SeedOption = 0,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Edit a model alone: one party, all in one go."""
+    from collabedit.editing import TargetCache
+    from collabedit.export import save_edited_model
+    from collabedit.export.model_directory import check_output_directory
+    from collabedit.merging import resolve_method
+    from collabedit.models import load_model
+    from collabedit.requests import load_records
+    from collabedit.rounds import Coordinator, Party, new_round, run_round
+    from collabedit.rounds.config import parse_schedule
+
+    chosen_schedule = parse_schedule(schedule)
+    records = load_records(requests)
+    as_delta = out.suffix == ".safetensors"
+    if not as_delta:
+        check_output_directory(out, overwrite=overwrite)
+    loaded = load_model(model, dtype=dtype, device=device)
+    settings = read_hyperparameters(loaded, hparams, prior_weight)
+    config = new_round(loaded, schedule=chosen_schedule, hyperparameters=settings, seed=seed)
+    moments = read_covariance(covariance, loaded, config.layers, seed)
+    moments.check_model(config.model_sha256)
+    priors = moments.priors(config.weights, settings.prior_weight)
+    party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
+    delta = run_round([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    if as_delta:
+        delta.save(out)
+    else:
+        save_edited_model(loaded, delta, out, overwrite=overwrite)
+    print(f"{out}: {model} with {len(records)} edits, layers {_spread(config.layers)}")
+
+
+def _read_options(pairs: list[str]) -> dict[str, float]:
+    from collabedit.errors import InputError
+
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            options[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise InputError(f"--option: cannot read {pair!r}; write it like keep=0.1")
+    return options
+
+
+def _spread(layers: tuple[int, ...]) -> str:
+    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])

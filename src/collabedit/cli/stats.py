@@ -1,0 +1,223 @@
+"""``collabedit stats``: the second moments that keep an edit from spoiling the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collabedit.covariance import Covariance
+    from collabedit.models import LanguageModel
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Collect, show and import covariance files: the second moments C = E[k k^T] of what the "
+    "edited weights read in ordinary text.",
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Built-in name, directory, .gguf file or Hub id.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="File to write [default: MODEL-covariance.safetensors].")
+]
+
+
+@app.command()
+def collect(
+    model: ModelOption,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="As in 5,6,7 or 5-9 [default: those that editing changes]."),
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A text file, or a .jsonl file with a 'text' in each line (repeat for several); "
+            "hub:NAME or hub:NAME:CONFIGURATION for a data set of the Hugging Face Hub; "
+            "self for text that the model writes itself.",
+            show_default="self",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many [default: 100,000 of a text, 30,000 of self]."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of samples and of the documents' order.")] = 0,
+    max_length: Annotated[int, typer.Option(min=8, help="Tokens of a text window at most.")] = 512,
+    dtype: Annotated[str, typer.Option(help="Type of the weights.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: a GPU if any].")] = None,
+    out: OutOption = None,
+) -> None:
+    """Collect second moments over a text, all layers in one pass.
+
+    Use text like the model was trained on, and at least ten times as many tokens as the MLP has
+    inputs. Interrupted, the same command continues where it was.
+    """
+    from collabedit.covariance import collect as collect_moments
+    from collabedit.covariance import open_corpus
+    from collabedit.covariance.collect import memory_needed, say
+    from collabedit.models import load_model
+
+    source = open_corpus(corpus or ["self"], seed)
+    chosen = None if layers is None else parse_layers(layers)
+    language_model = load_model(model, dtype=dtype, device=device)
+    if chosen is None:
+        chosen = _default_layers(language_model)
+    size = language_model.structure.mlp_size
+    say(
+        f"{tokens or source.default_tokens:,} tokens of {source.description}; {len(chosen)} layers "
+        f"({', '.join(map(str, chosen))}) of {size:,} inputs: "
+        f"{memory_needed(language_model, chosen) / 1e6:,.0f} MB of memory for the matrices, "
+        f"{len(chosen) * size**2 * 8 / 1e6:,.0f} MB on disk."
+    )
+    target = out or _default_out(model)
+    covariance = collect_moments(
+        language_model, chosen, source, tokens=tokens, max_length=max_length, out=target
+    )
+    _print(covariance, target)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A covariance file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a covariance file holds, and how good it is."""
+    from collabedit.covariance import Covariance
+
+    covariance = Covariance.load(file)
+    if as_json:
+        print(json.dumps({**_facts(covariance), "weights": _rows(covariance)}, indent=2))
+        return
+    _print(covariance, file)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE[:LAYER]...",
+            help="One .npz file a layer; the layer is read off names like "
+            "transformer.h.13.mlp.c_proj_float32_mom2_100000.npz.",
+        ),
+    ],
+    model: ModelOption,
+    out: OutOption = None,
+) -> None:
+    """Import the .npz statistics of ROME and MEMIT.
+
+    These files do not say which model they are of; take care that it is the one you name.
+    """
+    from collabedit.covariance import import_npz
+    from collabedit.models import load_model
+
+    language_model = load_model(model, device="cpu")
+    target = out or _default_out(model)
+    covariance = import_npz(_files_by_layer(files, language_model), language_model)
+    covariance.save(target)
+    _print(covariance, target)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Layer numbers from text as in ``5,6,7`` or ``5-9``, in ascending order.
+
+    Raises:
+        InputError: when it is neither.
+    """
+    from collabedit.errors import InputError
+
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            span = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            span = range(0)
+        if not span:
+            raise InputError(f"cannot read the layers {text!r}; write them as 5,6,7 or 5-9")
+        layers.update(span)
+    return tuple(sorted(layers))
+
+
+def _default_layers(model: LanguageModel) -> tuple[int, ...]:
+    from collabedit.editing.presets import default_hyperparameters
+
+    return tuple(default_hyperparameters(model.name, model.structure).hyperparameters.layers)
+
+
+def _default_out(model: str) -> Path:
+    return Path(f"{Path(model).name.removesuffix('.gguf')}-covariance.safetensors")
+
+
+def _files_by_layer(arguments: list[str], model: LanguageModel) -> dict[int, Path]:
+    from collabedit.covariance.store import layer_in_file_name
+    from collabedit.errors import InputError
+
+    found: dict[int, Path] = {}
+    for argument in arguments:
+        name, _, number = argument.rpartition(":")
+        if name and number.isdecimal():
+            layer, path = int(number), Path(name)
+        else:
+            path = Path(argument)
+            layer = layer_in_file_name(path, model)
+        if layer in found:
+            raise InputError(f"layer {layer} is given twice: {found[layer]} and {path}")
+        found[layer] = path
+    return dict(sorted(found.items()))
+
+
+def _facts(covariance: Covariance) -> dict[str, str | int]:
+    return {
+        "model": covariance.model,
+        "corpus": covariance.corpus,
+        "samples": covariance.samples,
+        "created": covariance.created,
+        "collabedit": covariance.collabedit,
+    }
+
+
+def _rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
+    """What the table says of each weight; ``None`` where it is infinite or not known."""
+    import math
+
+    from collabedit.covariance.store import condition_number
+
+    rows: dict[str, dict[str, float | int | None]] = {}
+    for name, moment in covariance.second_moments.items():
+        condition = condition_number(moment)
+        rows[name] = {
+            "size": len(moment),
+            "trace": float(moment.trace()),
+            "condition": condition if math.isfinite(condition) else None,
+            "sampling_error": covariance.sampling_error.get(name),
+        }
+    return rows
+
+
+def _print(covariance: Covariance, path: Path) -> None:
+    from rich.table import Table
+
+    from collabedit.reporting.tables import console
+
+    table = Table("weight", "samples", "inputs", "trace", "condition", "sampling error")
+    for name, row in _rows(covariance).items():
+        condition, error = row["condition"], row["sampling_error"]
+        table.add_row(
+            name,
+            f"{covariance.samples:,}",
+            f"{row['size']:,}",
+            f"{row['trace']:.4g}",
+            "singular" if condition is None else f"{condition:.1e}",
+            "unknown" if error is None else f"{100 * error:.1f} %",
+        )
+    out = console()
+    for key, value in _facts(covariance).items():
+        out.print(f"{key}: {value}", highlight=False, markup=False)
+    out.print(table)
+    out.print(f"file: {path}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,26 @@
+"""Second moments of what the edited weights read: what an edit must leave as it is."""
+
+from collabedit.covariance.collect import collect, default_covariance
+from collabedit.covariance.corpus import (
+    Corpus,
+    SelfCorpus,
+    TextCorpus,
+    file_corpus,
+    hub_corpus,
+    open_corpus,
+)
+from collabedit.covariance.store import Covariance, import_npz, merge
+
+__all__ = [
+    "Corpus",
+    "Covariance",
+    "SelfCorpus",
+    "TextCorpus",
+    "collect",
+    "default_covariance",
+    "file_corpus",
+    "hub_corpus",
+    "import_npz",
+    "merge",
+    "open_corpus",
+]

@@ -1,0 +1,352 @@
+"""Second moments in memory and on disk."""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collabedit import __version__
+from collabedit.algebra import Prior
+from collabedit.errors import CovarianceError, InputError
+from collabedit.files import load_tensors, save_tensors
+from collabedit.models import LanguageModel
+
+__all__ = ["Covariance", "condition_number", "import_npz", "layer_in_file_name", "merge", "now"]
+
+FORMAT = "collabedit.covariance"
+VERSION = 1
+_SUFFIX = "/second_moment"
+#: Asymmetry allowed, as a share of the largest entry: float32 sums of other programs have some.
+_ASYMMETRY = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    """Uncentred second moments ``C = E[k k^T]`` of the inputs of down-projections.
+
+    Attributes:
+        second_moments: ``C [d_in, d_in]`` by weight name, float64, symmetric.
+        samples: number of tokens averaged over.
+        corpus: what the text was, for people; no part of the text itself.
+        model: what the user called the model.
+        model_sha256: SHA-256 by weight name of the weights it was collected on.
+        sampling_error: by weight name, the standard error of ``C`` relative to its Frobenius norm;
+            weights for which it is not known are absent.
+        created: date and time, ISO 8601.
+        collabedit: version that made it.
+    """
+
+    second_moments: Mapping[str, Tensor]
+    samples: int
+    corpus: str
+    model: str
+    model_sha256: Mapping[str, str]
+    sampling_error: Mapping[str, float]
+    created: str
+    collabedit: str = __version__
+
+    def save(self, path: Path) -> None:
+        """Write a covariance file atomically.
+
+        Raises:
+            InputError: when it cannot be written.
+        """
+        tensors = {f"{name}{_SUFFIX}": matrix for name, matrix in self.second_moments.items()}
+        metadata = {
+            "format": FORMAT,
+            "version": VERSION,
+            "samples": self.samples,
+            "corpus": self.corpus,
+            "model": self.model,
+            "model_sha256": dict(self.model_sha256),
+            "sampling_error": dict(self.sampling_error),
+            "created": self.created,
+            "collabedit": self.collabedit,
+        }
+        save_tensors(path, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> Covariance:
+        """Read a covariance file, which may come from anyone.
+
+        Raises:
+            InputError: when the file is missing or not safetensors.
+            CovarianceError: when it is not a covariance file or its content makes no sense.
+        """
+        tensors, metadata = load_tensors(path, "covariance file")
+        try:
+            return _parse(tensors, metadata)
+        except _Malformed as problem:
+            raise CovarianceError(f"{path}: {problem}") from None
+
+    def check_model(self, fingerprint: Mapping[str, str]) -> None:
+        """Make sure that these are the second moments of the given weights.
+
+        Args:
+            fingerprint: SHA-256 by weight name (:meth:`LanguageModel.fingerprint`).
+
+        Raises:
+            CovarianceError: when a weight is absent here, or was another one.
+        """
+        absent = [name for name in fingerprint if name not in self.second_moments]
+        if absent:
+            raise CovarianceError(
+                f"the covariance has layers {_layers(self.second_moments)}, but layers "
+                f"{_layers(absent)} are needed too; collect them all with: collabedit stats "
+                f"collect --model {self.model} --layers {_layers(fingerprint)}"
+            )
+        for name, sha256 in fingerprint.items():
+            if self.model_sha256[name] != sha256:
+                raise CovarianceError(
+                    f"the covariance was collected on another model: its {name} (of {self.model}) "
+                    "is not the one in use; collect it again with: collabedit stats collect"
+                )
+
+    def prior(self, weight: str, lambda_: float) -> Prior:
+        """MEMIT's prior ``A0 = lambda C`` of one weight.
+
+        Raises:
+            CovarianceError: when there is no such weight here, or its ``C`` is not usable.
+        """
+        if weight not in self.second_moments:
+            raise CovarianceError(
+                f"the covariance has no {weight}; it has layers {_layers(self.second_moments)}"
+            )
+        return Prior.from_second_moment(self.second_moments[weight], lambda_)
+
+
+def merge(covariances: Sequence[Covariance]) -> Covariance:
+    """Pool second moments of several texts on one model, each weighted by its samples.
+
+    The parts count as independent, so with shares ``w_i`` the standard error is the root of
+    ``sum_i w_i^2 SE_i^2``; it is known only where that of every part is.
+
+    Raises:
+        CovarianceError: when there are none, or when they are not of the same weights.
+    """
+    if not covariances:
+        raise CovarianceError("there is no covariance to merge")
+    first = covariances[0]
+    for other in covariances[1:]:
+        if dict(other.model_sha256) != dict(first.model_sha256):
+            raise CovarianceError(
+                f"covariances of other weights cannot be merged ({first.model}, layers "
+                f"{_layers(first.second_moments)}; {other.model}, layers "
+                f"{_layers(other.second_moments)})"
+            )
+    samples = sum(part.samples for part in covariances)
+    moments: dict[str, Tensor] = {}
+    errors: dict[str, float] = {}
+    for name in first.second_moments:
+        shares = [(part.samples / samples, part) for part in covariances]
+        pooled = torch.zeros_like(first.second_moments[name])
+        for share, part in shares:
+            pooled.add_(part.second_moments[name], alpha=share)
+        moments[name] = pooled
+        if all(name in part.sampling_error for part in covariances):
+            variance = sum(
+                (share * part.sampling_error[name] * float(part.second_moments[name].norm())) ** 2
+                for share, part in shares
+            )
+            errors[name] = math.sqrt(variance) / float(pooled.norm())
+    return Covariance(
+        second_moments=moments,
+        samples=samples,
+        corpus=" + ".join(part.corpus for part in covariances),
+        model=first.model,
+        model_sha256=first.model_sha256,
+        sampling_error=errors,
+        created=now(),
+    )
+
+
+def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
+    """Import the ``.npz`` statistics of ROME and MEMIT, one file a layer.
+
+    They hold the *sum* of ``k k^T`` (``mom2.mom2``) and the number of tokens (``mom2.count``), as
+    ``SecondMoment`` in the ``util/runningstats.py`` of kmeng01/rome writes them. They name no
+    model: that they are of this one is the user's word.
+
+    Args:
+        files: file of each layer.
+        model: the model that they were collected on.
+
+    Raises:
+        InputError: when a file cannot be read.
+        CovarianceError: when a file has no such statistics, or those of another shape.
+        ModelError: when a layer does not exist.
+    """
+    if not files:
+        raise CovarianceError("there is no file to import")
+    names = dict(zip(files, model.weight_names(list(files)), strict=True))
+    size = model.structure.mlp_size
+    moments: dict[str, Tensor] = {}
+    counts: dict[Path, int] = {}
+    for layer, path in files.items():
+        total, counts[path] = _read_npz(path)
+        if total.shape != (size, size):
+            raise CovarianceError(
+                f"{path}: its matrix is {list(total.shape)}, but {model.name} needs {[size, size]}"
+            )
+        moments[names[layer]] = total / counts[path]
+        if problem := _problem(moments[names[layer]]):
+            raise CovarianceError(f"{path}: its matrix {problem}")
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{path.name}: {count:,}" for path, count in counts.items())
+        raise CovarianceError(f"the files are not of the same tokens ({found}); import them apart")
+    return Covariance(
+        second_moments=moments,
+        samples=next(iter(counts.values())),
+        corpus="imported: " + ", ".join(path.name for path in files.values()),
+        model=model.name,
+        model_sha256=model.fingerprint(list(moments)),
+        sampling_error={},
+        created=now(),
+    )
+
+
+def layer_in_file_name(path: Path, model: LanguageModel) -> int:
+    """The layer that ROME's file names say, ``transformer.h.13.mlp.c_proj_float32_mom2_100.npz``.
+
+    Raises:
+        InputError: when the name does not begin with a down-projection of the model.
+    """
+    for layer in range(model.structure.n_layers):
+        if path.name.startswith(f"{model.structure.projection_path(layer)}_"):
+            return layer
+    raise InputError(f"{path}: its name does not say the layer; give it as {path}:LAYER")
+
+
+def condition_number(matrix: Tensor) -> float:
+    """Estimate of the ratio of the extreme eigenvalues, infinite where ``matrix`` is singular.
+
+    Power iteration from both ends: a lower bound, close when the extremes stand apart.
+
+    Args:
+        matrix: ``[n, n]``, symmetric, float64.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if info.item() != 0:
+        return math.inf
+    generator = torch.Generator().manual_seed(0)
+    high = torch.randn(len(matrix), 1, dtype=matrix.dtype, generator=generator)
+    low = high.clone()
+    for _ in range(50):
+        high = matrix @ (high / high.norm())
+        low = torch.cholesky_solve(low / low.norm(), factor)
+    return float(high.norm() * low.norm())
+
+
+def now() -> str:
+    """The present date and time, ISO 8601 with its zone."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class _Malformed(ValueError):
+    """What is wrong with the content of a file."""
+
+
+def _layers(names: Mapping[str, Any] | Sequence[str]) -> str:
+    numbers = [re.search(r"\.(\d+)\.", name) for name in names]
+    return ",".join(found.group(1) if found else "?" for found in numbers)
+
+
+def _parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Covariance:
+    if metadata.get("format") != FORMAT:
+        raise _Malformed(f"not a covariance file (its format is {metadata.get('format')!r})")
+    if metadata.get("version") != VERSION:
+        raise _Malformed(
+            f"covariance files of version {metadata.get('version')!r} are not known; "
+            "a newer collabedit may read it"
+        )
+    if not tensors:
+        raise _Malformed("there is no matrix in it")
+    strange = [name for name in tensors if not name.endswith(_SUFFIX) or name == _SUFFIX]
+    if strange:
+        raise _Malformed(f"it has the unknown tensor {strange[0]!r}")
+    matrices = {name.removesuffix(_SUFFIX): tensor for name, tensor in tensors.items()}
+    for name, matrix in matrices.items():
+        if problem := _problem(matrix):
+            raise _Malformed(f"the matrix of {name} {problem}")
+    return Covariance(
+        second_moments={name: matrix.double() for name, matrix in matrices.items()},
+        samples=_samples(metadata.get("samples")),
+        model_sha256=_hashes(metadata.get("model_sha256"), matrices),
+        sampling_error=_errors(metadata.get("sampling_error", {}), matrices),
+        **{key: _text(metadata, key) for key in ("corpus", "model", "created", "collabedit")},
+    )
+
+
+def _problem(matrix: Tensor) -> str | None:
+    """Why ``matrix`` cannot be a second moment, or ``None``."""
+    if matrix.dtype not in (torch.float32, torch.float64):
+        return f"has type {matrix.dtype}, not float32 or float64"
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.numel() == 0:
+        return f"has shape {list(matrix.shape)}, which is not a square"
+    if not torch.isfinite(matrix).all():
+        return "has NaN or infinite entries"
+    if (matrix - matrix.T).abs().max() > _ASYMMETRY * matrix.abs().max():
+        return "is not symmetric"
+    if matrix.diagonal().min() < 0 or matrix.diagonal().max() <= 0:
+        return "has a diagonal that no second moment has"
+    return None
+
+
+def _samples(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise _Malformed(f"its number of samples is {value!r}")
+    return value
+
+
+def _text(metadata: Mapping[str, Any], key: str) -> str:
+    value = metadata.get(key)
+    if not isinstance(value, str):
+        raise _Malformed(f"its metadata has no text for {key!r}")
+    return value
+
+
+def _hashes(value: Any, matrices: Mapping[str, Tensor]) -> dict[str, str]:
+    if not isinstance(value, dict) or set(value) != set(matrices):
+        raise _Malformed("its metadata does not give the hash of each weight")
+    if not all(isinstance(sha256, str) for sha256 in value.values()):
+        raise _Malformed("its metadata has a hash that is not text")
+    return value
+
+
+def _errors(value: Any, matrices: Mapping[str, Tensor]) -> dict[str, float]:
+    if not isinstance(value, dict) or not set(value) <= set(matrices):
+        raise _Malformed("its metadata has sampling errors of other weights")
+    for error in value.values():
+        if not isinstance(error, float | int) or not 0 <= error < math.inf:
+            raise _Malformed(f"its metadata has the sampling error {error!r}")
+    return {name: float(error) for name, error in value.items()}
+
+
+def _read_npz(path: Path) -> tuple[Tensor, int]:
+    import numpy
+
+    if not path.is_file():
+        raise InputError(f"cannot read the statistics {path}: no such file")
+    try:
+        with numpy.load(path, allow_pickle=False) as stored:
+            total, count = stored["mom2.mom2"], stored["mom2.count"]
+    except KeyError:
+        raise CovarianceError(
+            f"{path}: it has no 'mom2.mom2' and 'mom2.count', as ROME's and MEMIT's files have"
+        ) from None
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not an .npz file of plain arrays ({error})") from None
+    if count.size != 1 or count.dtype.kind not in "iuf" or not 0 < count.item() < 2**62:
+        raise CovarianceError(f"{path}: its number of samples is not a positive number")
+    if total.dtype.kind != "f":
+        raise CovarianceError(f"{path}: its matrix has type {total.dtype}, not a float type")
+    return torch.from_numpy(total.astype("float64")), int(count.item())

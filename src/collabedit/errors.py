@@ -1,0 +1,82 @@
+"""Every error that collabedit raises on purpose.
+
+    CollabEditError
+    ├── InputError            a file, a record or an option that the user gave
+    │   ├── RequestError      an edit request or an evaluation record
+    │   ├── DatasetError      a data set by name, or its partition over clients
+    │   └── UnknownNameError  a name that is not in a registry
+    ├── ModelError            a model that cannot be loaded or edited
+    ├── CovarianceError       statistics that are missing, foreign or unusable
+    ├── RoundError            messages that do not belong to the round
+    │   └── UpdateError       a party's upload that is malformed or hostile
+    └── MissingExtraError     an optional dependency that is not installed
+
+The message of each is one line that says what is wrong, where, and how to mend it. The command
+line prints that line and exits with status 2; nothing half-written is left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "CollabEditError",
+    "CovarianceError",
+    "DatasetError",
+    "InputError",
+    "MissingExtraError",
+    "ModelError",
+    "RequestError",
+    "RoundError",
+    "UnknownNameError",
+    "UpdateError",
+]
+
+
+class CollabEditError(Exception):
+    """Base class of all errors raised on purpose."""
+
+
+class InputError(CollabEditError):
+    """A file, a record or an option that the user gave cannot be used."""
+
+
+class RequestError(InputError):
+    """An edit request or an evaluation record is malformed."""
+
+
+class DatasetError(InputError):
+    """A data set cannot be found, downloaded or partitioned as asked."""
+
+
+class UnknownNameError(InputError):
+    """A name is not in a registry; the message lists the names that are."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"unknown {kind} {name!r}; choose one of: {', '.join(known)}")
+
+
+class ModelError(CollabEditError):
+    """A model cannot be loaded, or lacks something that editing needs."""
+
+
+class CovarianceError(CollabEditError):
+    """Covariance statistics are missing, of another model, or not usable as a prior."""
+
+
+class RoundError(CollabEditError):
+    """Messages that do not belong to this round, or that come at the wrong time."""
+
+
+class UpdateError(RoundError):
+    """A party's upload is malformed: shape, dtype, finiteness or metadata."""
+
+
+class MissingExtraError(CollabEditError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}; install it with: "
+            f'pip install "collabedit[{extra}]"'
+        )

@@ -1,0 +1,163 @@
+"""How likely a model finds targets after prompts: the one measurement behind every edit metric.
+
+A causal model computes each position from those before it, so :func:`score` computes whatever
+prompts have in common once, never feeds a target's last token, and projects on the vocabulary at
+the needed positions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from collabedit.errors import RequestError
+from collabedit.evaluation.forest import Forest, can_branch, logits_at, plant
+from collabedit.models import LanguageModel
+from collabedit.models.tokens import Batch, EncodedText, PromptText, batches, encode
+from collabedit.progress import progress
+
+__all__ = ["TargetScore", "context_length", "score"]
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    """How a model takes one target after one prompt, teacher-forced.
+
+    Attributes:
+        nll: mean negative log-likelihood per target token, in nats.
+        tokens_correct: for each target token, whether it is the most likely one.
+    """
+
+    nll: float
+    tokens_correct: tuple[bool, ...]
+
+    @property
+    def correct(self) -> bool:
+        """Whether every target token is the most likely one."""
+        return all(self.tokens_correct)
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of target tokens that are the most likely one, 0 to 1."""
+        return sum(self.tokens_correct) / len(self.tokens_correct)
+
+
+def score(
+    model: LanguageModel, pairs: Sequence[tuple[str, str]], *, max_tokens: int | None = None
+) -> list[TargetScore]:
+    """Score targets after prompts.
+
+    Prompt and target are tokenised together, a space between them. Give all pairs at once:
+    what prompts have in common is computed once.
+
+    Args:
+        model: the model, edited or not.
+        pairs: prompts and targets, the targets without their leading space.
+        max_tokens: tokens a batch, padding included; by default as many as suit the device. The
+            scores do not depend on it beyond rounding.
+
+    Returns:
+        One score a pair, in the order of the pairs.
+
+    Raises:
+        RequestError: when a prompt is empty, a target has no token of its own, or both together
+            exceed the model's context.
+    """
+    if not pairs:
+        return []
+    on_gpu = model.device.type == "cuda"
+    budget = max_tokens or (16384 if on_gpu else 256)
+    plan = _plan(model, pairs, size=min(budget, 512 if on_gpu else 256))
+    nll = torch.zeros(len(plan.tokens), device=model.device)
+    correct = torch.zeros(len(plan.tokens), dtype=torch.bool, device=model.device)
+    rows = [forest.tokens for forest in plan.forests]
+    with progress("Scoring", sum(map(len, rows)), "tokens") as bar:
+        for batch in batches(rows, budget, model.device):
+            reads, batch_nll, batch_correct = _read(model, batch, plan)
+            nll[reads], correct[reads] = batch_nll, batch_correct
+            bar.advance(sum(len(rows[place]) for place in batch.index.tolist()))
+    nll_parts = nll.double().cpu().split(plan.counts)
+    correct_parts = correct.cpu().split(plan.counts)
+    return [
+        TargetScore(float(losses.mean()), tuple(hits.tolist()))
+        for losses, hits in zip(nll_parts, correct_parts, strict=True)
+    ]
+
+
+def context_length(model: LanguageModel) -> int | None:
+    """The most tokens that the model takes at once, or ``None`` where its configuration is mute."""
+    length: int | None = getattr(model.hf.config, "max_position_embeddings", None)
+    return length
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to compute, and where each target token's probability is then read.
+
+    ``n`` counts the target tokens of all pairs, in the order of the pairs.
+
+    Attributes:
+        forests: all that is fed to the model.
+        branching: whether forests may branch.
+        reads: for each forest, which of the ``n`` are read from it.
+        nodes: ``[n]``, the node that predicts the token.
+        tokens: ``[n]``, the target tokens.
+        counts: for each pair, how many of the ``n`` are its.
+    """
+
+    forests: list[Forest]
+    branching: bool
+    reads: list[list[int]]
+    nodes: Tensor
+    tokens: Tensor
+    counts: list[int]
+
+
+def _plan(model: LanguageModel, pairs: Sequence[tuple[str, str]], size: int) -> _Plan:
+    encoded = encode(model.tokenizer, [PromptText(*pair) for pair in pairs])
+    limit = context_length(model)
+    for text in encoded:
+        _check(text, limit)
+    fed = [text.ids[:-1] for text in encoded]
+    branching = can_branch(model, max(map(len, fed)))
+    forests, places = plant(fed, size, branching)
+    reads: list[list[int]] = [[] for _ in forests]
+    nodes: list[int] = []
+    for text, row in zip(encoded, fed, strict=True):
+        forest, path = places[row]
+        predicting = path[text.target_start - 1 :]
+        reads[forest].extend(range(len(nodes), len(nodes) + len(predicting)))
+        nodes.extend(predicting)
+    tokens = [token for text in encoded for token in text.target_ids]
+    counts = [len(text.target_ids) for text in encoded]
+    return _Plan(forests, branching, reads, torch.tensor(nodes), torch.tensor(tokens), counts)
+
+
+def _check(text: EncodedText, limit: int | None) -> None:
+    if text.target_start < 1:
+        raise RequestError("a target cannot be scored after an empty prompt; give a prompt")
+    if limit is not None and len(text.ids) - 1 > limit:
+        raise RequestError(
+            f"a prompt and its target are {len(text.ids)} tokens long, the model takes {limit}; "
+            "shorten the prompt"
+        )
+
+
+@torch.no_grad()
+def _read(model: LanguageModel, batch: Batch, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Which target tokens a batch answers for, their losses, and whether each is the argmax."""
+    device, width = model.device, batch.input_ids.shape[1]
+    places = batch.index.tolist()
+    forests = [plan.forests[place] for place in places]
+    reads = torch.tensor([read for place in places for read in plan.reads[place]])
+    rows = torch.tensor([row for row, place in enumerate(places) for _ in plan.reads[place]])
+    # Two targets of one prompt read the same node: it is projected once.
+    spots, spot_of = torch.unique(rows * width + plan.nodes[reads], return_inverse=True)
+    logits = logits_at(model, batch, forests, spots // width, spots % width, plan.branching)
+    log_probabilities = torch.log_softmax(logits, dim=-1)
+    tokens, spot_of = plan.tokens[reads].to(device), spot_of.to(device)
+    correct = log_probabilities.argmax(dim=-1)[spot_of] == tokens
+    return reads.to(device), -log_probabilities[spot_of, tokens], correct

@@ -1,0 +1,88 @@
+"""The demonstration: four parties' edits on a real small model, merged in five ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from collabedit.experiments.single_round import SingleRoundSettings, single_round
+from collabedit.experiments.summaries import load_summary
+from collabedit.files import read_json
+from collabedit.models import LanguageModel, load_model
+from collabedit.reporting.tables import console, summary_table
+from collabedit.rounds import Delta
+
+__all__ = ["run_demo"]
+
+_SETTINGS = SingleRoundSettings(model="smollm2-135m", clients=4, edits_per_client=8)
+_SHOWN_PROMPTS = 3
+
+
+def run_demo(results: Path, seed: int) -> None:
+    """Run the demonstration and print what a newcomer wants to see.
+
+    Args:
+        results: folder of all runs.
+        seed: of the partition and all sampling.
+    """
+    out = console()
+    out.print(
+        "Four parties hold eight facts each that they want to correct in one model, "
+        f"{_SETTINGS.model}.\nNone sees another's facts. Their edits are merged in five ways:\n"
+    )
+    run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
+    out.print(summary_table(load_summary(run.folder), "32 edits of 4 parties, merged"))
+    out.print(
+        "ES, PS: share of edited facts that the model now states, asked as edited and in other "
+        "words.\nNS: share of neighbouring facts that it still states rightly. Score: their "
+        "harmonic mean.\nGLOBAL is one party holding all 32 edits: CollabEdit computes the same "
+        "update, averaging does not.\n"
+    )
+    out.print(_answers(run.folder))
+    out.print(
+        f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)\n\n"
+        "What to try next:\n"
+        "  collabedit run single-round --clients 10 --edits-per-client 10 --merge all\n"
+        "  collabedit edit --requests my_facts.jsonl -o edited-model\n"
+        "  collabedit round new -o round.json        (edit together with others, by files)\n"
+        "  collabedit models list",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _answers(folder: Path) -> Table:
+    """Three edited prompts and how the model goes on before and after."""
+    cases = sorted(folder.glob("case_*.json"), key=lambda path: int(path.stem[5:]))
+    rewrites = [read_json(path)["requested_rewrite"] for path in _spread(cases, _SHOWN_PROMPTS)]
+    prompts = [rewrite["prompt"].replace("{}", rewrite["subject"]) for rewrite in rewrites]
+    model = load_model(_SETTINGS.model)
+    before = [continuation(model, prompt) for prompt in prompts]
+    delta = Delta.load(folder / "stages" / "deltas" / "CollabEdit.safetensors")
+    with model.edited(delta.changes):
+        after = [continuation(model, prompt) for prompt in prompts]
+    table = Table(title="The model goes on", title_justify="left")
+    for heading in ("prompt", "edit", "before", "after CollabEdit"):
+        table.add_column(heading)
+    for rewrite, prompt, old, new in zip(rewrites, prompts, before, after, strict=True):
+        table.add_row(prompt, rewrite["target_new"]["str"], old, new)
+    return table
+
+
+def _spread(items: list[Path], count: int) -> list[Path]:
+    return items[:: max(1, len(items) // count)][:count]
+
+
+def continuation(model: LanguageModel, prompt: str, tokens: int = 10) -> str:
+    """What a model says after a prompt, greedily."""
+    encoded = model.tokenizer(prompt, return_tensors="pt").to(model.device)
+    output = model.hf.generate(
+        input_ids=encoded.input_ids,
+        attention_mask=encoded.attention_mask,
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=model.tokenizer.pad_token_id,
+    )
+    text = model.tokenizer.decode(output[0, encoded.input_ids.shape[1] :], skip_special_tokens=True)
+    return " ".join(text.split())

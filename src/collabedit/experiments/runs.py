@@ -1,0 +1,122 @@
+"""A run's folder: what was asked, the finished stages, and the results in the paper's layout.
+
+``results/<EDITOR>/run_<NNN>/`` holds ``params.json`` (all settings, versions and hashes), one
+``case_<id>.json`` a record and, when the run is finished, ``summary.json``. Each stage's outcome
+is kept below ``stages/``; a run that was interrupted is found by its settings and continued there.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from collabedit import __version__
+from collabedit.files import read_json, write_json
+from collabedit.rounds import Delta
+
+__all__ = ["Run", "open_run"]
+
+logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    Attributes:
+        folder: ``results/<EDITOR>/run_<NNN>``.
+        continued: whether an interrupted run was found and is continued.
+    """
+
+    folder: Path
+    continued: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether the summary is written."""
+        return (self.folder / "summary.json").is_file()
+
+    def json_stage(self, name: str, compute: Callable[[], Value]) -> Value:
+        """The JSON value of a stage: read when it is finished, computed and kept otherwise."""
+        path = self.folder / "stages" / f"{name}.json"
+        if not path.is_file():
+            write_json(path, self._timed(name, compute), indent=None)
+        value: Value = read_json(path)
+        return value
+
+    def delta_stage(self, name: str, compute: Callable[[], Delta]) -> Delta:
+        """The delta of a stage: read when it is finished, computed and kept otherwise."""
+        path = self.folder / "stages" / f"{name}.safetensors"
+        if not path.is_file():
+            self._timed(name, compute).save(path)
+        return Delta.load(path)
+
+    def write_case(self, case_id: int, value: Mapping[str, Any]) -> None:
+        """Write one record's results."""
+        write_json(self.folder / f"case_{case_id}.json", value)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, which marks the run as finished."""
+        write_json(self.folder / "summary.json", summary)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each stage took."""
+        path = self.folder / "stages" / "seconds.json"
+        return dict(read_json(path)) if path.is_file() else {}
+
+    def _timed(self, name: str, compute: Callable[[], Value]) -> Value:
+        logger.info("%s ...", name)
+        start = time.perf_counter()
+        value = compute()
+        seconds = {**self.seconds(), name: round(time.perf_counter() - start, 3)}
+        write_json(self.folder / "stages" / "seconds.json", seconds)
+        return value
+
+
+def open_run(
+    root: Path, editor: str, params: Mapping[str, Any], *, fresh: bool = False
+) -> Run:
+    """Continue the newest unfinished run with these parameters, or begin a new one.
+
+    Args:
+        root: the results folder.
+        editor: names the subfolder.
+        params: everything that the results depend on, as JSON values.
+        fresh: begin a new run in any case.
+    """
+    parent = root / editor
+    existing = sorted(path for path in parent.glob("run_*") if path.name[4:].isdigit())
+    if not fresh:
+        for folder in reversed(existing):
+            if _is_unfinished(folder, params):
+                return Run(folder, continued=True)
+    number = int(existing[-1].name[4:]) + 1 if existing else 0
+    folder = parent / f"run_{number:03d}"
+    write_json(folder / "params.json", {**params, "versions": _versions()})
+    return Run(folder, continued=False)
+
+
+def _is_unfinished(folder: Path, params: Mapping[str, Any]) -> bool:
+    path = folder / "params.json"
+    if not path.is_file() or (folder / "summary.json").is_file():
+        return False
+    known = dict(read_json(path))
+    versions = known.pop("versions", None)
+    return known == dict(params) and versions == _versions()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "numpy")
+    return {
+        "collabedit": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

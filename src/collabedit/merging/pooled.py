@@ -1,0 +1,30 @@
+"""GLOBAL: all edits in one hand, what merging is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from collabedit.algebra import Factors, LowRankUpdate, Prior, solve
+from collabedit.errors import RoundError
+from collabedit.merging.registry import Merges, merge_method
+
+__all__ = ["pooled"]
+
+
+@merge_method("GLOBAL", Merges.STATISTICS)
+def pooled(statistics: Sequence[Factors], prior: Prior) -> LowRankUpdate:
+    """The update of a single party that holds all edits (MEMIT, eq. 14); no merging at all.
+
+    Args:
+        statistics: the factors of that one party.
+        prior: ``A0``.
+
+    Raises:
+        RoundError: when there is more than one party.
+    """
+    if len(statistics) != 1:
+        raise RoundError(
+            f"GLOBAL is the edit of one party that holds all requests; it got {len(statistics)} "
+            "parties' statistics. Use CollabEdit for the same update from several parties"
+        )
+    return solve(statistics[0], prior)

@@ -1,0 +1,100 @@
+"""The registry of merge methods: one decorated function in a file of its own each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from collabedit.algebra import Factors, LowRankUpdate, Prior
+from collabedit.errors import InputError, UnknownNameError
+
+__all__ = ["MergeMethod", "Merges", "merge_method", "merge_methods", "resolve_method"]
+
+
+class Merges(Enum):
+    """What a method merges."""
+
+    STATISTICS = "statistics"
+    """The parties' statistics, solved together under the prior; lossless."""
+
+    UPDATES = "updates"
+    """The parties' finished updates, as users of model merging do."""
+
+
+@dataclass(frozen=True)
+class MergeMethod:
+    """A named way to make one update of several parties' edits, for one weight.
+
+    Attributes:
+        name: as it is written in results.
+        merges: what it takes.
+        function: ``f(statistics, prior)`` or ``f(updates, **options)``.
+        options: its keyword options with their defaults.
+    """
+
+    name: str
+    merges: Merges
+    function: Callable[..., LowRankUpdate]
+    options: Mapping[str, float]
+
+    @property
+    def summary(self) -> str:
+        """First line of its documentation."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def merge_statistics(self, statistics: Sequence[Factors], prior: Prior) -> LowRankUpdate:
+        """Merge statistics; the method must be of that kind."""
+        return self.function(statistics, prior)
+
+    def merge_updates(
+        self, updates: Sequence[LowRankUpdate], options: Mapping[str, float] | None = None
+    ) -> LowRankUpdate:
+        """Merge finished updates; the method must be of that kind."""
+        return self.function(updates, **self.checked(options or {}))
+
+    def checked(self, options: Mapping[str, float]) -> dict[str, float]:
+        """The options with defaults filled in.
+
+        Raises:
+            InputError: when an option is not one of the method's.
+        """
+        unknown = sorted(set(options) - set(self.options))
+        if unknown:
+            known = ", ".join(self.options) or "none"
+            raise InputError(f"{self.name} has no option {unknown[0]!r}; its options: {known}")
+        return {**self.options, **options}
+
+
+_METHODS: dict[str, MergeMethod] = {}
+
+
+def merge_method(name: str, merges: Merges) -> Callable[[Any], Any]:
+    """Register the decorated function as a merge method; its keyword defaults are its options."""
+
+    def register(function: Callable[..., LowRankUpdate]) -> Callable[..., LowRankUpdate]:
+        parameters = inspect.signature(function).parameters.values()
+        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        _METHODS[name.lower()] = MergeMethod(name, merges, function, options)
+        return function
+
+    return register
+
+
+def merge_methods() -> list[MergeMethod]:
+    """All registered methods."""
+    return list(_METHODS.values())
+
+
+def resolve_method(name: str) -> MergeMethod:
+    """The method of a name, in any case of letters.
+
+    Raises:
+        UnknownNameError: when there is none; the message lists those that are.
+    """
+    method = _METHODS.get(name.strip().lower())
+    if method is None:
+        raise UnknownNameError("merge method", name, [m.name for m in _METHODS.values()])
+    return method

@@ -1,0 +1,165 @@
+"""All that collabedit does to a running model, as context managers that undo themselves.
+
+``transformers`` has changed what a decoder layer returns (a tuple once, a tensor now); only this
+file knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "captured_inputs",
+    "gathered",
+    "replaced_layers",
+    "seen_outputs",
+    "stops_after",
+    "stops_before",
+]
+
+
+class _StopForward(Exception):
+    """Unwinds a forward pass whose rest is not needed."""
+
+
+def hidden_states(output: Any) -> Tensor:
+    """The hidden states in what a decoder layer returned."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def captured_inputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tensor]]:
+    """Collect each module's input, by the mapping's keys, during the block's forward passes."""
+    store: dict[Any, Tensor] = {}
+
+    def hook_for(key: Any) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            store[key] = args[0].detach()
+
+        return hook
+
+    with ExitStack() as stack:
+        for key, module in modules.items():
+            stack.callback(module.register_forward_pre_hook(hook_for(key)).remove)
+        yield store
+
+
+@contextmanager
+def seen_outputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Any]]:
+    """Collect what each module returned, as it is, by the mapping's keys."""
+    store: dict[Any, Any] = {}
+
+    def hook_for(key: Any) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            store[key] = output
+
+        return hook
+
+    with ExitStack() as stack:
+        for key, module in modules.items():
+            stack.callback(module.register_forward_hook(hook_for(key)).remove)
+        yield store
+
+
+@contextmanager
+def stops_after(module: nn.Module) -> Iterator[None]:
+    """End the one forward pass of the block as soon as ``module`` has run.
+
+    Hooks registered earlier on the same module run first. Nothing after the forward pass in the
+    block is reached, so make it the block's last statement.
+    """
+
+    def hook(_module: nn.Module, _args: Any, _output: Any) -> None:
+        raise _StopForward
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    except _StopForward:
+        pass
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def stops_before(module: nn.Module) -> Iterator[None]:
+    """End the one forward pass of the block as soon as the input of ``module`` is known.
+
+    Like :func:`stops_after`, without running ``module`` itself.
+    """
+
+    def hook(_module: nn.Module, _args: Any) -> None:
+        raise _StopForward
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    except _StopForward:
+        pass
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced_layers(
+    skipped: list[nn.Module], last: nn.Module, output_like: Any, hidden: Tensor
+) -> Iterator[None]:
+    """Make ``last`` return ``hidden`` without computing, and the ``skipped`` layers nothing.
+
+    Args:
+        skipped: layers below ``last``, which pass their input through.
+        last: the layer whose output is given.
+        output_like: an output of such a layer, whose form is imitated.
+        hidden: ``[batch, positions, hidden_size]``.
+    """
+
+    def form(value: Tensor) -> Any:
+        return (value, *output_like[1:]) if isinstance(output_like, tuple) else value
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        return form(args[0] if args else kwargs["hidden_states"])
+
+    def inject(*_args: Any, **_kwargs: Any) -> Any:
+        return form(hidden)
+
+    with ExitStack() as stack:
+        for layer in skipped:
+            stack.enter_context(_replaced_forward(layer, skip))
+        stack.enter_context(_replaced_forward(last, inject))
+        yield
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    previous = module.__dict__.get("forward")  # accelerate sets one of its own
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if previous is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = previous
+
+
+@contextmanager
+def gathered(head: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]:
+    """Compute the head at the given positions only.
+
+    Within the block the model's logits are ``[1, n, vocabulary]`` for ``n`` pairs of a row and a
+    position. What a model does to its logits after the head (soft-capping, scaling) still applies.
+    """
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][rows, positions].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

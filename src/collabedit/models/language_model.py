@@ -1,0 +1,160 @@
+"""A causal language model as the editor sees it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from collabedit.errors import ModelError
+from collabedit.files import sha256_of_json
+from collabedit.models.structure import ModelStructure, infer_structure
+
+__all__ = ["LanguageModel", "WeightChange"]
+
+
+class WeightChange(Protocol):
+    """A change of one weight; :class:`collabedit.merging.LowRankUpdate` is one."""
+
+    def dense(self) -> Tensor:
+        """The change as a matrix, ``[d_out, d_in]``."""
+
+
+@dataclass(eq=False)
+class LanguageModel:
+    """A ``transformers`` causal LM with its tokenizer and inferred structure.
+
+    Weights are always seen as ``[d_out, d_in]``, whatever orientation the model stores.
+
+    Attributes:
+        hf: the ``transformers`` model, in evaluation mode, without gradients of its weights.
+        tokenizer: its fast tokenizer.
+        name: what the user called it.
+        structure: where its parts are.
+    """
+
+    hf: Any
+    tokenizer: Any
+    name: str
+    structure: ModelStructure = field(init=False)
+    _current_edit: object | None = field(init=False, default=None)
+    _digests: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.structure = infer_structure(self.hf)
+        self.hf.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input embedding lies."""
+        device: torch.device = self.hf.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the edited weights."""
+        return self._parameter(self.structure.weight_name(0)).dtype
+
+    @property
+    def head(self) -> nn.Module:
+        """The output embedding."""
+        return self.module(self.structure.head)
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path."""
+        module: nn.Module = self.hf.get_submodule(path)
+        return module
+
+    def layer(self, layer: int) -> nn.Module:
+        """One decoder layer."""
+        return self.module(self.structure.layer_path(layer))
+
+    def projection(self, layer: int) -> nn.Module:
+        """The down-projection of one layer."""
+        return self.module(self.structure.projection_path(layer))
+
+    def weight_names(self, layers: Sequence[int]) -> list[str]:
+        """Names of the edited weights of some layers.
+
+        Raises:
+            ModelError: when a layer does not exist.
+        """
+        last = self.structure.n_layers - 1
+        for layer in layers:
+            if not 0 <= layer <= last:
+                raise ModelError(f"{self.name} has layers 0 to {last}; there is no layer {layer}")
+        return [self.structure.weight_name(layer) for layer in layers]
+
+    def weight(self, name: str) -> Tensor:
+        """A view of an edited weight, ``[d_out, d_in]``."""
+        parameter = self._parameter(name).data
+        return parameter.T if self.structure.transposed else parameter
+
+    def fingerprint(self, names: Sequence[str]) -> dict[str, str]:
+        """SHA-256 of each named weight's type, shape and bytes, as they are now."""
+        for name in names:
+            if name not in self._digests:
+                self._digests[name] = _sha256(self._parameter(name).data)
+        return {name: self._digests[name] for name in names}
+
+    def state_fingerprint(self) -> str:
+        """One SHA-256 for all weights as they are now; edits through this class are noticed."""
+        return sha256_of_json(self.fingerprint([name for name, _ in self.hf.named_parameters()]))
+
+    def apply_(self, changes: Mapping[str, WeightChange]) -> None:
+        """Add changes to the weights for good; sums are formed in float32 or better.
+
+        Raises:
+            ModelError: when a change names a weight that the model lacks, or has another shape.
+        """
+        for name, change in changes.items():
+            weight, dense = self.weight(name), change.dense()
+            if dense.shape != weight.shape:
+                raise ModelError(
+                    f"{self.name}: {name} is {tuple(weight.shape)}, "
+                    f"the update {tuple(dense.shape)}; it was made for another model"
+                )
+            self._digests.pop(name, None)
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            weight.copy_(weight.to(wide).add_(dense.to(weight.device, wide)).to(weight.dtype))
+
+    @contextmanager
+    def edited(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
+        """Apply changes within the block; restore the very bytes of the weights after it.
+
+        Entering it again with the same object inside the block does nothing, so that several
+        parties in one process can each ask for the same state.
+        """
+        if not changes or changes is self._current_edit:
+            yield
+            return
+        if self._current_edit is not None:
+            raise ModelError("the model already carries another edit; leave that block first")
+        saved = {name: self._parameter(name).data.clone() for name in changes}
+        self._current_edit = changes
+        try:
+            self.apply_(changes)
+            yield
+        finally:
+            for name, value in saved.items():
+                self._parameter(name).data.copy_(value)
+                self._digests.pop(name, None)
+            self._current_edit = None
+
+    def _parameter(self, name: str) -> nn.Parameter:
+        try:
+            parameter: nn.Parameter = self.hf.get_parameter(name)
+        except AttributeError:
+            raise ModelError(f"{self.name} has no weight {name}; is it another model?") from None
+        return parameter
+
+
+def _sha256(tensor: Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""What editing must know of a model, inferred from the loaded module.
+
+Nothing here goes by a family's name: the decoder layers are the longest list of equal blocks, the
+down-projection is the last projection of a block back to the hidden size outside its attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from collabedit.errors import ModelError
+
+__all__ = ["ModelStructure", "infer_structure"]
+
+
+@dataclass(frozen=True)
+class ModelStructure:
+    """Where a decoder-only language model keeps what the editor needs.
+
+    Attributes:
+        layers: path of the list of decoder layers, e.g. ``model.layers``.
+        down_projection: path of the MLP down-projection inside a layer, e.g. ``mlp.down_proj``.
+        final_norm: path of the norm after the last layer, or ``None`` where there is none.
+        head: path of the output embedding, e.g. ``lm_head``.
+        transposed: whether the stored weight is ``[d_in, d_out]`` (GPT-2's Conv1D).
+        tied_head: whether the head shares its weight with the input embedding.
+        n_layers: number of decoder layers.
+        hidden_size: ``d_out``, the width of the residual stream.
+        mlp_size: ``d_in``, the width of the down-projection's input.
+    """
+
+    layers: str
+    down_projection: str
+    final_norm: str | None
+    head: str
+    transposed: bool
+    tied_head: bool
+    n_layers: int
+    hidden_size: int
+    mlp_size: int
+
+    def layer_path(self, layer: int) -> str:
+        """Module path of one decoder layer."""
+        return f"{self.layers}.{layer}"
+
+    def projection_path(self, layer: int) -> str:
+        """Module path of one layer's down-projection."""
+        return f"{self.layers}.{layer}.{self.down_projection}"
+
+    def weight_name(self, layer: int) -> str:
+        """Parameter name of one layer's down-projection."""
+        return f"{self.projection_path(layer)}.weight"
+
+
+def infer_structure(model: nn.Module) -> ModelStructure:
+    """Infer the structure of a causal language model.
+
+    Args:
+        model: a ``transformers`` causal LM; weights on the meta device will do.
+
+    Raises:
+        ModelError: when the model is an encoder-decoder or a mixture of experts, or when a part
+            cannot be found; the message names the part.
+    """
+    config: Any = model.config
+    name = getattr(config, "model_type", type(model).__name__)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{name}: encoder-decoder models cannot be edited; use a decoder-only one")
+    path, layers = _find_layers(model, name)
+    head_path, head = _find_head(model, name)
+    projection_path, projection = _find_down_projection(layers[0], head, path, name)
+    transposed = isinstance(projection, Conv1D)
+    weight = projection.weight
+    d_out, d_in = weight.shape[::-1] if transposed else weight.shape
+    for layer in layers:
+        other = layer.get_submodule(projection_path)
+        if other.weight.shape != weight.shape:
+            raise ModelError(f"{name}: layers differ in the shape of {projection_path}")
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    return ModelStructure(
+        layers=path,
+        down_projection=projection_path,
+        final_norm=_find_final_norm(model, path, d_out),
+        head=head_path,
+        transposed=transposed,
+        tied_head=head.weight is embedding.weight,
+        n_layers=len(layers),
+        hidden_size=d_out,
+        mlp_size=d_in,
+    )
+
+
+def _find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
+    lists = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) > 0
+        and len({type(block) for block in module}) == 1
+        and any("attn" in n or "attention" in n for n, _ in module[0].named_modules())
+    ]
+    if not lists:
+        raise ModelError(f"{name}: no list of equal decoder layers with attention was found in it")
+    return max(lists, key=lambda item: len(item[1]))
+
+
+def _find_head(model: nn.Module, name: str) -> tuple[str, nn.Linear]:
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    for path, module in model.named_modules():
+        if module is head and isinstance(module, nn.Linear):
+            return path, module
+    raise ModelError(f"{name}: no linear output embedding (language-model head) was found in it")
+
+
+def _find_down_projection(
+    layer: nn.Module, head: nn.Linear, path: str, name: str
+) -> tuple[str, nn.Module]:
+    hidden_size = head.in_features
+    found = []
+    for inner, module in layer.named_modules():
+        if _is_expert(inner, module):
+            raise ModelError(
+                f"{name}: mixture-of-experts layers ({path}.0.{inner}) cannot be edited; "
+                "use a model with dense MLPs"
+            )
+        if "attn" in inner or "attention" in inner:
+            continue
+        if isinstance(module, nn.Linear) and module.out_features == hidden_size:
+            found.append((inner, module))
+        elif isinstance(module, Conv1D) and module.nf == hidden_size:
+            found.append((inner, module))
+    if not found:
+        raise ModelError(
+            f"{name}: no projection from the MLP back to the hidden size {hidden_size} was found "
+            f"in {path}.0; its modules are: {', '.join(n for n, _ in layer.named_modules() if n)}"
+        )
+    return found[-1]
+
+
+def _is_expert(path: str, module: nn.Module) -> bool:
+    parts = path.split(".")
+    return "experts" in parts or "router" in parts or type(module).__name__.endswith("MoE")
+
+
+def _find_final_norm(model: nn.Module, layers_path: str, hidden_size: int) -> str | None:
+    parent_path = layers_path.rpartition(".")[0]
+    parent = model.get_submodule(parent_path)
+    found = None
+    for child_name, child in parent.named_children():
+        weight = getattr(child, "weight", None)
+        if "Norm" in type(child).__name__ and (weight is None or weight.shape == (hidden_size,)):
+            found = f"{parent_path}.{child_name}" if parent_path else child_name
+    return found

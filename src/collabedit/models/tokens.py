@@ -1,0 +1,186 @@
+"""From text to token ids: where the subject ends, where the target begins, how rows are batched.
+
+Positions are found through the tokenizer's character offsets, never by tokenising pieces apart, so
+subjects at the start, mid-prompt, repeated, with apostrophes or in any script are found alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collabedit.errors import ModelError, RequestError
+
+__all__ = [
+    "Batch",
+    "EncodedText",
+    "PromptText",
+    "batches",
+    "encode",
+    "fill_template",
+    "pad_right",
+]
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A text to encode, with the character span of the subject and an optional continuation.
+
+    Attributes:
+        prompt: the text up to the target.
+        target: the continuation, without its leading space; empty for none.
+        subject_span: the subject's first character and the one after its last, or ``None``.
+    """
+
+    prompt: str
+    target: str = ""
+    subject_span: tuple[int, int] | None = None
+
+    @property
+    def text(self) -> str:
+        """Prompt and target, a space between them."""
+        return f"{self.prompt.rstrip()} {self.target}" if self.target else self.prompt
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Token ids of a :class:`PromptText`.
+
+    Attributes:
+        ids: all token ids, special tokens that the tokenizer puts in front included.
+        target_start: index of the target's first token (``len(ids)`` when there is no target).
+        subject_last: index of the subject's last token, or ``-1`` when no span was given.
+    """
+
+    ids: tuple[int, ...]
+    target_start: int
+    subject_last: int
+
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        """Token ids of the target."""
+        return self.ids[self.target_start :]
+
+
+def fill_template(template: str, prompt: str, subject: str, target: str = "") -> PromptText:
+    """Put a subject into a prompt and the prompt into a context template.
+
+    Args:
+        template: a context with ``{}`` where the prompt goes; ``"{}"`` is the bare prompt.
+        prompt: a prompt with ``{}`` where the subject goes.
+        subject: the subject.
+        target: a continuation.
+    """
+    before_prompt, _, after_prompt = template.partition("{}")
+    before_subject, _, after_subject = prompt.partition("{}")
+    start = len(before_prompt) + len(before_subject)
+    text = f"{before_prompt}{before_subject}{subject}{after_subject}{after_prompt}"
+    return PromptText(text, target, (start, start + len(subject)))
+
+
+def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
+    """Encode texts, each prompt together with its target.
+
+    Raises:
+        ModelError: when the tokenizer cannot report character offsets.
+        RequestError: when a subject or a target is left with no token of its own.
+    """
+    if not texts:
+        return []
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{type(tokenizer).__name__} reports no character offsets; "
+            "use a model with a fast tokenizer (tokenizer.json)"
+        )
+    encoded = tokenizer(
+        [text.text for text in texts],
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    rows = zip(
+        encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
+    )
+    return [_locate(text, *row) for text, row in zip(texts, rows, strict=True)]
+
+
+def _locate(
+    text: PromptText, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
+) -> EncodedText:
+    length = len(ids)
+    while length > 1 and special[length - 1]:  # an end-of-text token would end the sentence
+        length -= 1
+    real = [index for index in range(length) if not special[index]]
+    target_start, subject_last = length, -1
+    if text.target:
+        prompt_end = len(text.prompt.rstrip())
+        inside = [index for index in real if offsets[index][1] > prompt_end]
+        if not inside:
+            raise RequestError(f"the target {text.target!r} has no token of its own")
+        target_start = inside[0]
+    if text.subject_span is not None:
+        first, end = text.subject_span
+        inside = [i for i in real if offsets[i][0] < end and offsets[i][1] > first]
+        if not inside:
+            raise RequestError(f"the subject in {text.prompt!r} has no token of its own")
+        subject_last = inside[-1]
+    return EncodedText(tuple(ids[:length]), target_start, subject_last)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of similar length, padded on the right.
+
+    Attributes:
+        index: ``[rows]``, the rows' places in the sequence that was batched.
+        input_ids: ``[rows, length]``.
+        attention_mask: ``[rows, length]``, 0 on padding.
+        lengths: ``[rows]``, numbers of real tokens.
+    """
+
+    index: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    lengths: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """``[rows]``: 0, 1, 2, ... to index together with positions."""
+        return torch.arange(len(self.lengths), device=self.lengths.device)
+
+
+def batches(
+    rows: Sequence[Sequence[int]], max_tokens: int, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Yield all rows in batches of at most ``max_tokens`` tokens, the longest first.
+
+    Sorting by length keeps padding small; a row longer than ``max_tokens`` is a batch of its own.
+    """
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+    start = 0
+    while start < len(order):
+        width = max(1, len(rows[order[start]]))
+        chunk = order[start : start + max(1, max_tokens // width)]
+        start += len(chunk)
+        yield pad_right([rows[index] for index in chunk], chunk, device)
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]],
+    index: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """One batch of all ``rows``; ``index`` says what to call them (0, 1, 2, ... by default)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    width = int(lengths.max())
+    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    for place, row in enumerate(rows):
+        input_ids[place, : len(row)] = torch.tensor(row, dtype=torch.long)
+    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    places = torch.arange(len(rows)) if index is None else torch.tensor(index)
+    return Batch(places, input_ids.to(device), mask.to(device), lengths.to(device))

@@ -1,0 +1,176 @@
+"""The configuration that all parties of a round share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from collabedit.editing.contexts import Contexts, sample_contexts, validate_contexts
+from collabedit.editing.hyperparameters import Hyperparameters
+from collabedit.editing.presets import default_hyperparameters
+from collabedit.errors import RoundError, UnknownNameError
+from collabedit.files import read_json, sha256_of_json, write_json
+from collabedit.models.language_model import LanguageModel
+from collabedit.rounds.metadata import FileMetadata, parse_metadata
+
+__all__ = ["RoundConfig", "Schedule", "new_round", "parse_schedule"]
+
+_FORMAT = "collabedit.round"
+
+
+class Schedule(str, Enum):
+    """How residuals reach the layers."""
+
+    SEQUENTIAL = "sequential"
+    """Layer by layer, the residual measured again after the lower ones changed; an exchange each."""
+
+    ONE_SHOT = "one-shot"
+    """Every layer from the unedited model; one exchange in all."""
+
+
+def parse_schedule(name: str) -> Schedule:
+    """A schedule from its name.
+
+    Raises:
+        UnknownNameError: when there is none of that name.
+    """
+    try:
+        return Schedule(name.strip().lower())
+    except ValueError:
+        raise UnknownNameError("schedule", name, [s.value for s in Schedule]) from None
+
+
+class RoundConfig(FileMetadata):
+    """What the parties must agree on before they edit; kept as ``round.json``.
+
+    Attributes:
+        schedule: how residuals reach the layers.
+        editor: the closed form.
+        hyperparameters: the editor's settings.
+        contexts: template groups, sampled once for all parties.
+        seed: that the contexts were sampled with.
+        dtype: type that all parties load the model in.
+        weights: names of the edited weights, lowest layer first.
+        d_in: width of a key.
+        d_out: width of a residual.
+    """
+
+    format: Literal["collabedit.round"] = _FORMAT
+    version: Literal[1] = 1
+    schedule: Schedule
+    editor: Literal["MEMIT"] = "MEMIT"
+    hyperparameters: Hyperparameters
+    contexts: Annotated[Contexts, AfterValidator(validate_contexts)]
+    seed: int
+    dtype: str
+    weights: tuple[str, ...]
+    d_in: int = Field(gt=0)
+    d_out: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _one_weight_a_layer(self) -> RoundConfig:
+        if len(self.weights) != len(self.hyperparameters.layers):
+            raise ValueError("weights and hyperparameters.layers differ in number")
+        if set(self.weights) != set(self.model_sha256):
+            raise ValueError("weights and model_sha256 name different weights")
+        return self
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identifies the round in updates and deltas."""
+        return sha256_of_json(self.model_dump(mode="json"))
+
+    @property
+    def contexts_sha256(self) -> str:
+        """Identifies the contexts."""
+        return sha256_of_json(self.contexts)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The edited layers, lowest first."""
+        return self.hyperparameters.layers
+
+    def pending_layers(self, finished: int) -> tuple[int, ...]:
+        """The layers of the next exchange, once the ``finished`` lowest ones are merged."""
+        rest = self.layers[finished:]
+        return rest[:1] if self.schedule is Schedule.SEQUENTIAL else rest
+
+    def weight_of(self, layer: int) -> str:
+        """Name of an edited layer's weight."""
+        return self.weights[self.layers.index(layer)]
+
+    def residual_share(self, layer: int) -> float:
+        """The share of the residual that a layer takes: ``1 / (L - i)`` for the ``i``-th of ``L``."""
+        return 1 / (len(self.layers) - self.layers.index(layer))
+
+    def check_model(self, model: LanguageModel) -> None:
+        """Check that a model is the round's.
+
+        Raises:
+            RoundError: when it is loaded in another type or has other weights.
+        """
+        dtype = str(model.dtype).removeprefix("torch.")
+        if dtype != self.dtype:
+            raise RoundError(f"the round edits {self.model} in {self.dtype}; load it so, not {dtype}")
+        if model.fingerprint(model.weight_names(self.layers)) != self.model_sha256:
+            raise RoundError(
+                f"{model.name} is not the model of this round ({self.model}): "
+                "its weights at the edited layers differ"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write ``round.json``."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: Path) -> RoundConfig:
+        """Read ``round.json``.
+
+        Raises:
+            InputError: when the file cannot be read.
+            RoundError: when it is not a round's configuration.
+        """
+        values = read_json(path, "round file")
+        if not isinstance(values, dict):
+            raise RoundError(f"{path}: not a {_FORMAT} file")
+        return parse_metadata(cls, values, _FORMAT, path, RoundError)
+
+
+def new_round(
+    model: LanguageModel,
+    *,
+    schedule: Schedule = Schedule.SEQUENTIAL,
+    hyperparameters: Hyperparameters | None = None,
+    contexts: Contexts | None = None,
+    seed: int = 0,
+) -> RoundConfig:
+    """Make a round's configuration.
+
+    Args:
+        model: the unedited model.
+        schedule: how residuals reach the layers.
+        hyperparameters: settings; the model's preset by default.
+        contexts: template groups; sampled from the model under ``seed`` by default.
+        seed: of that sampling.
+
+    Raises:
+        ModelError: when the model lacks a layer.
+    """
+    settings = hyperparameters or default_hyperparameters(model.name, model.structure).hyperparameters
+    weights = model.weight_names(settings.layers)
+    return RoundConfig(
+        model=model.name,
+        model_sha256=model.fingerprint(weights),
+        schedule=schedule,
+        hyperparameters=settings,
+        contexts=contexts or sample_contexts(model, seed),
+        seed=seed,
+        dtype=str(model.dtype).removeprefix("torch."),
+        weights=tuple(weights),
+        d_in=model.structure.mlp_size,
+        d_out=model.structure.hidden_size,
+    )

@@ -1,0 +1,164 @@
+"""The coordinator: it checks what parties send and merges it, layer by layer or all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from collabedit.algebra import LowRankUpdate, Prior, solve
+from collabedit.errors import RoundError, UpdateError
+from collabedit.merging import MergeMethod, Merges
+from collabedit.rounds.config import RoundConfig, Schedule
+from collabedit.rounds.delta import Delta
+from collabedit.rounds.update import EditUpdate
+
+__all__ = ["Coordinator", "merge_deltas"]
+
+
+class Coordinator:
+    """One round's coordinator; it holds no requests and needs no model.
+
+    Args:
+        config: the round.
+        priors: ``A0`` by weight name.
+        method: how to merge.
+        options: of the method; its defaults where not given.
+        delta: what an earlier exchange of the round has merged.
+
+    Raises:
+        RoundError: when a prior is missing or of another width, when the delta is of another
+            round, or when the method needs finished updates and the schedule does not give them.
+        InputError: when the method has no such option.
+    """
+
+    def __init__(
+        self,
+        config: RoundConfig,
+        priors: Mapping[str, Prior],
+        method: MergeMethod,
+        *,
+        options: Mapping[str, float] | None = None,
+        delta: Delta | None = None,
+    ) -> None:
+        self.config = config
+        self.method = method
+        self.options = method.checked(options or {})
+        self._priors = priors
+        if method.merges is Merges.UPDATES and config.schedule is Schedule.SEQUENTIAL:
+            raise RoundError(
+                f"{method.name} merges finished updates, and the sequential schedule has parties "
+                "exchange statistics; let each party edit alone (collabedit edit) and merge "
+                "the deltas"
+            )
+        for name in config.weights:
+            if name not in priors:
+                raise RoundError(f"no prior for {name}")
+            if priors[name].size != config.d_in:
+                raise RoundError(
+                    f"the prior of {name} is {priors[name].size} wide; keys are {config.d_in}"
+                )
+        self.delta = delta or Delta.empty(config, method.name, self.options)
+        self.delta.check_round(config)
+
+    @property
+    def pending_layers(self) -> tuple[int, ...]:
+        """The layers of the next exchange; none when the round is complete."""
+        return self.config.pending_layers(len(self.delta.changes))
+
+    def merge(self, updates: Mapping[str, EditUpdate]) -> Delta:
+        """Merge one exchange.
+
+        Args:
+            updates: by a name for each party that complaints can use, such as its file's.
+
+        Returns:
+            The delta so far, with the exchange's layers added.
+
+        Raises:
+            UpdateError: when an update does not belong here; it names the party.
+            RoundError: when there are no updates, or nothing is left to merge.
+        """
+        layers = self.pending_layers
+        if not layers:
+            raise RoundError("the round is complete: all its layers are merged")
+        if not updates:
+            raise RoundError("no updates to merge; give at least one party's")
+        for party, update in updates.items():
+            try:
+                update.check(self.config, self.delta.sha256, layers)
+            except UpdateError as error:
+                raise UpdateError(f"{party}: {error}") from None
+        names = [self.config.weight_of(layer) for layer in layers]
+        merged = {name: self._merge_weight(name, list(updates.values())) for name in names}
+        self.delta = self._extended(merged, updates.values())
+        return self.delta
+
+    def _merge_weight(self, name: str, updates: Sequence[EditUpdate]) -> LowRankUpdate:
+        statistics = [update.statistics[name] for update in updates]
+        prior = self._priors[name]
+        if self.method.merges is Merges.STATISTICS:
+            return self.method.merge_statistics(statistics, prior)
+        own = [solve(factors, prior) for factors in statistics]
+        return self.method.merge_updates(own, self.options)
+
+    def _extended(
+        self, merged: Mapping[str, LowRankUpdate], updates: Collection[EditUpdate]
+    ) -> Delta:
+        changes = {**self.delta.changes, **merged}
+        layers = self.config.layers[: len(changes)]
+        metadata = self.delta.metadata.model_copy(
+            update={
+                "layers": layers,
+                "complete": len(layers) == len(self.config.layers),
+                "parties": len(updates),
+                "edits": sum(update.metadata.edits for update in updates),
+            }
+        )
+        return Delta(metadata, changes)
+
+
+def merge_deltas(
+    deltas: Mapping[str, Delta],
+    method: MergeMethod,
+    options: Mapping[str, float] | None = None,
+) -> Delta:
+    """Merge the parties' finished deltas, as users of model merging do.
+
+    Args:
+        deltas: by a name for each party that complaints can use.
+        method: SA, TA, TIES or another that merges updates.
+        options: of the method.
+
+    Raises:
+        RoundError: when the method merges statistics, a delta is unfinished, or they differ in
+            the model or in the weights they change.
+    """
+    if method.merges is not Merges.UPDATES:
+        raise RoundError(
+            f"{method.name} merges the parties' statistics, not their finished deltas; "
+            "give it update files (collabedit update)"
+        )
+    if not deltas:
+        raise RoundError("no deltas to merge; give at least one party's")
+    (first_name, first), *others = deltas.items()
+    for name, delta in deltas.items():
+        try:
+            delta.require_complete()
+        except RoundError as error:
+            raise RoundError(f"{name}: {error}") from None
+    for name, delta in others:
+        if delta.metadata.model_sha256 != first.metadata.model_sha256:
+            raise RoundError(f"{name} and {first_name} change different models or layers")
+    chosen = method.checked(options or {})
+    changes = {
+        weight: method.merge_updates([d.changes[weight] for d in deltas.values()], chosen)
+        for weight in first.changes
+    }
+    metadata = first.metadata.model_copy(
+        update={
+            "method": method.name,
+            "options": chosen,
+            "parties": len(deltas),
+            "edits": sum(delta.metadata.edits for delta in deltas.values()),
+        }
+    )
+    return Delta(metadata, changes)

@@ -1,0 +1,177 @@
+"""A delta: what comes out of a round, the change of each edited weight."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from collabedit.algebra import LowRankUpdate
+from collabedit.errors import RoundError
+from collabedit.files import load_tensors, save_tensors
+from collabedit.models.language_model import LanguageModel
+from collabedit.rounds.config import RoundConfig, Schedule
+from collabedit.rounds.metadata import FileMetadata, parse_metadata
+
+__all__ = ["Delta", "DeltaMetadata"]
+
+_FORMAT = "collabedit.delta"
+
+
+class DeltaMetadata(FileMetadata):
+    """What a delta says about itself.
+
+    Attributes:
+        method: how it was merged.
+        options: of the method.
+        schedule: the round's.
+        round_sha256: the round it came from.
+        layers: the layers it changes.
+        complete: whether all layers of the round are in it.
+        parties: number of parties behind it.
+        edits: number of their edits.
+        prior_weight: ``lambda``.
+        dtype: type that the model is loaded in.
+    """
+
+    format: Literal["collabedit.delta"] = _FORMAT
+    version: Literal[1] = 1
+    method: str
+    options: dict[str, float] = {}
+    schedule: Schedule
+    round_sha256: str
+    layers: tuple[int, ...]
+    complete: bool
+    parties: int
+    edits: int
+    prior_weight: float
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """Changes of weights, ``W_new = W + B A``.
+
+    Attributes:
+        metadata: what it says about itself.
+        changes: by weight name.
+    """
+
+    metadata: DeltaMetadata
+    changes: Mapping[str, LowRankUpdate]
+
+    @classmethod
+    def empty(
+        cls, config: RoundConfig, method: str = "", options: Mapping[str, float] | None = None
+    ) -> Delta:
+        """Of a round in which nothing is merged yet."""
+        metadata = DeltaMetadata(
+            model=config.model,
+            model_sha256=config.model_sha256,
+            method=method,
+            options=dict(options or {}),
+            schedule=config.schedule,
+            round_sha256=config.sha256,
+            layers=(),
+            complete=False,
+            parties=0,
+            edits=0,
+            prior_weight=config.hyperparameters.prior_weight,
+            dtype=config.dtype,
+        )
+        return cls(metadata, {})
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identifies the changes; empty when there are none."""
+        if not self.changes:
+            return ""
+        digest = hashlib.sha256()
+        for name, change in sorted(self.changes.items()):
+            digest.update(name.encode())
+            for factor in (change.left, change.right):
+                digest.update(factor.double().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_round(self, config: RoundConfig) -> None:
+        """Check that the delta holds the lowest layers of a round.
+
+        Raises:
+            RoundError: when it is of another round, or its arrays do not fit the round's model.
+        """
+        if self.metadata.round_sha256 != config.sha256:
+            raise RoundError("the delta belongs to another round; use the same round.json")
+        if tuple(sorted(self.changes)) != tuple(sorted(config.weights[: len(self.changes)])):
+            raise RoundError("the delta does not hold the lowest layers of the round")
+        for name, change in self.changes.items():
+            if change.shape != (config.d_out, config.d_in):
+                raise RoundError(
+                    f"the delta's {name} is {list(change.shape)}; "
+                    f"the round's weights are {[config.d_out, config.d_in]}"
+                )
+
+    def require_complete(self) -> None:
+        """Check that all layers of the round are merged.
+
+        Raises:
+            RoundError: when some are not.
+        """
+        if not self.metadata.complete:
+            raise RoundError(
+                f"the delta holds layers {list(self.metadata.layers)} of an unfinished round; "
+                "continue with 'collabedit update --delta' and 'collabedit merge --delta'"
+            )
+
+    def apply_to(self, model: LanguageModel) -> None:
+        """Write the delta into a model for good.
+
+        Raises:
+            RoundError: when the model is not the one that the delta was made for.
+        """
+        expected = self.metadata.model_sha256
+        if model.fingerprint(list(expected)) != expected:
+            raise RoundError(
+                f"{model.name} is not the model that the delta was made for "
+                f"({self.metadata.model}, {self.metadata.dtype}): its weights differ"
+            )
+        model.apply_(self.changes)
+
+    def save(self, path: Path) -> None:
+        """Write the delta: ``<weight>/B [d_out, r]`` and ``<weight>/A [r, d_in]``, float64."""
+        tensors = {}
+        for name, change in self.changes.items():
+            tensors[f"{name}/B"], tensors[f"{name}/A"] = change.left, change.right
+        save_tensors(path, tensors, self.metadata.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: Path) -> Delta:
+        """Read a delta.
+
+        Raises:
+            InputError: when the file is not a safetensors file.
+            RoundError: when it is not a delta, or an array in it is malformed.
+        """
+        tensors, values = load_tensors(path, "delta")
+        metadata = parse_metadata(DeltaMetadata, values, _FORMAT, path, RoundError)
+        changes = {}
+        for name in sorted({key.rpartition("/")[0] for key in tensors}):
+            left, right = tensors.get(f"{name}/B"), tensors.get(f"{name}/A")
+            fits = (
+                left is not None
+                and right is not None
+                and left.ndim == right.ndim == 2
+                and left.shape[1] == right.shape[0]
+                and left.is_floating_point()
+                and right.is_floating_point()
+            )
+            if not fits or left is None or right is None:
+                raise RoundError(f"{path}: {name} needs matrices B [d_out, r] and A [r, d_in]")
+            if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
+                raise RoundError(f"{path}: {name} has NaN or infinite entries; refused")
+            changes[name] = LowRankUpdate(left.double(), right.double())
+        return cls(metadata, changes)
