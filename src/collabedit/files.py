@@ -56,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -126,9 +126,7 @@ def tensor_metadata(path: Path, what: str = "file") -> dict[str, Any]:
         raise InputError(f"{path}: its metadata is not collabedit's") from None
 
 
-def load_tensors(
-    path: Path, what: str = "file"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(path: Path, what: str = "file") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata of a ``.safetensors`` file that collabedit wrote.
 
     Raises:

@@ -150,7 +150,8 @@ def _read_objects(path: Path) -> list[Any]:
 
 def _read_lines(path: Path) -> Iterable[Any]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines: JSON texts may hold U+2028 and other separators as they are.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"cannot read the requests file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

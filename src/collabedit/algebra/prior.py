@@ -94,4 +94,5 @@ class Prior:
         if info.item() != 0:
             return None
         self.__dict__["cholesky"] = factor
-        return factor
+        known: Tensor = factor
+        return known

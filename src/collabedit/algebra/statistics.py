@@ -58,9 +58,7 @@ class Moments:
         return cls(factors.keys @ factors.keys.T, factors.residuals @ factors.keys.T)
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(
-            self.key_moment + other.key_moment, self.cross_moment + other.cross_moment
-        )
+        return Moments(self.key_moment + other.key_moment, self.cross_moment + other.cross_moment)
 
 
 def compress(keys: Tensor, residuals: Tensor, tolerance: float = RANK_TOLERANCE) -> Factors:

@@ -54,10 +54,11 @@ def show(
 
     structure = infer_structure(load_structure_only(name))
     preset = default_hyperparameters(name, structure)
+    settings = preset.hyperparameters.model_dump(mode="json")
     facts = {
         "model": name,
         "structure": asdict(structure),
-        "hyperparameters": preset.hyperparameters.model_dump(mode="json"),
+        "hyperparameters": settings,
         "hyperparameters_from": preset.source,
     }
     if as_json:
@@ -67,7 +68,7 @@ def show(
     for key, value in asdict(structure).items():
         table.add_row(key.replace("_", " "), str(value))
     table.add_section()
-    for key, value in facts["hyperparameters"].items():
+    for key, value in settings.items():
         table.add_row(key.replace("_", " "), str(value))
     table.add_row("these come from", preset.source)
     console().print(table)

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", help="A built-in name, a directory, a .gguf file, or a Hub id."
-    ),
+    typer.Option("--model", "-m", help="A built-in name, a directory, a .gguf file, or a Hub id."),
 ]
 ScheduleOption = Annotated[
     str,
@@ -66,7 +64,9 @@ def read_hyperparameters(
     return settings.with_changes(prior_weight=prior_weight)
 
 
-def read_covariance(path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int) -> Covariance:
+def read_covariance(
+    path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int
+) -> Covariance:
     """The covariance of a file, or the one that is collected and cached by default."""
     from collabedit.covariance import Covariance, default_covariance
 

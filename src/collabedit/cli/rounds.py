@@ -237,8 +237,11 @@ def edit(
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="A directory for the edited model, or a .safetensors "
-                     "file for the delta alone."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="A directory for the edited model, or a .safetensors file for the delta alone.",
+        ),
     ],
     model: ModelOption = "smollm2-135m",
     schedule: ScheduleOption = "sequential",

@@ -31,8 +31,11 @@ def single_round(
     model: ModelOption = "smollm2-135m",
     dataset: Annotated[
         str,
-        typer.Option("--dataset", "-D", help="worldfacts, multi_counterfact, counterfact, zsre, "
-                     "or a file of records."),
+        typer.Option(
+            "--dataset",
+            "-D",
+            help="worldfacts, multi_counterfact, counterfact, zsre, or a file of records.",
+        ),
     ] = "worldfacts",
     clients: Annotated[int, typer.Option("--clients", "-c", help="Number of parties.")] = 10,
     edits_per_client: Annotated[
@@ -51,6 +54,10 @@ def single_round(
     heldout: Annotated[
         Path | None, typer.Option(help="A text file whose perplexity is measured as well.")
     ] = None,
+    generations: Annotated[
+        bool,
+        typer.Option("--generations", help="Measure fluency and consistency of generated text."),
+    ] = False,
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
@@ -66,6 +73,7 @@ def single_round(
     from collabedit.editing import Hyperparameters
     from collabedit.experiments import SingleRoundSettings
     from collabedit.experiments import single_round as run_single_round
+    from collabedit.experiments.single_round import parse_partition
     from collabedit.merging import merge_methods
     from collabedit.rounds.config import parse_schedule
 
@@ -78,11 +86,12 @@ def single_round(
         edits_per_client=per_client if len(per_client) > 1 else per_client[0],
         merge=tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
         schedule=parse_schedule(schedule),
-        partition=partition,
+        partition=parse_partition(partition),
         seed=seed,
         hyperparameters=Hyperparameters.from_file(hparams) if hparams else None,
         covariance=covariance,
         heldout=heldout,
+        generations=generations,
         dtype=dtype,
         device=device,
     )

@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    SeedOption,
+    read_numbers,
+)
+from collabedit.errors import InputError
+
 if TYPE_CHECKING:
     from collabedit.covariance import Covariance
     from collabedit.models import LanguageModel
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Collect, show and import covariance files: the second moments C = E[k k^T] of what the "
+    help="Collect, show and import covariance files: the second moments of what the "
     "edited weights read in ordinary text.",
 )
 
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Built-in name, directory, .gguf file or Hub id.")
-]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", help="File to write [default: MODEL-covariance.safetensors].")
+    Path | None,
+    typer.Option("--out", "-o", help="File to write [default: MODEL-covariance.safetensors]."),
 ]
 
 
@@ -44,12 +51,16 @@ def collect(
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="How many [default: 100,000 of a text, 30,000 of self]."),
+        typer.Option(
+            min=1,
+            help="How many [default: 100,000 of a text, 20,000 of self, and at least ten for each "
+            "input of the MLP].",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of samples and of the documents' order.")] = 0,
+    seed: SeedOption = 0,
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a text window at most.")] = 512,
-    dtype: Annotated[str, typer.Option(help="Type of the weights.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: a GPU if any].")] = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
     out: OutOption = None,
 ) -> None:
     """Collect second moments over a text, all layers in one pass.
@@ -59,24 +70,17 @@ def collect(
     """
     from collabedit.covariance import collect as collect_moments
     from collabedit.covariance import open_corpus
-    from collabedit.covariance.collect import memory_needed, say
+    from collabedit.covariance.collect import default_tokens
     from collabedit.models import load_model
 
     source = open_corpus(corpus or ["self"], seed)
-    chosen = None if layers is None else parse_layers(layers)
     language_model = load_model(model, dtype=dtype, device=device)
-    if chosen is None:
-        chosen = _default_layers(language_model)
-    size = language_model.structure.mlp_size
-    say(
-        f"{tokens or source.default_tokens:,} tokens of {source.description}; {len(chosen)} layers "
-        f"({', '.join(map(str, chosen))}) of {size:,} inputs: "
-        f"{memory_needed(language_model, chosen) / 1e6:,.0f} MB of memory for the matrices, "
-        f"{len(chosen) * size**2 * 8 / 1e6:,.0f} MB on disk."
-    )
+    chosen = _chosen_layers(language_model, layers)
+    wanted = tokens or default_tokens(language_model, source)
+    _tell_cost(language_model, chosen, f"{wanted:,} tokens of {source.description}")
     target = out or _default_out(model)
     covariance = collect_moments(
-        language_model, chosen, source, tokens=tokens, max_length=max_length, out=target
+        language_model, chosen, source, tokens=wanted, max_length=max_length, out=target
     )
     _print(covariance, target)
 
@@ -123,31 +127,27 @@ def import_(
     _print(covariance, target)
 
 
-def parse_layers(text: str) -> tuple[int, ...]:
-    """Layer numbers from text as in ``5,6,7`` or ``5-9``, in ascending order.
-
-    Raises:
-        InputError: when it is neither.
-    """
-    from collabedit.errors import InputError
-
-    layers: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        try:
-            span = range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            span = range(0)
-        if not span:
-            raise InputError(f"cannot read the layers {text!r}; write them as 5,6,7 or 5-9")
-        layers.update(span)
-    return tuple(sorted(layers))
-
-
-def _default_layers(model: LanguageModel) -> tuple[int, ...]:
+def _chosen_layers(model: LanguageModel, layers: str | None) -> tuple[int, ...]:
     from collabedit.editing.presets import default_hyperparameters
 
-    return tuple(default_hyperparameters(model.name, model.structure).hyperparameters.layers)
+    if layers is None:
+        preset = default_hyperparameters(model.name, model.structure)
+        return tuple(preset.hyperparameters.layers)
+    chosen = tuple(sorted(set(read_numbers(layers, "--layers"))))
+    if not chosen:
+        raise InputError(f"--layers: {layers!r} names no layer; write it like 5,6,7 or 5-9")
+    return chosen
+
+
+def _tell_cost(model: LanguageModel, layers: tuple[int, ...], text: str) -> None:
+    from collabedit.covariance.collect import memory_needed, say
+
+    size = model.structure.mlp_size
+    say(
+        f"{text}; {len(layers)} layers ({', '.join(map(str, layers))}) of {size:,} inputs: "
+        f"{memory_needed(model, layers) / 1e6:,.0f} MB of memory for the matrices, "
+        f"{len(layers) * size**2 * 8 / 1e6:,.0f} MB on disk"
+    )
 
 
 def _default_out(model: str) -> Path:
@@ -156,7 +156,6 @@ def _default_out(model: str) -> Path:
 
 def _files_by_layer(arguments: list[str], model: LanguageModel) -> dict[int, Path]:
     from collabedit.covariance.store import layer_in_file_name
-    from collabedit.errors import InputError
 
     found: dict[int, Path] = {}
     for argument in arguments:

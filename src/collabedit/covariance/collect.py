@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,14 @@ from collabedit.models.hooks import captured_inputs, stops_before
 from collabedit.models.tokens import Batch, batches
 from collabedit.progress import Progress, progress
 
-__all__ = ["MAX_LENGTH", "collect", "default_covariance", "memory_needed"]
+__all__ = ["MAX_LENGTH", "collect", "default_covariance", "default_tokens", "memory_needed"]
 
 logger = logging.getLogger(__name__)
 
 #: Tokens of a window at most, unless the user says otherwise.
 MAX_LENGTH = 512
 #: Tokens of a forward pass.
-_BATCH_TOKENS = 4096
+_BATCH_TOKENS = 2048
 #: Blocks that a collection is parted in for the sampling error, where they stay small enough.
 _BLOCKS = 16
 #: Tokens of a block at most: more would lose digits in float32.
@@ -58,6 +59,8 @@ _PANELS = 4
 #: Seconds between checkpoints at least, and how many times longer than writing one.
 _CHECKPOINT_SECONDS = 20.0
 _CHECKPOINT_RATIO = 10.0
+#: Tokens for each input of the MLP at least, unless the user says otherwise.
+_TOKENS_PER_INPUT = 10
 #: The time left is told once this share of the work is done.
 _ESTIMATE_AFTER = 0.02
 
@@ -89,7 +92,7 @@ def collect(
         model: the model.
         layers: which decoder layers.
         corpus: where the tokens come from.
-        tokens: how many; the corpus's default when ``None``. A corpus may have fewer.
+        tokens: how many; :func:`default_tokens` when ``None``. A corpus may have fewer.
         max_length: tokens of a window at most, bounded by the model's context.
         batch_tokens: tokens of a forward pass; changes speed and memory, not the result.
         out: where to save the result. A checkpoint ``<out>.partial`` is kept beside it meanwhile,
@@ -102,8 +105,9 @@ def collect(
         InputError: when ``out`` cannot be written.
     """
     names = model.weight_names(sorted(set(layers)))
-    tokens = corpus.default_tokens if tokens is None else tokens
-    plan = _plan(model, tokens, max_length)
+    if not names:
+        raise CovarianceError("no layer to collect second moments of was given")
+    plan = _plan(model, tokens or default_tokens(model, corpus), max_length)
     fingerprint = model.fingerprint(names)
     key = _key(fingerprint, corpus, plan)
     sums = _Sums.zeros(names, model.structure.mlp_size)
@@ -128,7 +132,7 @@ def default_covariance(
     layers: Sequence[int],
     seed: int = 0,
     *,
-    tokens: int = SelfCorpus.default_tokens,
+    tokens: int | None = None,
     say: Say = say,
 ) -> Covariance:
     """Second moments to use where the user gives none: of text that the model itself writes.
@@ -139,10 +143,11 @@ def default_covariance(
         model: the model, unedited.
         layers: which decoder layers.
         seed: of the samples.
-        tokens: how many to sample.
+        tokens: how many to sample; :func:`default_tokens` when ``None``.
         say: told that it takes a while, and what would be better.
     """
     corpus = SelfCorpus(seed)
+    tokens = tokens or default_tokens(model, corpus)
     names = model.weight_names(sorted(set(layers)))
     key = _key(model.fingerprint(names), corpus, _plan(model, tokens, MAX_LENGTH))
     path = cache_directory("covariance") / f"{key[:32]}.safetensors"
@@ -157,6 +162,14 @@ def default_covariance(
         "--corpus FILE"
     )
     return collect(model, layers, corpus, tokens=tokens, out=path, say=say)
+
+
+def default_tokens(model: LanguageModel, corpus: Corpus) -> int:
+    """How many tokens to take unless told: the corpus's default, ten an input of the MLP at least.
+
+    Second moments of fewer tokens than inputs are singular, and of few more badly conditioned.
+    """
+    return max(corpus.default_tokens, _TOKENS_PER_INPUT * model.structure.mlp_size)
 
 
 def memory_needed(model: LanguageModel, layers: Sequence[int]) -> int:
@@ -223,7 +236,7 @@ class _BlockProduct:
     def __init__(self, like: Tensor) -> None:
         size = like.shape[1]
         edges = [size * number // _PANELS for number in range(_PANELS + 1)]
-        self._spans = list(zip(edges, edges[1:], strict=False))
+        self._spans = list(pairwise(edges))
         self._dtype = torch.promote_types(like.dtype, torch.float32)
         self._panels = [
             torch.zeros(end - start, size - start, dtype=self._dtype, device=like.device)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from collabedit.errors import CovarianceError, DatasetError, InputError, MissingExtraError
+from collabedit.errors import DatasetError, InputError, MissingExtraError
 from collabedit.files import sha256_of_json
 from collabedit.models import LanguageModel
 
@@ -79,7 +79,7 @@ class Corpus(Protocol):
 
     @property
     def default_tokens(self) -> int:
-        """How many tokens to take unless the user says otherwise."""
+        """How many tokens to take unless the user says otherwise or the model needs more."""
 
     def identity(self) -> Mapping[str, Any]:
         """All that its chunks depend on besides model and plan, as JSON values."""
@@ -135,7 +135,7 @@ class SelfCorpus:
 
     seed: int = 0
     generation_share: ClassVar[float] = 0.85
-    default_tokens: ClassVar[int] = 30_000
+    default_tokens: ClassVar[int] = 20_000
 
     @property
     def description(self) -> str:
@@ -339,7 +339,7 @@ def _first_tokens(tokenizer: Any, special: Sequence[int]) -> list[int]:
     capitalised = (
         id_
         for id_ in ordinary
-        if (text := tokenizer.decode([id_])).isalpha() and text[0].isupper() and len(text) > 1
+        if len(text := tokenizer.decode([id_])) > 1 and text.isalpha() and text.istitle()
     )
     return list(islice(capitalised, _FIRST_TOKENS)) or ordinary[-_FIRST_TOKENS:]
 
@@ -358,8 +358,6 @@ def _sample(
     tokenizer = model.tokenizer
     special = _special_ids(tokenizer)
     written = _beginnings(tokenizer, special, rows, generator)
-    if written.shape[1] >= length:
-        raise CovarianceError(f"sampled texts of {length} tokens leave no room; use more tokens")
     report(written.numel())
     fed, cache = written, None
     while written.shape[1] < length:
@@ -382,7 +380,5 @@ def _beginnings(
     if prefix:
         return torch.tensor([prefix] * rows, device=generator.device)
     choices = torch.tensor(_first_tokens(tokenizer, special), device=generator.device)
-    drawn = torch.randint(
-        len(choices), (rows, 1), generator=generator, device=generator.device
-    )
+    drawn = torch.randint(len(choices), (rows, 1), generator=generator, device=generator.device)
     return choices[drawn]

@@ -85,7 +85,7 @@ class Covariance:
         tensors, metadata = load_tensors(path, "covariance file")
         try:
             return _parse(tensors, metadata)
-        except _Malformed as problem:
+        except _MalformedError as problem:
             raise CovarianceError(f"{path}: {problem}") from None
 
     def check_model(self, fingerprint: Mapping[str, str]) -> None:
@@ -122,6 +122,10 @@ class Covariance:
                 f"the covariance has no {weight}; it has layers {_layers(self.second_moments)}"
             )
         return Prior.from_second_moment(self.second_moments[weight], lambda_)
+
+    def priors(self, weights: Sequence[str], lambda_: float) -> dict[str, Prior]:
+        """MEMIT's prior of several weights, by name; see :meth:`prior`."""
+        return {weight: self.prior(weight, lambda_) for weight in weights}
 
 
 def merge(covariances: Sequence[Covariance]) -> Covariance:
@@ -251,7 +255,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-class _Malformed(ValueError):
+class _MalformedError(ValueError):
     """What is wrong with the content of a file."""
 
 
@@ -262,21 +266,21 @@ def _layers(names: Mapping[str, Any] | Sequence[str]) -> str:
 
 def _parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Covariance:
     if metadata.get("format") != FORMAT:
-        raise _Malformed(f"not a covariance file (its format is {metadata.get('format')!r})")
+        raise _MalformedError(f"not a covariance file (its format is {metadata.get('format')!r})")
     if metadata.get("version") != VERSION:
-        raise _Malformed(
+        raise _MalformedError(
             f"covariance files of version {metadata.get('version')!r} are not known; "
             "a newer collabedit may read it"
         )
     if not tensors:
-        raise _Malformed("there is no matrix in it")
+        raise _MalformedError("there is no matrix in it")
     strange = [name for name in tensors if not name.endswith(_SUFFIX) or name == _SUFFIX]
     if strange:
-        raise _Malformed(f"it has the unknown tensor {strange[0]!r}")
+        raise _MalformedError(f"it has the unknown tensor {strange[0]!r}")
     matrices = {name.removesuffix(_SUFFIX): tensor for name, tensor in tensors.items()}
     for name, matrix in matrices.items():
         if problem := _problem(matrix):
-            raise _Malformed(f"the matrix of {name} {problem}")
+            raise _MalformedError(f"the matrix of {name} {problem}")
     return Covariance(
         second_moments={name: matrix.double() for name, matrix in matrices.items()},
         samples=_samples(metadata.get("samples")),
@@ -303,31 +307,31 @@ def _problem(matrix: Tensor) -> str | None:
 
 def _samples(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise _Malformed(f"its number of samples is {value!r}")
+        raise _MalformedError(f"its number of samples is {value!r}")
     return value
 
 
 def _text(metadata: Mapping[str, Any], key: str) -> str:
     value = metadata.get(key)
     if not isinstance(value, str):
-        raise _Malformed(f"its metadata has no text for {key!r}")
+        raise _MalformedError(f"its metadata has no text for {key!r}")
     return value
 
 
 def _hashes(value: Any, matrices: Mapping[str, Tensor]) -> dict[str, str]:
     if not isinstance(value, dict) or set(value) != set(matrices):
-        raise _Malformed("its metadata does not give the hash of each weight")
+        raise _MalformedError("its metadata does not give the hash of each weight")
     if not all(isinstance(sha256, str) for sha256 in value.values()):
-        raise _Malformed("its metadata has a hash that is not text")
+        raise _MalformedError("its metadata has a hash that is not text")
     return value
 
 
 def _errors(value: Any, matrices: Mapping[str, Tensor]) -> dict[str, float]:
     if not isinstance(value, dict) or not set(value) <= set(matrices):
-        raise _Malformed("its metadata has sampling errors of other weights")
+        raise _MalformedError("its metadata has sampling errors of other weights")
     for error in value.values():
         if not isinstance(error, float | int) or not 0 <= error < math.inf:
-            raise _Malformed(f"its metadata has the sampling error {error!r}")
+            raise _MalformedError(f"its metadata has the sampling error {error!r}")
     return {name: float(error) for name, error in value.items()}
 
 

@@ -58,8 +58,10 @@ def sample_contexts(
         choice = torch.multinomial(values.softmax(dim=-1), 1, generator=generator)
         for row, token in zip(rows, tokens.gather(1, choice).flatten().tolist(), strict=True):
             row.append(token)
-    return ((_BARE,), tuple(_as_template(model.tokenizer.decode(r, skip_special_tokens=True))
-                            for r in rows))
+    return (
+        (_BARE,),
+        tuple(_as_template(model.tokenizer.decode(r, skip_special_tokens=True)) for r in rows),
+    )
 
 
 def _as_template(text: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from collabedit.editing.contexts import Contexts, context_weights
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
-from collabedit.models.tokens import batches, encode, fill_template
+from collabedit.models.tokens import Batch, encode, equal_length_batches, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
 
@@ -62,7 +62,8 @@ def measure(
 
     A key is the mean over template groups of the mean within the group (MEMIT, ``compute_ks``), so
     the bare prompt weighs one half. Texts end at the subject's last token and passes at the layer
-    needed last, since nothing after them matters.
+    needed last, since nothing after them matters. The texts of one pass are of one length, so that
+    a request's key is the same whichever requests are measured with it.
 
     Args:
         model: the model in its current state.
@@ -72,50 +73,51 @@ def measure(
         output_layer: the last edited layer.
         max_tokens: tokens in one forward pass.
     """
-    weighted = context_weights(contexts)
     n = len(requests)
-    d_in, d_out = model.structure.mlp_size, model.structure.hidden_size
+    weighted = context_weights(contexts)
+    filled = [fill_template(t, r.prompt, r.subject) for t, _ in weighted for r in requests]
+    encoded = encode(model.tokenizer, filled)
+    texts = [text.ids[: text.subject_last + 1] for text in encoded]
     result = Measurement(
-        {layer: torch.zeros(d_in, n, dtype=torch.float64) for layer in layers},
-        torch.zeros(d_out, n, dtype=torch.float64),
+        {layer: torch.zeros(model.structure.mlp_size, n, dtype=torch.float64) for layer in layers},
+        torch.zeros(model.structure.hidden_size, n, dtype=torch.float64),
     )
-    with progress("Measuring keys", n * len(weighted), "texts") as bar:
-        for place, (template, weight) in enumerate(weighted):
-            texts = [fill_template(template, r.prompt, r.subject) for r in requests]
-            rows = [row.ids[: row.subject_last + 1] for row in encode(model.tokenizer, texts)]
-            bare = place == 0
-            for batch in batches(rows, max_tokens, model.device):
-                inputs, hidden = _last_token_pass(
-                    model, batch.input_ids, batch.attention_mask, batch.lengths - 1,
-                    layers, output_layer if bare else max(layers),
-                )
-                for layer in layers:
-                    result.keys[layer][:, batch.index] += weight * inputs[layer].T
-                if bare:
-                    result.hidden[:, batch.index] = hidden.T
-                bar.advance(len(batch.index))
+    with progress("Measuring keys", len(texts), "texts") as bar:
+        for batch in equal_length_batches(texts[:n], max_tokens, model.device):
+            inputs, hidden = _last_token_pass(model, batch, layers, output_layer)
+            _add_keys(result, inputs, batch.index, weighted[0][1])
+            result.hidden[:, batch.index] = hidden.mT
+            bar.advance(len(batch.index))
+        weights = torch.tensor([w for _, w in weighted[1:] for _ in requests], dtype=torch.float64)
+        for batch in equal_length_batches(texts[n:], max_tokens, model.device):
+            inputs, _ = _last_token_pass(model, batch, layers, max(layers))
+            _add_keys(result, inputs, batch.index % n, weights[batch.index])
+            bar.advance(len(batch.index))
     return result
 
 
+def _add_keys(
+    result: Measurement, inputs: dict[int, Tensor], edits: Tensor, weight: float | Tensor
+) -> None:
+    for layer, keys in inputs.items():
+        result.keys[layer].index_add_(1, edits, keys.mT * weight)
+
+
 def _last_token_pass(
-    model: LanguageModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    positions: Tensor,
-    layers: Sequence[int],
-    last_layer: int,
+    model: LanguageModel, batch: Batch, layers: Sequence[int], last_layer: int
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Projection inputs by layer, and the last layer's output, at one position a row."""
-    rows = torch.arange(len(positions), device=positions.device)
+    """Projection inputs ``[rows, d_in]`` by layer, and the last output ``[rows, d_out]``."""
     end = model.layer(last_layer)
+    shape = (*batch.input_ids.shape, -1)
     with ExitStack() as stack:
         inputs = stack.enter_context(
             hooks.captured_inputs({layer: model.projection(layer) for layer in layers})
         )
         outputs = stack.enter_context(hooks.seen_outputs({last_layer: end}))
         stack.enter_context(hooks.stops_after(end))
-        model.hf(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    place = (batch.rows, batch.lengths - 1)
     return (
-        {layer: inputs[layer][rows, positions].cpu().double() for layer in layers},
-        hooks.hidden_states(outputs[last_layer])[rows, positions].cpu().double(),
+        {layer: inputs[layer].view(shape)[place].cpu().double() for layer in layers},
+        hooks.hidden_states(outputs[last_layer])[place].cpu().double(),
     )

@@ -101,7 +101,9 @@ def optimise_targets(
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
     """
-    keys = [""] * len(requests) if cache is None else _cache_keys(model, requests, contexts, settings)
+    keys = (
+        [""] * len(requests) if cache is None else _cache_keys(model, requests, contexts, settings)
+    )
     found = [cache.load(key) if cache else None for key in keys]
     targets = torch.zeros(model.structure.hidden_size, len(requests))
     missing = []
@@ -310,7 +312,7 @@ class _Solver:
         log_probs = logits.float().log_softmax(dim=-1).view(*positions.shape, -1)
         if group.unchanged is not None:
             now = log_probs[:, 0]
-            divergence = (now.exp() * (now - group.unchanged)).sum(dim=-1)
+            divergence: Tensor = (now.exp() * (now - group.unchanged)).sum(dim=-1)
             return self.settings.kl_factor * divergence
         wanted = group.target_ids != -100
         gold = log_probs.gather(2, group.target_ids.clamp(min=0)[..., None])[..., 0]
@@ -417,9 +419,7 @@ class _Solver:
         self.groups = kept
 
 
-def _by_length(
-    edits: Sequence[_Edit], max_tokens: int
-) -> Iterator[list[tuple[int, _Text]]]:
+def _by_length(edits: Sequence[_Edit], max_tokens: int) -> Iterator[list[tuple[int, _Text]]]:
     """Groups of texts, each with its edit's place, of equal suffix length."""
     groups: dict[tuple[bool, int], list[tuple[int, _Text]]] = defaultdict(list)
     for place, edit in enumerate(edits):

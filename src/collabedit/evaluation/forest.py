@@ -20,7 +20,7 @@ from collabedit.models import LanguageModel
 from collabedit.models.hooks import gathered
 from collabedit.models.tokens import Batch
 
-__all__ = ["Forest", "can_branch", "logits_at", "plant"]
+__all__ = ["Forest", "attention_window", "can_branch", "logits_at", "plant"]
 
 
 @dataclass
@@ -134,6 +134,16 @@ def _branching_inputs(
     return {"position_ids": depths.to(model.device), "attention_mask": mask[:, None]}
 
 
+def attention_window(model: LanguageModel) -> int | None:
+    """How far back the model's local attention sees, or ``None`` where it has none.
+
+    A forest's own mask stands for all masks, so neither rows nor forests may be longer.
+    """
+    config = model.hf.config
+    window: int | None = getattr(config, "sliding_window", getattr(config, "window_size", None))
+    return window
+
+
 @torch.no_grad()
 def can_branch(model: LanguageModel, longest: int) -> bool:
     """Whether the model, with rows of at most ``longest`` tokens, computes forests rightly.
@@ -141,7 +151,7 @@ def can_branch(model: LanguageModel, longest: int) -> bool:
     Some architectures take no mask of one's own or no position ids (ALiBi, recurrent layers); a
     forest of two rows is tried against the rows one by one rather than keeping a list of names.
     """
-    window = getattr(model.hf.config, "sliding_window", None)
+    window = attention_window(model)
     if window is not None and longest > window:
         return False
     rows = [(1, 2, 3, 4), (1, 2, 5, 6)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from collabedit.errors import RequestError
-from collabedit.evaluation.forest import Forest, can_branch, logits_at, plant
+from collabedit.evaluation.forest import Forest, attention_window, can_branch, logits_at, plant
 from collabedit.models import LanguageModel
 from collabedit.models.tokens import Batch, EncodedText, PromptText, batches, encode
 from collabedit.progress import progress
@@ -68,9 +68,9 @@ def score(
     """
     if not pairs:
         return []
-    on_gpu = model.device.type == "cuda"
-    budget = max_tokens or (16384 if on_gpu else 256)
-    plan = _plan(model, pairs, size=min(budget, 512 if on_gpu else 256))
+    # A processor is as fast with few tokens as with many; more only means more padding.
+    budget = max_tokens or (16384 if model.device.type == "cuda" else 256)
+    plan = _plan(model, pairs, size=min(_forest_size(model), budget))
     nll = torch.zeros(len(plan.tokens), device=model.device)
     correct = torch.zeros(len(plan.tokens), dtype=torch.bool, device=model.device)
     rows = [forest.tokens for forest in plan.forests]
@@ -79,7 +79,7 @@ def score(
             reads, batch_nll, batch_correct = _read(model, batch, plan)
             nll[reads], correct[reads] = batch_nll, batch_correct
             bar.advance(sum(len(rows[place]) for place in batch.index.tolist()))
-    nll_parts = nll.double().cpu().split(plan.counts)
+    nll_parts = nll.cpu().double().split(plan.counts)
     correct_parts = correct.cpu().split(plan.counts)
     return [
         TargetScore(float(losses.mean()), tuple(hits.tolist()))
@@ -91,6 +91,11 @@ def context_length(model: LanguageModel) -> int | None:
     """The most tokens that the model takes at once, or ``None`` where its configuration is mute."""
     length: int | None = getattr(model.hf.config, "max_position_embeddings", None)
     return length
+
+
+def _forest_size(model: LanguageModel) -> int:
+    limits = (context_length(model), attention_window(model))
+    return min([512, *(limit for limit in limits if limit is not None)])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from collabedit.algebra import Prior, relative_distance
 from collabedit.experiments.runs import Run
@@ -46,13 +47,16 @@ def _own_deltas(
         return run_round([party], Coordinator(config, priors, resolve_method(_POOLED)))
 
     return {
-        f"party {index}": run.delta_stage(f"deltas/party_{index}", lambda p=party: alone(p))
+        f"party {index}": run.delta_stage(f"deltas/party_{index}", partial(alone, party))
         for index, party in enumerate(parties)
     }
 
 
 def distances(deltas: Mapping[str, Delta]) -> dict[str, float]:
-    """By method, the largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``; empty without GLOBAL."""
+    """By method, the largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``.
+
+    Empty when GLOBAL is not among the methods.
+    """
     if _POOLED not in deltas:
         return {}
     reference = deltas[_POOLED].changes

@@ -81,9 +81,7 @@ class Run:
         return value
 
 
-def open_run(
-    root: Path, editor: str, params: Mapping[str, Any], *, fresh: bool = False
-) -> Run:
+def open_run(root: Path, editor: str, params: Mapping[str, Any], *, fresh: bool = False) -> Run:
     """Continue the newest unfinished run with these parameters, or begin a new one.
 
     Args:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from collabedit.covariance import Covariance, default_covariance
 from collabedit.datasets import load_dataset, partition
 from collabedit.editing import Hyperparameters, TargetCache
-from collabedit.errors import InputError
-from collabedit.evaluation import CaseResult, evaluate, perplexity, summarise
+from collabedit.errors import InputError, UnknownNameError
+from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
 from collabedit.experiments.methods import distances, merged_delta
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
@@ -23,6 +24,21 @@ from collabedit.rounds import Delta, Party, Schedule, new_round
 __all__ = ["SingleRoundSettings", "single_round"]
 
 ALL_METHODS = ("CollabEdit", "GLOBAL", "SA", "TA", "TIES")
+
+
+Partition = Literal["iid", "relation"]
+
+
+def parse_partition(name: str) -> Partition:
+    """The way to share records out, from its name.
+
+    Raises:
+        UnknownNameError: when there is none of that name.
+    """
+    for known in get_args(Partition):
+        if name.strip().lower() == known:
+            return cast(Partition, known)
+    raise UnknownNameError("partition", name, get_args(Partition))
 
 
 class SingleRoundSettings(BaseModel):
@@ -40,6 +56,8 @@ class SingleRoundSettings(BaseModel):
         hyperparameters: settings; the model's preset where not given.
         covariance: file of the second moments; ``None`` collects them on text of the model's own.
         heldout: a text file whose perplexity is measured.
+        generations: whether to measure fluency and consistency of generated text as well, which
+            takes longer than all other measures.
         dtype: type of the weights.
         device: where to compute; the GPU where there is one by default.
     """
@@ -52,11 +70,12 @@ class SingleRoundSettings(BaseModel):
     edits_per_client: int | tuple[int, ...] = 8
     merge: tuple[str, ...] = ALL_METHODS
     schedule: Schedule = Schedule.SEQUENTIAL
-    partition: str = "iid"
+    partition: Partition = "iid"
     seed: int = 0
     hyperparameters: Hyperparameters | None = None
     covariance: Path | None = None
     heldout: Path | None = None
+    generations: bool = False
     dtype: str = "float32"
     device: str | None = None
 
@@ -111,13 +130,14 @@ def single_round(settings: SingleRoundSettings, results: Path, *, fresh: bool = 
     parties = [Party(model, [r.request for r in share], config, cache=cache) for share in shares]
     priors = covariance.priors(config.weights, config.hyperparameters.prior_weight)
     flat = [record for share in shares for record in share]
-    before = _measured(run, "unedited", model, flat, heldout)
+    measure = partial(_measured, run, model, flat, heldout, settings)
+    before = measure("unedited")
     deltas: dict[str, Delta] = {}
     after: dict[str, Measured] = {}
     for name in settings.merge:
         deltas[name] = merged_delta(resolve_method(name), parties, config, priors, run)
         with model.edited(deltas[name].changes):
-            after[name] = _measured(run, name, model, flat, heldout)
+            after[name] = measure(name)
     _write_cases(run, flat, before, after)
     run.write_summary(
         {
@@ -139,11 +159,22 @@ class Measured(TypedDict):
 
 
 def _measured(
-    run: Run, name: str, model: LanguageModel, records: Sequence[Record], heldout: str | None
+    run: Run,
+    model: LanguageModel,
+    records: Sequence[Record],
+    heldout: str | None,
+    settings: SingleRoundSettings,
+    name: str,
 ) -> Measured:
     def compute() -> Measured:
+        cases = evaluate(model, records)
+        if settings.generations:
+            for case, texts in zip(
+                cases, evaluate_generations(model, records, seed=settings.seed), strict=True
+            ):
+                case.update(texts)  # type: ignore[typeddict-item]
         return {
-            "cases": evaluate(model, records),
+            "cases": cases,
             "perplexity": None if heldout is None else perplexity(model, heldout),
         }
 

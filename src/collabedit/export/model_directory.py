@@ -23,7 +23,9 @@ def check_output_directory(path: Path, *, overwrite: bool = False) -> None:
     if path.is_file():
         raise InputError(f"{path} is a file; give a directory for the model")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise InputError(f"{path} is not empty; give another directory, or --overwrite to replace it")
+        raise InputError(
+            f"{path} is not empty; give another directory, or --overwrite to replace it"
+        )
 
 
 def save_edited_model(

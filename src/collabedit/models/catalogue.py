@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from collabedit.errors import ModelError, UnknownNameError
 from collabedit.files import atomic_path, cache_directory
@@ -39,8 +40,8 @@ class BuiltinModel:
 
     title: str
     licence: str
-    requirements: tuple[str, ...]
-    parts: tuple[str, ...]
+    requirements: list[str]
+    parts: list[str]
     sha256: str
     megabytes: int
 
@@ -48,12 +49,8 @@ class BuiltinModel:
 @cache
 def _catalogue() -> dict[str, BuiltinModel]:
     text = resources.files("collabedit.models").joinpath("catalogue.json").read_text("utf-8")
-    return {
-        name: BuiltinModel(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-        )
-        for name, fields in json.loads(text).items()
-    }
+    entries: dict[str, dict[str, Any]] = json.loads(text)
+    return {name: BuiltinModel(**fields) for name, fields in entries.items()}
 
 
 def names() -> list[str]:

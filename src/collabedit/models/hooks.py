@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 __all__ = [
@@ -23,13 +22,14 @@ __all__ = [
 ]
 
 
-class _StopForward(Exception):
+class _StopForward(Exception):  # noqa: N818  (no error)
     """Unwinds a forward pass whose rest is not needed."""
 
 
 def hidden_states(output: Any) -> Tensor:
     """The hidden states in what a decoder layer returned."""
-    return output[0] if isinstance(output, tuple) else output
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 @contextmanager

@@ -72,14 +72,9 @@ def infer_structure(model: nn.Module) -> ModelStructure:
         raise ModelError(f"{name}: encoder-decoder models cannot be edited; use a decoder-only one")
     path, layers = _find_layers(model, name)
     head_path, head = _find_head(model, name)
-    projection_path, projection = _find_down_projection(layers[0], head, path, name)
+    projection_path, projection = _find_down_projection(layers, head, path, name)
     transposed = isinstance(projection, Conv1D)
-    weight = projection.weight
-    d_out, d_in = weight.shape[::-1] if transposed else weight.shape
-    for layer in layers:
-        other = layer.get_submodule(projection_path)
-        if other.weight.shape != weight.shape:
-            raise ModelError(f"{name}: layers differ in the shape of {projection_path}")
+    d_out, d_in = projection.weight.shape[::-1] if transposed else projection.weight.shape
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     return ModelStructure(
         layers=path,
@@ -117,28 +112,38 @@ def _find_head(model: nn.Module, name: str) -> tuple[str, nn.Linear]:
 
 
 def _find_down_projection(
-    layer: nn.Module, head: nn.Linear, path: str, name: str
-) -> tuple[str, nn.Module]:
+    layers: nn.ModuleList, head: nn.Linear, path: str, name: str
+) -> tuple[str, nn.Linear | Conv1D]:
     hidden_size = head.in_features
-    found = []
-    for inner, module in layer.named_modules():
+    for inner, module in layers.named_modules():
         if _is_expert(inner, module):
             raise ModelError(
-                f"{name}: mixture-of-experts layers ({path}.0.{inner}) cannot be edited; "
+                f"{name}: mixture-of-experts layers ({path}.{inner}) cannot be edited; "
                 "use a model with dense MLPs"
             )
-        if "attn" in inner or "attention" in inner:
-            continue
-        if isinstance(module, nn.Linear) and module.out_features == hidden_size:
-            found.append((inner, module))
-        elif isinstance(module, Conv1D) and module.nf == hidden_size:
-            found.append((inner, module))
+    found = [
+        (inner, module)
+        for inner, module in layers[0].named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and _output_size(module) == hidden_size
+        and "attn" not in inner
+        and "attention" not in inner
+    ]
     if not found:
         raise ModelError(
             f"{name}: no projection from the MLP back to the hidden size {hidden_size} was found "
-            f"in {path}.0; its modules are: {', '.join(n for n, _ in layer.named_modules() if n)}"
+            f"in {path}.0; its modules are: {', '.join(n for n, _ in layers[0].named_modules())}"
         )
-    return found[-1]
+    inner, projection = found[-1]
+    for index, layer in enumerate(layers):
+        other = dict(layer.named_modules()).get(inner)
+        if other is None or other.weight.shape != projection.weight.shape:
+            raise ModelError(f"{name}: {path}.{index}.{inner} differs from that of layer 0")
+    return inner, projection
+
+
+def _output_size(projection: nn.Linear | Conv1D) -> int:
+    return projection.nf if isinstance(projection, Conv1D) else projection.out_features
 
 
 def _is_expert(path: str, module: nn.Module) -> bool:

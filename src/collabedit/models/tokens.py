@@ -21,9 +21,13 @@ __all__ = [
     "PromptText",
     "batches",
     "encode",
+    "equal_length_batches",
     "fill_template",
     "pad_right",
 ]
+
+#: Products of fewer rows than this are not summed in the order that larger ones are.
+_LEAST_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,8 @@ class Batch:
 
     Attributes:
         index: ``[rows]``, the rows' places in the sequence that was batched.
-        input_ids: ``[rows, length]``.
-        attention_mask: ``[rows, length]``, 0 on padding.
+        input_ids: ``[rows or more, length]``; rows beyond the index are fillers.
+        attention_mask: likewise, 0 on padding.
         lengths: ``[rows]``, numbers of real tokens.
     """
 
@@ -170,17 +174,47 @@ def batches(
         yield pad_right([rows[index] for index in chunk], chunk, device)
 
 
+def equal_length_batches(
+    rows: Sequence[Sequence[int]], max_tokens: int, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Yield all rows in batches of rows of one length, so that none is padded.
+
+    What a model computes for a row then does not depend on the rows beside it, to the last bit on
+    a CPU. Matrix kernels take another path for a handful of rows, so small batches are filled up
+    with copies, which no index names.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_length.setdefault(len(row), []).append(index)
+    for width, members in sorted(by_length.items()):
+        size = max(1, max_tokens // width)
+        for start in range(0, len(members), size):
+            chunk = members[start : start + size]
+            copies = max(0, -(-_LEAST_TOKENS // width) - len(chunk))
+            yield pad_right([rows[index] for index in chunk], chunk, device, copies=copies)
+
+
 def pad_right(
     rows: Sequence[Sequence[int]],
     index: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
+    *,
+    copies: int = 0,
 ) -> Batch:
-    """One batch of all ``rows``; ``index`` says what to call them (0, 1, 2, ... by default)."""
+    """One batch of all ``rows``.
+
+    Args:
+        rows: token ids.
+        index: what to call the rows; 0, 1, 2, ... by default.
+        device: where the batch shall lie.
+        copies: how many times the last row is repeated after the others.
+    """
     lengths = torch.tensor([len(row) for row in rows])
-    width = int(lengths.max())
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
+    filled = [*rows, *([rows[-1]] * copies)]
+    input_ids = torch.zeros(len(filled), int(lengths.max()), dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for place, row in enumerate(filled):
         input_ids[place, : len(row)] = torch.tensor(row, dtype=torch.long)
-    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
+        mask[place, : len(row)] = 1
     places = torch.arange(len(rows)) if index is None else torch.tensor(index)
     return Batch(places, input_ids.to(device), mask.to(device), lengths.to(device))

@@ -21,6 +21,11 @@ _COLUMNS = (
     ("rewrite_accuracy", "rewrite acc.", 1),
     ("paraphrase_accuracy", "paraphrase acc.", 1),
     ("neighborhood_accuracy", "neighb. acc.", 1),
+    ("rewrite_token_accuracy", "rewrite tok.", 1),
+    ("paraphrase_token_accuracy", "paraphrase tok.", 1),
+    ("neighborhood_token_accuracy", "neighb. tok.", 1),
+    ("fluency", "fluency", 1),
+    ("consistency", "consistency", 1),
     ("perplexity", "perplexity", 2),
 )
 _DISTANCE = "distance_from_global"

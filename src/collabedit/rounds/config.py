@@ -26,7 +26,7 @@ class Schedule(str, Enum):
     """How residuals reach the layers."""
 
     SEQUENTIAL = "sequential"
-    """Layer by layer, the residual measured again after the lower ones changed; an exchange each."""
+    """Layer by layer, the residual measured anew after the lower ones changed; an exchange each."""
 
     ONE_SHOT = "one-shot"
     """Every layer from the unedited model; one exchange in all."""
@@ -59,7 +59,7 @@ class RoundConfig(FileMetadata):
         d_out: width of a residual.
     """
 
-    format: Literal["collabedit.round"] = _FORMAT
+    format: Literal["collabedit.round"] = "collabedit.round"
     version: Literal[1] = 1
     schedule: Schedule
     editor: Literal["MEMIT"] = "MEMIT"
@@ -104,7 +104,7 @@ class RoundConfig(FileMetadata):
         return self.weights[self.layers.index(layer)]
 
     def residual_share(self, layer: int) -> float:
-        """The share of the residual that a layer takes: ``1 / (L - i)`` for the ``i``-th of ``L``."""
+        """A layer's share of the residual: ``1 / (L - i)`` for the ``i``-th of ``L`` layers."""
         return 1 / (len(self.layers) - self.layers.index(layer))
 
     def check_model(self, model: LanguageModel) -> None:
@@ -115,7 +115,9 @@ class RoundConfig(FileMetadata):
         """
         dtype = str(model.dtype).removeprefix("torch.")
         if dtype != self.dtype:
-            raise RoundError(f"the round edits {self.model} in {self.dtype}; load it so, not {dtype}")
+            raise RoundError(
+                f"the round edits {self.model} in {self.dtype}; load it so, not {dtype}"
+            )
         if model.fingerprint(model.weight_names(self.layers)) != self.model_sha256:
             raise RoundError(
                 f"{model.name} is not the model of this round ({self.model}): "
@@ -160,7 +162,9 @@ def new_round(
     Raises:
         ModelError: when the model lacks a layer.
     """
-    settings = hyperparameters or default_hyperparameters(model.name, model.structure).hyperparameters
+    settings = (
+        hyperparameters or default_hyperparameters(model.name, model.structure).hyperparameters
+    )
     weights = model.weight_names(settings.layers)
     return RoundConfig(
         model=model.name,

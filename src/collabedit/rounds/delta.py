@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.errors import RoundError
@@ -39,10 +40,10 @@ class DeltaMetadata(FileMetadata):
         dtype: type that the model is loaded in.
     """
 
-    format: Literal["collabedit.delta"] = _FORMAT
+    format: Literal["collabedit.delta"] = "collabedit.delta"
     version: Literal[1] = 1
     method: str
-    options: dict[str, float] = {}
+    options: dict[str, float] = Field(default_factory=dict)
     schedule: Schedule
     round_sha256: str
     layers: tuple[int, ...]

@@ -36,7 +36,7 @@ class UpdateMetadata(FileMetadata):
         dtype: type of the arrays in the file.
     """
 
-    format: Literal["collabedit.update"] = _FORMAT
+    format: Literal["collabedit.update"] = "collabedit.update"
     version: Literal[1] = 1
     round_sha256: str
     delta_sha256: str
@@ -99,7 +99,9 @@ class EditUpdate:
         if metadata.model_sha256 != config.model_sha256:
             raise UpdateError(f"it was made on another model than the round's ({config.model})")
         if metadata.round_sha256 != config.sha256:
-            raise UpdateError("it belongs to another round; all parties must use the same round.json")
+            raise UpdateError(
+                "it belongs to another round; all parties must use the same round.json"
+            )
         if metadata.layers != layers or metadata.delta_sha256 != delta_sha256:
             raise UpdateError(
                 f"it is for layers {list(metadata.layers)} on another state of the round; "

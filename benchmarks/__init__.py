@@ -1,0 +1,1 @@
+"""Benchmarks: each stage against the plain way of doing it, in one process."""

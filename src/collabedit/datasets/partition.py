@@ -1,0 +1,100 @@
+"""Dealing records out to parties."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Literal
+
+from collabedit.errors import DatasetError, UnknownNameError
+from collabedit.requests import Record
+
+__all__ = ["PARTITIONS", "PartitionKind", "partition"]
+
+PartitionKind = Literal["iid", "relation"]
+
+
+def partition(
+    records: Sequence[Record],
+    clients: int,
+    per_client: int | Sequence[int],
+    *,
+    by: PartitionKind = "iid",
+    seed: int = 0,
+) -> list[list[Record]]:
+    """Deal records out to parties; none is dealt twice.
+
+    Args:
+        records: all records there are; those left over go to nobody.
+        clients: number of parties.
+        per_client: records of each party: one number for all, or one each.
+        by: ``iid`` deals at random; ``relation`` gives every party as few relations as it can,
+            as when each organisation knows about one thing.
+        seed: of the shuffle; the same seed deals the same.
+
+    Returns:
+        One list a party, of the sizes asked for.
+
+    Raises:
+        DatasetError: when sizes make no sense or there are too few records.
+        UnknownNameError: when ``by`` is not a kind of partition.
+    """
+    if by not in PARTITIONS:
+        raise UnknownNameError("partition", by, PARTITIONS)
+    sizes = _sizes(clients, per_client)
+    needed = sum(sizes)
+    if needed > len(records):
+        raise DatasetError(
+            f"{clients} clients need {needed} records together, the data set has {len(records)}; "
+            "lower the number of clients or of records per client, or give a larger data set"
+        )
+    shuffled = random.Random(seed).sample(list(records), len(records))
+    return PARTITIONS[by](shuffled, sizes)
+
+
+def _sizes(clients: int, per_client: int | Sequence[int]) -> list[int]:
+    if clients < 1:
+        raise DatasetError(f"cannot deal records to {clients} clients; there must be 1 or more")
+    sizes = [per_client] * clients if isinstance(per_client, int) else list(per_client)
+    if len(sizes) != clients:
+        raise DatasetError(
+            f"{len(sizes)} sizes were given for {clients} clients; give one for each"
+        )
+    if min(sizes) < 1:
+        raise DatasetError(f"a client cannot have {min(sizes)} records; give it 1 or more")
+    return sizes
+
+
+def _deal_evenly(records: Sequence[Record], sizes: Sequence[int]) -> list[list[Record]]:
+    rest = iter(records)
+    return [list(islice(rest, size)) for size in sizes]
+
+
+def _deal_by_relation(records: Sequence[Record], sizes: Sequence[int]) -> list[list[Record]]:
+    """Large parties first, each from the smallest group that fills it, else from the largest.
+
+    Records whose relation is unknown are one group.
+    """
+    groups: dict[str | None, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.request.relation_id, []).append(record)
+    shares: list[list[Record]] = [[] for _ in sizes]
+    for client in sorted(range(len(sizes)), key=lambda client: -sizes[client]):
+        while missing := sizes[client] - len(shares[client]):
+            group = _best_group(list(groups.values()), missing)
+            shares[client] += group[:missing]
+            del group[:missing]
+    return shares
+
+
+def _best_group(groups: Sequence[list[Record]], size: int) -> list[Record]:
+    enough = [group for group in groups if len(group) >= size]
+    return min(enough, key=len) if enough else max(groups, key=len)
+
+
+PARTITIONS: dict[str, Callable[[Sequence[Record], Sequence[int]], list[list[Record]]]] = {
+    "iid": _deal_evenly,
+    "relation": _deal_by_relation,
+}
+"""Kinds of partition and the functions that deal shuffled records out."""

@@ -1,0 +1,130 @@
+"""Measuring edits record by record: the blocks that result files carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import TypedDict
+
+from collabedit.evaluation.scoring import TargetScore, score
+from collabedit.models import LanguageModel
+from collabedit.requests import Record, RecordKind
+
+__all__ = ["CaseResult", "Probabilities", "evaluate"]
+
+
+class Probabilities(TypedDict, total=False):
+    """Mean negative log-likelihood per token, in nats, of both objects after one prompt.
+
+    ``target_true`` is absent where the record names no true object.
+    """
+
+    target_new: float
+    target_true: float
+
+
+class _Case(TypedDict):
+    case_id: int
+    kind: RecordKind
+
+
+class CaseResult(_Case, total=False):
+    """How a model takes one record's prompts, in the layout of ROME's and MEMIT's result files.
+
+    ``counterfact``: ``*_probs`` has one entry a prompt, ``*_correct`` says of each prompt whether
+    every token of the object is the most likely one; the object is ``target_new`` for rewrite and
+    paraphrase prompts, ``target_true`` for neighbourhood prompts.
+
+    ``zsre``: no ``*_probs``; ``*_correct`` has one entry a target token, over all prompts of the
+    list; the target is the answer, or ``neighborhood_target``.
+
+    The last three keys come from :func:`collabedit.evaluation.evaluate_generations`.
+    """
+
+    rewrite_prompts_probs: list[Probabilities]
+    paraphrase_prompts_probs: list[Probabilities]
+    neighborhood_prompts_probs: list[Probabilities]
+    rewrite_prompts_correct: list[bool]
+    paraphrase_prompts_correct: list[bool]
+    neighborhood_prompts_correct: list[bool]
+    ngram_entropy: float
+    reference_score: float
+    text: list[str]
+
+
+def evaluate(
+    model: LanguageModel, records: Sequence[Record], *, max_tokens: int | None = None
+) -> list[CaseResult]:
+    """Measure a model on records.
+
+    All prompts of all records are scored at once, which is much faster than record by record.
+
+    Args:
+        model: the model, edited or not.
+        records: the records; a counterfact record without a true object is measured on the new
+            one only, and its neighbourhood prompts not at all.
+        max_tokens: see :func:`collabedit.evaluation.score`.
+
+    Returns:
+        One result a record, in the order of the records; it can be written as JSON.
+
+    Raises:
+        RequestError: when a prompt or a target cannot be scored.
+    """
+    pairs = [_pairs(record) for record in records]
+    scores = iter(score(model, list(chain.from_iterable(pairs)), max_tokens=max_tokens))
+    return [
+        _result(record, list(islice(scores, len(own))))
+        for record, own in zip(records, pairs, strict=True)
+    ]
+
+
+def _pairs(record: Record) -> list[tuple[str, str]]:
+    """What to score of a record, in the order in which :func:`_result` takes it."""
+    request = record.request
+    edited = [request.text, *record.paraphrase_prompts]
+    if record.kind == "zsre":
+        kept = record.neighborhood_target
+        return [(prompt, request.target_new) for prompt in edited] + (
+            [(prompt, kept) for prompt in record.neighborhood_prompts] if kept else []
+        )
+    if request.target_true is None:
+        return [(prompt, request.target_new) for prompt in edited]
+    return [
+        (prompt, target)
+        for prompt in [*edited, *record.neighborhood_prompts]
+        for target in (request.target_new, request.target_true)
+    ]
+
+
+def _result(record: Record, scores: Sequence[TargetScore]) -> CaseResult:
+    paraphrases = 1 + len(record.paraphrase_prompts)
+    if record.kind == "zsre":
+        tokens = [list(item.tokens_correct) for item in scores]
+        return {
+            "case_id": record.case_id,
+            "kind": record.kind,
+            "rewrite_prompts_correct": tokens[0],
+            "paraphrase_prompts_correct": list(chain.from_iterable(tokens[1:paraphrases])),
+            "neighborhood_prompts_correct": list(chain.from_iterable(tokens[paraphrases:])),
+        }
+    has_true = record.request.target_true is not None
+    new, true = (scores[::2], scores[1::2]) if has_true else (scores, [])
+    probabilities = _probabilities(new, true)
+    new_correct = [item.correct for item in new[:paraphrases]]
+    return {
+        "case_id": record.case_id,
+        "kind": record.kind,
+        "rewrite_prompts_probs": probabilities[:1],
+        "paraphrase_prompts_probs": probabilities[1:paraphrases],
+        "neighborhood_prompts_probs": probabilities[paraphrases:],
+        "rewrite_prompts_correct": new_correct[:1],
+        "paraphrase_prompts_correct": new_correct[1:],
+        "neighborhood_prompts_correct": [item.correct for item in true[paraphrases:]],
+    }
+
+
+def _probabilities(new: Sequence[TargetScore], true: Sequence[TargetScore]) -> list[Probabilities]:
+    if not true:
+        return [{"target_new": item.nll} for item in new]
+    return [{"target_new": a.nll, "target_true": b.nll} for a, b in zip(new, true, strict=True)]

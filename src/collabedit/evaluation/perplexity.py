@@ -1,0 +1,77 @@
+"""Perplexity of held-out text: what editing costs a model elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import takewhile
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from collabedit.errors import InputError
+from collabedit.evaluation.scoring import context_length
+from collabedit.models import LanguageModel
+from collabedit.models.tokens import Batch, batches
+from collabedit.progress import progress
+
+__all__ = ["perplexity"]
+
+
+def perplexity(
+    model: LanguageModel, text: str, *, max_tokens: int | None = 20_000, window: int = 512
+) -> float:
+    """Perplexity of a text per token.
+
+    The text is cut into windows that do not overlap; the first token of each is given, not
+    predicted. A tokenizer that begins texts with a token of its own begins every window with it.
+
+    Args:
+        model: the model, edited or not.
+        text: the text; one that the model has not seen in editing.
+        max_tokens: how much of its beginning to use; ``None`` for all.
+        window: tokens a window, cut to the model's context.
+
+    Returns:
+        ``exp`` of the mean negative log-likelihood over all predicted tokens.
+
+    Raises:
+        InputError: when the text has no token to predict.
+    """
+    rows = _windows(model, text, max_tokens, min(window, context_length(model) or window))
+    count = sum(len(row) - 1 for row in rows)
+    if count < 1:
+        raise InputError("perplexity needs a text of two tokens or more; give a longer one")
+    # The logits of a whole batch are held at once: bound their number, not the tokens'.
+    numbers = 1 << (30 if model.device.type == "cuda" else 25)
+    budget = numbers // model.hf.get_output_embeddings().weight.shape[0]
+    losses: list[torch.Tensor] = []
+    with progress("Perplexity", count, "tokens") as bar:
+        for batch in batches(rows, budget, model.device):
+            losses.append(_loss(model, batch))
+            bar.advance(sum(len(rows[place]) - 1 for place in batch.index.tolist()))
+    total = torch.stack(losses).cpu().double().sum()  # not every device has float64
+    return math.exp(float(total) / count)
+
+
+def _windows(
+    model: LanguageModel, text: str, max_tokens: int | None, window: int
+) -> Sequence[list[int]]:
+    beginning = model.tokenizer("a", return_special_tokens_mask=True)
+    marked = zip(beginning["input_ids"], beginning["special_tokens_mask"], strict=True)
+    start = [token for token, _ in takewhile(lambda item: item[1], marked)]
+    encoded = model.tokenizer(text, add_special_tokens=False, verbose=False)
+    ids: list[int] = encoded["input_ids"][:max_tokens]
+    step = max(1, window - len(start))
+    rows = [start + ids[place : place + step] for place in range(0, len(ids), step)]
+    return [row for row in rows if len(row) > 1]
+
+
+@torch.no_grad()
+def _loss(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """Sum of the negative log-likelihoods of all tokens but each row's first."""
+    logits = model.hf(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).logits
+    targets = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)[:, 1:]
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), reduction="sum")

@@ -1,0 +1,121 @@
+"""The closed forms against dense formulas, on synthetic statistics in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from collabedit.algebra import Factors, LowRankUpdate, Moments, Prior, compress, solve
+from collabedit.algebra.solve import prefers_factors
+from collabedit.errors import CovarianceError
+
+D_IN, D_OUT = 24, 10
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def second_moment(seed: int = 0) -> Tensor:
+    x = random(D_IN, 3 * D_IN, seed=seed)
+    return x @ x.T / (3 * D_IN)
+
+
+def dense_update(keys: Tensor, residuals: Tensor, prior: Tensor) -> Tensor:
+    return residuals @ keys.T @ torch.linalg.inv(prior + keys @ keys.T)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@given(
+    n=st.integers(1, 60),
+    weight=st.floats(0.1, 1e4),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=40, deadline=None)
+def test_both_forms_equal_the_dense_formula(n: int, weight: float, seed: int) -> None:
+    keys, residuals = random(D_IN, n, seed=seed), random(D_OUT, n, seed=seed + 1)
+    prior = Prior.from_second_moment(second_moment(), weight)
+    factors = compress(keys, residuals)
+    expected = dense_update(keys, residuals, weight * second_moment())
+    assert relative(solve(factors, prior).dense(), expected) < 1e-10
+    assert relative(solve(Moments.of(factors), prior).dense(), expected) < 1e-10
+
+
+def test_factors_carry_the_statistics_and_not_the_edits() -> None:
+    keys, residuals = random(D_IN, 7), random(D_OUT, 7, seed=1)
+    factors = compress(keys, residuals)
+    assert relative(factors.keys @ factors.keys.T, keys @ keys.T) < 1e-13
+    assert relative(factors.residuals @ factors.keys.T, residuals @ keys.T) < 1e-13
+    assert torch.allclose(factors.keys.T @ factors.keys, torch.diag(factors.keys.norm(dim=0) ** 2))
+
+
+def test_duplicate_keys_only_lower_the_rank() -> None:
+    keys, residuals = random(D_IN, 5), random(D_OUT, 5, seed=1)
+    doubled = torch.cat([keys, keys[:, :2]], dim=1)
+    more = torch.cat([residuals, random(D_OUT, 2, seed=2)], dim=1)
+    factors = compress(doubled, more)
+    assert factors.rank == 5
+    prior = Prior.from_second_moment(second_moment(), 10.0)
+    expected = dense_update(doubled, more, 10.0 * second_moment())
+    assert relative(solve(factors, prior).dense(), expected) < 1e-10
+
+
+def test_more_edits_than_the_width_of_a_key() -> None:
+    keys, residuals = random(D_IN, 3 * D_IN), random(D_OUT, 3 * D_IN, seed=1)
+    assert compress(keys, residuals).rank == D_IN
+
+
+def test_the_cheaper_form_is_chosen() -> None:
+    assert prefers_factors(rank=500, d_in=16384, d_out=4096)
+    assert not prefers_factors(rank=16000, d_in=16384, d_out=4096)
+
+
+def test_a_singular_second_moment_is_shifted_and_said_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    few = random(D_IN, 5)
+    prior = Prior.from_second_moment(few @ few.T, 2.0)
+    assert "too few samples" in caplog.text
+    assert relative(prior.cholesky @ prior.cholesky.T, prior.matrix) < 1e-12
+    assert relative(prior.matrix, 2.0 * few @ few.T) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [
+        (torch.full((4, 4), float("nan")), "NaN"),
+        (-torch.eye(4), "not positive semi-definite"),
+    ],
+)
+def test_unusable_second_moments_are_refused(moment: Tensor, message: str) -> None:
+    with pytest.raises(CovarianceError, match=message):
+        Prior.from_second_moment(moment, 1.0)
+
+
+def test_the_dynamic_prior_adds_the_keys() -> None:
+    keys = random(D_IN, 4)
+    prior = Prior.from_second_moment(second_moment(), 3.0).updated(keys, 0.5)
+    assert relative(prior.matrix, 3.0 * second_moment() + 0.5 * keys @ keys.T) < 1e-14
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_a_dense_update_is_kept_exactly(shape: tuple[int, int]) -> None:
+    delta = random(*shape)
+    update = LowRankUpdate.from_dense(delta)
+    assert torch.equal(update.dense(), delta)
+    assert update.shape == shape
+    assert update.left.shape[1] == 3
+
+
+def test_stacked_factors_are_the_pooled_edits() -> None:
+    parts = [compress(random(D_IN, n, seed=n), random(D_OUT, n, seed=9 + n)) for n in (2, 5, 1)]
+    stacked = Factors.stack(parts)
+    summed = sum((Moments.of(part) for part in parts[1:]), Moments.of(parts[0]))
+    assert relative(Moments.of(stacked).key_moment, summed.key_moment) < 1e-14
+    assert relative(Moments.of(stacked).cross_moment, summed.cross_moment) < 1e-14

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from collabedit.covariance import Covariance, SelfCorpus, TextCorpus, collect, default_covariance
+from collabedit.covariance.collect import memory_needed
+from collabedit.errors import CovarianceError, ModelError
+from collabedit.models import LanguageModel
+from collabedit.progress import Progress
+
+collect_module = importlib.import_module("collabedit.covariance.collect")
+
+
+def brute_force(model: LanguageModel, layer: int, windows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The mean of outer products, one text and one token at a time."""
+    inputs: list[torch.Tensor] = []
+    handle = model.projection(layer).register_forward_pre_hook(
+        lambda _module, args: inputs.append(args[0].reshape(-1, args[0].shape[-1]))
+    )
+    for window in windows:
+        model.hf(input_ids=torch.tensor([list(window)], device=model.device))
+    handle.remove()
+    tokens = torch.cat(inputs).double()
+    return sum(torch.outer(token, token) for token in tokens) / len(tokens)
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def silent(_message: str) -> None:
+    pass
+
+
+def test_every_layer_is_the_mean_of_outer_products(family_model, corpus, corpus_tokens):
+    found = collect(family_model, [3, 0, 2], corpus, tokens=corpus_tokens, batch_tokens=64)
+    names = family_model.weight_names([0, 2, 3])
+    assert list(found.second_moments) == names
+    assert found.samples == corpus_tokens
+    for name, layer in zip(names, [0, 2, 3], strict=True):
+        moment = found.second_moments[name]
+        assert moment.dtype == torch.float64
+        assert torch.equal(moment, moment.T)
+        assert relative(moment, brute_force(family_model, layer, corpus.windows)) < 1e-5
+
+
+def test_float64_model_is_summed_in_float64(double_llama, corpus, corpus_tokens):
+    found = collect(double_llama, [1], corpus, tokens=corpus_tokens)
+    expected = brute_force(double_llama, 1, corpus.windows)
+    assert relative(found.second_moments[double_llama.weight_names([1])[0]], expected) < 1e-12
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 37, 4096])
+def test_batches_and_padding_change_nothing(double_llama, corpus, corpus_tokens, batch_tokens):
+    name = double_llama.weight_names([2])[0]
+    one = collect(double_llama, [2], corpus, tokens=corpus_tokens, batch_tokens=200)
+    other = collect(double_llama, [2], corpus, tokens=corpus_tokens, batch_tokens=batch_tokens)
+    assert relative(other.second_moments[name], one.second_moments[name]) < 1e-10
+    assert other.sampling_error[name] == pytest.approx(one.sampling_error[name], rel=1e-6)
+
+
+def test_budget_cuts_the_last_window(double_llama, make_corpus):
+    corpus = make_corpus([[5, 6, 7], [8, 9, 10, 11], [12, 13]])
+    found = collect(double_llama, [0], corpus, tokens=5)
+    assert found.samples == 5
+    expected = brute_force(double_llama, 0, [[5, 6, 7], [8, 9]])
+    assert relative(found.second_moments[double_llama.weight_names([0])[0]], expected) < 1e-12
+
+
+def test_forward_passes_end_at_the_last_layer(tiny_llama, corpus):
+    def fail(*_args: Any) -> None:
+        raise AssertionError("computed although not needed")
+
+    handles = [
+        tiny_llama.projection(1).register_forward_hook(fail),
+        tiny_llama.layer(2).register_forward_pre_hook(fail),
+    ]
+    try:
+        collect(tiny_llama, [0, 1], corpus, tokens=100)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_a_short_corpus_says_so(tiny_llama, corpus, corpus_tokens):
+    said: list[str] = []
+    found = collect(tiny_llama, [0], corpus, tokens=corpus_tokens + 1, say=said.append)
+    assert found.samples == corpus_tokens
+    assert f"{corpus_tokens + 1:,} were asked for" in said[-1]
+
+
+def test_windows_are_bounded_by_the_context(tiny_llama):
+    seen: list[int] = []
+    text = "The capital of France is Paris. " * 100
+    handle = tiny_llama.hf.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        collect(tiny_llama, [0], TextCorpus("", {}, lambda: [text]), tokens=500, max_length=4096)
+    finally:
+        handle.remove()
+    assert 100 < max(seen) <= tiny_llama.hf.config.max_position_embeddings
+
+
+def test_sampling_error_is_that_of_repeated_collections(double_llama, make_corpus):
+    """The estimate of one text agrees with the spread over many independent texts."""
+    name = double_llama.weight_names([1])[0]
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(24):
+        lengths = torch.randint(4, 12, (64,), generator=generator).tolist()
+        windows = [torch.randint(2, 250, (n,), generator=generator).tolist() for n in lengths]
+        found.append(collect(double_llama, [1], make_corpus(windows), tokens=400))
+    moments = torch.stack([one.second_moments[name] for one in found])
+    spread = (moments - moments.mean(0)).square().sum() / (len(found) - 1)
+    measured = float(spread.sqrt() / moments.mean(0).norm())
+    estimated = sum(one.sampling_error[name] for one in found) / len(found)
+    assert estimated == pytest.approx(measured, rel=0.2)
+
+
+def test_sampling_error_of_unequal_blocks_is_as_documented(double_llama, make_corpus):
+    windows = [[5] * 9, [6, 7], [8, 9, 10, 11, 12]]
+    # Sixteen blocks of one token at least: each window is a block.
+    found = collect(double_llama, [0], make_corpus(windows), tokens=16, say=silent)
+    name = double_llama.weight_names([0])[0]
+    mean = brute_force(double_llama, 0, windows)
+    squares = sum(
+        len(window) * (brute_force(double_llama, 0, [window]) - mean).square().sum()
+        for window in windows
+    )
+    expected = float((squares / (2 * 16)).sqrt() / mean.norm())
+    assert found.sampling_error[name] == pytest.approx(expected, rel=1e-8)
+
+
+def test_one_block_gives_no_sampling_error(tiny_llama, make_corpus):
+    found = collect(tiny_llama, [0], make_corpus([[5, 6, 7]]), tokens=3)
+    assert found.sampling_error == {}
+
+
+def test_few_samples_warn(tiny_llama, make_corpus, caplog):
+    collect(tiny_llama, [0], make_corpus([[5] * 47]), tokens=47)
+    assert "47 tokens cannot determine second moments of 48 inputs" in caplog.text
+    caplog.clear()
+    collect(tiny_llama, [0], make_corpus([[5] * 48]), tokens=48)
+    assert not caplog.text
+
+
+def test_metadata(tiny_llama, corpus):
+    found = collect(tiny_llama, [1], corpus, tokens=100)
+    assert found.model == "tiny-llama"
+    assert found.corpus == "given tokens"
+    assert found.model_sha256 == tiny_llama.fingerprint(tiny_llama.weight_names([1]))
+
+
+def test_an_empty_corpus_is_an_error(tiny_llama, make_corpus):
+    with pytest.raises(CovarianceError, match="no text in the corpus given tokens"):
+        collect(tiny_llama, [0], make_corpus([]), tokens=10, say=silent)
+
+
+def test_no_layer_is_an_error(tiny_llama, corpus):
+    with pytest.raises(CovarianceError, match="no layer"):
+        collect(tiny_llama, [], corpus, tokens=10)
+
+
+def test_an_unknown_layer_is_an_error(tiny_llama, corpus):
+    with pytest.raises(ModelError, match="no layer 4"):
+        collect(tiny_llama, [4], corpus, tokens=10)
+
+
+def test_nan_is_an_error_and_writes_nothing(double_llama, corpus, tmp_path):
+    weight = double_llama.weight(double_llama.weight_names([0])[0])
+    saved = weight[0, 0].clone()
+    weight[0, 0] = torch.nan
+    try:
+        with pytest.raises(CovarianceError, match="tiny-double has NaN or infinite inputs"):
+            collect(double_llama, [1], corpus, tokens=100, out=tmp_path / "c.safetensors")
+    finally:
+        weight[0, 0] = saved
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_memory_needed(tiny_llama, double_llama):
+    assert memory_needed(tiny_llama, [0, 1, 1]) == 2 * 48 * 48 * (8 + 2.5)
+    assert memory_needed(double_llama, [0]) == 48 * 48 * (8 + 5)
+
+
+def test_the_time_left_is_told_once(tiny_llama, corpus, corpus_tokens, monkeypatch):
+    clock = iter(float(second) for second in range(10_000))
+    monkeypatch.setattr(collect_module.time, "monotonic", lambda: next(clock))
+    said: list[str] = []
+    collect(tiny_llama, [0], corpus, tokens=corpus_tokens, say=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("About ")
+
+
+class InterruptionError(Exception):
+    """Stands for Ctrl-C."""
+
+
+@contextmanager
+def broken_bar(amount: float) -> Iterator[Progress]:
+    """A progress bar that interrupts the work once ``amount`` units are done."""
+
+    class Handle(Progress):
+        done = 0.0
+
+        def advance(self, units: float = 1) -> None:
+            self.done += units
+            if self.done > amount:
+                raise InterruptionError
+
+    yield Handle()
+
+
+@pytest.fixture
+def interrupted(monkeypatch, tmp_path):
+    """Run a collection with a checkpoint after each chunk, and interrupt it."""
+
+    def run(model: LanguageModel, corpus: Any, tokens: int, at: float) -> Path:
+        out = tmp_path / "c.safetensors"
+        with monkeypatch.context() as patch:
+            patch.setattr(collect_module, "_CHECKPOINT_SECONDS", 0.0)
+            patch.setattr(collect_module, "_CHECKPOINT_RATIO", 0.0)
+            patch.setattr(collect_module, "progress", lambda *_args: broken_bar(at))
+            with pytest.raises(InterruptionError):
+                collect(model, [0, 2], corpus, tokens=tokens, out=out, say=silent)
+        assert not out.exists()
+        assert out.with_name("c.safetensors.partial").exists()
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["tokens", "self"])
+def test_resuming_gives_the_very_same_result(
+    tiny_llama, corpus, corpus_tokens, interrupted, kind, monkeypatch
+):
+    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_ROWS", 2)
+    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_LENGTH", 16)
+    source = corpus if kind == "tokens" else SelfCorpus(3)
+    tokens = corpus_tokens if kind == "tokens" else 150
+    whole = collect(tiny_llama, [0, 2], source, tokens=tokens, say=silent)
+    out = interrupted(tiny_llama, source, tokens, 0.6 * tokens)
+    said: list[str] = []
+    resumed = collect(tiny_llama, [0, 2], source, tokens=tokens, out=out, say=said.append)
+    assert "Continuing from" in said[0]
+    assert resumed.samples == whole.samples
+    assert resumed.sampling_error == whole.sampling_error
+    for name, moment in whole.second_moments.items():
+        assert torch.equal(resumed.second_moments[name], moment)
+    assert [path.name for path in out.parent.iterdir()] == ["c.safetensors"]
+    assert torch.equal(Covariance.load(out).second_moments[name], moment)
+
+
+def test_resuming_computes_only_the_rest(tiny_llama, corpus, corpus_tokens, interrupted):
+    out = interrupted(tiny_llama, corpus, corpus_tokens, 0.6 * corpus_tokens)
+    seen: list[int] = []
+    handle = tiny_llama.hf.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        collect(tiny_llama, [0, 2], corpus, tokens=corpus_tokens, out=out, say=silent)
+    finally:
+        handle.remove()
+    assert sum(seen) < 0.7 * corpus_tokens
+
+
+def test_a_checkpoint_of_other_settings_is_replaced(tiny_llama, corpus, corpus_tokens, interrupted):
+    out = interrupted(tiny_llama, corpus, corpus_tokens, 0.6 * corpus_tokens)
+    said: list[str] = []
+    fewer = corpus_tokens - 1
+    found = collect(tiny_llama, [0, 2], corpus, tokens=fewer, out=out, say=said.append)
+    assert "is of another collection; it will be replaced" in said[0]
+    fresh = collect(tiny_llama, [0, 2], corpus, tokens=fewer)
+    for name, moment in fresh.second_moments.items():
+        assert torch.equal(found.second_moments[name], moment)
+
+
+def test_a_broken_checkpoint_is_replaced(tiny_llama, corpus, tmp_path):
+    out = tmp_path / "c.safetensors"
+    out.with_name("c.safetensors.partial").write_bytes(b"not a checkpoint")
+    said: list[str] = []
+    collect(tiny_llama, [0], corpus, tokens=100, out=out, say=said.append)
+    assert "beginning anew" in said[0]
+    assert out.exists()
+
+
+def test_default_covariance_is_collected_once(tiny_llama, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
+    said: list[str] = []
+
+    def default(layers: Sequence[int], seed: int = 0) -> Covariance:
+        return default_covariance(tiny_llama, layers, seed, tokens=200, say=said.append)
+
+    first = default([0, 1])
+    assert first.samples == 200
+    assert "collabedit stats collect" in said[0]
+    said.clear()
+    again = default([1, 0])
+    assert said == []
+    for name, moment in first.second_moments.items():
+        assert torch.equal(again.second_moments[name], moment)
+    other = default([0, 1], seed=1)
+    assert said
+    assert not torch.equal(other.second_moments[name], moment)
+    assert len(list((tmp_path / "covariance").iterdir())) == 2
+
+
+def test_default_covariance_of_a_changed_model_is_another(double_llama, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
+    name = double_llama.weight_names([0])[0]
+    default_covariance(double_llama, [0], tokens=100, say=silent)
+    saved = double_llama.weight(name)[0, 0].clone()
+    double_llama.weight(name)[0, 0] += 1
+    try:
+        changed = default_covariance(double_llama, [0], tokens=100, say=silent)
+        changed.check_model(double_llama.fingerprint([name]))
+    finally:
+        double_llama.weight(name)[0, 0] = saved
+
+
+def test_a_broken_cache_is_collected_again(tiny_llama, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
+    first = default_covariance(tiny_llama, [0], tokens=100, say=silent)
+    (file,) = (tmp_path / "covariance").iterdir()
+    file.write_bytes(b"broken")
+    again = default_covariance(tiny_llama, [0], tokens=100, say=silent)
+    assert "it is collected again" in caplog.text
+    name = tiny_llama.weight_names([0])[0]
+    assert torch.equal(first.second_moments[name], again.second_moments[name])
+
+
+def test_reference_values(reference, make_corpus):
+    """The second moments that the original MEMIT code computed, over the same tokens."""
+    import json
+
+    from safetensors.torch import load_file
+
+    from collabedit.models import load_model
+
+    model = load_model(str(reference / "model"), device="cpu")
+    lines = (reference / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    windows = [ids[:256] for ids in model.tokenizer(texts)["input_ids"]]
+    expected = load_file(reference / "cov.safetensors")
+    found = collect(
+        model, [0, 1, 2], make_corpus(windows), tokens=sum(map(len, windows)), max_length=256
+    )
+    for name, moment in found.second_moments.items():
+        assert found.samples == int(expected[f"count.{name}"])
+        assert relative(moment, expected[f"C.{name}"].double()) < 1e-6

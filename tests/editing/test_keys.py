@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.plain import plain_keys
+from collabedit.editing import measure
+from collabedit.editing.contexts import context_weights
+from collabedit.models import LanguageModel
+from tests.editing.facts import CONTEXTS, REQUESTS
+
+
+def test_keys_equal_one_whole_pass_a_text(family_model: LanguageModel) -> None:
+    measured = measure(family_model, REQUESTS, CONTEXTS, [1, 2], 2)
+    for layer in (1, 2):
+        for index, request in enumerate(REQUESTS):
+            expected = plain_keys(family_model, request, CONTEXTS, layer)
+            torch.testing.assert_close(
+                measured.keys[layer][:, index], expected, atol=2e-5, rtol=1e-4
+            )
+
+
+def test_the_hidden_state_is_the_layers_output_on_the_bare_prompt(
+    tiny_llama: LanguageModel,
+) -> None:
+    measured = measure(tiny_llama, REQUESTS, CONTEXTS, [1], 2)
+    for index, request in enumerate(REQUESTS):
+        end = request.prompt.index("{}") + len(request.subject)
+        ids = tiny_llama.tokenizer(request.text[:end], return_tensors="pt").input_ids
+        with torch.no_grad():
+            states = tiny_llama.hf(ids, output_hidden_states=True).hidden_states
+        torch.testing.assert_close(
+            measured.hidden[:, index], states[3][0, -1].double(), atol=1e-5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 10_000])
+def test_the_batching_changes_nothing(tiny_gpt2: LanguageModel, max_tokens: int) -> None:
+    whole = measure(tiny_gpt2, REQUESTS, CONTEXTS, [0, 1], 1)
+    parts = measure(tiny_gpt2, REQUESTS, CONTEXTS, [0, 1], 1, max_tokens=max_tokens)
+    torch.testing.assert_close(parts.keys[1], whole.keys[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.hidden, whole.hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_the_bare_prompt_weighs_one_half() -> None:
+    weights = dict(context_weights(CONTEXTS))
+    assert weights["{}"] == 0.5
+    assert sum(weights.values()) == pytest.approx(1.0)
+    assert len({weight for template, weight in weights.items() if template != "{}"}) == 1
+
+
+def test_measuring_an_edited_model_differs_only_above_the_edit(tiny_llama: LanguageModel) -> None:
+    from tests.models.test_language_model import change
+
+    (name,) = tiny_llama.weight_names([1])
+    before = measure(tiny_llama, REQUESTS, CONTEXTS, [1, 2], 2)
+    with tiny_llama.edited({name: change(tiny_llama)}):
+        after = measure(tiny_llama, REQUESTS, CONTEXTS, [1, 2], 2)
+    assert torch.equal(after.keys[1], before.keys[1])
+    assert not torch.allclose(after.keys[2], before.keys[2])
+    assert not torch.allclose(after.hidden, before.hidden)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from collabedit.errors import InputError
+from collabedit.evaluation import perplexity
+from collabedit.models import LanguageModel, load_model
+from tests.conftest import make_model
+
+TEXT = "The capital of France is Paris. She speaks English; he plays the guitar in Italy. " * 3
+
+
+@torch.no_grad()
+def by_windows(model: LanguageModel, ids: list[int], window: int, start: list[int]) -> float:
+    total, count = 0.0, 0
+    for place in range(0, len(ids), window - len(start)):
+        row = torch.tensor([start + ids[place : place + window - len(start)]])
+        if row.shape[1] > 1:
+            logits = model.hf(input_ids=row).logits[0, :-1].float()
+            total += cross_entropy(logits, row[0, 1:], reduction="sum").item()
+            count += row.shape[1] - 1
+    return math.exp(total / count)
+
+
+@pytest.mark.parametrize("window", [5, 32, 5000])
+def test_windows_one_by_one(tiny_llama: LanguageModel, window: int) -> None:
+    ids = tiny_llama.tokenizer(TEXT)["input_ids"]
+    expected = by_windows(tiny_llama, ids, min(window, 128), [])
+    assert perplexity(tiny_llama, TEXT, window=window) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_beginning_token_of_a_tokenizer_begins_every_window() -> None:
+    model = make_model("llama", bos=True)
+    ids = model.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    expected = by_windows(model, ids, 16, [0])
+    assert perplexity(model, TEXT, window=16) == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_the_beginning_is_used(tiny_gpt2: LanguageModel) -> None:
+    ids = tiny_gpt2.tokenizer(TEXT)["input_ids"][:41]
+    expected = by_windows(tiny_gpt2, ids, 20, [])
+    assert perplexity(tiny_gpt2, TEXT, window=20, max_tokens=41) == pytest.approx(
+        expected, rel=1e-5
+    )
+    assert perplexity(tiny_gpt2, TEXT, window=20, max_tokens=None) != pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["", "e"])
+def test_a_text_without_a_token_to_predict(tiny_llama: LanguageModel, text: str) -> None:
+    with pytest.raises(InputError, match="two tokens or more"):
+        perplexity(tiny_llama, text)
+
+
+def test_the_original_codes_values(reference: Path) -> None:
+    """That code divides by the number of tokens, of which the first was not predicted."""
+    model = load_model(str(reference / "model"), device="cpu")
+    units = json.loads((reference / "metric_units.json").read_text("utf-8"))
+    for text, expected in zip(units["texts"], units["perplexity_max100"], strict=True):
+        count = min(100, len(model.tokenizer(text)["input_ids"]))
+        found = perplexity(model, text, max_tokens=100)
+        assert found ** ((count - 1) / count) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_real_model_finds_english_likelier_than_noise(smollm2: LanguageModel) -> None:
+    backwards = " ".join(reversed(TEXT[:160].split()))
+    assert 2 < perplexity(smollm2, TEXT[:160]) < perplexity(smollm2, backwards)

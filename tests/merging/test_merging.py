@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from collabedit.algebra import Factors, LowRankUpdate, Prior, compress
+from collabedit.errors import InputError, RoundError, UnknownNameError
+from collabedit.merging import (
+    Merges,
+    collab_edit,
+    merge_methods,
+    pooled,
+    resolve_method,
+    simple_average,
+    task_arithmetic,
+    ties,
+)
+from tests.algebra.test_algebra import D_IN, D_OUT, random, relative, second_moment
+
+PRIOR = Prior.from_second_moment(second_moment(), 20.0)
+
+
+def split(keys: Tensor, residuals: Tensor, sizes: list[int]) -> list[Factors]:
+    return [
+        compress(k, r)
+        for k, r in zip(keys.split(sizes, dim=1), residuals.split(sizes, dim=1), strict=True)
+    ]
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_collab_edit_is_the_pooled_edit_for_any_split_and_order(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    n = sum(sizes)
+    keys, residuals = random(D_IN, n, seed=n), random(D_OUT, n, seed=n + 1)
+    parties = data.draw(st.permutations(split(keys, residuals, sizes)))
+    expected = pooled([compress(keys, residuals)], PRIOR).dense()
+    assert relative(collab_edit(parties, PRIOR).dense(), expected) < 1e-10
+
+
+def test_pooled_refuses_several_parties() -> None:
+    parties = split(random(D_IN, 4), random(D_OUT, 4, seed=1), [2, 2])
+    with pytest.raises(RoundError, match="GLOBAL"):
+        pooled(parties, PRIOR)
+
+
+def updates(count: int = 3) -> list[LowRankUpdate]:
+    return [
+        LowRankUpdate(random(D_OUT, 2, seed=i), random(2, D_IN, seed=9 + i)) for i in range(count)
+    ]
+
+
+def test_the_simple_average_divides_by_the_parties_there_are() -> None:
+    dense = torch.stack([u.dense() for u in updates()])
+    assert relative(simple_average(updates()).dense(), dense.mean(dim=0)) < 1e-14
+
+
+def test_task_arithmetic_scales_the_sum() -> None:
+    dense = torch.stack([u.dense() for u in updates()])
+    assert relative(task_arithmetic(updates(), scale=0.3).dense(), 0.3 * dense.sum(dim=0)) < 1e-14
+
+
+def brute_force_ties(deltas: list[Tensor], keep: float, scale: float) -> Tensor:
+    trimmed = []
+    for delta in deltas:
+        kept = sorted(delta.abs().flatten().tolist(), reverse=True)[: int(keep * delta.numel()) + 1]
+        trimmed.append(torch.where(delta.abs() >= kept[-1], delta, 0.0))
+    result = torch.zeros_like(deltas[0])
+    majority = sum(
+        float(torch.stack(trimmed)[:, i, j].sum().sign())
+        for i, j in itertools.product(*map(range, result.shape))
+    )
+    for i, j in itertools.product(*map(range, result.shape)):
+        entries = [float(t[i, j]) for t in trimmed]
+        sign = (sum(entries) > 0) - (sum(entries) < 0) or (majority > 0) - (majority < 0)
+        agreeing = [e for e in entries if e * sign > 0]
+        result[i, j] = scale * sum(agreeing) / max(1, len(agreeing))
+    return result
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5])
+def test_ties_equals_a_brute_force_loop(keep: float) -> None:
+    expected = brute_force_ties([u.dense() for u in updates()], keep, 0.4)
+    assert relative(ties(updates(), keep=keep).dense(), expected) < 1e-13
+
+
+def test_ties_keeps_everything_of_one_party_when_asked() -> None:
+    (update,) = updates(1)
+    assert relative(ties([update], keep=1.0, scale=1.0).dense(), update.dense()) < 1e-14
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.5])
+def test_ties_refuses_shares_out_of_range(keep: float) -> None:
+    with pytest.raises(InputError, match="keep"):
+        ties(updates(), keep=keep)
+
+
+@pytest.mark.parametrize("spelling", ["collabedit", "COLLABEDIT", " CollabEdit "])
+def test_names_are_accepted_in_any_case(spelling: str) -> None:
+    assert resolve_method(spelling).name == "CollabEdit"
+
+
+def test_unknown_names_are_refused_with_the_list() -> None:
+    with pytest.raises(UnknownNameError, match="CollabEdit, GLOBAL, SA, TA, TIES"):
+        resolve_method("COLLAB")
+
+
+def test_unknown_options_are_refused_with_the_list() -> None:
+    with pytest.raises(InputError, match="keep, scale"):
+        resolve_method("TIES").merge_updates(updates(), {"kept": 0.1})
+
+
+def test_the_registry_says_what_each_method_merges() -> None:
+    kinds = {method.name: method.merges for method in merge_methods()}
+    assert kinds == {
+        "CollabEdit": Merges.STATISTICS,
+        "GLOBAL": Merges.STATISTICS,
+        "SA": Merges.UPDATES,
+        "TA": Merges.UPDATES,
+        "TIES": Merges.UPDATES,
+    }
+    assert all(method.summary for method in merge_methods())

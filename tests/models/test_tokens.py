@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from collabedit.errors import ModelError, RequestError
+from collabedit.models.tokens import PromptText, batches, encode, fill_template
+from tests.conftest import make_tokenizer
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize(
+    ("template", "prompt", "subject"),
+    [
+        ("{}", "{} is a city in", "Paris"),  # at the start
+        ("{}", "The capital of {} is", "France"),  # mid-prompt
+        ("{}", "People say of {}", "Rome"),  # at the end
+        ("{}", "{}'s mother tongue is", "O'Neill"),  # apostrophes around it
+        ("The Paris of Paris. {}", "In Paris, {} is", "Paris"),  # repeated
+        ("{}", "столица {} это", "Россия"),  # Cyrillic: several tokens a letter
+        ("{}", "{}の首都は", "日本"),  # no spaces
+        ("Because. {}", "{} is a", "Österreich"),
+    ],
+)
+def test_the_subjects_last_token_is_found(
+    template: str, prompt: str, subject: str, bos: bool
+) -> None:
+    tokenizer = make_tokenizer(bos=bos)
+    text = fill_template(template, prompt, subject)
+    (row,) = encode(tokenizer, [text])
+    upto = tokenizer.decode(row.ids[: row.subject_last + 1], skip_special_tokens=True)
+    before = tokenizer.decode(row.ids[: row.subject_last], skip_special_tokens=True)
+    end = text.subject_span[1]  # type: ignore[index]
+    assert len(upto.replace("\ufffd", "")) >= end - 1
+    assert upto.startswith(text.text[:end])
+    assert not before.startswith(text.text[:end])
+
+
+def test_prompt_and_target_are_encoded_together() -> None:
+    tokenizer = make_tokenizer(bos=True)
+    (row,) = encode(tokenizer, [PromptText("The capital of France is", "Paris")])
+    assert tokenizer.decode(row.target_ids) == " Paris"
+    assert list(row.ids) == tokenizer("The capital of France is Paris").input_ids
+
+
+def test_a_trailing_space_in_the_prompt_changes_nothing() -> None:
+    tokenizer = make_tokenizer()
+    first, second = encode(tokenizer, [PromptText("It is", "Rome"), PromptText("It is ", "Rome")])
+    assert first == second
+
+
+def test_an_empty_subject_span_is_refused() -> None:
+    with pytest.raises(RequestError, match="no token"):
+        encode(make_tokenizer(), [PromptText("Rome", "", (4, 4))])
+
+
+def test_slow_tokenizers_are_refused() -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ModelError, match="fast tokenizer"):
+        encode(Slow(), [PromptText("Rome")])
+
+
+def test_batches_hold_every_row_once_within_the_budget() -> None:
+    rows = [list(range(1, n + 1)) for n in (3, 9, 1, 4, 4, 20, 2)]
+    seen = []
+    for batch in batches(rows, max_tokens=12):
+        width = batch.input_ids.shape[1]
+        assert batch.input_ids.numel() <= max(12, width)
+        for place, index in enumerate(batch.index.tolist()):
+            length = len(rows[index])
+            seen.append(index)
+            assert batch.input_ids[place, :length].tolist() == rows[index]
+            assert batch.attention_mask[place].sum() == length == batch.lengths[place]
+            assert torch.all(batch.input_ids[place, length:] == 0)
+    assert sorted(seen) == list(range(len(rows)))
