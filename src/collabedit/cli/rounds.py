@@ -185,7 +185,7 @@ def _merge_updates(
     covariance.check_model(config.model_sha256)
     coordinator = Coordinator(
         config,
-        covariance.priors(config.weights, config.hyperparameters.prior_weight),
+        covariance.priors(config.weights, config.prior_weight),
         resolve_method(method),
         options=options,
         delta=Delta.load(delta) if delta else None,

@@ -289,7 +289,7 @@ class _Solver:
         decay = self.settings.target_weight_decay * size
         if backward:
             decay.sum().backward()
-        total = decay.detach()
+        total: Tensor = decay.detach()
         for group in self.groups:
             with torch.set_grad_enabled(backward):
                 part = self._group_loss(group, delta)

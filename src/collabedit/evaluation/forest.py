@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import gathered
-from collabedit.models.tokens import Batch
+from collabedit.models.tokens import Batch, batches
 
 __all__ = ["Forest", "attention_window", "can_branch", "logits_at", "plant"]
 
@@ -156,19 +156,17 @@ def can_branch(model: LanguageModel, longest: int) -> bool:
         return False
     rows = [(1, 2, 3, 4), (1, 2, 5, 6)]
     try:
-        together = _last_logits(model, rows, size=16)
+        together = _last_logits(model, rows, branching=True)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    alone = torch.cat([_last_logits(model, [row], size=16, branching=False) for row in rows])
+    alone = _last_logits(model, rows, branching=False)
     tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
     return bool((together - alone).norm() <= tolerance * alone.norm())
 
 
-def _last_logits(
-    model: LanguageModel, rows: Sequence[tuple[int, ...]], size: int, branching: bool = True
-) -> Tensor:
-    (forest,), places = plant(rows, size, branching)
+def _last_logits(model: LanguageModel, rows: Sequence[tuple[int, ...]], branching: bool) -> Tensor:
+    forests, places = plant(rows, 16, branching)
+    (batch,) = batches([forest.tokens for forest in forests], 16, model.device)
+    inside = torch.tensor([places[row][0] for row in rows])
     nodes = torch.tensor([places[row][1][-1] for row in rows])
-    ids = torch.tensor([forest.tokens], device=model.device)
-    batch = Batch(torch.zeros(1), ids, torch.ones_like(ids), torch.tensor([ids.shape[1]]))
-    return logits_at(model, batch, [forest], torch.zeros_like(nodes), nodes, branching)
+    return logits_at(model, batch, forests, inside, nodes, branching)

@@ -68,8 +68,7 @@ def score(
     """
     if not pairs:
         return []
-    # A processor is as fast with few tokens as with many; more only means more padding.
-    budget = max_tokens or (16384 if model.device.type == "cuda" else 256)
+    budget = max_tokens or (16384 if model.device.type == "cuda" else 512)
     plan = _plan(model, pairs, size=min(_forest_size(model), budget))
     nll = torch.zeros(len(plan.tokens), device=model.device)
     correct = torch.zeros(len(plan.tokens), dtype=torch.bool, device=model.device)
@@ -94,8 +93,9 @@ def context_length(model: LanguageModel) -> int | None:
 
 
 def _forest_size(model: LanguageModel) -> int:
+    """Tokens a forest: more share more, but a forest's attention grows with its square."""
     limits = (context_length(model), attention_window(model))
-    return min([512, *(limit for limit in limits if limit is not None)])
+    return min([256, *(limit for limit in limits if limit is not None)])
 
 
 @dataclass(frozen=True)

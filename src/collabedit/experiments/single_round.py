@@ -128,7 +128,7 @@ def single_round(settings: SingleRoundSettings, results: Path, *, fresh: bool = 
     config.save(run.folder / "round.json")
     cache = TargetCache()
     parties = [Party(model, [r.request for r in share], config, cache=cache) for share in shares]
-    priors = covariance.priors(config.weights, config.hyperparameters.prior_weight)
+    priors = covariance.priors(config.weights, config.prior_weight)
     flat = [record for share in shares for record in share]
     measure = partial(_measured, run, model, flat, heldout, settings)
     before = measure("unedited")

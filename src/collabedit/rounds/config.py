@@ -94,6 +94,11 @@ class RoundConfig(FileMetadata):
         """The edited layers, lowest first."""
         return self.hyperparameters.layers
 
+    @property
+    def prior_weight(self) -> float:
+        """``lambda``."""
+        return self.hyperparameters.prior_weight
+
     def pending_layers(self, finished: int) -> tuple[int, ...]:
         """The layers of the next exchange, once the ``finished`` lowest ones are merged."""
         rest = self.layers[finished:]

@@ -82,7 +82,7 @@ class Delta:
             complete=False,
             parties=0,
             edits=0,
-            prior_weight=config.hyperparameters.prior_weight,
+            prior_weight=config.prior_weight,
             dtype=config.dtype,
         )
         return cls(metadata, {})
