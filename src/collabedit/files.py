@@ -122,7 +122,7 @@ def tensor_metadata(path: Path, what: str = "file") -> dict[str, Any]:
         raw = stored.metadata() or {}
     try:
         return {key: json.loads(value) for key, value in raw.items()}
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise InputError(f"{path}: its metadata is not collabedit's") from None
 
 

@@ -237,6 +237,10 @@ def _parse_counterfact(fields: _Fields, case_id: int) -> Record:
         target_true=rewrite.nested("target_true").text("str") if has_true else None,
         relation_id=rewrite.optional_text("relation_id"),
     )
+    return _with_prompts(request, fields)
+
+
+def _with_prompts(request: EditRequest, fields: _Fields) -> Record:
     return Record(
         request,
         paraphrase_prompts=fields.texts("paraphrase_prompts"),
@@ -282,11 +286,4 @@ def _parse_short(fields: _Fields, case_id: int) -> Record:
         target_true=fields.optional_text("target_true"),
         relation_id=fields.optional_text("relation_id"),
     )
-    return Record(
-        request,
-        paraphrase_prompts=fields.texts("paraphrase_prompts"),
-        neighborhood_prompts=fields.texts("neighborhood_prompts"),
-        attribute_prompts=fields.texts("attribute_prompts"),
-        generation_prompts=fields.texts("generation_prompts"),
-        reference_texts=fields.texts("reference_texts"),
-    )
+    return _with_prompts(request, fields)

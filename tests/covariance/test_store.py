@@ -128,6 +128,13 @@ def test_files_that_are_no_safetensors(tmp_path):
         Covariance.load(tmp_path / "text")
 
 
+@pytest.mark.parametrize("value", ["not JSON", "[" * 100_000])
+def test_metadata_that_is_no_json(tmp_path, value):
+    save_file({"h.1.w/second_moment": torch.eye(3)}, tmp_path / "c", {"format": value})
+    with pytest.raises(InputError, match="metadata is not collabedit's"):
+        Covariance.load(tmp_path / "c")
+
+
 def test_check_model(covariance):
     covariance.check_model(covariance.model_sha256)
     covariance.check_model({"model.layers.2.mlp.down_proj.weight": "bb"})

@@ -16,6 +16,8 @@ over ``m`` blocks, whatever their sizes. Hence the estimate
 
 which for equal blocks is the variance of the block means over ``m``. Tokens within a block may
 depend on each other as they like; a text that lies in two blocks makes the estimate a little low.
+Relative to ``|C|``, ``N`` independent tokens give about ``tr(C) / (|C| sqrt(N))``, which is
+``sqrt(d_in / N)`` where no direction stands out: 14 % for 1,536 inputs and 80,000 tokens.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from torch import Tensor
 from collabedit.errors import DatasetError, InputError, MissingExtraError
 from collabedit.files import sha256_of_json
 from collabedit.models import LanguageModel
+from collabedit.models.hooks import gathered
 
 __all__ = [
     "Corpus",
@@ -41,9 +42,9 @@ _TOKENISED_TOGETHER = 64
 #: Documents of a Hub data set among which each next one is drawn.
 _SHUFFLE_BUFFER = 2000
 #: Length of sampled texts: longer ones cost more a token and vary less.
-_SAMPLE_LENGTH = 256
+_SAMPLE_LENGTH = 128
 #: Texts sampled together at most: the rate still grows with it on a CPU.
-_SAMPLE_ROWS = 64
+_SAMPLE_ROWS = 80
 #: First tokens to draw from where the tokenizer puts nothing in front of a text.
 _FIRST_TOKENS = 200
 
@@ -135,7 +136,7 @@ class SelfCorpus:
 
     seed: int = 0
     generation_share: ClassVar[float] = 0.85
-    default_tokens: ClassVar[int] = 20_000
+    default_tokens: ClassVar[int] = 10_000
 
     @property
     def description(self) -> str:
@@ -153,10 +154,11 @@ class SelfCorpus:
         length = min(plan.max_length, _SAMPLE_LENGTH)
         batches = -(-plan.tokens // (_SAMPLE_ROWS * length))
         rows = -(-plan.tokens // (batches * length))
+        sampler = model.quick_copy()
         for number in count(start):
             generator = torch.Generator(model.device)
             generator.manual_seed(int(sha256_of_json([self.seed, number])[:15], 16))
-            yield _sample(model, rows, length, generator, report)
+            yield _sample(sampler, rows, length, generator, report)
 
 
 def open_corpus(names: Sequence[str], seed: int) -> Corpus:
@@ -361,15 +363,24 @@ def _sample(
     report(written.numel())
     fed, cache = written, None
     while written.shape[1] < length:
-        output = model.hf(input_ids=fed, past_key_values=cache, use_cache=True)
+        with gathered(model.head, torch.arange(rows), torch.full((rows,), -1)):
+            output = model.hf(input_ids=fed, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        logits = output.logits[:, -1, : len(tokenizer)].float()
+        logits = output.logits[0, :, : len(tokenizer)].float()
         logits[:, special] = -torch.inf
-        fed = torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator)
+        fed = _draw(logits, generator)
         written = torch.cat([written, fed], dim=1)
         report(rows)
     texts: list[Window] = written.tolist()
     return texts
+
+
+def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One token a row ``[rows, 1]``, by inverting the distribution: far faster than multinomial."""
+    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
+    point = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+    drawn = torch.searchsorted(cumulative, point * cumulative[:, -1:], right=True)
+    return drawn.clamp(max=logits.shape[-1] - 1)
 
 
 def _beginnings(

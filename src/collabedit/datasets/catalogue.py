@@ -45,7 +45,7 @@ class NamedDataset:
 
 _DATASETS = {
     "worldfacts": NamedDataset(
-        "World facts with counterfactual objects, part of collabedit", "see its README", 1
+        "World facts with counterfactual objects, part of collabedit", "Apache-2.0", 1
     ),
     "multi_counterfact": NamedDataset(
         "MultiCounterFact (Meng et al., MEMIT, ICLR 2023)",

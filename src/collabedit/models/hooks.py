@@ -7,7 +7,8 @@ file knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,15 +38,12 @@ def captured_inputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tens
     """Collect each module's input, by the mapping's keys, during the block's forward passes."""
     store: dict[Any, Tensor] = {}
 
-    def hook_for(key: Any) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            store[key] = args[0].detach()
-
-        return hook
+    def keep(key: Any, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        store[key] = args[0].detach()
 
     with ExitStack() as stack:
         for key, module in modules.items():
-            stack.callback(module.register_forward_pre_hook(hook_for(key)).remove)
+            stack.callback(module.register_forward_pre_hook(partial(keep, key)).remove)
         yield store
 
 
@@ -54,49 +52,35 @@ def seen_outputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Any]]:
     """Collect what each module returned, as it is, by the mapping's keys."""
     store: dict[Any, Any] = {}
 
-    def hook_for(key: Any) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            store[key] = output
-
-        return hook
+    def keep(key: Any, _module: nn.Module, _args: Any, output: Any) -> None:
+        store[key] = output
 
     with ExitStack() as stack:
         for key, module in modules.items():
-            stack.callback(module.register_forward_hook(hook_for(key)).remove)
+            stack.callback(module.register_forward_hook(partial(keep, key)).remove)
         yield store
 
 
-@contextmanager
-def stops_after(module: nn.Module) -> Iterator[None]:
+def stops_after(module: nn.Module) -> AbstractContextManager[None]:
     """End the one forward pass of the block as soon as ``module`` has run.
 
     Hooks registered earlier on the same module run first. Nothing after the forward pass in the
     block is reached, so make it the block's last statement.
     """
+    return _stopping(module.register_forward_hook)
 
-    def hook(_module: nn.Module, _args: Any, _output: Any) -> None:
-        raise _StopForward
 
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    except _StopForward:
-        pass
-    finally:
-        handle.remove()
+def stops_before(module: nn.Module) -> AbstractContextManager[None]:
+    """Like :func:`stops_after`, as soon as the input of ``module`` is known."""
+    return _stopping(module.register_forward_pre_hook)
 
 
 @contextmanager
-def stops_before(module: nn.Module) -> Iterator[None]:
-    """End the one forward pass of the block as soon as the input of ``module`` is known.
-
-    Like :func:`stops_after`, without running ``module`` itself.
-    """
-
-    def hook(_module: nn.Module, _args: Any) -> None:
+def _stopping(register: Callable[..., Any]) -> Iterator[None]:
+    def hook(*_: Any) -> None:
         raise _StopForward
 
-    handle = module.register_forward_pre_hook(hook)
+    handle = register(hook)
     try:
         yield
     except _StopForward:
@@ -152,11 +136,13 @@ def gathered(head: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]
     """Compute the head at the given positions only.
 
     Within the block the model's logits are ``[1, n, vocabulary]`` for ``n`` pairs of a row and a
-    position. What a model does to its logits after the head (soft-capping, scaling) still applies.
+    position, in the type of the head. What a model does to its logits after the head
+    (soft-capping, scaling) still applies.
     """
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][rows, positions].unsqueeze(0), *args[1:])
+        chosen = args[0][rows, positions].unsqueeze(0)
+        return (chosen.to(next(head.parameters()).dtype), *args[1:])
 
     handle = head.register_forward_pre_hook(hook)
     try:
