@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,11 +9,16 @@ from torch import Tensor
 from benchmarks.plain import plain_target
 from collabedit.editing import Hyperparameters, TargetCache, optimise_targets
 from collabedit.models import LanguageModel
+from collabedit.models.language_model import has_fast_bfloat16
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.models.test_language_model import change
 
 SETTINGS = Hyperparameters(layers=(1, 2), target_steps=8, target_learning_rate=0.1)
+
+
+#: In float32 throughout, whatever the processor is quick at.
+exact_targets = partial(optimise_targets, quick=False)
 
 
 def assert_same_targets(model: LanguageModel, targets: Tensor, settings: Hyperparameters) -> None:
@@ -23,13 +29,13 @@ def assert_same_targets(model: LanguageModel, targets: Tensor, settings: Hyperpa
 
 
 def test_targets_equal_the_plain_way(family_model: LanguageModel) -> None:
-    targets = optimise_targets(family_model, REQUESTS, CONTEXTS, SETTINGS)
+    targets = exact_targets(family_model, REQUESTS, CONTEXTS, SETTINGS)
     assert_same_targets(family_model, targets, SETTINGS)
 
 
 def test_the_first_layer_can_be_the_last_edited_one(tiny_llama: LanguageModel) -> None:
     settings = SETTINGS.with_changes(layers=(0,))
-    targets = optimise_targets(tiny_llama, REQUESTS, CONTEXTS, settings)
+    targets = exact_targets(tiny_llama, REQUESTS, CONTEXTS, settings)
     assert_same_targets(tiny_llama, targets, settings)
 
 
@@ -38,14 +44,14 @@ def test_the_top_layer_can_be_edited_where_the_prompt_ends_in_the_subject(
 ) -> None:
     settings = SETTINGS.with_changes(layers=(2, 3))
     request = REQUESTS[3]
-    target = optimise_targets(tiny_llama, [request], CONTEXTS, settings)[:, 0]
+    target = exact_targets(tiny_llama, [request], CONTEXTS, settings)[:, 0]
     expected, _ = plain_target(tiny_llama, request, CONTEXTS, settings)
     torch.testing.assert_close(target, expected, atol=2e-3, rtol=2e-3)
 
 
 def test_a_token_in_front_of_every_text() -> None:
     model = make_model("llama", bos=True)
-    assert_same_targets(model, optimise_targets(model, REQUESTS, CONTEXTS, SETTINGS), SETTINGS)
+    assert_same_targets(model, exact_targets(model, REQUESTS, CONTEXTS, SETTINGS), SETTINGS)
 
 
 def test_converged_edits_stop_where_the_plain_way_stops(tiny_llama: LanguageModel) -> None:
@@ -54,22 +60,20 @@ def test_converged_edits_stop_where_the_plain_way_stops(tiny_llama: LanguageMode
     )
     losses = [plain_target(tiny_llama, r, CONTEXTS, settings)[1] for r in REQUESTS]
     assert any(loss < 5.2 for loss in losses)
-    targets = optimise_targets(tiny_llama, REQUESTS, CONTEXTS, settings)
+    targets = exact_targets(tiny_llama, REQUESTS, CONTEXTS, settings)
     assert_same_targets(tiny_llama, targets, settings)
 
 
 def test_batches_order_and_memory_budget_change_nothing(tiny_llama: LanguageModel) -> None:
-    whole = optimise_targets(tiny_llama, REQUESTS, CONTEXTS, SETTINGS)
-    parts = optimise_targets(
-        tiny_llama, REQUESTS[::-1], CONTEXTS, SETTINGS, max_edits=2, max_tokens=5
-    )
+    whole = exact_targets(tiny_llama, REQUESTS, CONTEXTS, SETTINGS)
+    parts = exact_targets(tiny_llama, REQUESTS[::-1], CONTEXTS, SETTINGS, max_edits=2, max_tokens=5)
     torch.testing.assert_close(parts.flip(1), whole, atol=1e-3, rtol=1e-3)
 
 
 def test_the_change_is_clamped(tiny_llama: LanguageModel) -> None:
     tight = SETTINGS.with_changes(clamp_factor=0.01, target_learning_rate=1.0)
-    targets = optimise_targets(tiny_llama, REQUESTS, CONTEXTS, tight)
-    still = optimise_targets(tiny_llama, REQUESTS, CONTEXTS, tight.with_changes(target_steps=1))
+    targets = exact_targets(tiny_llama, REQUESTS, CONTEXTS, tight)
+    still = exact_targets(tiny_llama, REQUESTS, CONTEXTS, tight.with_changes(target_steps=1))
     moved = (targets - still).norm(dim=0) / still.norm(dim=0)
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01), atol=1e-5, rtol=1e-3)
 
@@ -77,7 +81,7 @@ def test_the_change_is_clamped(tiny_llama: LanguageModel) -> None:
 def test_the_model_is_left_as_it_was(tiny_gpt2: LanguageModel) -> None:
     ids = torch.tensor([[5, 6, 7]])
     before = tiny_gpt2.hf(ids).logits
-    optimise_targets(tiny_gpt2, REQUESTS[:1], CONTEXTS, SETTINGS)
+    exact_targets(tiny_gpt2, REQUESTS[:1], CONTEXTS, SETTINGS)
     assert torch.equal(tiny_gpt2.hf(ids).logits, before)
     assert all("forward" not in module.__dict__ for module in tiny_gpt2.hf.modules())
 
@@ -90,29 +94,29 @@ def test_the_cache_is_keyed_by_all_that_a_target_depends_on(
     def stored() -> int:
         return len(list(tmp_path.rglob("*.safetensors")))
 
-    first = optimise_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache)
+    first = exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache)
     assert stored() == 2
-    again = optimise_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache)
+    again = exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache)
     assert torch.equal(first, again)
     assert stored() == 2
     (name,) = tiny_llama.weight_names([0])
     with tiny_llama.edited({name: change(tiny_llama)}):  # another state of the model
-        other = optimise_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
+        other = exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
     assert not torch.allclose(other[:, 0], first[:, 0])
     assert stored() == 3
     conflicting = [REQUESTS[0].__class__(0, "The capital of {} is", "France", "Spain")]
-    optimise_targets(tiny_llama, conflicting, CONTEXTS, SETTINGS, cache=cache)
-    optimise_targets(tiny_llama, REQUESTS[:1], CONTEXTS[:1], SETTINGS, cache=cache)
+    exact_targets(tiny_llama, conflicting, CONTEXTS, SETTINGS, cache=cache)
+    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS[:1], SETTINGS, cache=cache)
     more_steps = SETTINGS.with_changes(target_steps=9)
-    optimise_targets(tiny_llama, REQUESTS[:1], CONTEXTS, more_steps, cache=cache)
+    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, more_steps, cache=cache)
     assert stored() == 6
     higher_prior = SETTINGS.with_changes(prior_weight=7.0)  # does not touch the targets
-    optimise_targets(tiny_llama, REQUESTS[:1], CONTEXTS, higher_prior, cache=cache)
+    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, higher_prior, cache=cache)
     assert stored() == 6
 
 
 def test_cached_targets_hold_no_text(tiny_llama: LanguageModel, tmp_path: Path) -> None:
-    optimise_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=TargetCache(tmp_path))
+    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=TargetCache(tmp_path))
     (path,) = tmp_path.rglob("*.safetensors")
     assert b"France" not in path.read_bytes()
     assert "France" not in str(path)
@@ -120,8 +124,19 @@ def test_cached_targets_hold_no_text(tiny_llama: LanguageModel, tmp_path: Path) 
 
 def test_a_damaged_cache_entry_is_computed_again(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     cache = TargetCache(tmp_path)
-    first = optimise_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
+    first = exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(b"damaged")
-    again = optimise_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
+    again = exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
     torch.testing.assert_close(again, first)
+
+
+def test_bfloat16_steps_end_near_the_exact_targets(tiny_llama: LanguageModel) -> None:
+    exact = exact_targets(tiny_llama, REQUESTS, CONTEXTS, SETTINGS)
+    start = exact_targets(tiny_llama, REQUESTS, CONTEXTS, SETTINGS.with_changes(target_steps=1))
+    quick = optimise_targets(tiny_llama, REQUESTS, CONTEXTS, SETTINGS)
+    assert (quick - exact).norm() < 0.25 * (exact - start).norm()
+    if has_fast_bfloat16(tiny_llama.device):
+        assert not torch.equal(quick, exact)
+    else:
+        assert torch.equal(quick, exact)

@@ -27,6 +27,7 @@ from collabedit.rounds import (
 )
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
+from tests.models.test_language_model import change
 
 SETTINGS = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=4)
 SCHEDULES = list(Schedule)
@@ -156,9 +157,9 @@ def test_files_carry_a_round_exactly(tiny_llama: LanguageModel, tmp_path: Path) 
         delta = Delta.load(tmp_path / "delta.safetensors")
     assert delta.metadata.complete
     assert delta.metadata.method == "CollabEdit"
-    expected = edited_by("GLOBAL", [Party(tiny_llama, REQUESTS, config)])
-    for name, change in delta.changes.items():
-        assert relative_distance(change, expected.changes[name]) < 1e-10
+    expected = edited_by("GLOBAL", [Party.pooled(parties)])
+    for name, made in delta.changes.items():
+        assert relative_distance(made, expected.changes[name]) < 1e-10
 
 
 def test_float32_uploads_are_half_the_size_and_nearly_exact(
@@ -195,6 +196,14 @@ def test_an_update_holds_no_text_and_no_single_edit(
 # What may be wrong with a message
 
 
+def other_model() -> LanguageModel:
+    """The same Llama with one edited weight changed."""
+    model = make_model("llama")
+    (name,) = model.weight_names([1])
+    model.apply_({name: change(model)})
+    return model
+
+
 def one_update(model: LanguageModel, config: RoundConfig) -> EditUpdate:
     return Party(model, REQUESTS[:2], config).contribute(Delta.empty(config))
 
@@ -211,7 +220,7 @@ def test_an_update_of_another_round_is_refused(tiny_llama: LanguageModel) -> Non
 
 
 def test_an_update_of_another_model_is_refused(tiny_llama: LanguageModel) -> None:
-    other = make_model("llama", tie_word_embeddings=False)
+    other = other_model()
     config = make_round(tiny_llama)
     with pytest.raises(UpdateError, match="another model"):
         coordinator_of(config).merge({"bank": one_update(other, make_round(other))})
@@ -285,7 +294,7 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_party_refuses_another_model(tiny_llama: LanguageModel) -> None:
-    other = make_model("llama", tie_word_embeddings=False)
+    other = other_model()
     with pytest.raises(RoundError, match="is not the model of this round"):
         Party(other, REQUESTS, make_round(tiny_llama))
 

@@ -79,7 +79,7 @@ def single_round(
 
     per_client = read_numbers(edits_per_client, "--edits-per-client")
     everything = merge.strip().lower() == "all"
-    settings = SingleRoundSettings(
+    settings = SingleRoundSettings.checked(
         model=model,
         dataset=dataset,
         clients=clients,

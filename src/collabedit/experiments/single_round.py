@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from collabedit.covariance import Covariance, default_covariance
 from collabedit.datasets import load_dataset, partition
 from collabedit.editing import Hyperparameters, TargetCache
+from collabedit.editing.hyperparameters import one_line
 from collabedit.errors import InputError, UnknownNameError
 from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
 from collabedit.experiments.methods import distances, merged_delta
@@ -78,6 +79,18 @@ class SingleRoundSettings(BaseModel):
     generations: bool = False
     dtype: str = "float32"
     device: str | None = None
+
+    @classmethod
+    def checked(cls, **values: Any) -> SingleRoundSettings:
+        """Settings from what a user typed.
+
+        Raises:
+            InputError: when a value is out of range.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InputError(f"settings: {one_line(error)}") from None
 
     @field_validator("merge")
     @classmethod

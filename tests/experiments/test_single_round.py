@@ -1,0 +1,154 @@
+"""The single-round experiment: its results, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collabedit.editing import Hyperparameters
+from collabedit.errors import InputError
+from collabedit.experiments import Run, SingleRoundSettings, load_summary, open_run, single_round
+from collabedit.rounds import Schedule
+from tests.cli.commands import collabedit, fails
+from tests.conftest import make_model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    model = make_model("llama")
+    model.hf.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    (folder / "heldout.txt").write_text("The capital of Italy is Rome. " * 20)
+    return folder
+
+
+def settings_for(place: Path, **changes: Any) -> SingleRoundSettings:
+    values: dict[str, Any] = {
+        "model": str(place / "model"),
+        "clients": 3,
+        "edits_per_client": (1, 3, 2),
+        "hyperparameters": Hyperparameters(layers=(1, 2), target_steps=3, prior_weight=5.0),
+        "heldout": place / "heldout.txt",
+    }
+    return SingleRoundSettings(**{**values, **changes})
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_a_run_leaves_the_papers_layout(place: Path, tmp_path: Path, schedule: Schedule) -> None:
+    run = single_round(settings_for(place, schedule=schedule), tmp_path)
+    assert run.folder == tmp_path / "MEMIT" / "run_000"
+    params = json.loads((run.folder / "params.json").read_text())
+    assert params["settings"]["seed"] == 0
+    assert set(params["versions"]) == {"collabedit", "python", "torch", "transformers", "numpy"}
+    cases = [json.loads(path.read_text()) for path in run.folder.glob("case_*.json")]
+    assert len(cases) == 6
+    for case in cases:
+        assert case["post"] == case["methods"]["CollabEdit"]
+        assert {"target_new", "target_true"} == set(case["pre"]["rewrite_prompts_probs"][0])
+        assert len(case["post"]["paraphrase_prompts_probs"]) == 2
+    summary = load_summary(run.folder)
+    assert list(summary["methods"]) == ["CollabEdit", "GLOBAL", "SA", "TA", "TIES"]
+    assert {"ES", "PS", "NS", "score", "perplexity"} <= set(summary["methods"]["GLOBAL"])
+    distances = summary["delta_relative_to_global"]
+    assert distances["CollabEdit"] < 1e-5  # matrices this small are summed in another order
+    assert min(distances[name] for name in ("SA", "TIES")) > 0.05
+    assert summary["methods"]["CollabEdit"]["ES"] == summary["methods"]["GLOBAL"]["ES"]
+
+
+def test_an_interrupted_run_goes_on_with_the_same_result(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(place)
+    whole = single_round(settings, tmp_path / "whole")
+    finished: list[str] = []
+    original = Run.json_stage
+
+    def fails_at_the_third_evaluation(run: Run, name: str, compute: Any) -> Any:
+        if len(finished) == 3:
+            raise KeyboardInterrupt
+        finished.append(name)
+        return original(run, name, compute)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "json_stage", fails_at_the_third_evaluation)
+        with pytest.raises(KeyboardInterrupt):
+            single_round(settings, tmp_path / "parts")
+    assert not list((tmp_path / "parts").rglob("summary.json"))
+    run = single_round(settings, tmp_path / "parts")
+    assert run.continued
+    assert run.folder.name == "run_000"
+    for name in ("summary.json", f"{next(whole.folder.glob('case_*.json')).name}"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_run_is_not_continued_with_other_settings(tmp_path: Path) -> None:
+    first = open_run(tmp_path, "MEMIT", {"seed": 0})
+    assert open_run(tmp_path, "MEMIT", {"seed": 0}).folder == first.folder
+    assert open_run(tmp_path, "MEMIT", {"seed": 0}, fresh=True).folder.name == "run_001"
+    assert open_run(tmp_path, "MEMIT", {"seed": 1}).folder.name == "run_002"
+    first.write_summary({})
+    assert open_run(tmp_path, "MEMIT", {"seed": 0}).folder.name == "run_001"
+
+
+def test_summaries_are_read_from_finished_runs_only(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run"):
+        load_summary(tmp_path)
+    run = open_run(tmp_path, "MEMIT", {})
+    with pytest.raises(InputError, match="not finished"):
+        load_summary(run.folder)
+
+
+def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
+    hparams = tmp_path / "hparams.json"
+    hparams.write_text(json.dumps({"layers": [1, 2], "target_steps": 2, "prior_weight": 5.0}))
+    arguments = [
+        "run",
+        "single-round",
+        "--model",
+        place / "model",
+        "--clients",
+        2,
+        "-n",
+        "2,1",
+        "--merge",
+        "collabedit,Global",
+        "--hparams",
+        hparams,
+        "--results",
+        tmp_path,
+    ]
+    table = collabedit(*arguments)
+    assert "CollabEdit" in table
+    assert "unedited" in table
+    run = tmp_path / "MEMIT" / "run_000"
+    as_json = json.loads(collabedit("summarize", run, "--json"))
+    assert set(as_json[str(run)]["methods"]) == {"CollabEdit", "GLOBAL"}
+    header, *rows = collabedit("summarize", run, "--csv").splitlines()
+    assert header.startswith("run,method,")
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clients", 50, "-n", 10], "240"),
+        (["--merge", "COLLAB"], "unknown merge method 'COLLAB'"),
+        (["--schedule", "both"], "unknown schedule 'both'"),
+        (["--partition", "luck"], "unknown partition 'luck'"),
+        (["-n", "many"], "cannot read 'many'"),
+        (["--dataset", "nowhere.json"], "nowhere.json"),
+        (["--clients", 0], "clients"),
+    ],
+)
+def test_bad_options_get_one_line(
+    place: Path, tmp_path: Path, arguments: list[object], message: str
+) -> None:
+    error = fails(
+        "run", "single-round", "--model", place / "model", "--results", tmp_path, *arguments
+    )
+    assert message in error
+    assert not list(tmp_path.iterdir())

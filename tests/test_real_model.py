@@ -1,0 +1,96 @@
+"""The main job on the real SmolLM2-135M, with the shipped data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from collabedit.algebra import relative_distance
+from collabedit.covariance import SelfCorpus, collect
+from collabedit.datasets import load_dataset
+from collabedit.editing import default_hyperparameters, optimise_targets, sample_contexts
+from collabedit.evaluation import evaluate, summarise
+from collabedit.export import save_edited_model
+from collabedit.merging import resolve_method
+from collabedit.models import LanguageModel
+from collabedit.requests import Record
+from collabedit.rounds import Coordinator, Delta, Party, Schedule, new_round, run_round
+
+pytestmark = pytest.mark.slow
+
+SIZES = (1, 4, 2, 1)
+
+
+class Setting:
+    """Eight facts, their targets and a small covariance, shared by the tests."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.records: list[Record] = load_dataset("worldfacts")[: sum(SIZES)]
+        self.requests = [record.request for record in self.records]
+        self.settings = default_hyperparameters(model.name, model.structure).hyperparameters
+        self.contexts = sample_contexts(model, 0)
+        self.targets = optimise_targets(model, self.requests, self.contexts, self.settings)
+        self.covariance = collect(model, self.settings.layers, SelfCorpus(0), tokens=4096)
+
+    def merged(self, schedule: Schedule, sizes: tuple[int, ...], method: str) -> Delta:
+        config = new_round(self.model, schedule=schedule, contexts=self.contexts)
+        parties, start = [], 0
+        for size in sizes:
+            end = start + size
+            parties.append(
+                Party(
+                    self.model, self.requests[start:end], config, targets=self.targets[:, start:end]
+                )
+            )
+            start = end
+        priors = self.covariance.priors(config.weights, config.prior_weight)
+        return run_round(parties, Coordinator(config, priors, resolve_method(method)))
+
+
+@pytest.fixture(scope="module")
+def setting(smollm2: LanguageModel) -> Setting:
+    return Setting(smollm2)
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_four_unequal_parties_get_the_pooled_update(setting: Setting, schedule: Schedule) -> None:
+    pooled = setting.merged(schedule, (sum(SIZES),), "GLOBAL")
+    merged = setting.merged(schedule, SIZES, "CollabEdit")
+    for name, expected in pooled.changes.items():
+        assert relative_distance(merged.changes[name], expected) < 1e-6
+    scores = []
+    for delta in (pooled, merged):
+        with setting.model.edited(delta.changes):
+            scores.append(summarise(evaluate(setting.model, setting.records)))
+    for metric in ("ES", "PS", "NS"):
+        assert scores[0][metric] == scores[1][metric]  # type: ignore[literal-required]
+    unedited = summarise(evaluate(setting.model, setting.records))
+    assert scores[0]["ES"] == 100.0
+    assert scores[0]["PS"] > unedited["PS"] + 30
+    assert scores[0]["score"] > unedited["score"] + 30
+
+
+def test_a_saved_model_is_the_edited_one(setting: Setting, tmp_path: Path) -> None:
+    from collabedit.models import load_model
+
+    delta = setting.merged(Schedule.ONE_SHOT, SIZES, "CollabEdit")
+    ids = setting.model.tokenizer(setting.requests[0].text, return_tensors="pt").input_ids
+    with setting.model.edited(delta.changes), torch.no_grad():
+        expected = setting.model.hf(ids).logits
+    save_edited_model(load_model("smollm2-135m"), delta, tmp_path / "edited")
+    saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
+    with torch.no_grad():
+        assert torch.equal(saved(ids).logits, expected)
+    unedited = dict(setting.model.hf.named_parameters())
+    changed = {n for n, p in saved.named_parameters() if not torch.equal(p, unedited[n])}
+    assert changed == set(delta.changes)
+
+
+def test_the_real_model_loads_in_seconds_once_converted(smollm2: LanguageModel) -> None:
+    structure = smollm2.structure
+    assert (structure.n_layers, structure.hidden_size, structure.mlp_size) == (30, 576, 1536)
+    assert structure.tied_head
