@@ -72,6 +72,41 @@ def plain_target(
     return (initial[0] + delta.detach()).float().cpu(), float(loss.detach())
 
 
+def plain_loss(
+    model: LanguageModel,
+    request: EditRequest,
+    contexts: Contexts,
+    settings: Hyperparameters,
+    target: Tensor,
+) -> float:
+    """Mean negative log-likelihood of an edit's new object over contexts, given its target."""
+    templates = [template for group in contexts for template in group]
+    rows = encode(
+        model.tokenizer,
+        [fill_template(t, request.prompt, request.subject, request.target_new) for t in templates],
+    )
+    input_ids, mask, labels = _padded(rows, model.device)
+    positions = torch.tensor([row.subject_last for row in rows], device=model.device)
+    places = torch.arange(len(rows), device=model.device)
+    bare: list[Tensor] = []
+
+    def set_target(_module: Any, _args: Any, output: Any) -> Any:
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        bare.append(hidden[0, positions[0]].clone())
+        hidden[places, positions] += target.to(hidden) - bare[0]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = model.layer(settings.layers[-1]).register_forward_hook(set_target)
+    try:
+        with torch.no_grad():
+            logits = model.hf(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        handle.remove()
+    gold = logits.float().log_softmax(dim=-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+    wanted = labels != -100
+    return float((-(gold * wanted).sum(dim=1) / wanted.sum(dim=1)).mean())
+
+
 def plain_keys(
     model: LanguageModel, request: EditRequest, contexts: Contexts, layer: int
 ) -> Tensor:

@@ -18,15 +18,15 @@ _COLUMNS = (
     ("PS", "PS", 1),
     ("NS", "NS", 1),
     ("score", "Score", 1),
-    ("rewrite_accuracy", "rewrite acc.", 1),
-    ("paraphrase_accuracy", "paraphrase acc.", 1),
-    ("neighborhood_accuracy", "neighb. acc.", 1),
-    ("rewrite_token_accuracy", "rewrite tok.", 1),
-    ("paraphrase_token_accuracy", "paraphrase tok.", 1),
-    ("neighborhood_token_accuracy", "neighb. tok.", 1),
+    ("rewrite_accuracy", "ES acc", 1),
+    ("paraphrase_accuracy", "PS acc", 1),
+    ("neighborhood_accuracy", "NS acc", 1),
+    ("rewrite_token_accuracy", "ES tok", 1),
+    ("paraphrase_token_accuracy", "PS tok", 1),
+    ("neighborhood_token_accuracy", "NS tok", 1),
     ("fluency", "fluency", 1),
-    ("consistency", "consistency", 1),
-    ("perplexity", "perplexity", 2),
+    ("consistency", "consist.", 1),
+    ("perplexity", "ppl", 2),
 )
 _DISTANCE = "distance_from_global"
 
@@ -50,16 +50,20 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary_table(summary: Mapping[str, Any], title: str) -> Table:
-    """A summary as a table: methods by metrics."""
+    """A summary as a table: methods by metrics.
+
+    ``acc`` columns are accuracies, ``tok`` columns zsRE's token accuracies; the distance is the
+    largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``.
+    """
     rows = summary_rows(summary)
     columns = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
     table = Table(title=title, title_justify="left")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")
     has_distance = any(_DISTANCE in row for row in rows)
     if has_distance:
-        table.add_column("|D - D_GLOBAL| / |D_GLOBAL|", justify="right")
+        table.add_column("distance", justify="right", no_wrap=True)
     for row in rows:
         cells = [f"{row[key]:.{digits}f}" if key in row else "" for key, _, digits in columns]
         if has_distance:

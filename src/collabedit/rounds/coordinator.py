@@ -107,6 +107,8 @@ class Coordinator:
         layers = self.config.layers[: len(changes)]
         metadata = self.delta.metadata.model_copy(
             update={
+                "method": self.method.name,
+                "options": self.options,
                 "layers": layers,
                 "complete": len(layers) == len(self.config.layers),
                 "parties": len(updates),
