@@ -34,11 +34,11 @@ def run_demo(results: Path, seed: int) -> None:
     run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
     out.print(summary_table(load_summary(run.folder), "32 edits of 4 parties, merged"))
     out.print(
-        "ES, PS: how often the new object is likelier than the old one, asked as edited and in other "
-        "words.\nNS: how often the true object stays likelier for neighbouring facts. Score: the "
-        "harmonic mean.\nacc: how often the expected object is the very likeliest. distance: of the "
-        "weight update\nfrom that of GLOBAL, one party holding all 32 edits. CollabEdit computes the "
-        "same update.\n"
+        "ES, PS: how often the new object is likelier than the old one, asked as edited and in\n"
+        "other words. NS: how often the true object stays likelier for neighbouring facts.\n"
+        "Score: their harmonic mean. acc: how often the expected object is the very likeliest.\n"
+        "distance: of the weight update from that of GLOBAL, one party holding all 32 edits;\n"
+        "CollabEdit computes the same update, averaging does not.\n"
     )
     out.print(_answers(run.folder))
     out.print(
