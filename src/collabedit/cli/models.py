@@ -69,6 +69,6 @@ def show(
         table.add_row(key.replace("_", " "), str(value))
     table.add_section()
     for key, value in settings.items():
-        table.add_row(key.replace("_", " "), str(value))
+        table.add_row("edited layers" if key == "layers" else key.replace("_", " "), str(value))
     table.add_row("these come from", preset.source)
     console().print(table)

@@ -62,7 +62,9 @@ def load_structure_only(name: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(resolve(name))
         with init_empty_weights():
-            return AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config)
+        model.tie_weights()
+        return model
     except (OSError, ValueError) as error:
         raise _loading_error(name, error) from error
 

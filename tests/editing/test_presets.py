@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from collabedit.editing import Hyperparameters, default_hyperparameters
+from collabedit.errors import InputError
+from collabedit.models import LanguageModel
+
+
+def test_published_presets(tiny_gpt2: LanguageModel) -> None:
+    preset = default_hyperparameters("openai-community/gpt2-xl", tiny_gpt2.structure)
+    settings = preset.hyperparameters
+    assert (settings.layers, settings.prior_weight) == ((13, 14, 15, 16, 17), 20000)
+    assert (settings.target_steps, settings.clamp_factor, settings.kl_factor) == (20, 0.75, 0.0625)
+    settings = default_hyperparameters("EleutherAI/gpt-j-6B", tiny_gpt2.structure).hyperparameters
+    assert (settings.layers, settings.prior_weight) == ((3, 4, 5, 6, 7, 8), 15000)
+    assert settings.target_steps == 25
+
+
+def test_other_models_get_layers_by_depth(tiny_gpt2: LanguageModel) -> None:
+    deep = replace(tiny_gpt2.structure, n_layers=48)
+    preset = default_hyperparameters("my-gpt2-xl-copy", deep)
+    assert preset.hyperparameters.layers == (8, 9, 10, 11, 12)
+    assert preset.source == "scaled to 48 layers, not tuned"
+
+
+def test_the_papers_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "gpt2-xl.json"
+    values = {
+        "layers": [13, 14],
+        "clamp_norm_factor": 0.7,
+        "fact_token": "subject_last",
+        "v_num_grad_steps": 20,
+        "v_lr": 0.4,
+        "v_weight_decay": 0.3,
+        "kl_factor": 0.1,
+        "mom2_update_weight": 20000,
+        "mom2_dataset": "wikipedia",
+    }
+    path.write_text(json.dumps(values))
+    assert Hyperparameters.from_file(path) == Hyperparameters(
+        layers=(13, 14),
+        clamp_factor=0.7,
+        target_steps=20,
+        target_learning_rate=0.4,
+        target_weight_decay=0.3,
+        kl_factor=0.1,
+        prior_weight=20000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"layers": [1, 3]}, "layers: must be consecutive"),
+        ({"layers": [1], "prior_weight": 0}, "prior_weight"),
+        ({"layers": [1], "steps": 3}, "steps"),
+        ({"layers": [1], "v_lr": 0.5, "fact_token": "subject_first"}, "subject_last"),
+        ([1], "JSON object"),
+    ],
+)
+def test_bad_settings_name_the_field(tmp_path: Path, values: object, message: str) -> None:
+    path = tmp_path / "hparams.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=message) as caught:
+        Hyperparameters.from_file(path)
+    assert str(path) in str(caught.value)

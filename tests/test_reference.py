@@ -1,0 +1,117 @@
+"""Stage by stage against values captured from the paper's own code and from the original MEMIT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from collabedit.algebra import Prior, compress, solve
+from collabedit.editing import Hyperparameters, measure, optimise_targets
+from collabedit.editing.contexts import load_contexts
+from collabedit.merging import collab_edit, pooled, resolve_method, simple_average, ties
+from collabedit.models import LanguageModel, load_model
+from collabedit.requests import EditRequest, load_records
+from collabedit.rounds import Coordinator, Party, Schedule, new_round, run_round
+
+PARTIES = [slice(5 * i, 5 * i + 5) for i in range(4)]
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+class Captured:
+    """The folder's values and the model they belong to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model: LanguageModel = load_model(str(folder / "model"), device="cpu")
+        self.settings = Hyperparameters.from_file(folder / "hparams.json")
+        self.contexts = load_contexts(folder / "context_templates.json")
+        self.requests: list[EditRequest] = [
+            record.request for record in load_records(folder / "records.json")
+        ]
+        self.weights = self.model.weight_names(self.settings.layers)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def priors(self) -> dict[str, Prior]:
+        moments = self.tensors("cov")
+        weight = self.settings.prior_weight
+        return {w: Prior.from_second_moment(moments[f"C.{w}"], weight) for w in self.weights}
+
+
+@pytest.fixture(scope="module")
+def captured(reference: Path) -> Captured:
+    return Captured(reference)
+
+
+def test_the_requests_are_those_of_the_original(captured: Captured) -> None:
+    stored = json.loads((captured.folder / "requests.json").read_text())["requests"]
+    assert [r.case_id for r in captured.requests] == [r["case_id"] for r in stored]
+
+
+def test_keys_and_hidden_states(captured: Captured) -> None:
+    layers = captured.settings.layers
+    measured = measure(captured.model, captured.requests, captured.contexts, layers, layers[-1])
+    keys = captured.tensors("keys")
+    for layer, name in zip(layers, captured.weights, strict=True):
+        assert relative(measured.keys[layer], keys[f"K.{name}"]) < 1e-6
+    assert relative(measured.hidden.T, captured.tensors("z")["cur_z"]) < 1e-6
+
+
+@pytest.mark.slow
+def test_targets(captured: Captured) -> None:
+    stored = captured.tensors("z")
+    targets = optimise_targets(
+        captured.model, captured.requests, captured.contexts, captured.settings, quick=False
+    )
+    moved = (stored["z"] - stored["cur_z"]).norm(dim=1)
+    assert ((targets.T - stored["z"]).norm(dim=1) / moved).max() < 2e-5
+
+
+def test_merging_from_the_captured_statistics(captured: Captured) -> None:
+    statistics, merged = captured.tensors("keys"), captured.tensors("merged")
+    clients = captured.tensors("client_deltas")
+    for name, prior in captured.priors().items():
+        keys, residuals = statistics[f"K.{name}"], statistics[f"R.{name}"]
+        parties = [compress(keys[:, part], residuals[:, part]) for part in PARTIES]
+        updates = [solve(party, prior) for party in parties]
+        everything = pooled([compress(keys, residuals)], prior)
+        assert relative(everything.dense(), merged[f"GLOBAL.{name}"]) < 1e-11
+        assert relative(collab_edit(parties, prior).dense(), merged[f"CollabEdit.{name}"]) < 1e-11
+        for index, update in enumerate(updates):
+            assert relative(update.dense(), clients[f"client{index}.{name}"]) < 1e-11
+        # The original divides by ten, though there are four clients.
+        average = simple_average(updates).dense() * len(PARTIES) / 10
+        assert relative(average, merged[f"SA.{name}"]) < 1e-11
+        assert relative(ties(updates).dense(), merged[f"TIES_intended.{name}"]) < 1e-11
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_rounds_from_the_captured_targets(captured: Captured, schedule: Schedule) -> None:
+    config = new_round(
+        captured.model,
+        schedule=schedule,
+        hyperparameters=captured.settings,
+        contexts=captured.contexts,
+    )
+    targets = captured.tensors("z")["z"].T
+    parties = [
+        Party(captured.model, captured.requests[part], config, targets=targets[:, part])
+        for part in PARTIES
+    ]
+    delta = run_round(parties, Coordinator(config, captured.priors(), resolve_method("CollabEdit")))
+    if schedule is Schedule.SEQUENTIAL:
+        expected = load_file(captured.folder / "memit" / "memit.safetensors")
+        expected = {name: expected[f"delta.{name}"] for name in captured.weights}
+    else:
+        merged = captured.tensors("merged")
+        expected = {name: merged[f"GLOBAL.{name}"] for name in captured.weights}
+    for name, update in delta.changes.items():
+        assert relative(update.dense(), expected[name]) < 5e-6
