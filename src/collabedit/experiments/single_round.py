@@ -20,7 +20,7 @@ from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import Record
-from collabedit.rounds import Delta, Party, Schedule, new_round
+from collabedit.rounds import Delta, Party, RoundConfig, Schedule, new_round
 
 __all__ = ["SingleRoundSettings", "single_round"]
 
@@ -138,7 +138,11 @@ def single_round(settings: SingleRoundSettings, results: Path, *, fresh: bool = 
         "covariance": covariance.corpus,
     }
     run = open_run(results, config.editor, params, fresh=fresh)
-    config.save(run.folder / "round.json")
+    round_file = run.folder / "round.json"
+    if round_file.is_file():
+        config = RoundConfig.load(round_file)  # its deltas name it by its hash
+    else:
+        config.save(round_file)
     cache = TargetCache()
     parties = [Party(model, [r.request for r in share], config, cache=cache) for share in shares]
     priors = covariance.priors(config.weights, config.prior_weight)
