@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "save_tensors",
     "sha256_of_json",
     "tensor_metadata",
+    "utc_now",
     "write_json",
     "write_text",
 ]
@@ -141,3 +143,8 @@ def sha256_of_json(value: Any) -> str:
     """SHA-256 of the canonical JSON form of ``value``."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def utc_now() -> str:
+    """The time in ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

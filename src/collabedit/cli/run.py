@@ -73,7 +73,6 @@ def single_round(
     from collabedit.editing import Hyperparameters
     from collabedit.experiments import SingleRoundSettings
     from collabedit.experiments import single_round as run_single_round
-    from collabedit.experiments.single_round import parse_partition
     from collabedit.merging import merge_methods
     from collabedit.rounds.config import parse_schedule
 
@@ -86,7 +85,7 @@ def single_round(
         edits_per_client=per_client if len(per_client) > 1 else per_client[0],
         merge=tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
         schedule=parse_schedule(schedule),
-        partition=parse_partition(partition),
+        partition=partition,
         seed=seed,
         hyperparameters=Hyperparameters.from_file(hparams) if hparams else None,
         covariance=covariance,

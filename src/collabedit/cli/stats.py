@@ -140,7 +140,8 @@ def _chosen_layers(model: LanguageModel, layers: str | None) -> tuple[int, ...]:
 
 
 def _tell_cost(model: LanguageModel, layers: tuple[int, ...], text: str) -> None:
-    from collabedit.covariance.collect import memory_needed, say
+    from collabedit.covariance.collect import memory_needed
+    from collabedit.progress import say
 
     size = model.structure.mlp_size
     say(

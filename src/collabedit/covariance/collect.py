@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,13 +35,13 @@ import torch
 from torch import Tensor
 
 from collabedit.covariance.corpus import Corpus, Plan, SelfCorpus, Window, grouped
-from collabedit.covariance.store import Covariance, now
+from collabedit.covariance.store import Covariance
 from collabedit.errors import CollabEditError, CovarianceError
-from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
+from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json, utc_now
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import captured_inputs, stops_before
 from collabedit.models.tokens import Batch, batches
-from collabedit.progress import Progress, progress
+from collabedit.progress import Progress, progress, say
 
 __all__ = ["MAX_LENGTH", "collect", "default_covariance", "default_tokens", "memory_needed"]
 
@@ -68,11 +67,6 @@ _ESTIMATE_AFTER = 0.02
 
 _PARTIAL_FORMAT = "collabedit.covariance-partial"
 Say = Callable[[str], None]
-
-
-def say(message: str) -> None:
-    """Print a message on standard error."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def collect(
@@ -429,5 +423,5 @@ def _finished(
         model=model.name,
         model_sha256=fingerprint,
         sampling_error=errors,
-        created=now(),
+        created=utc_now(),
     )

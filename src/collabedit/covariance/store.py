@@ -7,7 +7,6 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch import Tensor
 from collabedit import __version__
 from collabedit.algebra import Prior
 from collabedit.errors import CovarianceError, InputError
-from collabedit.files import load_tensors, save_tensors
+from collabedit.files import load_tensors, save_tensors, utc_now
 from collabedit.models import LanguageModel
 
-__all__ = ["Covariance", "condition_number", "import_npz", "layer_in_file_name", "merge", "now"]
+__all__ = ["Covariance", "condition_number", "import_npz", "layer_in_file_name", "merge"]
 
 FORMAT = "collabedit.covariance"
 VERSION = 1
@@ -169,7 +168,7 @@ def merge(covariances: Sequence[Covariance]) -> Covariance:
         model=first.model,
         model_sha256=first.model_sha256,
         sampling_error=errors,
-        created=now(),
+        created=utc_now(),
     )
 
 
@@ -214,7 +213,7 @@ def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
         model=model.name,
         model_sha256=model.fingerprint(list(moments)),
         sampling_error={},
-        created=now(),
+        created=utc_now(),
     )
 
 
@@ -248,11 +247,6 @@ def condition_number(matrix: Tensor) -> float:
         high = matrix @ (high / high.norm())
         low = torch.cholesky_solve(low / low.norm(), factor)
     return float(high.norm() * low.norm())
-
-
-def now() -> str:
-    """The present date and time, ISO 8601 with its zone."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class _MalformedError(ValueError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import sys
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from collabedit.errors import DatasetError, InputError, UnknownNameError
 from collabedit.files import atomic_path, cache_directory, write_text
-from collabedit.progress import progress
+from collabedit.progress import progress, say
 from collabedit.requests import Record, load_records, parse_records
 
 __all__ = ["NamedDataset", "entry", "fetch", "load_dataset", "names", "recorded_sha256", "take"]
@@ -170,7 +169,7 @@ def _packaged(name: str) -> list[Any]:
 
 def _download(name: str, dataset: NamedDataset, path: Path) -> None:
     """Download a data set; it is kept only when it is whole, has records and the checksum."""
-    _say(f"Fetching {name}: {dataset.title}, about {dataset.megabytes} MB, from {dataset.url}")
+    say(f"Fetching {name}: {dataset.title}, about {dataset.megabytes} MB, from {dataset.url}")
     with atomic_path(path) as temporary:
         try:
             _stream(dataset, temporary)
@@ -193,7 +192,7 @@ def _download(name: str, dataset: NamedDataset, path: Path) -> None:
             ) from None
     if dataset.sha256 is None:
         write_text(_checksum_path(path), f"{digest}\n")
-    _say(f"Kept as {path}, SHA-256 {digest}")
+    say(f"Kept as {path}, SHA-256 {digest}")
 
 
 def _stream(dataset: NamedDataset, target: Path) -> None:
@@ -209,7 +208,3 @@ def _stream(dataset: NamedDataset, target: Path) -> None:
                 bar.advance(len(block))
     if length and received != length:
         raise OSError(f"the connection ended after {received} of {length} bytes")
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from collabedit.covariance import Covariance, default_covariance
 from collabedit.datasets import load_dataset, partition
+from collabedit.datasets.partition import PartitionKind
 from collabedit.editing import Hyperparameters, TargetCache
 from collabedit.editing.hyperparameters import one_line
-from collabedit.errors import InputError, UnknownNameError
+from collabedit.errors import InputError
 from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
 from collabedit.experiments.methods import distances, merged_delta
 from collabedit.experiments.runs import Run, open_run
@@ -25,21 +26,6 @@ from collabedit.rounds import Delta, Party, RoundConfig, Schedule, new_round
 __all__ = ["SingleRoundSettings", "single_round"]
 
 ALL_METHODS = ("CollabEdit", "GLOBAL", "SA", "TA", "TIES")
-
-
-Partition = Literal["iid", "relation"]
-
-
-def parse_partition(name: str) -> Partition:
-    """The way to share records out, from its name.
-
-    Raises:
-        UnknownNameError: when there is none of that name.
-    """
-    for known in get_args(Partition):
-        if name.strip().lower() == known:
-            return cast(Partition, known)
-    raise UnknownNameError("partition", name, get_args(Partition))
 
 
 class SingleRoundSettings(BaseModel):
@@ -71,7 +57,7 @@ class SingleRoundSettings(BaseModel):
     edits_per_client: int | tuple[int, ...] = 8
     merge: tuple[str, ...] = ALL_METHODS
     schedule: Schedule = Schedule.SEQUENTIAL
-    partition: Partition = "iid"
+    partition: str = "iid"
     seed: int = 0
     hyperparameters: Hyperparameters | None = None
     covariance: Path | None = None
@@ -116,7 +102,7 @@ def single_round(settings: SingleRoundSettings, results: Path, *, fresh: bool = 
         records,
         settings.clients,
         settings.edits_per_client,
-        by=settings.partition,
+        by=cast(PartitionKind, settings.partition),  # checked by the callee
         seed=settings.seed,
     )
     covariance = None if settings.covariance is None else Covariance.load(settings.covariance)

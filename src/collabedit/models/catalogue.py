@@ -21,6 +21,7 @@ from typing import Any
 
 from collabedit.errors import ModelError, UnknownNameError
 from collabedit.files import atomic_path, cache_directory
+from collabedit.progress import say
 
 __all__ = ["BuiltinModel", "converted_directory", "entry", "fetch", "is_fetched", "names"]
 
@@ -94,20 +95,16 @@ def fetch(name: str) -> Path:
     if is_fetched(name):
         return target
     model = entry(name)
-    _say(f"Fetching {name}: {model.title}, {model.megabytes} MB, {model.licence} (only once)")
+    say(f"Fetching {name}: {model.title}, {model.megabytes} MB, {model.licence} (only once)")
     with tempfile.TemporaryDirectory(dir=cache_directory("models")) as scratch:
         gguf = Path(scratch) / f"{name}.gguf"
         _join(_download(model, Path(scratch)), model, gguf)
-        _say(f"Converting {name} to safetensors in {target}")
+        say(f"Converting {name} to safetensors in {target}")
         return convert_gguf(gguf, target)
 
 
 def _directory(name: str) -> Path:
     return cache_directory("models") / f"{name}-{entry(name).sha256[:16]}"
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def _download(model: BuiltinModel, folder: Path) -> list[Path]:

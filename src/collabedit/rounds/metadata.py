@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from collabedit import __version__
 from collabedit.editing.hyperparameters import one_line
 from collabedit.errors import CollabEditError
+from collabedit.files import utc_now
 
-__all__ = ["FileMetadata", "parse_metadata", "utc_now"]
-
-
-def utc_now() -> str:
-    """The time in ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+__all__ = ["FileMetadata", "parse_metadata"]
 
 
 class FileMetadata(BaseModel):
