@@ -98,10 +98,31 @@ def test_unusable_second_moments_are_refused(moment: Tensor, message: str) -> No
         Prior.from_second_moment(moment, 1.0)
 
 
-def test_the_dynamic_prior_adds_the_keys() -> None:
-    keys = random(D_IN, 4)
-    prior = Prior.from_second_moment(second_moment(), 3.0).updated(keys, 0.5)
-    assert relative(prior.matrix, 3.0 * second_moment() + 0.5 * keys @ keys.T) < 1e-14
+@pytest.mark.parametrize("past", [2, 4, 30], ids=["low rank", "two rounds", "folded"])
+def test_the_dynamic_prior_adds_the_keys(past: int) -> None:
+    prior = Prior.from_second_moment(second_moment(), 3.0)
+    dense = 3.0 * second_moment()
+    for seed in range(2):
+        keys = random(D_IN, past, seed=seed)
+        prior = prior.updated(keys, 0.5)
+        dense = dense + 0.5 * keys @ keys.T
+    assert relative(prior.dense(), dense) < 1e-14
+    keys, residuals = random(D_IN, 3, seed=5), random(D_OUT, 3, seed=6)
+    update = solve(compress(keys, residuals), prior)
+    assert relative(update.dense(), dense_update(keys, residuals, dense)) < 1e-10
+    assert update.left.shape[1] == 3
+    moments = solve(Moments.of(compress(keys, residuals)), prior)
+    assert relative(moments.dense(), update.dense()) < 1e-10
+
+
+def test_a_low_rank_past_keeps_the_cholesky_factor() -> None:
+    prior = Prior.from_second_moment(second_moment(), 3.0)
+    assert prior.updated(random(D_IN, 2), 1.0).cholesky is prior.cholesky
+
+
+def test_no_weight_is_the_static_prior() -> None:
+    prior = Prior.from_second_moment(second_moment(), 3.0)
+    assert prior.updated(random(D_IN, 4), 0.0) is prior
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,16 +19,25 @@ logger = logging.getLogger(__name__)
 #: Shares of the mean diagonal tried, in this order, to make a singular prior definite.
 _SHIFTS = (1e-10, 1e-8, 1e-6)
 
+#: Columns of past keys, as a share of ``d_in``, above which a new Cholesky factor (``d_in^3 / 3``)
+#: costs less than carrying them through one more solve (``d_in^2 p``).
+_LARGEST_PAST = 1 / 3
+
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """``A0``, symmetric positive definite, with its Cholesky factor.
+    """``A0 + P P^T``, symmetric positive definite; the Cholesky factor of ``A0`` is made once.
+
+    The keys ``P`` of finished rounds (the dynamic covariance) stay a low-rank part for as long as
+    that takes fewer operations than a new Cholesky factor.
 
     Attributes:
         matrix: ``A0 [d_in, d_in]``, float64.
+        past: ``P [d_in, p]``, float64; no columns by default.
     """
 
     matrix: Tensor
+    past: Tensor | None = None
 
     @classmethod
     def from_second_moment(cls, second_moment: Tensor, weight: float) -> Prior:
@@ -78,14 +88,29 @@ class Prior:
             raise CovarianceError("the prior is not positive definite")
         return factor
 
+    def dense(self) -> Tensor:
+        """``A0 + P P^T [d_in, d_in]``."""
+        return self.matrix if self.past is None else self.matrix + self.past @ self.past.T
+
     def updated(self, keys: Tensor, weight: float) -> Prior:
-        """The dynamic covariance: ``A0 + beta F F^T``, the prior of the next round.
+        """The dynamic covariance: the prior plus ``beta F F^T``, for the next round.
 
         Args:
-            keys: ``F [d_in, r]``, the pooled key factors of a finished round.
-            weight: ``beta``.
+            keys: ``F [d_in, r]``, the pooled key factors of finished rounds.
+            weight: ``beta``, zero or more; zero is the static covariance.
         """
-        return Prior(torch.addmm(self.matrix, keys, keys.T, alpha=weight))
+        if weight == 0 or keys.shape[1] == 0:
+            return self
+        added = math.sqrt(weight) * keys
+        past = added if self.past is None else torch.cat([self.past, added], dim=1)
+        if past.shape[1] > _LARGEST_PAST * self.size:
+            return Prior(self.matrix + past @ past.T)
+        return replace(self, past=past)._sharing_factor_of(self)
+
+    def _sharing_factor_of(self, other: Prior) -> Prior:
+        if "cholesky" in other.__dict__:
+            self.__dict__["cholesky"] = other.cholesky
+        return self
 
     def _factor(self) -> Tensor | None:
         if "cholesky" in self.__dict__:

@@ -33,11 +33,12 @@ class LowRankUpdate:
 
     @classmethod
     def sum(cls, updates: Sequence[LowRankUpdate], scale: float = 1.0) -> LowRankUpdate:
-        """``scale`` times the sum of several updates, still in factors."""
-        return cls(
+        """``scale`` times the sum of several updates, in factors of no more than full rank."""
+        total = cls(
             torch.cat([scale * update.left for update in updates], dim=1),
             torch.cat([update.right for update in updates], dim=0),
         )
+        return total if total.left.shape[1] < min(total.shape) else cls.from_dense(total.dense())
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -86,3 +86,18 @@ def read_numbers(text: str, option: str) -> tuple[int, ...]:
             raise InputError(f"{option}: cannot read {text!r}; write it like 8, 8,5,3 or 5-9")
         numbers += range(int(first), int(last) + 1) if dash else [int(first)]
     return tuple(numbers)
+
+
+def read_decimals(text: str, option: str) -> tuple[float, ...]:
+    """Numbers from ``0.5`` or ``0,0.5,10``.
+
+    Raises:
+        InputError: when the text is neither, or a number is below zero.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 <= number < float("inf") for number in numbers):
+        raise InputError(f"{option}: cannot read {text!r}; write it like 0.5 or 0,0.5,10")
+    return numbers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -15,6 +17,7 @@ from collabedit.cli.options import (
     ModelOption,
     ScheduleOption,
     SeedOption,
+    read_decimals,
     read_numbers,
 )
 
@@ -24,10 +27,16 @@ if TYPE_CHECKING:
 run_app = typer.Typer(no_args_is_help=True, help="Run an experiment and keep its results.")
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all results.")]
+BetaOption = Annotated[
+    str,
+    typer.Option(
+        help="Weight of earlier rounds' keys in the prior (the dynamic covariance); 0 is the "
+        "static one; several with commas, such as 0,1,10, are compared."
+    ),
+]
 
 
-@run_app.command("single-round")
-def single_round(
+def common_settings(
     model: ModelOption = "smollm2-135m",
     dataset: Annotated[
         str,
@@ -61,49 +70,244 @@ def single_round(
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
-    results: ResultsOption = Path("results"),
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew instead of continuing an interrupted run.")
-    ] = False,
-) -> None:
-    """Edit once by many parties, merge by each method, and measure before and after.
-
-    An interrupted run is continued by the same command. Targets are found once for all methods.
-    """
+) -> dict[str, Any]:
+    """What all studies can be told, as the fields of their settings."""
     from collabedit.editing import Hyperparameters
-    from collabedit.experiments import SingleRoundSettings
-    from collabedit.experiments import single_round as run_single_round
     from collabedit.merging import merge_methods
     from collabedit.rounds.config import parse_schedule
 
     per_client = read_numbers(edits_per_client, "--edits-per-client")
     everything = merge.strip().lower() == "all"
-    settings = SingleRoundSettings.checked(
-        model=model,
-        dataset=dataset,
-        clients=clients,
-        edits_per_client=per_client if len(per_client) > 1 else per_client[0],
-        merge=tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
-        schedule=parse_schedule(schedule),
-        partition=partition,
-        seed=seed,
-        hyperparameters=Hyperparameters.from_file(hparams) if hparams else None,
-        covariance=covariance,
-        heldout=heldout,
-        generations=generations,
-        dtype=dtype,
-        device=device,
+    return {
+        "model": model,
+        "dataset": dataset,
+        "clients": clients,
+        "edits_per_client": per_client if len(per_client) > 1 else per_client[0],
+        "merge": tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
+        "schedule": parse_schedule(schedule),
+        "partition": partition,
+        "covariance": covariance,
+        "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
+        "heldout": heldout,
+        "generations": generations,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+    }
+
+
+def _study(name: str, **defaults: Any) -> Callable[[Callable[..., Run]], Callable[..., None]]:
+    """Register a study: its own options after the common ones, whose defaults may differ.
+
+    The decorated function gets the results folder, ``fresh``, the common settings and its own
+    options.
+    """
+
+    def register(study: Callable[..., Run]) -> Callable[..., None]:
+        common = _parameters(common_settings, defaults)
+        own = [p for p in _parameters(study, {}) if p.name not in ("results", "fresh", "common")]
+        last = [
+            inspect.Parameter("results", _KEYWORD, default=Path("results"), annotation=_RESULTS),
+            inspect.Parameter("fresh", _KEYWORD, default=False, annotation=_FRESH),
+        ]
+
+        def command(results: Path, fresh: bool, **values: Any) -> None:
+            settings = common_settings(**{p.name: values.pop(p.name) for p in common})
+            show_run(study(results, fresh, settings, **values))
+
+        command.__doc__ = study.__doc__
+        command.__signature__ = inspect.Signature([*own, *common, *last])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in (*own, *common, *last)}
+        run_app.command(name)(command)
+        return command
+
+    return register
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_RESULTS = ResultsOption
+_FRESH = Annotated[
+    bool, typer.Option("--fresh", help="Begin anew instead of continuing an interrupted run.")
+]
+
+
+def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(function, globals() | {"Run": Any}, include_extras=True)
+    return [
+        parameter.replace(
+            kind=_KEYWORD,
+            annotation=hints[parameter.name],
+            default=defaults.get(parameter.name, parameter.default),
+        )
+        for parameter in inspect.signature(function).parameters.values()
+    ]
+
+
+@_study("single-round")
+def single_round(results: Path, fresh: bool, common: dict[str, Any]) -> Run:
+    """Edit once by many parties, merge by each method, and measure before and after.
+
+    An interrupted run is continued by the same command. Targets are found once for all methods.
+    """
+    from collabedit.experiments import SingleRoundSettings, single_round
+
+    return single_round(SingleRoundSettings.checked(**common), results, fresh=fresh)
+
+
+@_study("multi-round")
+def multi_round(
+    results: Path,
+    fresh: bool,
+    common: dict[str, Any],
+    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")] = 5,
+    beta: BetaOption = "1",
+) -> Run:
+    """Edit in several rounds; after each, measure the edits of all rounds so far.
+
+    Every method goes its own way: targets are found anew on the model that its earlier rounds
+    left. A killed run continues from its last finished round.
+    """
+    from collabedit.experiments import MultiRoundSettings, multi_round
+
+    betas = read_decimals(beta, "--beta")
+    settings = MultiRoundSettings.checked(**common, rounds=rounds, beta=betas)
+    return multi_round(settings, results, fresh=fresh)
+
+
+@_study("forgetting", clients=4)
+def forgetting(
+    results: Path,
+    fresh: bool,
+    common: dict[str, Any],
+    further: Annotated[int, typer.Option(help="Edits made after the target set.")] = 40,
+    batch: Annotated[int, typer.Option(help="How many of them at a time.")] = 1,
+    beta: BetaOption = "0,1",
+    measure_every: Annotated[
+        int, typer.Option(help="Batches between two measurements of the target set.")
+    ] = 4,
+) -> Run:
+    """Edit a target set, then further edits one at a time, and watch the target set fade.
+
+    Compares the static covariance (beta 0) with the dynamic one.
+    """
+    from collabedit.experiments import ForgettingSettings, forgetting
+
+    settings = ForgettingSettings.checked(
+        **common,
+        further=further,
+        batch=batch,
+        beta=read_decimals(beta, "--beta"),
+        measure_every=measure_every,
     )
-    show_run(run_single_round(settings, results, fresh=fresh))
+    return forgetting(settings, results, fresh=fresh)
+
+
+@_study("overlap", clients=4, merge="CollabEdit,TA")
+def overlap(
+    results: Path,
+    fresh: bool,
+    common: dict[str, Any],
+    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Rounds of the same edits.")] = 5,
+    copies: Annotated[
+        str, typer.Option(help="Numbers of parties with the same edits in one round.")
+    ] = "1,2,4,8",
+    skip_known: Annotated[
+        float,
+        typer.Option(help="Parties skip what the model says with this probability per token."),
+    ] = 0.5,
+    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")] = 0.0,
+) -> Run:
+    """Give all parties the same edits, in one round and over several.
+
+    Shows how the residuals shrink over rounds, what copies of an edit do to the update of each
+    method of --merge, and what it saves when parties skip what the model already knows.
+    """
+    from collabedit.experiments import OverlapSettings, overlap
+
+    settings = OverlapSettings.checked(
+        **common,
+        rounds=rounds,
+        copies=read_numbers(copies, "--copies"),
+        skip_known=skip_known,
+        beta=beta,
+    )
+    return overlap(settings, results, fresh=fresh)
+
+
+@_study("conflict", clients=4)
+def conflict(
+    results: Path,
+    fresh: bool,
+    common: dict[str, Any],
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="whether-conflict (edit A, measure B), performance-a (A, A), performance-b "
+            "(A and B, A), performance-a+b (A and B, B), single-b (B, B); several with commas, or "
+            "all."
+        ),
+    ] = "all",
+    conflicts: Annotated[
+        str | None,
+        typer.Option(help="A file of B: the same questions with other answers; made if not given."),
+    ] = None,
+) -> Run:
+    """Let other parties give other answers (B) to the same questions (A).
+
+    A is what --clients and --edits-per-client give; as many other parties hold B.
+    """
+    from collabedit.experiments import MODES, ConflictSettings, conflict
+
+    names = tuple(MODES) if mode.strip().lower() == "all" else tuple(mode.lower().split(","))
+    settings = ConflictSettings.checked(**common, conflicts=conflicts, modes=names)
+    return conflict(settings, results, fresh=fresh)
+
+
+@_study("augmentation", clients=4)
+def augmentation(
+    results: Path,
+    fresh: bool,
+    common: dict[str, Any],
+    wordings: Annotated[
+        Path | None,
+        typer.Option(help="JSON of other prompts by relation id, for round-edit records."),
+    ] = None,
+    objects: Annotated[
+        bool, typer.Option(help="Augment by the further true objects of round-edit records.")
+    ] = True,
+    prompts: Annotated[bool, typer.Option(help="Augment by other wordings of the prompt.")] = True,
+    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")] = 0.0,
+) -> Run:
+    """Resolve conflicts by augmentation: the preferred answer, edited in many forms.
+
+    Three rounds: an edit; its reversal beside a conflicting edit by as many other parties; and the
+    preferred answer with further true objects and in other words. --dataset takes round-edit
+    records or any CounterFact records.
+    """
+    from collabedit.experiments import AugmentationSettings, augmentation
+
+    settings = AugmentationSettings.checked(
+        **common,
+        wordings=wordings,
+        augment_objects=objects,
+        augment_prompts=prompts,
+        beta=beta,
+    )
+    return augmentation(settings, results, fresh=fresh)
 
 
 def show_run(run: Run) -> None:
-    """Print a finished run's table and where it lies."""
+    """Print a finished run's tables, plot it and say where it lies."""
     from collabedit.experiments import load_summary
-    from collabedit.reporting.tables import console, summary_table
+    from collabedit.reporting.plots import save_plot
+    from collabedit.reporting.tables import console, summary_tables
 
-    console().print(summary_table(load_summary(run.folder), str(run.folder)))
-    print(f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)")
+    summary = load_summary(run.folder)
+    for table in summary_tables(summary, str(run.folder)):
+        console().print(table)
+    plot = save_plot(summary, run.folder / "plot.png")
+    files = "summary.json, params.json, case_<id>.json" + (", plot.png" if plot else "")
+    print(f"Results: {run.folder}/ ({files})")
 
 
 def summarize(
@@ -111,11 +315,11 @@ def summarize(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Show the results of finished runs: a table, JSON or CSV."""
+    """Show the results of finished runs: tables, JSON or CSV."""
     import json
 
     from collabedit.experiments import load_summary
-    from collabedit.reporting.tables import console, summary_csv, summary_table
+    from collabedit.reporting.tables import console, summary_csv, summary_tables
 
     summaries = {str(run): load_summary(run) for run in runs}
     if as_json:
@@ -124,7 +328,8 @@ def summarize(
         print(summary_csv(summaries), end="")
     else:
         for run, summary in summaries.items():
-            console().print(summary_table(summary, run))
+            for table in summary_tables(summary, run):
+                console().print(table)
 
 
 def demo(

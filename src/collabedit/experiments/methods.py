@@ -1,54 +1,79 @@
-"""The delta of each merge method, all from the same targets."""
+"""What each merge method makes of the parties' edits, all from the same targets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from collabedit.algebra import Prior, relative_distance
-from collabedit.experiments.runs import Run
 from collabedit.merging import MergeMethod, Merges, resolve_method
 from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, Schedule, run_round
 from collabedit.rounds.coordinator import merge_deltas
 
-__all__ = ["distances", "merged_delta"]
+__all__ = ["POOLED", "Merged", "distances", "edit_alone", "merge_edits"]
 
-_POOLED = "GLOBAL"
+POOLED = "GLOBAL"
 
 
-def merged_delta(
+@dataclass(frozen=True)
+class Merged:
+    """What a round comes to.
+
+    Attributes:
+        delta: the change of the weights.
+        keys: by weight name, the pooled key factors ``F [d_in, r]``; none for methods that merge
+            finished updates, since nobody pools statistics there.
+        residual_norms: by weight name, ``|R|`` (Frobenius) of the residuals; likewise.
+    """
+
+    delta: Delta
+    keys: Mapping[str, Tensor] = field(default_factory=dict)
+    residual_norms: Mapping[str, float] = field(default_factory=dict)
+
+
+def merge_edits(
     method: MergeMethod,
     parties: Sequence[Party],
     config: RoundConfig,
     priors: Mapping[str, Prior],
-    run: Run,
-) -> Delta:
-    """What a method makes of the parties' edits; a finished stage is not computed again.
+    own_deltas: Callable[[], Mapping[str, Delta]] | None = None,
+) -> Merged:
+    """Merge the parties' edits by a method.
 
     In the one-shot schedule all methods start from the same uploads. In the sequential one, the
     methods that merge updates get what users of model merging have: each party's delta, edited
     alone to the end.
+
+    Args:
+        method: how to merge.
+        parties: with their targets.
+        config: the round.
+        priors: ``A0`` by weight name.
+        own_deltas: gives the parties' own deltas; they are computed where it is not given.
     """
+    if method.merges is Merges.UPDATES:
+        if config.schedule is Schedule.ONE_SHOT:
+            return Merged(run_round(parties, Coordinator(config, priors, method)))
+        own = own_deltas or (lambda: _own_deltas(parties, config, priors))
+        return Merged(merge_deltas(own(), method))
+    together = [Party.pooled(parties)] if method.name == POOLED else parties
+    coordinator = Coordinator(config, priors, method)
+    delta = run_round(together, coordinator)
+    return Merged(delta, coordinator.keys, coordinator.residual_norms)
 
-    def compute() -> Delta:
-        if method.name == _POOLED:
-            return run_round([Party.pooled(parties)], Coordinator(config, priors, method))
-        if method.merges is Merges.UPDATES and config.schedule is Schedule.SEQUENTIAL:
-            return merge_deltas(_own_deltas(parties, config, priors, run), method)
-        return run_round(parties, Coordinator(config, priors, method))
 
-    return run.delta_stage(f"deltas/{method.name}", compute)
+def edit_alone(party: Party, config: RoundConfig, priors: Mapping[str, Prior]) -> Delta:
+    """The delta of one party that edits to the end by itself."""
+    return run_round([party], Coordinator(config, priors, resolve_method(POOLED)))
 
 
 def _own_deltas(
-    parties: Sequence[Party], config: RoundConfig, priors: Mapping[str, Prior], run: Run
+    parties: Sequence[Party], config: RoundConfig, priors: Mapping[str, Prior]
 ) -> dict[str, Delta]:
-    def alone(party: Party) -> Delta:
-        return run_round([party], Coordinator(config, priors, resolve_method(_POOLED)))
-
     return {
-        f"party {index}": run.delta_stage(f"deltas/party_{index}", partial(alone, party))
-        for index, party in enumerate(parties)
+        f"party {index}": edit_alone(party, config, priors) for index, party in enumerate(parties)
     }
 
 
@@ -57,9 +82,9 @@ def distances(deltas: Mapping[str, Delta]) -> dict[str, float]:
 
     Empty when GLOBAL is not among the methods.
     """
-    if _POOLED not in deltas:
+    if POOLED not in deltas:
         return {}
-    reference = deltas[_POOLED].changes
+    reference = deltas[POOLED].changes
     return {
         name: max(relative_distance(delta.changes[w], reference[w]) for w in reference)
         for name, delta in deltas.items()

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from collabedit import __version__
 from collabedit.files import read_json, write_json
-from collabedit.rounds import Delta
+from collabedit.rounds import Delta, RoundState
 
 __all__ = ["Run", "open_run"]
 
@@ -49,15 +49,26 @@ class Run:
         path = self.folder / "stages" / f"{name}.json"
         if not path.is_file():
             write_json(path, self._timed(name, compute), indent=None)
-        value: Value = read_json(path)
+        value: Value = self.read_stage(name)
         return value
+
+    def read_stage(self, name: str) -> Any:
+        """The JSON value of a finished stage."""
+        return read_json(self.folder / "stages" / f"{name}.json")
 
     def delta_stage(self, name: str, compute: Callable[[], Delta]) -> Delta:
         """The delta of a stage: read when it is finished, computed and kept otherwise."""
+        return Delta.load(self._saved(name, compute))
+
+    def state_stage(self, name: str, compute: Callable[[], RoundState]) -> RoundState:
+        """The state after a round: read when it is finished, computed and kept otherwise."""
+        return RoundState.load(self._saved(name, compute))
+
+    def _saved(self, name: str, compute: Callable[[], Delta | RoundState]) -> Path:
         path = self.folder / "stages" / f"{name}.safetensors"
         if not path.is_file():
             self._timed(name, compute).save(path)
-        return Delta.load(path)
+        return path
 
     def write_case(self, case_id: int, value: Mapping[str, Any]) -> None:
         """Write one record's results."""
@@ -66,6 +77,10 @@ class Run:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""
         write_json(self.folder / "summary.json", summary)
+
+    def params(self) -> dict[str, Any]:
+        """What was asked, with versions and hashes."""
+        return dict(read_json(self.folder / "params.json"))
 
     def seconds(self) -> dict[str, float]:
         """Seconds that each stage took."""

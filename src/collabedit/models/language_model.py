@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -152,16 +152,36 @@ class LanguageModel:
             return
         if self._current_edit is not None:
             raise ModelError("the model already carries another edit; leave that block first")
-        saved = {name: self._parameter(name).data.clone() for name in changes}
         self._current_edit = changes
         try:
+            with self._restored(changes):
+                self.apply_(changes)
+                yield
+        finally:
+            self._current_edit = None
+
+    @contextmanager
+    def starting_from(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
+        """Within the block, the model with these changes is the unedited one.
+
+        What earlier rounds wrote is where the next round starts. The very bytes of the weights are
+        restored after the block.
+        """
+        if self._current_edit is not None:
+            raise ModelError("the model carries an edit; leave that block first")
+        with self._restored(changes):
             self.apply_(changes)
+            yield
+
+    @contextmanager
+    def _restored(self, names: Iterable[str]) -> Iterator[None]:
+        saved = {name: self._parameter(name).data.clone() for name in names}
+        try:
             yield
         finally:
             for name, value in saved.items():
                 self._parameter(name).data.copy_(value)
                 self._digests.pop(name, None)
-            self._current_edit = None
 
     def _parameter(self, name: str) -> nn.Parameter:
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["console", "summary_csv", "summary_rows", "summary_table"]
+__all__ = ["console", "summary_csv", "summary_rows", "summary_table", "summary_tables"]
 
 #: Columns of a summary's table: key, heading, decimals.
 _COLUMNS = (
@@ -27,6 +29,10 @@ _COLUMNS = (
     ("fluency", "fluency", 1),
     ("consistency", "consist.", 1),
     ("perplexity", "ppl", 2),
+    ("rewrite_difference", "P difference", 2),
+    ("rewrite_conflict_wins", "conflict wins", 1),
+    ("wordings_difference", "in other words", 2),
+    ("wordings_conflict_wins", "conflict wins", 1),
 )
 _DISTANCE = "distance_from_global"
 
@@ -69,6 +75,113 @@ def summary_table(summary: Mapping[str, Any], title: str) -> Table:
         if has_distance:
             cells.append(f"{row[_DISTANCE]:.1e}" if _DISTANCE in row else "")
         table.add_row(row["method"], *cells)
+    return table
+
+
+def summary_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
+    """All that a study's summary has to show, the methods' table first."""
+    tables = [summary_table(summary, title)]
+    if "rounds" in summary:
+        tables.append(_rounds_table(summary["rounds"]))
+    if "curves" in summary:
+        tables.append(
+            _series_table(
+                "The target set after further edits",
+                summary["curves"],
+                {"further_edits": ("further", 0), **_SCORES},
+            )
+        )
+    if "repeated" in summary:
+        rounds = {
+            name: [
+                {**row, "round": number, **_by_layer(row["residual_norms"])}
+                for number, row in enumerate(rows, start=1)
+            ]
+            for name, rows in summary["repeated"].items()
+        }
+        layers = {
+            key: (f"|R| {key}", 2)
+            for rows in rounds.values()
+            for key in rows[0]
+            if key.startswith("layer ")
+        }
+        tables.append(
+            _series_table(
+                "The same edits in every round",
+                rounds,
+                {
+                    "round": ("round", 0),
+                    "edits": ("edits", 0),
+                    "skipped": ("skipped", 0),
+                    **layers,
+                    **_SCORES,
+                },
+            )
+        )
+        tables.append(
+            _series_table(
+                "The same edits from several parties in one round",
+                summary["copies"],
+                {
+                    "copies": ("parties", 0),
+                    "relative_norm": ("|D| / |D of first|", 2),
+                    "remaining_residual": ("|z - h| left", 2),
+                    **_SCORES,
+                },
+            )
+        )
+    return tables
+
+
+_SCORES = {"ES": ("ES", 1), "PS": ("PS", 1), "NS": ("NS", 1), "score": ("Score", 1)}
+
+
+def _by_layer(norms: Mapping[str, float]) -> dict[str, float]:
+    """Norms by ``layer N`` instead of the weight's name."""
+    numbers = {name: re.search(r"\.(\d+)\.", name) for name in norms}
+    return {
+        f"layer {found.group(1)}" if found else name: norms[name] for name, found in numbers.items()
+    }
+
+
+def _rounds_table(rounds: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> Table:
+    """Score of the edits of each round, after each round: how they fade."""
+    series = {
+        name: [
+            {
+                "after": after,
+                **{str(n): metrics.get("score", math.nan) for n, metrics in enumerate(part, 1)},
+            }
+            for after, part in enumerate(parts, 1)
+        ]
+        for name, parts in rounds.items()
+    }
+    count = max(map(len, rounds.values()))
+    columns = {str(number): (f"round {number}", 1) for number in range(1, count + 1)}
+    return _series_table(
+        "Score of the edits of each round",
+        series,
+        {"after": ("measured after round", 0), **columns},
+    )
+
+
+def _series_table(
+    title: str,
+    series: Mapping[str, Sequence[Mapping[str, Any]]],
+    columns: Mapping[str, tuple[str, int]],
+) -> Table:
+    """Several rows a method; a column is a key with its heading and decimals."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("method", no_wrap=True)
+    for heading, _ in columns.values():
+        table.add_column(heading, justify="right")
+    for method, rows in series.items():
+        for number, row in enumerate(rows):
+            cells = [
+                f"{row[key]:.{digits}f}" if key in row else ""
+                for key, (_, digits) in columns.items()
+            ]
+            table.add_row("" if number else method, *cells, end_section=number == len(rows) - 1)
     return table
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from collabedit.algebra import LowRankUpdate, Prior, solve
+from torch import Tensor
+
+from collabedit.algebra import Factors, LowRankUpdate, Prior, solve
 from collabedit.errors import RoundError, UpdateError
 from collabedit.merging import MergeMethod, Merges
 from collabedit.rounds.config import RoundConfig, Schedule
@@ -23,6 +25,11 @@ class Coordinator:
         method: how to merge.
         options: of the method; its defaults where not given.
         delta: what an earlier exchange of the round has merged.
+
+    Attributes:
+        keys: by weight name, the pooled key factors ``F [d_in, r]`` of what it has merged, which
+            the dynamic covariance of a later round needs.
+        residual_norms: by weight name, ``|R|`` (Frobenius) of the residuals that it has merged.
 
     Raises:
         RoundError: when a prior is missing or of another width, when the delta is of another
@@ -58,6 +65,8 @@ class Coordinator:
                 )
         self.delta = delta or Delta.empty(config, method.name, self.options)
         self.delta.check_round(config)
+        self.keys: dict[str, Tensor] = {}
+        self.residual_norms: dict[str, float] = {}
 
     @property
     def pending_layers(self) -> tuple[int, ...]:
@@ -95,6 +104,8 @@ class Coordinator:
     def _merge_weight(self, name: str, updates: Sequence[EditUpdate]) -> LowRankUpdate:
         statistics = [update.statistics[name] for update in updates]
         prior = self._priors[name]
+        pooled = Factors.stack(statistics)
+        self.keys[name], self.residual_norms[name] = pooled.keys, float(pooled.residuals.norm())
         if self.method.merges is Merges.STATISTICS:
             return self.method.merge_statistics(statistics, prior)
         own = [solve(factors, prior) for factors in statistics]

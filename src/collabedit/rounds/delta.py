@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.errors import RoundError
@@ -19,7 +20,7 @@ from collabedit.models.language_model import LanguageModel
 from collabedit.rounds.config import RoundConfig, Schedule
 from collabedit.rounds.metadata import FileMetadata, parse_metadata
 
-__all__ = ["Delta", "DeltaMetadata"]
+__all__ = ["Delta", "DeltaMetadata", "low_rank_updates"]
 
 _FORMAT = "collabedit.delta"
 
@@ -159,20 +160,29 @@ class Delta:
         """
         tensors, values = load_tensors(path, "delta")
         metadata = parse_metadata(DeltaMetadata, values, _FORMAT, path, RoundError)
-        changes = {}
-        for name in sorted({key.rpartition("/")[0] for key in tensors}):
-            left, right = tensors.get(f"{name}/B"), tensors.get(f"{name}/A")
-            fits = (
-                left is not None
-                and right is not None
-                and left.ndim == right.ndim == 2
-                and left.shape[1] == right.shape[0]
-                and left.is_floating_point()
-                and right.is_floating_point()
-            )
-            if not fits or left is None or right is None:
-                raise RoundError(f"{path}: {name} needs matrices B [d_out, r] and A [r, d_in]")
-            if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
-                raise RoundError(f"{path}: {name} has NaN or infinite entries; refused")
-            changes[name] = LowRankUpdate(left.double(), right.double())
-        return cls(metadata, changes)
+        return cls(metadata, low_rank_updates(tensors, path))
+
+
+def low_rank_updates(tensors: Mapping[str, Tensor], path: Path) -> dict[str, LowRankUpdate]:
+    """Changes by weight name from arrays ``<weight>/B [d_out, r]`` and ``<weight>/A [r, d_in]``.
+
+    Raises:
+        RoundError: when an array is missing, malformed or not finite.
+    """
+    changes = {}
+    for name in sorted({key.rpartition("/")[0] for key in tensors}):
+        left, right = tensors.get(f"{name}/B"), tensors.get(f"{name}/A")
+        fits = (
+            left is not None
+            and right is not None
+            and left.ndim == right.ndim == 2
+            and left.shape[1] == right.shape[0]
+            and left.is_floating_point()
+            and right.is_floating_point()
+        )
+        if not fits or left is None or right is None:
+            raise RoundError(f"{path}: {name} needs matrices B [d_out, r] and A [r, d_in]")
+        if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
+            raise RoundError(f"{path}: {name} has NaN or infinite entries; refused")
+        changes[name] = LowRankUpdate(left.double(), right.double())
+    return changes

@@ -1,0 +1,180 @@
+"""Round-edit records: a fact that is edited away, then reversed against a conflicting answer.
+
+The form is that of "Unveiling the Pitfalls of Knowledge Editing" (Li et al., ICLR 2024) as
+CollabEdit publishes it: ``edit`` with ``relation``, ``subject``, ``object`` (the preferred
+answer), ``new_object`` and perhaps ``conflict_object``; and ``true_objects``, all right answers.
+Any CounterFact records can stand in for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from collabedit.datasets.catalogue import load_dataset
+from collabedit.datasets.conflicts import conflicting
+from collabedit.errors import DatasetError, RequestError
+from collabedit.files import read_json
+from collabedit.requests import EditRequest, Record
+
+__all__ = ["RoundEdit", "load_round_edits", "load_wordings"]
+
+
+@dataclass(frozen=True)
+class RoundEdit:
+    """One fact of the augmentation study.
+
+    Attributes:
+        case_id: identifies it.
+        prompt: with ``{}`` for the subject.
+        subject: what it is about.
+        relation_id: of the prompt.
+        edited: the object that is written first.
+        preferred: the object that shall be restored.
+        conflict: the object that another party writes at the same time.
+        further: other right objects.
+        wordings: the prompt in other words, each with ``{}`` for the subject.
+    """
+
+    case_id: int
+    prompt: str
+    subject: str
+    relation_id: str | None
+    edited: str
+    preferred: str
+    conflict: str
+    further: tuple[str, ...] = ()
+    wordings: tuple[str, ...] = ()
+
+    def request(self, target: str, prompt: str | None = None) -> EditRequest:
+        """The request to write an object, after the prompt or another wording of it."""
+        return EditRequest(
+            self.case_id, prompt or self.prompt, self.subject, target, relation_id=self.relation_id
+        )
+
+
+def load_round_edits(
+    dataset: str, wordings: Mapping[str, Sequence[str]] | None = None, seed: int = 0
+) -> list[RoundEdit]:
+    """Round-edit records of a file, or made of CounterFact records.
+
+    Of CounterFact records the true object is the preferred one, their paraphrase prompts
+    are other wordings, and a conflicting object is chosen among
+    those of the same relation; so it is, too, where a round-edit record has none.
+
+    Args:
+        dataset: a data set's name or a file.
+        wordings: other prompts by relation id.
+        seed: of the choice of conflicting objects.
+
+    Raises:
+        InputError: when the file cannot be read.
+        RequestError: when a record is malformed.
+    """
+    path = Path(dataset)
+    values = read_json(path, "records file") if path.suffix == ".json" and path.is_file() else None
+    if isinstance(values, list) and values and isinstance(values[0], dict) and "edit" in values[0]:
+        made = [_parse(value, place, dataset) for place, value in enumerate(values)]
+        made = _with_conflicts(made, seed)
+    else:
+        made = _from_records(load_dataset(dataset), seed)
+    known = wordings or {}
+    return [
+        replace(item, wordings=(*item.wordings, *known.get(item.relation_id or "", ())))
+        for item in made
+    ]
+
+
+def load_wordings(path: Path) -> dict[str, list[str]]:
+    """Other prompts by relation id, from a JSON object of lists.
+
+    Raises:
+        InputError: when the file cannot be read.
+        RequestError: when it is something else, or a prompt has no ``{}``.
+    """
+    values = read_json(path, "wordings file")
+    if not isinstance(values, dict):
+        raise RequestError(f"{path}: expected a JSON object of lists of prompts by relation id")
+    for relation, prompts in values.items():
+        texts = prompts if isinstance(prompts, list) else [None]
+        if not all(isinstance(text, str) and text.count("{}") == 1 for text in texts):
+            raise RequestError(
+                f"{path}, {relation}: expected a list of prompts, each with {{}} once"
+            )
+    return values
+
+
+def _parse(value: Any, place: int, source: str) -> RoundEdit:
+    try:
+        edit, relation = value["edit"], value["edit"]["relation"]
+        preferred = _label(edit["object"])
+        item = RoundEdit(
+            case_id=value.get("case_id", place),
+            prompt=relation["prompt"],
+            subject=_label(edit["subject"]),
+            relation_id=relation["id"],
+            edited=_label(edit["new_object"]),
+            preferred=preferred,
+            conflict=_label(edit["conflict_object"]) if "conflict_object" in edit else "",
+            further=tuple(
+                label for other in value["true_objects"] if (label := _label(other)) != preferred
+            ),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"{source}, record {place}: not a round-edit record ({error!r}); it needs edit with "
+            "relation, subject, object and new_object, and true_objects"
+        ) from None
+    if item.prompt.count("{}") != 1 or not item.subject:
+        raise RequestError(f"{source}, record {place}: the prompt needs {{}} once, and a subject")
+    return item
+
+
+def _label(value: Any) -> str:
+    label: str = value if isinstance(value, str) else value["label"]
+    return label.strip()
+
+
+def _with_conflicts(made: Sequence[RoundEdit], seed: int) -> list[RoundEdit]:
+    """Conflicting objects for the records without one."""
+    if all(item.conflict for item in made):
+        return list(made)
+    as_records = [
+        Record(replace(item.request(item.edited), target_true=item.preferred)) for item in made
+    ]
+    others = conflicting(as_records, seed)
+    return [
+        item if item.conflict else replace(item, conflict=other.request.target_new)
+        for item, other in zip(made, others, strict=True)
+    ]
+
+
+def _from_records(records: Sequence[Record], seed: int) -> list[RoundEdit]:
+    others = conflicting(records, seed)
+    made = []
+    for record, other in zip(records, others, strict=True):
+        request = record.request
+        if request.target_true is None:
+            raise DatasetError(
+                f"case {record.case_id} names no true object, which the study restores; "
+                "give records with target_true"
+            )
+        made.append(
+            RoundEdit(
+                case_id=record.case_id,
+                prompt=request.prompt,
+                subject=request.subject,
+                relation_id=request.relation_id,
+                edited=request.target_new,
+                preferred=request.target_true,
+                conflict=other.request.target_new,
+                wordings=tuple(
+                    text.replace(request.subject, "{}")
+                    for text in record.paraphrase_prompts
+                    if text.count(request.subject) == 1
+                ),
+            )
+        )
+    return made

@@ -1,0 +1,131 @@
+"""Conflict: different answers to the same questions from different parties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from collabedit.datasets import check_conflicts, conflicting, load_dataset
+from collabedit.errors import UnknownNameError
+from collabedit.experiments.methods import merge_edits
+from collabedit.experiments.runs import Run
+from collabedit.experiments.single_round import write_cases
+from collabedit.experiments.study import (
+    Measured,
+    Study,
+    StudySettings,
+    deal,
+    open_study,
+    requests_of,
+    summary_of,
+)
+from collabedit.merging import resolve_method
+from collabedit.requests import Record
+from collabedit.rounds import Delta
+
+__all__ = ["MODES", "ConflictSettings", "conflict"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What is edited and what is measured, each of ``A``, ``B`` and ``A+B``."""
+
+    edited: str
+    measured: str
+
+
+#: The paper's modes: A are the edits, B the conflicting ones.
+MODES = {
+    "whether-conflict": Mode(edited="A", measured="B"),
+    "performance-a": Mode(edited="A", measured="A"),
+    "performance-b": Mode(edited="A+B", measured="A"),
+    "performance-a+b": Mode(edited="A+B", measured="B"),
+    "single-b": Mode(edited="B", measured="B"),
+}
+
+
+class ConflictSettings(StudySettings):
+    """What a conflict run depends on.
+
+    ``clients`` parties hold the edits A; as many others hold B, the same questions with other
+    answers.
+
+    Attributes:
+        conflicts: a file of B; made of A's own objects where not given.
+        modes: names of :data:`MODES`.
+    """
+
+    merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1, max_length=1)
+    conflicts: str | None = None
+    modes: tuple[str, ...] = Field(default=tuple(MODES), min_length=1)
+
+    @field_validator("modes")
+    @classmethod
+    def _known_modes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in MODES:
+                raise UnknownNameError("conflict mode", name, MODES)
+        return names
+
+
+def conflict(settings: ConflictSettings, results: Path, *, fresh: bool = False) -> Run:
+    """Edit A, B or both, and measure A or B: one row a mode.
+
+    Args:
+        settings: what to run.
+        results: folder of all runs.
+        fresh: begin a new run even if an unfinished one with these settings exists.
+
+    Returns:
+        The finished run.
+    """
+    (shares,) = deal(settings)
+    sets = {"A": shares, "B": _conflicting_shares(settings, shares)}
+    study = open_study("conflict", settings, results, fresh=fresh)
+    flat = {name: [record for share in part for record in share] for name, part in sets.items()}
+    before = {name: study.measure(f"unedited_{name}", part) for name, part in flat.items()}
+    after: dict[str, Measured] = {}
+    for name in settings.modes:
+        mode = MODES[name]
+        delta = study.run.delta_stage(
+            f"deltas/{mode.edited}", partial(_merged, study, settings, sets, mode.edited)
+        )
+        with study.model.edited(delta.changes):
+            stage = f"{mode.edited}_measured_{mode.measured}"
+            after[name] = study.measure(stage, flat[mode.measured])
+    write_cases(study.run, flat["A"], before["A"], after)
+    return study.finish(
+        {
+            "unedited": summary_of(before["A"]),
+            "unedited_b": summary_of(before["B"]),
+            "methods": {name: summary_of(measured) for name, measured in after.items()},
+        }
+    )
+
+
+def _conflicting_shares(
+    settings: ConflictSettings, shares: Sequence[Sequence[Record]]
+) -> list[list[Record]]:
+    """Each share's questions with other answers."""
+    if settings.conflicts is not None:
+        others = load_dataset(settings.conflicts)
+        return [check_conflicts(share, others) for share in shares]
+    flat = iter(conflicting([record for share in shares for record in share], settings.seed))
+    return [[next(flat) for _ in share] for share in shares]
+
+
+def _merged(
+    study: Study,
+    settings: ConflictSettings,
+    sets: dict[str, list[list[Record]]],
+    edited: str,
+) -> Delta:
+    parties = study.parties(
+        [requests for name in edited.split("+") for requests in requests_of(sets[name])]
+    )
+    method = resolve_method(settings.merge[0])
+    return merge_edits(method, parties, study.config, study.priors).delta

@@ -1,0 +1,98 @@
+"""Forgetting: what further edits, a batch at a time, leave of a first set of edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from collabedit.experiments.multi_round import DEFAULT_BETA
+from collabedit.experiments.runs import Run
+from collabedit.experiments.single_round import write_cases
+from collabedit.experiments.study import (
+    Measured,
+    StudySettings,
+    deal,
+    open_study,
+    requests_of,
+    summary_of,
+)
+from collabedit.experiments.trajectory import trajectories
+from collabedit.requests import Record
+
+__all__ = ["ForgettingSettings", "forgetting"]
+
+
+class ForgettingSettings(StudySettings):
+    """What a forgetting run depends on.
+
+    The target set is what ``clients`` and ``edits_per_client`` give.
+
+    Attributes:
+        further: number of edits made after the target set.
+        batch: how many of them at a time; the paper takes one.
+        beta: weights of the earlier keys in the prior, each a curve; zero is the static covariance.
+        measure_every: batches between two measurements of the target set.
+    """
+
+    merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1)
+    further: int = Field(default=40, ge=1)
+    batch: int = Field(default=1, ge=1)
+    beta: tuple[float, ...] = Field(default=(0.0, DEFAULT_BETA), min_length=1)
+    measure_every: int = Field(default=4, ge=1)
+
+
+def forgetting(settings: ForgettingSettings, results: Path, *, fresh: bool = False) -> Run:
+    """Edit a target set, then further edits batch by batch, and measure the target set on the way.
+
+    Args:
+        settings: what to run.
+        results: folder of all runs.
+        fresh: begin a new run even if an unfinished one with these settings exists.
+
+    Returns:
+        The finished run.
+    """
+    shares, batches = _deal(settings)
+    study = open_study("forgetting", settings, results, fresh=fresh)
+    rounds = [requests_of(shares), *(requests_of([batch]) for batch in batches)]
+    targets = [record for share in shares for record in share]
+    before = study.measure("unedited", targets)
+    curves: dict[str, list[dict[str, Any]]] = {}
+    last: dict[str, Measured] = {}
+    for trajectory in trajectories(settings.merge, settings.beta):
+        name = trajectory.name
+        curves[name] = []
+        for state in trajectory.follow(study, rounds):
+            step = state.finished - 1
+            if step % settings.measure_every and step != len(batches):
+                continue
+            with study.model.edited(state.changes):
+                last[name] = study.measure(f"{name}/after_{step}", targets)
+            further = sum(len(batch) for batch in batches[:step])
+            curves[name].append({"further_edits": further, **summary_of(last[name])})
+    write_cases(study.run, targets, before, last)
+    return study.finish(
+        {
+            "unedited": summary_of(before),
+            "methods": {name: summary_of(measured) for name, measured in last.items()},
+            "curves": curves,
+        }
+    )
+
+
+def _deal(settings: ForgettingSettings) -> tuple[list[list[Record]], list[list[Record]]]:
+    """The parties' shares of the target set, and the batches of further edits."""
+    sizes = settings.edits_per_client
+    per_client = [sizes] * settings.clients if isinstance(sizes, int) else list(sizes)
+    all_at_once = settings.model_copy(
+        update={
+            "clients": settings.clients + 1,
+            "edits_per_client": (*per_client, settings.further),
+        }
+    )
+    (shares,) = deal(all_at_once)
+    further = shares.pop()
+    size = settings.batch
+    return shares, [further[start : start + size] for start in range(0, len(further), size)]

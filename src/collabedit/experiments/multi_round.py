@@ -1,0 +1,147 @@
+"""Several rounds: what each merge method keeps of the edits of earlier rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from collabedit.algebra import LowRankUpdate, relative_distance
+from collabedit.evaluation import summarise
+from collabedit.experiments.methods import POOLED
+from collabedit.experiments.runs import Run
+from collabedit.experiments.single_round import write_cases
+from collabedit.experiments.study import (
+    Measured,
+    Study,
+    StudySettings,
+    deal,
+    open_study,
+    requests_of,
+    summary_of,
+)
+from collabedit.experiments.trajectory import Trajectory, trajectories
+from collabedit.requests import Record
+from collabedit.rounds import RoundState
+
+__all__ = ["DEFAULT_BETA", "MultiRoundSettings", "multi_round"]
+
+#: Weight of the keys of finished rounds in the prior; docs/results.md has the measurements.
+DEFAULT_BETA = 1.0
+
+
+class MultiRoundSettings(StudySettings):
+    """What a multi-round run depends on.
+
+    Attributes:
+        rounds: number of rounds; each has its own records.
+        beta: weights of the finished rounds' keys in the prior, each a trajectory of its own for
+            the methods that pool statistics; zero is the static covariance.
+    """
+
+    rounds: int = Field(default=5, ge=1)
+    beta: tuple[float, ...] = Field(default=(DEFAULT_BETA,), min_length=1)
+
+
+def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = False) -> Run:
+    """Edit in several rounds under each merge method; measure all edits so far after each.
+
+    Every method follows its own trajectory. A killed run continues from its last finished round.
+
+    Args:
+        settings: what to run.
+        results: folder of all runs.
+        fresh: begin a new run even if an unfinished one with these settings exists.
+
+    Returns:
+        The finished run.
+    """
+    rounds = deal(settings, settings.rounds)
+    study = open_study("multi-round", settings, results, fresh=fresh)
+    records = [[record for share in shares for record in share] for shares in rounds]
+    everything = [record for part in records for record in part]
+    before = study.measure("unedited", everything)
+    measured: dict[str, list[Measured]] = {}
+    states: dict[Trajectory, list[RoundState]] = {}
+    for trajectory in trajectories(settings.merge, settings.beta):
+        name = trajectory.name
+        states[trajectory], measured[name] = [], []
+        for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
+            states[trajectory].append(state)
+            measured[name].append(_measured(study, trajectory, state, records))
+    apart = _distances(states)
+    write_cases(study.run, everything, before, {name: m[-1] for name, m in measured.items()})
+    return study.finish(
+        {
+            "unedited": summary_of(before),
+            "methods": {name: summary_of(parts[-1]) for name, parts in measured.items()},
+            "delta_relative_to_global": {name: parts[-1] for name, parts in apart.items()},
+            "delta_relative_to_global_by_round": apart,
+            "rounds": {
+                name: [_by_round(part, records) for part in parts]
+                for name, parts in measured.items()
+            },
+            "perplexity_by_round": {
+                name: [part["perplexity"] for part in parts] for name, parts in measured.items()
+            },
+        }
+    )
+
+
+def _measured(
+    study: Study, trajectory: Trajectory, state: RoundState, records: Sequence[Sequence[Record]]
+) -> Measured:
+    """The edits of all rounds so far."""
+    so_far = [record for part in records[: state.finished] for record in part]
+    with study.model.edited(state.changes):
+        return study.measure(f"{trajectory.name}/round_{state.finished}", so_far)
+
+
+def _by_round(measured: Measured, records: Sequence[Sequence[Record]]) -> list[dict[str, Any]]:
+    """The metrics of the edits of each round, in the order of the rounds."""
+    rows: list[dict[str, Any]] = []
+    start = 0
+    while start < len(measured["cases"]):
+        end = start + len(records[len(rows)])
+        rows.append(dict(summarise(measured["cases"][start:end])))
+        start = end
+    return rows
+
+
+def _distances(
+    states: Mapping[Trajectory, Sequence[RoundState]],
+) -> dict[str, list[float]]:
+    """By trajectory and round, the round's update against that of pooled editing.
+
+    The largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``; absent for trajectories without a
+    pooled one of the same ``beta``, or any pooled one where there is a single ``beta``.
+    """
+    pooled = [trajectory for trajectory in states if trajectory.method == POOLED]
+    found = {}
+    for trajectory, own in states.items():
+        references = (
+            pooled if len(pooled) == 1 else [p for p in pooled if p.beta == trajectory.beta]
+        )
+        if references:
+            theirs = states[references[0]]
+            found[trajectory.name] = [_apart(own, theirs, number) for number in range(len(own))]
+    return found
+
+
+def _apart(own: Sequence[RoundState], theirs: Sequence[RoundState], number: int) -> float:
+    ours, reference = _round_update(own, number), _round_update(theirs, number)
+    return max(relative_distance(ours[name], reference[name]) for name in reference)
+
+
+def _round_update(states: Sequence[RoundState], number: int) -> dict[str, LowRankUpdate]:
+    """What one round added."""
+    changes = states[number].changes
+    if number == 0:
+        return dict(changes)
+    earlier = states[number - 1].changes
+    return {
+        name: LowRankUpdate.from_dense(change.dense() - earlier[name].dense())
+        for name, change in changes.items()
+    }

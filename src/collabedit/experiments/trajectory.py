@@ -1,0 +1,113 @@
+"""One method's way through several rounds, each on the model that its earlier rounds left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypedDict, cast
+
+from collabedit.experiments.methods import merge_edits
+from collabedit.experiments.study import Study
+from collabedit.merging import Merges, resolve_method
+from collabedit.requests import EditRequest
+from collabedit.rounds import RoundState
+
+__all__ = ["RoundFacts", "Trajectory", "trajectories"]
+
+
+class RoundFacts(TypedDict):
+    """What a round says about itself.
+
+    ``residual_norms`` is by weight name, ``|R|`` (Frobenius) of all parties' residuals; empty for
+    methods that merge finished updates.
+    """
+
+    edits: int
+    skipped: int
+    residual_norms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A method with its treatment of finished rounds.
+
+    Attributes:
+        name: in tables and files.
+        method: the merge method's name.
+        beta: weight of the finished rounds' keys in the prior; zero is the static covariance.
+        skip_known: have parties skip what the model already says with this probability.
+    """
+
+    name: str
+    method: str
+    beta: float = 0.0
+    skip_known: float | None = None
+
+    def follow(
+        self, study: Study, rounds: Sequence[Sequence[Sequence[EditRequest]]]
+    ) -> Iterator[RoundState]:
+        """The state after each round; finished rounds are read from the run.
+
+        Targets are found anew on the model that the earlier rounds left.
+
+        Args:
+            study: the open study.
+            rounds: each round's requests of each party.
+        """
+        state = RoundState()
+        for shares in rounds:
+            state = study.run.state_stage(
+                f"states/{self._stage(state.finished + 1)}",
+                partial(self._next, study, shares, state),
+            )
+            yield state
+
+    def about(self, study: Study, number: int) -> RoundFacts:
+        """What a finished round says about itself.
+
+        Args:
+            study: the open study.
+            number: of the round, from 1.
+        """
+        return cast(RoundFacts, study.run.read_stage(f"facts/{self._stage(number)}"))
+
+    def _stage(self, number: int) -> str:
+        return f"{self.name}/round_{number}"
+
+    def _next(
+        self, study: Study, shares: Sequence[Sequence[EditRequest]], state: RoundState
+    ) -> RoundState:
+        with study.model.starting_from(state.changes):
+            config = study.round_config()
+            parties = study.parties(shares, config, self.skip_known)
+            edits = sum(len(party.requests) for party in parties)
+            facts: RoundFacts = {
+                "edits": edits,
+                "skipped": sum(map(len, shares)) - edits,
+                "residual_norms": {},
+            }
+            after = RoundState(state.finished + 1, state.changes, state.keys)
+            if parties:
+                priors = state.priors(study.priors, self.beta)
+                merged = merge_edits(resolve_method(self.method), parties, config, priors)
+                facts["residual_norms"] = dict(merged.residual_norms)
+                after = state.after(merged.delta, merged.keys)
+        study.run.json_stage(f"facts/{self._stage(after.finished)}", lambda: facts)
+        return after
+
+
+def trajectories(methods: Sequence[str], betas: Sequence[float]) -> list[Trajectory]:
+    """A trajectory for each method, and for each ``beta`` where the method pools statistics.
+
+    Methods that merge finished updates have no use for ``beta``: nobody there holds the keys.
+    """
+    found = []
+    for name in methods:
+        if resolve_method(name).merges is Merges.UPDATES:
+            found.append(Trajectory(name, name))
+        elif len(betas) == 1:
+            found.append(Trajectory(name, name, betas[0]))
+        else:
+            found += [Trajectory(f"{name} beta={beta:g}", name, beta) for beta in betas]
+    return found

@@ -1,0 +1,65 @@
+"""Attention for many short texts on a processor: cheap to differentiate, without copies of keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["use_small_attention"]
+
+_NAME = "collabedit_small"
+
+
+def use_small_attention(hf: Any) -> None:
+    """Make a ``transformers`` model compute attention by plain products.
+
+    On a CPU the gradient of the fused kernel is slow in bfloat16. Where heads share keys, the usual
+    plain form repeats keys and values for each head and sums their gradients again, which takes
+    longer than attention itself when texts are short; :func:`small_attention` does not. Models
+    whose attention is more than a masked softmax (soft-capped, with sinks or biases), which are
+    those that no fused kernel serves either, keep to their own plain form.
+    """
+    if getattr(hf, "_supports_attention_backend", False) and getattr(hf, "_supports_sdpa", False):
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import eager_mask
+
+        AttentionInterface.register(_NAME, small_attention)
+        AttentionMaskInterface.register(_NAME, eager_mask)
+        hf.set_attn_implementation(_NAME)
+    else:
+        hf.set_attn_implementation("eager")
+
+
+def small_attention(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention in which the queries of all heads that share keys form one matrix.
+
+    Args:
+        query: ``[batch, heads, queries, size]``; the heads of one group of keys are neighbours.
+        key: ``[batch, groups, keys, size]``.
+        value: ``[batch, groups, keys, size]``.
+        attention_mask: added to the scores, ``[batch, 1, queries, keys]``.
+        scaling: of the scores; ``1 / sqrt(size)`` by default.
+
+    Returns:
+        ``[batch, queries, heads, size]``, and no weights.
+    """
+    batch, heads, queries, size = query.shape
+    groups, keys = key.shape[1:3]
+    scale = size**-0.5 if scaling is None else scaling
+    rows = query.reshape(batch, groups, -1, size)
+    scores = (rows @ key.mT).view(batch, heads, queries, keys) * scale
+    if attention_mask is not None:
+        scores = scores + attention_mask[..., :keys]
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    mixed = (weights.view(batch, groups, -1, keys) @ value).view(batch, heads, queries, -1)
+    return mixed.transpose(1, 2), None
