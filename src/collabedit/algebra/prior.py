@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -71,6 +71,19 @@ class Prior:
                 return shifted
         raise CovarianceError("the second moment is not positive semi-definite; collect it again")
 
+    @classmethod
+    def from_factor(cls, cholesky: Tensor, matrix: Tensor, past: Tensor | None = None) -> Prior:
+        """The prior whose Cholesky factor is known already.
+
+        Args:
+            cholesky: ``L [d_in, d_in]``, lower triangular, with ``L L^T = A0``.
+            matrix: ``A0 [d_in, d_in]``.
+            past: ``P [d_in, p]``.
+        """
+        prior = cls(matrix, past)
+        prior.__dict__["cholesky"] = cholesky
+        return prior
+
     @property
     def size(self) -> int:
         """``d_in``."""
@@ -105,12 +118,7 @@ class Prior:
         past = added if self.past is None else torch.cat([self.past, added], dim=1)
         if past.shape[1] > _LARGEST_PAST * self.size:
             return Prior(self.matrix + past @ past.T)
-        return replace(self, past=past)._sharing_factor_of(self)
-
-    def _sharing_factor_of(self, other: Prior) -> Prior:
-        if "cholesky" in other.__dict__:
-            self.__dict__["cholesky"] = other.cholesky
-        return self
+        return Prior.from_factor(self.cholesky, self.matrix, past)
 
     def _factor(self) -> Tensor | None:
         if "cholesky" in self.__dict__:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from collabedit import __version__
 from collabedit.algebra import Prior
+from collabedit.covariance.factor_cache import prior_of
 from collabedit.errors import CovarianceError, InputError
 from collabedit.files import load_tensors, save_tensors, utc_now
 from collabedit.models import LanguageModel
@@ -120,7 +121,7 @@ class Covariance:
             raise CovarianceError(
                 f"the covariance has no {weight}; it has layers {_layers(self.second_moments)}"
             )
-        return Prior.from_second_moment(self.second_moments[weight], lambda_)
+        return prior_of(self.second_moments[weight], lambda_)
 
     def priors(self, weights: Sequence[str], lambda_: float) -> dict[str, Prior]:
         """MEMIT's prior of several weights, by name; see :meth:`prior`."""

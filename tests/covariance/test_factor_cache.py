@@ -1,0 +1,55 @@
+"""Cholesky factors of wide priors, kept on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from collabedit.algebra import Prior
+from collabedit.covariance import factor_cache
+from collabedit.covariance.factor_cache import prior_of
+
+WIDTH = 12
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(factor_cache, "SMALLEST_WIDTH", WIDTH)
+    return tmp_path
+
+
+def second_moment(samples: int = 40) -> Tensor:
+    x = torch.randn(WIDTH, samples, generator=torch.Generator().manual_seed(0)).double()
+    return x @ x.T / samples
+
+
+def test_a_kept_factor_serves_every_lambda(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior_of(second_moment(), 2.0)
+    assert len(list(own_cache.rglob("*.safetensors"))) == 1
+    monkeypatch.setattr(Prior, "from_second_moment", None)  # a second factorisation would fail
+    prior = prior_of(second_moment(), 7.0)
+    assert torch.allclose(prior.cholesky @ prior.cholesky.T, 7.0 * second_moment(), rtol=1e-12)
+    assert torch.equal(prior.matrix, 7.0 * second_moment())
+
+
+def test_narrow_and_singular_matrices_are_not_kept(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior_of(second_moment(samples=3), 2.0)
+    monkeypatch.setattr(factor_cache, "SMALLEST_WIDTH", WIDTH + 1)
+    prior_of(second_moment(), 2.0)
+    assert not list(own_cache.rglob("*.safetensors"))
+
+
+def test_a_damaged_file_is_made_anew(own_cache: Path) -> None:
+    first = prior_of(second_moment(), 2.0)
+    (path,) = own_cache.rglob("*.safetensors")
+    path.write_bytes(b"damaged")
+    assert torch.equal(prior_of(second_moment(), 2.0).cholesky, first.cholesky)
+    assert path.stat().st_size > 100
