@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli import models, rounds, run, stats
+from collabedit.cli import detection, models, rounds, run, stats
 from collabedit.errors import CollabEditError
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ app.command("demo")(run.demo)
 app.command("edit")(rounds.edit)
 app.add_typer(rounds.round_app, name="round")
 app.command("update")(rounds.update)
+app.command("detect")(detection.detect)
 app.command("merge")(rounds.merge)
 app.command("apply")(rounds.apply)
 app.add_typer(run.run_app, name="run")

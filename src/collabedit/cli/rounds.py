@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.detection import print_shared
 from collabedit.cli.options import (
     CovarianceOption,
     DeviceOption,
@@ -21,7 +22,7 @@ from collabedit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collabedit.rounds import Delta
+    from collabedit.rounds import Delta, EditUpdate, Party
 
 round_app = typer.Typer(no_args_is_help=True, help="Agree on a round between parties.")
 
@@ -89,6 +90,32 @@ def update(
     dtype: Annotated[
         str, typer.Option("--upload-dtype", help="float64, or float32 for half the size.")
     ] = "float64",
+    skip_known: Annotated[
+        float | None,
+        typer.Option(
+            help="Skip edits whose new object the unedited model already gives at least this mean "
+            "probability per token, such as 0.9."
+        ),
+    ] = None,
+    fingerprint_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add fingerprints for 'collabedit detect', under the key in this file, which all "
+            "parties share and the coordinator lacks."
+        ),
+    ] = None,
+    fingerprints_only: Annotated[
+        bool,
+        typer.Option(
+            "--fingerprints-only",
+            help="Write no statistics: all that 'collabedit detect' needs, before anything is "
+            "measured.",
+        ),
+    ] = False,
+    decision: Annotated[
+        Path | None,
+        typer.Option(help="Leave out what the coordinator's 'collabedit detect' decided."),
+    ] = None,
     device: DeviceOption = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
@@ -96,17 +123,25 @@ def update(
 ) -> None:
     """Compute what a party sends: statistics of its edits, and no text.
 
-    In a sequential round, run it again after each exchange with the merged --delta. Targets are
-    kept in a cache that only you can read.
+    In a sequential round, run it again after each exchange with the merged --delta and all other
+    options as they were, since every exchange must be about the same edits. Targets are kept in a
+    cache that only you can read.
     """
     from collabedit.editing import TargetCache
     from collabedit.errors import InputError
     from collabedit.models import load_model
     from collabedit.requests import load_records
-    from collabedit.rounds import Delta, Party, RoundConfig
+    from collabedit.rounds import Decision, Delta, Party, RoundConfig, load_key
+    from collabedit.rounds.party import checked_threshold
 
     if dtype not in ("float32", "float64"):
         raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
+    threshold = checked_threshold(skip_known)
+    if fingerprint_key is None and (fingerprints_only or decision is not None):
+        option = "--decision" if decision is not None else "--fingerprints-only"
+        raise InputError(f"{option} needs --fingerprint-key, the key that all parties share")
+    key = load_key(fingerprint_key) if fingerprint_key else None
+    decided = Decision.load(decision) if decision else None
     config = RoundConfig.load(round_file)
     records = load_records(requests)
     so_far = Delta.load(delta) if delta else Delta.empty(config)
@@ -117,12 +152,34 @@ def update(
         [record.request for record in records],
         config,
         cache=None if no_cache else TargetCache(),
+        skip_known=threshold,
+        fingerprint_key=key,
+        decision=decided,
     )
-    made = party.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+    _report_left_out(party, len(records))
+    if fingerprints_only:
+        made = party.announce()
+    else:
+        made = party.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
     made.save(out)
-    size = out.stat().st_size / 1e6
-    layers = _spread(made.metadata.layers)
-    print(f"{out}: {made.metadata.edits} edits at layers {layers}, {size:.1f} MB, no text")
+    _report_update(made, out)
+
+
+def _report_left_out(party: Party, edits: int) -> None:
+    if party.skipped:
+        print(f"skipped {party.skipped} of {edits} edits that the model already knows")
+    if party.left_out:
+        print(f"left out {party.left_out} of {edits} edits, as decided")
+
+
+def _report_update(made: EditUpdate, out: Path) -> None:
+    about = made.metadata
+    if not made.statistics:
+        print(f"{out}: fingerprints of {about.edits} edits, no statistics and no text")
+        return
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    text = "fingerprints, no text" if about.fingerprints else "no text"
+    print(f"{out}: {about.edits} edits at layers {_spread(about.layers)}, {size}, {text}")
 
 
 def merge(
@@ -190,7 +247,10 @@ def _merge_updates(
         options=options,
         delta=Delta.load(delta) if delta else None,
     )
-    return coordinator.merge({str(path): EditUpdate.load(path) for path in inputs})
+    updates = {str(path): EditUpdate.load(path) for path in inputs}
+    merged = coordinator.merge(updates)
+    print_shared({party: update.metadata for party, update in updates.items()})
+    return merged
 
 
 def _report_merge(result: Delta, out: Path) -> None:

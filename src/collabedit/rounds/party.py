@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -11,14 +13,17 @@ from torch import Tensor
 from collabedit.algebra import compress
 from collabedit.editing.keys import Measurement, measure
 from collabedit.editing.targets import TargetCache, optimise_targets
-from collabedit.errors import RequestError, RoundError
+from collabedit.errors import InputError, RequestError, RoundError
+from collabedit.evaluation import score
 from collabedit.models.language_model import LanguageModel
 from collabedit.requests import EditRequest
 from collabedit.rounds.config import RoundConfig, Schedule
 from collabedit.rounds.delta import Delta
+from collabedit.rounds.detection import Decision, left_out
+from collabedit.rounds.fingerprints import Fingerprint, checked_key, fingerprint, key_id
 from collabedit.rounds.update import EditUpdate, UpdateMetadata
 
-__all__ = ["Party"]
+__all__ = ["Party", "checked_threshold"]
 
 
 class Party:
@@ -30,9 +35,15 @@ class Party:
         config: the round.
         cache: where it keeps its targets between exchanges.
         targets: ``Z [d_out, n]``, when they are known already.
+        skip_known: skip edits whose new object the unedited model already gives, after the bare
+            prompt, at least this mean probability per token.
+        fingerprint_key: add fingerprints of the edits under this key, which all parties share.
+        decision: leave out the edits that it names; it goes by the fingerprints of those that are
+            not skipped.
 
     Raises:
         RequestError: when it has no requests.
+        InputError: when the threshold or the key cannot be used, or the decision has no key.
         RoundError: when the model is not the round's.
     """
 
@@ -44,15 +55,25 @@ class Party:
         *,
         cache: TargetCache | None = None,
         targets: Tensor | None = None,
+        skip_known: float | None = None,
+        fingerprint_key: bytes | None = None,
+        decision: Decision | None = None,
     ) -> None:
         if not requests:
             raise RequestError("a party without requests has no part in a round")
+        if decision is not None and fingerprint_key is None:
+            raise InputError("a decision needs the key of the fingerprints that it was made from")
         config.check_model(model)
         self.model = model
-        self.requests = list(requests)
         self.config = config
+        self._given = list(requests)
+        self._given_targets = targets
         self._cache = cache
-        self._targets = targets
+        self._skip_known = checked_threshold(skip_known)
+        self._key = (
+            None if fingerprint_key is None else checked_key(fingerprint_key, "fingerprint_key")
+        )
+        self._decision = decision
         self._measured: dict[tuple[str, tuple[int, ...]], Measurement] = {}
 
     @classmethod
@@ -71,19 +92,38 @@ class Party:
                 pooled._measured[key] = Measurement.concatenate(parts)
         return pooled
 
+    @cached_property
+    def requests(self) -> list[EditRequest]:
+        """The edits that it takes part with: neither skipped nor left out.
+
+        Settled at first use, on the unedited model, and the same in every exchange.
+        """
+        return [self._given[place] for place in self._kept]
+
     @property
+    def skipped(self) -> int:
+        """Number of its edits that the model already knows."""
+        return len(self._given) - len(self._unknown)
+
+    @property
+    def left_out(self) -> int:
+        """Number of its edits that the decision leaves out."""
+        return len(self._unknown) - len(self._kept)
+
+    @cached_property
     def targets(self) -> Tensor:
-        """``Z [d_out, n]``, found on the unedited model at first use."""
-        if self._targets is None:
-            self._targets = optimise_targets(
-                self.model,
-                self.requests,
-                self.config.contexts,
-                self.config.hyperparameters,
-                cache=self._cache,
-            )
-            self._check_targets(self._targets)
-        return self._targets
+        """``Z [d_out, n]`` of the remaining requests, found on the unedited model at first use."""
+        if self._given_targets is not None:
+            return self._given_targets[:, self._kept]
+        targets = optimise_targets(
+            self.model,
+            self.requests,
+            self.config.contexts,
+            self.config.hyperparameters,
+            cache=self._cache,
+        )
+        self._check_targets(targets)
+        return targets
 
     def contribute(
         self, delta: Delta, dtype: Literal["float32", "float64"] = "float64"
@@ -95,13 +135,16 @@ class Party:
             dtype: type of the arrays once they are written to a file.
 
         Raises:
-            RoundError: when the delta is of another round, or already complete.
+            RequestError: when all its edits are skipped or left out.
+            RoundError: when the delta is of another round, or already complete; or when the
+                decision is about other edits.
         """
         config = self.config
         delta.check_round(config)
         layers = config.pending_layers(len(delta.changes))
         if not layers:
             raise RoundError("the round is complete: all its layers are merged")
+        self._require_requests()
         targets = self.targets.double()
         measurement = self._measure(delta, layers)
         residual = targets - measurement.hidden
@@ -111,18 +154,74 @@ class Party:
             )
             for layer in layers
         }
-        metadata = UpdateMetadata(
-            model=config.model,
-            model_sha256=config.model_sha256,
-            round_sha256=config.sha256,
+        return EditUpdate(self._metadata(delta, layers, dtype), statistics)
+
+    def announce(self) -> EditUpdate:
+        """An update without statistics: all that detection needs, before anything is measured.
+
+        Raises:
+            InputError: when it has no fingerprint key.
+            RequestError: when all its edits are skipped or left out.
+        """
+        if self._key is None:
+            raise InputError("fingerprints need a key that all parties share")
+        self._require_requests()
+        first = self.config.pending_layers(0)
+        return EditUpdate(self._metadata(Delta.empty(self.config), first, "float64"), {})
+
+    @cached_property
+    def _unknown(self) -> list[int]:
+        """Places of the requests that are not skipped."""
+        if self._skip_known is None:
+            return list(range(len(self._given)))
+        # What is known must not depend on when this is asked: an edited model knows the edits.
+        self.config.check_model(self.model)
+        scores = score(self.model, [(r.text, r.target_new) for r in self._given])
+        known = [math.exp(-each.nll) >= self._skip_known for each in scores]
+        return [place for place, is_known in enumerate(known) if not is_known]
+
+    @cached_property
+    def _kept(self) -> list[int]:
+        """Places of the requests that are neither skipped nor left out."""
+        if self._decision is None or self._key is None:
+            return self._unknown
+        fingerprints = [fingerprint(self._given[place], self._key) for place in self._unknown]
+        out = left_out(fingerprints, self._decision)
+        return [place for index, place in enumerate(self._unknown) if index not in out]
+
+    def _metadata(
+        self, delta: Delta, layers: tuple[int, ...], dtype: Literal["float32", "float64"]
+    ) -> UpdateMetadata:
+        return UpdateMetadata(
+            model=self.config.model,
+            model_sha256=self.config.model_sha256,
+            round_sha256=self.config.sha256,
             delta_sha256=delta.sha256,
             layers=layers,
             edits=len(self.requests),
-            schedule=config.schedule,
-            contexts_sha256=config.contexts_sha256,
+            schedule=self.config.schedule,
+            contexts_sha256=self.config.contexts_sha256,
             dtype=dtype,
+            skipped=self.skipped,
+            fingerprints=self._fingerprints(),
+            fingerprint_key_id="" if self._key is None else key_id(self._key),
         )
-        return EditUpdate(metadata, statistics)
+
+    def _fingerprints(self) -> tuple[Fingerprint, ...]:
+        if self._key is None:
+            return ()
+        return tuple(sorted(fingerprint(request, self._key) for request in self.requests))
+
+    def _require_requests(self) -> None:
+        if self.requests:
+            return
+        if self.left_out:
+            raise RequestError(
+                f"the decision leaves out all {self.left_out} edits; there is nothing to send"
+            )
+        raise RequestError(
+            f"the model already knows all {self.skipped} edits; there is nothing to send"
+        )
 
     def _measure(self, delta: Delta, layers: tuple[int, ...]) -> Measurement:
         key = (delta.sha256, layers)
@@ -143,3 +242,16 @@ class Party:
                 f"no finite target was found for case {self.requests[bad[0]].case_id}; "
                 "lower target_learning_rate or clamp_factor"
             )
+
+
+def checked_threshold(skip_known: float | None) -> float | None:
+    """A threshold for skipping what is known, if there is one.
+
+    Raises:
+        InputError: when it is not a probability above 0.
+    """
+    if skip_known is not None and not 0 < skip_known <= 1:
+        raise InputError(
+            f"skip_known must be a probability above 0 and at most 1, found {skip_known}"
+        )
+    return skip_known

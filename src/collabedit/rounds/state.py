@@ -53,16 +53,13 @@ class RoundState:
             delta: what the round merged.
             keys: its pooled key factors by weight name; may be empty.
         """
-        changes = {
-            name: LowRankUpdate.sum([self.changes[name], change])
-            if name in self.changes
-            else change
-            for name, change in delta.changes.items()
-        }
-        pooled = {
-            name: torch.cat([self.keys[name], added], dim=1) if name in self.keys else added
-            for name, added in keys.items()
-        }
+        changes, pooled = dict(self.changes), dict(self.keys)
+        for name, change in delta.changes.items():
+            known = self.changes.get(name)
+            changes[name] = change if known is None else LowRankUpdate.sum([known, change])
+        for name, added in keys.items():
+            earlier = self.keys.get(name)
+            pooled[name] = added if earlier is None else torch.cat([earlier, added], dim=1)
         return RoundState(self.finished + 1, changes, pooled)
 
     def save(self, path: Path) -> None:
@@ -85,14 +82,18 @@ class RoundState:
         tensors, metadata = load_tensors(path, "state")
         if (metadata.get("format"), metadata.get("version")) != (_FORMAT, 1):
             raise RoundError(f"{path}: not a {_FORMAT} file of version 1")
+        finished = metadata.get("finished")
+        if not isinstance(finished, int) or finished < 0:
+            raise RoundError(f"{path}: finished must be a number of rounds, found {finished!r}")
         keys = {
-            name.removesuffix("/keys"): value.T.double()
+            name.removesuffix("/keys"): value
             for name, value in tensors.items()
             if name.endswith("/keys")
         }
         rest = {name: value for name, value in tensors.items() if not name.endswith("/keys")}
         changes = low_rank_updates(rest, path)
         for name, value in keys.items():
-            if name not in changes or value.ndim != 2 or not torch.isfinite(value).all():
+            fits = name in changes and value.ndim == 2 and value.shape[1] == changes[name].shape[1]
+            if not fits or not torch.isfinite(value).all():
                 raise RoundError(f"{path}: the keys of {name} are malformed")
-        return cls(int(metadata["finished"]), changes, keys)
+        return cls(finished, changes, {name: value.T.double() for name, value in keys.items()})

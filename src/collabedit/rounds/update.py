@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from collabedit.algebra import Factors
 from collabedit.errors import UpdateError
-from collabedit.files import load_tensors, save_tensors
+from collabedit.files import load_tensors, save_tensors, tensor_metadata
 from collabedit.rounds.config import RoundConfig, Schedule
+from collabedit.rounds.fingerprints import Digest, Fingerprint
 from collabedit.rounds.metadata import FileMetadata, parse_metadata
 
 __all__ = ["EditUpdate", "UpdateMetadata"]
@@ -34,6 +35,9 @@ class UpdateMetadata(FileMetadata):
         schedule: the round's.
         contexts_sha256: the round's contexts.
         dtype: type of the arrays in the file.
+        skipped: number of further edits that the party skipped, since the model knows them.
+        fingerprints: of the edits, sorted, so that their order says nothing; off by default.
+        fingerprint_key_id: tells whether parties used the same key.
     """
 
     format: Literal["collabedit.update"] = "collabedit.update"
@@ -45,6 +49,29 @@ class UpdateMetadata(FileMetadata):
     schedule: Schedule
     contexts_sha256: str
     dtype: Literal["float32", "float64"] = "float64"
+    skipped: int = Field(default=0, ge=0)
+    fingerprints: tuple[Fingerprint, ...] = ()
+    fingerprint_key_id: Digest | Literal[""] = ""
+
+    @model_validator(mode="after")
+    def _one_fingerprint_an_edit(self) -> UpdateMetadata:
+        if bool(self.fingerprints) != bool(self.fingerprint_key_id):
+            raise ValueError("fingerprints and fingerprint_key_id come together")
+        if self.fingerprints and len(self.fingerprints) != self.edits:
+            raise ValueError(f"{len(self.fingerprints)} fingerprints of {self.edits} edits")
+        if list(self.fingerprints) != sorted(self.fingerprints):
+            raise ValueError("the fingerprints are not sorted")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> UpdateMetadata:
+        """Read what an update file says about itself, and not its arrays.
+
+        Raises:
+            InputError: when the file is not a safetensors file.
+            UpdateError: when it is not an update.
+        """
+        return parse_metadata(cls, tensor_metadata(path, "update"), _FORMAT, path, UpdateError)
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,7 @@ class EditUpdate:
 
     Attributes:
         metadata: what it says about itself.
-        statistics: factors by weight name.
+        statistics: factors by weight name; none in an update for detection only.
     """
 
     metadata: UpdateMetadata
@@ -107,6 +134,8 @@ class EditUpdate:
                 f"it is for layers {list(metadata.layers)} on another state of the round; "
                 f"wanted are layers {list(layers)} on top of what is merged so far"
             )
+        if not self.statistics:
+            raise UpdateError("it holds fingerprints only; make it without --fingerprints-only")
         expected = {config.weight_of(layer) for layer in layers}
         if set(self.statistics) != expected:
             raise UpdateError(f"it must hold exactly the weights {sorted(expected)}")
