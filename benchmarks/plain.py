@@ -6,8 +6,8 @@ with the package but the encoding of texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from collabedit.editing import Contexts, Hyperparameters
 from collabedit.models import LanguageModel
-from collabedit.models.tokens import EncodedText, encode, fill_template
+from collabedit.models.tokens import EncodedText, PromptText, encode, fill_template
 from collabedit.requests import EditRequest
 
 
@@ -130,6 +130,150 @@ def plain_keys(
             keys.append(seen[0].view(len(row.ids), -1)[row.subject_last])
         groups.append(torch.stack(keys).mean(dim=0))
     return torch.stack(groups).mean(dim=0).double().cpu()
+
+
+@torch.no_grad()
+def plain_hidden(model: LanguageModel, request: EditRequest, layer: int) -> Tensor:
+    """One edit's hidden state ``[d_out]`` at the output of a layer: a whole pass."""
+    (row,) = encode(model.tokenizer, [fill_template("{}", request.prompt, request.subject)])
+    seen: list[Tensor] = []
+
+    def keep(_module: Any, _args: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = model.layer(layer).register_forward_hook(keep)
+    try:
+        model.hf(torch.tensor([row.ids], device=model.device), use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0].view(len(row.ids), -1)[row.subject_last].double().cpu()
+
+
+@torch.no_grad()
+def padded_keys(
+    model: LanguageModel, requests: Sequence[EditRequest], contexts: Contexts, layer: int
+) -> Tensor:
+    """Keys ``[d_in, n]`` at one layer as MEMIT's code batches them: whole passes of 128 texts."""
+    templates = [template for group in contexts for template in group]
+    texts = [fill_template(t, r.prompt, r.subject) for r in requests for t in templates]
+    rows = encode(model.tokenizer, texts)
+    keys: list[Tensor] = []
+    for start in range(0, len(rows), 128):
+        chunk = rows[start : start + 128]
+        input_ids, mask, _ = _padded(chunk, model.device)
+        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        found = _projection_input(model, layer, inputs, whole=True).view(*input_ids.shape, -1)
+        keys += [found[place, row.subject_last] for place, row in enumerate(chunk)]
+    per_edit = torch.stack(keys).view(len(requests), len(templates), -1)
+    groups = per_edit.split([len(group) for group in contexts], dim=1)
+    means = torch.stack([group.mean(dim=1) for group in groups])
+    return means.mean(dim=0).T.double().cpu()
+
+
+@torch.no_grad()
+def plain_second_moment(
+    model: LanguageModel, inputs: Iterable[Mapping[str, Any]], layer: int
+) -> Tensor:
+    """``E[k k^T] [d_in, d_in]`` at one layer as ROME's code collects it.
+
+    That is: one layer at a time, a pass up to that layer, one product a batch; the sum is formed
+    in float64 here, that it can serve as reference.
+
+    Args:
+        model: the model.
+        inputs: keyword arguments of the model, one mapping a batch.
+        layer: which decoder layer.
+    """
+    size = model.structure.mlp_size
+    total, count = torch.zeros(size, size, dtype=torch.float64), 0
+    for batch in inputs:
+        keys = _projection_input(model, layer, batch).reshape(-1, size)
+        if batch.get("attention_mask") is not None:
+            keys = keys[batch["attention_mask"].flatten().bool()]
+        total += (keys.T @ keys).cpu()
+        count += len(keys)
+    return total / count
+
+
+class _Reached(Exception):  # noqa: N818  (no error)
+    """Ends a pass at the module of interest, as ``stop=True`` of ROME's ``nethook`` does."""
+
+
+def _projection_input(
+    model: LanguageModel, layer: int, inputs: Mapping[str, Any], *, whole: bool = False
+) -> Tensor:
+    seen: list[Tensor] = []
+
+    def keep(_module: Any, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+        if not whole:
+            raise _Reached
+
+    handle = model.projection(layer).register_forward_pre_hook(keep)
+    try:
+        model.hf(**inputs)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+@torch.no_grad()
+def plain_score(model: LanguageModel, prompt: str, target: str) -> float:
+    """Mean negative log-likelihood per target token: one text, all its logits."""
+    (row,) = encode(model.tokenizer, [PromptText(prompt, target)])
+    logits = model.hf(torch.tensor([row.ids], device=model.device), use_cache=False).logits[0]
+    log_probs = logits.float().log_softmax(dim=-1)[row.target_start - 1 : -1]
+    gold = torch.tensor(row.target_ids, device=model.device)
+    return float(-log_probs.gather(1, gold[:, None]).mean())
+
+
+@torch.no_grad()
+def padded_scores(model: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Mean negative log-likelihoods as MEMIT's code finds one record's: one padded batch."""
+    rows = encode(model.tokenizer, [PromptText(*pair) for pair in pairs])
+    input_ids, mask, labels = _padded(rows, model.device)
+    logits = model.hf(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+    losses = functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none"
+    )
+    means: list[float] = (losses.sum(dim=1) / (labels != -100).sum(dim=1)).tolist()
+    return means
+
+
+class PlainUpload(NamedTuple):
+    """What a client of the paper sends of one layer.
+
+    Attributes:
+        delta: its own update ``[d_out, d_in]``.
+        moment: ``K K^T [d_in, d_in]``.
+    """
+
+    delta: Tensor
+    moment: Tensor
+
+
+def plain_upload(prior: Tensor, keys: Tensor, residuals: Tensor) -> PlainUpload:
+    """One client's part of CollabEdit as its paper's code does it, by dense matrices.
+
+    Args:
+        prior: ``A0 [d_in, d_in]``.
+        keys: ``K [d_in, n]``.
+        residuals: ``R [d_out, n]``.
+    """
+    moment = keys @ keys.T
+    adjusted = torch.linalg.solve(prior + moment, keys)
+    return PlainUpload(residuals @ adjusted.T, moment)
+
+
+def plain_merge(prior: Tensor, uploads: Iterable[PlainUpload]) -> Tensor:
+    """The coordinator's part: ``sum_j Delta_j (A0 + K_j K_j^T)`` times an explicit inverse."""
+    cross, system = torch.zeros(()), prior.clone()
+    for delta, moment in uploads:
+        cross = cross + delta @ (moment + prior)
+        system += moment
+    return cross @ system.inverse()
 
 
 def _padded(rows: Sequence[EncodedText], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,221 @@
+"""Statistics and merge of one layer: ours against the dense matrices of the paper's code.
+
+    python -m benchmarks.merge [--size gpt2-xl|gpt-j|small]
+
+Clients and coordinator together, on synthetic keys and residuals, float64 in both ways. Each way
+runs in a process of its own; prints seconds, peak memory beyond the inputs, bytes sent by the
+clients, and the relative difference of the results.
+
+The paper's way: each client solves a dense ``[d_in, d_in]`` system and sends ``Delta_j`` and
+``K_j K_j^T``; the coordinator, which holds all uploads, undoes the solves by dense products and
+inverts the sum. Ours: factors, stacked and solved under a prior whose Cholesky factor outlives the
+round; what that costs once is printed beside it.
+
+At GPT-J's size the paper's way takes longer than there is patience for, and its uploads more memory
+than most machines have: one client and the coordinator's product for it are timed and multiplied,
+the inverse is taken once, and the memory of the other uploads is added by count. The reference is
+then the pooled solution by that same inverse.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.machine import in_child, print_machine, with_peak_memory
+from benchmarks.plain import plain_merge, plain_upload
+from benchmarks.report import print_ratio, require_agreement, timed
+from collabedit.algebra import Prior, compress
+from collabedit.merging import collab_edit
+
+#: Largest ``|D - D_plain| / |D_plain|``.
+TOLERANCE = 1e-8
+
+_PRIOR_WEIGHT = 15000.0
+_LONG_DIRECTIONS = 64
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is merged.
+
+    Attributes:
+        d_in: width of a key.
+        d_out: width of a residual.
+        clients: number of parties.
+        edits: of each.
+        speedup: what is wanted.
+        in_full: whether the paper's way is run for every client.
+    """
+
+    d_in: int
+    d_out: int
+    clients: int
+    edits: int
+    speedup: float
+    in_full: bool = True
+
+    @property
+    def plain_upload_bytes(self) -> int:
+        """``Delta_j`` and ``K_j K_j^T`` of one client."""
+        return 8 * (self.d_in**2 + self.d_in * self.d_out)
+
+
+SIZES = {
+    "small": Size(512, 128, clients=4, edits=20, speedup=1),
+    "gpt2-xl": Size(6400, 1600, clients=10, edits=500, speedup=5),
+    "gpt-j": Size(16384, 4096, clients=10, edits=500, speedup=10, in_full=False),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one way took; its result lies in a file.
+
+    Attributes:
+        clients: seconds of all clients.
+        coordinator: seconds of the coordinator.
+        once: seconds of what outlives the round.
+        memory: bytes at the peak beyond the inputs.
+        sent: bytes that the clients sent.
+    """
+
+    clients: float
+    coordinator: float
+    once: float
+    memory: int
+    sent: int
+
+    @property
+    def seconds(self) -> float:
+        """The whole, without what outlives the round."""
+        return self.clients + self.coordinator
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="gpt2-xl")
+    name = parser.parse_args().size
+    size = SIZES[name]
+    print_machine()
+    print(f"{name}: {size.clients} clients of {size.edits} edits, {size.d_out} x {size.d_in}")
+    with TemporaryDirectory() as folder:
+        ours_file, plain_file = Path(folder) / "ours", Path(folder) / "plain"
+        ours = in_child(measured, our_way, size, ours_file)
+        _print_outcome("ours", ours)
+        way = paper_way if size.in_full else sampled_paper_way
+        plain = in_child(measured, way, size, plain_file)
+        _print_outcome("the paper's way", plain)
+        distance = _distance(ours_file, plain_file)
+    if not size.in_full:
+        print("the paper's way: one client and one product timed and multiplied by the clients,")
+        print("the uploads of the other clients added to the memory by count")
+    print_ratio("seconds, plain / ours", plain.seconds / ours.seconds, size.speedup)
+    with_once = plain.seconds / (ours.seconds + ours.once)
+    print_ratio("the same, with the factor", with_once, size.speedup)
+    print_ratio("memory, plain / ours", plain.memory / ours.memory, 4)
+    print_ratio("bytes sent, plain / ours", plain.sent / ours.sent, 12)
+    require_agreement("relative difference", distance, TOLERANCE)
+
+
+def _print_outcome(name: str, outcome: Outcome) -> None:
+    print(
+        f"{name:<16} {outcome.seconds:8.2f} s (clients {outcome.clients:.2f}, coordinator "
+        f"{outcome.coordinator:.2f}; once {outcome.once:.2f}), peak {outcome.memory / 1e9:.2f} GB, "
+        f"sent {outcome.sent / 1e6:,.1f} MB",
+        flush=True,
+    )
+
+
+def _distance(path: Path, reference_path: Path) -> float:
+    delta, reference = load_file(path)["delta"], load_file(reference_path)["delta"]
+    return float((delta - reference).norm() / reference.norm())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The inputs: the prior ``A0 [d_in, d_in]``, and each client's keys and residuals."""
+
+    prior: Tensor
+    edits: list[tuple[Tensor, Tensor]]
+
+
+def make_problem(size: Size) -> Problem:
+    """Keys with a few long directions and spread scales, and the prior of their second moment."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    scales = torch.logspace(0, -2, size.d_in, dtype=torch.float64)
+    long = random(size.d_in, _LONG_DIRECTIONS) / _LONG_DIRECTIONS**0.5
+    prior = (long @ long.T).mul_(scales).mul_(scales[:, None])
+    prior.diagonal().add_(scales**2)
+    prior.mul_(_PRIOR_WEIGHT)
+    edits = []
+    for _ in range(size.clients):
+        keys = random(size.d_in, size.edits).add_(long @ random(_LONG_DIRECTIONS, size.edits))
+        edits.append((keys.mul_(scales[:, None]), random(size.d_out, size.edits)))
+    return Problem(prior, edits)
+
+
+def measured(way: Callable[[Size, Problem, Path], Outcome], size: Size, path: Path) -> Outcome:
+    """Run one way in this process, its inputs at hand."""
+    problem = make_problem(size)
+    outcome, memory = with_peak_memory(lambda: way(size, problem, path))
+    return replace(outcome, memory=memory + outcome.memory)
+
+
+def our_way(_size: Size, problem: Problem, path: Path) -> Outcome:
+    """Compress, stack and solve."""
+    prior = Prior(problem.prior)
+    _, once = timed(lambda: prior.cholesky)
+    uploads, clients = timed(lambda: [compress(*edits) for edits in problem.edits])
+    update, coordinator = timed(lambda: collab_edit(uploads, prior))
+    sent = sum(upload.keys.nbytes + upload.residuals.nbytes for upload in uploads)
+    _save(update.dense(), path)
+    return Outcome(clients, coordinator, once, 0, sent)
+
+
+def paper_way(size: Size, problem: Problem, path: Path) -> Outcome:
+    """Every client in full; the coordinator holds all uploads."""
+    uploads, clients = timed(lambda: [plain_upload(problem.prior, *e) for e in problem.edits])
+    delta, coordinator = timed(lambda: plain_merge(problem.prior, uploads))
+    _save(delta, path)
+    return Outcome(clients, coordinator, 0.0, 0, size.clients * size.plain_upload_bytes)
+
+
+def sampled_paper_way(size: Size, problem: Problem, path: Path) -> Outcome:
+    """One client of many; the result is the pooled solution, by the coordinator's inverse."""
+    keys, residuals = problem.edits[0]
+    upload, client = timed(lambda: plain_upload(problem.prior, keys, residuals))
+    product, undone = timed(lambda: upload.delta @ (upload.moment + problem.prior))
+    expected = residuals @ keys.T
+    distance = float((product - expected).norm() / expected.norm())
+    require_agreement("R K^T of the client that was timed", distance, TOLERANCE)
+    del product, expected
+    system = problem.prior.clone()
+    cross = torch.zeros(size.d_out, size.d_in, dtype=torch.float64)
+    for keys, residuals in problem.edits:
+        system.addmm_(keys, keys.T)
+        cross.addmm_(residuals, keys.T)
+    delta, inverted = timed(lambda: cross @ system.inverse())
+    _save(delta, path)
+    others = (size.clients - 1) * size.plain_upload_bytes
+    seconds = size.clients * client, size.clients * undone + inverted
+    return Outcome(*seconds, 0.0, others, size.clients * size.plain_upload_bytes)
+
+
+def _save(delta: Tensor, path: Path) -> None:
+    save_file({"delta": delta.contiguous()}, path)
+
+
+if __name__ == "__main__":
+    main()

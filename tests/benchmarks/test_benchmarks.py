@@ -1,0 +1,195 @@
+"""Every benchmark runs at a tiny size, and finds that the plain way and ours agree there."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import __main__ as everything
+from benchmarks import gpu, growth, keys, merge, startup
+from benchmarks.machine import in_child, with_peak_memory
+from benchmarks.report import require_agreement
+from collabedit.datasets import load_dataset
+from collabedit.editing import Hyperparameters
+from tests.conftest import make_model
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    model = make_model("llama", max_position_embeddings=512)
+    folder = tmp_path_factory.mktemp("model")
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, stage: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [stage, *arguments])
+    import_module(f"benchmarks.{stage}").main()
+
+
+def test_keys(monkeypatch, capsys, model_folder) -> None:
+    run(monkeypatch, "keys", "--model", model_folder, "--edits", "3", "--plain-edits", "2")
+    assert "together / plain" in capsys.readouterr().out
+
+
+def test_keys_that_differ_are_noticed(tiny_llama) -> None:
+    request = load_dataset("worldfacts")[0].request
+    found = keys.plain_measurement(tiny_llama, [request], gpu.CONTEXTS, [0, 1])
+    changed = keys.padded_measurement(tiny_llama, [request], gpu.CONTEXTS, [0, 1])
+    assert keys.difference(found, changed) < keys.TOLERANCE
+    changed.keys[1].mul_(1.01)
+    assert keys.difference(found, changed) > 1e-3
+
+
+def test_covariance(monkeypatch, capsys, model_folder) -> None:
+    run(monkeypatch, "covariance", "--model", model_folder, "--tokens", "600", "--turns", "1")
+    assert "ours / bare" in capsys.readouterr().out
+
+
+def test_evaluation(monkeypatch, capsys, model_folder) -> None:
+    run(
+        monkeypatch, "evaluation", "--model", model_folder, "--records", "2", "--plain-records", "1"
+    )
+    assert "ours / plain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", [merge.paper_way, merge.sampled_paper_way])
+def test_merging(tmp_path, way) -> None:
+    size = merge.Size(48, 16, clients=3, edits=4, speedup=1)
+    outcomes = [
+        merge.measured(each, size, tmp_path / each.__name__) for each in (merge.our_way, way)
+    ]
+    distance = merge._distance(tmp_path / "our_way", tmp_path / way.__name__)
+    assert distance < merge.TOLERANCE
+    assert outcomes[0].sent == 3 * 8 * 4 * (48 + 16)
+    assert outcomes[1].sent == 3 * 8 * 48 * (48 + 16)
+
+
+@pytest.mark.slow
+def test_merging_in_processes_of_its_own(monkeypatch, capsys) -> None:
+    run(monkeypatch, "merge", "--size", "small")
+    assert "relative difference" in capsys.readouterr().out
+
+
+def test_growth(monkeypatch, capsys, model_folder) -> None:
+    sizes = ["--edits", "1", "2", "999", "--clients", "2", "999", "--client-edits", "2"]
+    limits = ["--steps", "2", "--budget-minutes", "1e-6"]
+    run(monkeypatch, "growth", "--model", model_folder, *sizes, *limits)
+    out = capsys.readouterr().out
+    assert "left out: [999]" in out
+    assert "~" in out  # two edits do not fit into the budget
+
+
+@pytest.mark.slow
+def test_growth_is_drawn(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    measured, estimated = growth.Cost(1.0, 1000), growth.Cost(2.0, None)
+    by_edits = {
+        2: dict.fromkeys(growth.STAGES, measured),
+        4: {**dict.fromkeys(growth.STAGES, measured), "targets": estimated},
+    }
+    by_clients = {1: dict.fromkeys(growth.CLIENT_STAGES, measured)}
+    growth.plot(by_edits, by_clients, 4, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_parts_hold_every_place() -> None:
+    parts = growth.split(range(10), 4)
+    assert [place for part in parts for place in part] == list(range(10))
+    assert {len(part) for part in parts} == {2, 3}
+    assert len(growth.split(range(3), 8)) == 3
+
+
+@pytest.mark.slow
+def test_startup(monkeypatch, capsys) -> None:
+    run(monkeypatch, "startup", "--turns", "1")
+    assert "imported: none" in capsys.readouterr().out
+
+
+def test_heavy_imports_are_seen(monkeypatch) -> None:
+    program = startup._LIST_IMPORTS.replace("import sys", "import sys, numpy", 1)
+    monkeypatch.setattr(startup, "_LIST_IMPORTS", program)
+    assert "numpy" in startup.heavy_imports()
+
+
+def test_gpu_without_one(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run(monkeypatch, "gpu")
+    assert "no CUDA device" in capsys.readouterr().out
+
+
+def test_gpu_with_tiny_models(monkeypatch, capsys) -> None:
+    run(monkeypatch, "gpu", "--tiny", "--edits", "2", "--steps", "2")
+    assert capsys.readouterr().out.count("share of the floor") == 2
+
+
+def test_the_floor_counts_by_hand(tiny_llama) -> None:
+    request = load_dataset("worldfacts")[0].request
+    settings = Hyperparameters(layers=(0, 1), target_steps=3)
+    tokens, suffix, predicted = gpu.token_counts(tiny_llama, [request])
+    layer = gpu.matrix_numbers(tiny_llama.layer(0))
+    assert layer == 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32
+    head = 32 * len(tiny_llama.tokenizer)
+    steps = 5 * 2 * (2 * layer * suffix + head * predicted)
+    assert gpu.target_operations(tiny_llama, [request], settings) == steps + 2 * 4 * layer * tokens
+
+
+def test_peak_memory_is_that_of_the_work() -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux can reset its record of the peak")
+
+    def work() -> int:
+        return torch.ones(20_000_000, dtype=torch.float64).sum().item()
+
+    result, memory = with_peak_memory(work)
+    assert result == 20_000_000
+    assert 150e6 < memory < 250e6
+    assert with_peak_memory(lambda: None)[1] < 20e6
+
+
+@pytest.mark.slow
+def test_a_child_has_as_many_threads() -> None:
+    assert in_child(torch.get_num_threads) == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("difference", [1e-3, float("nan")])
+def test_disagreement_ends_a_benchmark(difference) -> None:
+    with pytest.raises(SystemExit, match="results"):
+        require_agreement("results", difference, 1e-4)
+
+
+def test_all_stages_run_in_turn(monkeypatch, capsys) -> None:
+    seen = []
+
+    def stage(name: str) -> SimpleNamespace:
+        def main() -> None:
+            seen.append((name, sys.argv[1:]))
+            if name.endswith("merge"):
+                raise SystemExit("results differ")
+
+        return SimpleNamespace(main=main)
+
+    monkeypatch.setattr(everything, "import_module", stage)
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    with pytest.raises(SystemExit, match="failed: merge"):
+        everything.main()
+    assert seen == [(f"benchmarks.{name}", []) for name in everything.STAGES]
+    assert "FAILED: results differ" in capsys.readouterr().out
+
+
+def test_an_unknown_stage_is_refused(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "nothing"])
+    with pytest.raises(SystemExit):
+        everything.main()
+    assert "no such stage: nothing" in capsys.readouterr().err
+
+
+def test_every_stage_exists() -> None:
+    for stage in everything.STAGES:
+        assert callable(import_module(f"benchmarks.{stage}").main)
