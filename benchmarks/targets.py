@@ -1,58 +1,173 @@
 """Targets: ours against the plain way, one edit at a time through the whole model.
 
-    python -m benchmarks.targets [--model smollm2-135m] [--edits 32] [--plain-edits 4]
+    python -m benchmarks.targets [--model smollm2-135m] [--edits 64] [--plain-edits 4]
 
-Prints edits per second of both, their ratio, and how well the results agree: the mean final loss
-of the edits that both found, evaluated by the plain code. The plain way is timed on fewer edits.
+Prints edits per second of both; the plain way is timed on fewer edits, half of them before ours and
+half after. Then how well the results agree: the mean final loss by the plain code, and the scores
+of the model once these edits are made, each with ours and with the plain targets. Last, which share
+of our time the matrix products alone would take at the rate of one large product: no step with this
+model can do without them.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.machine import print_machine, with_peak_memory
 from benchmarks.plain import plain_loss, plain_target
+from benchmarks.report import print_rate, print_ratio, timed
+from collabedit.covariance import Covariance, SelfCorpus, collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import default_hyperparameters, optimise_targets, sample_contexts
-from collabedit.models import load_model
+from collabedit.editing import (
+    Contexts,
+    Hyperparameters,
+    default_hyperparameters,
+    optimise_targets,
+    sample_contexts,
+)
+from collabedit.editing.suffixes import Suffixes, SuffixModel
+from collabedit.editing.targets import MAX_TOKENS
+from collabedit.evaluation import evaluate, summarise
+from collabedit.merging import resolve_method
+from collabedit.models import LanguageModel, load_model
+from collabedit.models.language_model import has_fast_bfloat16
+from collabedit.requests import EditRequest, Record
+from collabedit.rounds import Coordinator, Party, Schedule, new_round, run_round
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--edits", type=int, default=32)
+    parser.add_argument("--edits", type=int, default=64)
     parser.add_argument("--plain-edits", type=int, default=4)
     options = parser.parse_args()
+    print_machine()
     model = load_model(options.model)
     settings = default_hyperparameters(model.name, model.structure).hyperparameters
     contexts = sample_contexts(model, 0)
-    requests = [record.request for record in load_dataset("worldfacts")[: options.edits]]
+    records = load_dataset("worldfacts")[: options.edits]
+    requests = [record.request for record in records]
+    few = records[: options.plain_edits]
+    warm = settings.with_changes(target_steps=2)
+    optimise_targets(model, requests[:2], contexts, warm)
+    plain_targets(model, requests[:1], contexts, warm)
 
-    start = time.perf_counter()
-    ours: Tensor = optimise_targets(model, requests, contexts, settings)
-    ours_rate = len(requests) / (time.perf_counter() - start)
+    half = len(few) // 2
+    first, before = timed(lambda: plain_targets(model, requests[:half], contexts, settings))
+    with counted_products(model, settings) as products:
+        (ours, memory), seconds = timed(
+            lambda: with_peak_memory(lambda: optimise_targets(model, requests, contexts, settings))
+        )
+    rest, after = timed(lambda: plain_targets(model, requests[half : len(few)], contexts, settings))
+    plain = torch.cat([first, rest], dim=1)
 
-    chosen = requests[: options.plain_edits]
-    start = time.perf_counter()
-    plain = [plain_target(model, request, contexts, settings)[0] for request in chosen]
-    plain_rate = len(chosen) / (time.perf_counter() - start)
+    ours_rate = print_rate("ours", len(requests), seconds, "edits")
+    plain_rate = print_rate("plain, one edit at a time", len(few), before + after, "edits")
+    print_ratio("ours / plain", ours_rate / plain_rate, 15)
+    found = ours[:, : len(few)]
+    losses = [mean_loss(model, requests, contexts, settings, z) for z in (found, plain)]
+    print(f"{'mean final loss, ours':<34} {losses[0]:10.5f}")
+    print(f"{'mean final loss, plain':<34} {losses[1]:10.5f}")
+    print(f"{'relative difference':<34} {losses[0] / losses[1] - 1:10.2%}")
+    covariance = collect(model, settings.layers, SelfCorpus(0), tokens=4096)
+    for name, targets in (("ours", found), ("plain", plain)):
+        scores = scores_after(model, few, contexts, settings, covariance, targets)
+        print(f"{f'edited with the targets of {name}':<34} {scores}")
+    rate = product_rate(model)
+    print(f"{'matrix products':<34} {2 * rate / 1e9:10.0f} GFLOP/s")
+    print(f"{'share of our time they must take':<34} {sum(products) / rate / seconds:10.2f}")
+    print(f"{'peak memory beyond the model':<34} {memory / 1e6:10.0f} MB")
 
-    def mean_loss(targets: list[Tensor]) -> float:
-        losses = [
-            plain_loss(model, request, contexts, settings, target)
-            for request, target in zip(chosen, targets, strict=True)
-        ]
-        return sum(losses) / len(losses)
 
-    print(f"threads {torch.get_num_threads()}, torch {torch.__version__}, {options.model}")
-    print(f"ours  {ours_rate:.3f} edits/s ({len(requests)} edits)")
-    print(f"plain {plain_rate:.3f} edits/s ({len(chosen)} edits)")
-    print(f"ratio {ours_rate / plain_rate:.1f}")
-    found = list(ours.T[: len(chosen)])
-    print(f"mean final loss: ours {mean_loss(found):.4f}, plain {mean_loss(plain):.4f}")
+def plain_targets(
+    model: LanguageModel,
+    requests: Sequence[EditRequest],
+    contexts: Contexts,
+    settings: Hyperparameters,
+) -> Tensor:
+    """``Z [d_out, n]``, one edit after the other."""
+    found = [plain_target(model, request, contexts, settings)[0] for request in requests]
+    return torch.stack(found, dim=1) if found else torch.empty(model.structure.hidden_size, 0)
+
+
+def mean_loss(
+    model: LanguageModel,
+    requests: Sequence[EditRequest],
+    contexts: Contexts,
+    settings: Hyperparameters,
+    targets: Tensor,
+) -> float:
+    """The mean loss of the first requests, one for each target."""
+    pairs = list(zip(requests, targets.T, strict=False))
+    return sum(plain_loss(model, r, contexts, settings, z) for r, z in pairs) / len(pairs)
+
+
+def scores_after(
+    model: LanguageModel,
+    records: Sequence[Record],
+    contexts: Contexts,
+    settings: Hyperparameters,
+    covariance: Covariance,
+    targets: Tensor,
+) -> str:
+    """ES, PS and NS of the records once the model is edited, all layers at once."""
+    config = new_round(
+        model, schedule=Schedule.ONE_SHOT, hyperparameters=settings, contexts=contexts
+    )
+    party = Party(model, [record.request for record in records], config, targets=targets)
+    coordinator = Coordinator(config, config.priors(covariance), resolve_method("GLOBAL"))
+    delta = run_round([party], coordinator)
+    with model.edited(delta.changes):
+        summary = summarise(evaluate(model, records))
+    return " / ".join(f"{name} {summary[name]:.1f}" for name in ("ES", "PS", "NS"))  # type: ignore[literal-required]
+
+
+@contextmanager
+def counted_products(model: LanguageModel, settings: Hyperparameters) -> Iterator[list[int]]:
+    """Collect the multiply-adds that the steps of the block need at least, without padding.
+
+    A weight of ``P`` numbers takes ``P`` of them a token, and as many for the gradient.
+    """
+    layers = range(settings.layers[-1] + 1, model.structure.n_layers)
+    above = sum(matrix_numbers(model.layer(layer)) for layer in layers)
+    head = matrix_numbers(model.head)
+    products: list[int] = []
+    logits = SuffixModel.logits
+
+    def counting(self: SuffixModel, group: Suffixes, hidden: Tensor) -> Tensor:
+        tokens = sum(text.length for text in group.texts)
+        directions = 2 if torch.is_grad_enabled() else 1
+        products.append(directions * (tokens * above + len(group.rows) * head))
+        return logits(self, group, hidden)
+
+    with patch.object(SuffixModel, "logits", counting):
+        yield products
+
+
+def matrix_numbers(module: nn.Module) -> int:
+    """How many numbers a module's matrices have."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 2)
+
+
+def product_rate(model: LanguageModel) -> float:
+    """Multiply-adds a second of a product as large as a pass has, in the type of the steps."""
+    quick = model.dtype == torch.float32 and has_fast_bfloat16(model.device)
+    dtype = torch.bfloat16 if quick else model.dtype
+    inner, outer = model.structure.hidden_size, model.structure.mlp_size
+    tokens = torch.randn(MAX_TOKENS, inner, dtype=dtype, device=model.device)
+    weight = torch.randn(outer, inner, dtype=dtype, device=model.device)
+    repeats = 20
+    seconds = min(
+        timed(lambda: [nn.functional.linear(tokens, weight) for _ in range(repeats)])[1]
+        for _ in range(10)
+    )
+    return repeats * MAX_TOKENS * inner * outer / seconds
 
 
 if __name__ == "__main__":

@@ -11,8 +11,14 @@ import transformers
 from collabedit.algebra import relative_distance
 from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import default_hyperparameters, optimise_targets, sample_contexts
-from collabedit.evaluation import evaluate, summarise
+from collabedit.editing import (
+    default_hyperparameters,
+    editors,
+    fine_tune,
+    optimise_targets,
+    sample_contexts,
+)
+from collabedit.evaluation import evaluate, score, summarise
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
@@ -36,8 +42,10 @@ class Setting:
         self.targets = optimise_targets(model, self.requests, self.contexts, self.settings)
         self.covariance = collect(model, self.settings.layers, SelfCorpus(0), tokens=4096)
 
-    def merged(self, schedule: Schedule, sizes: tuple[int, ...], method: str) -> Delta:
-        config = new_round(self.model, schedule=schedule, contexts=self.contexts)
+    def merged(
+        self, schedule: Schedule, sizes: tuple[int, ...], method: str, editor: str = "MEMIT"
+    ) -> Delta:
+        config = new_round(self.model, editor=editor, schedule=schedule, contexts=self.contexts)
         parties, start = [], 0
         for size in sizes:
             end = start + size
@@ -47,7 +55,7 @@ class Setting:
                 )
             )
             start = end
-        priors = self.covariance.priors(config.weights, config.prior_weight)
+        priors = config.priors(self.covariance)
         return run_round(parties, Coordinator(config, priors, resolve_method(method)))
 
 
@@ -72,6 +80,47 @@ def test_four_unequal_parties_get_the_pooled_update(setting: Setting, schedule: 
     assert scores[0]["ES"] == 100.0
     assert scores[0]["PS"] > unedited["PS"] + 30
     assert scores[0]["score"] > unedited["score"] + 30
+
+
+@pytest.mark.parametrize("editor", [e.name for e in editors() if e.at_once])
+def test_every_editor_merges_exactly(setting: Setting, editor: str) -> None:
+    pooled = setting.merged(Schedule.ONE_SHOT, (sum(SIZES),), "GLOBAL", editor)
+    merged = setting.merged(Schedule.ONE_SHOT, SIZES, "CollabEdit", editor)
+    for name, expected in pooled.changes.items():
+        assert relative_distance(merged.changes[name], expected) < 1e-6
+    with setting.model.edited(merged.changes):
+        summary = summarise(evaluate(setting.model, setting.records))
+    assert summary["ES"] > 80
+
+
+def test_rome_of_three_parties_is_that_of_one(setting: Setting) -> None:
+    usual = default_hyperparameters(setting.model.name, setting.model.structure, "ROME")
+    config = new_round(
+        setting.model,
+        editor="ROME",
+        hyperparameters=usual.hyperparameters.with_changes(target_steps=4),
+        contexts=setting.contexts,
+    )
+    priors = config.priors(setting.covariance)
+    parties = [Party(setting.model, [request], config) for request in setting.requests[:3]]
+    merged, pooled = (
+        run_round(some, Coordinator(config, priors, resolve_method(method)))
+        for some, method in ((parties, "CollabEdit"), ([Party.pooled(parties)], "GLOBAL"))
+    )
+    (name,) = config.weights
+    assert relative_distance(merged.changes[name], pooled.changes[name]) < 1e-6
+
+
+def test_fine_tuning_learns_within_its_bound(setting: Setting) -> None:
+    usual = default_hyperparameters(setting.model.name, setting.model.structure, "FT-L")
+    settings = usual.hyperparameters.with_changes(ft_steps=8)
+    requests, pairs = setting.requests[:3], [(r.text, r.target_new) for r in setting.requests[:3]]
+    before = sum(each.nll for each in score(setting.model, pairs))
+    changes = fine_tune(setting.model, requests, settings)
+    (change,) = changes.values()
+    assert float(change.dense().abs().max()) == pytest.approx(settings.ft_norm_bound)
+    with setting.model.edited(changes):
+        assert sum(each.nll for each in score(setting.model, pairs)) < 0.7 * before
 
 
 def test_a_saved_model_is_the_edited_one(setting: Setting, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collabedit.editing.contexts import load_contexts
 from collabedit.merging import collab_edit, pooled, resolve_method, simple_average, ties
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest, load_records
-from collabedit.rounds import Coordinator, Party, Schedule, new_round, run_round
+from collabedit.rounds import Coordinator, Party, RoundState, Schedule, new_round, run_round
 
 PARTIES = [slice(5 * i, 5 * i + 5) for i in range(4)]
 
@@ -91,6 +91,34 @@ def test_merging_from_the_captured_statistics(captured: Captured) -> None:
         average = simple_average(updates).dense() * len(PARTIES) / 10
         assert relative(average, merged[f"SA.{name}"]) < 1e-11
         assert relative(ties(updates).dense(), merged[f"TIES_intended.{name}"]) < 1e-11
+
+
+def test_the_dynamic_covariance_of_a_second_round(captured: Captured) -> None:
+    """``lambda C + lambda K0 K0^T + K1 K1^T``: in the paper's code ``beta`` is ``lambda``.
+
+    That code never forms it for CollabEdit (it compares the method's name with another one), but
+    for a single party, whose values these are.
+    """
+    stored, static = captured.tensors("multiround_global"), captured.priors()
+    weight = captured.settings.prior_weight
+    first = {w: compress(stored[f"round0.K.{w}"], stored[f"round0.R.{w}"]) for w in static}
+    state = RoundState().after(
+        {w: pooled([factors], static[w]) for w, factors in first.items()},
+        {w: factors.keys for w, factors in first.items()},
+    )
+    priors = state.priors(static, weight)
+    for name, prior in static.items():
+        keys, residuals = stored[f"round1.K.{name}"], stored[f"round1.R.{name}"]
+        expected = stored[f"round1.delta.{name}"]
+        parties = [compress(keys[:, part], residuals[:, part]) for part in PARTIES]
+        by_hand = solve(compress(keys, residuals), prior.updated(first[name].keys, weight))
+        # The folder names 1e-12; by the plain formula, too, it is 1.8e-12 in the first layer, where
+        # the sum has a condition number of 4e5.
+        assert relative(by_hand.dense(), expected) < 3e-12
+        assert relative(collab_edit(parties, priors[name]).dense(), expected) < 3e-12
+        assert relative(pooled([compress(keys, residuals)], prior).dense(), expected) > 1e-3
+        merged = captured.tensors("merged")[f"GLOBAL.{name}"]
+        assert relative(state.changes[name].dense(), merged) < 3e-12
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))

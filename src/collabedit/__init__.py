@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collabedit.covariance import Covariance, default_covariance
     from collabedit.datasets import load_dataset, partition
-    from collabedit.editing import Hyperparameters, TargetCache
+    from collabedit.editing import Hyperparameters, TargetCache, editors, resolve_editor
     from collabedit.errors import CollabEditError
     from collabedit.evaluation import evaluate, summarise
     from collabedit.export import save_edited_model
@@ -38,7 +38,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 _HOMES = {
     "covariance": ("Covariance", "default_covariance"),
     "datasets": ("load_dataset", "partition"),
-    "editing": ("Hyperparameters", "TargetCache"),
+    "editing": ("Hyperparameters", "TargetCache", "editors", "resolve_editor"),
     "errors": ("CollabEditError",),
     "evaluation": ("evaluate", "summarise"),
     "export": ("save_edited_model",),
@@ -75,6 +75,7 @@ __all__ = [
     "TargetCache",
     "__version__",
     "default_covariance",
+    "editors",
     "evaluate",
     "load_dataset",
     "load_model",
@@ -83,6 +84,7 @@ __all__ = [
     "merge_methods",
     "new_round",
     "partition",
+    "resolve_editor",
     "resolve_method",
     "run_round",
     "save_edited_model",

@@ -73,7 +73,7 @@ def test_more_edits_than_the_width_of_a_key() -> None:
 
 def test_the_cheaper_form_is_chosen() -> None:
     assert prefers_factors(rank=500, d_in=16384, d_out=4096)
-    assert not prefers_factors(rank=16000, d_in=16384, d_out=4096)
+    assert not prefers_factors(rank=20000, d_in=16384, d_out=4096)
 
 
 def test_a_singular_second_moment_is_shifted_and_said_so(

@@ -341,7 +341,7 @@ def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) 
     [
         (
             ["--method", "COLLAB"],
-            "unknown merge method 'COLLAB'; choose one of: CollabEdit, GLOBAL",
+            "unknown merge method 'COLLAB'; choose one of: CollabEdit, DARE, GLOBAL",
         ),
         (["--option", "keep=much", "--method", "ties"], "write it like keep=0.1"),
         (["--option", "kept=1", "--method", "ties"], "TIES has no option 'kept'"),

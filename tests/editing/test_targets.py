@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.plain import plain_target
 from collabedit.editing import Hyperparameters, TargetCache, optimise_targets
+from collabedit.editing.suffixes import cheapest_parts
+from collabedit.editing.target_solver import TargetSolver
 from collabedit.models import LanguageModel
 from collabedit.models.language_model import has_fast_bfloat16
 from tests.conftest import make_model
@@ -129,6 +133,89 @@ def test_a_damaged_cache_entry_is_computed_again(tiny_llama: LanguageModel, tmp_
     path.write_bytes(b"damaged")
     again = exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
     torch.testing.assert_close(again, first)
+
+
+class InterruptedCache(TargetCache):
+    """Breaks off in the midst of what it is told to store."""
+
+    def __init__(self, folder: Path, stores: int) -> None:
+        super().__init__(folder)
+        self.left = stores
+
+    def store(self, key: str, target: torch.Tensor) -> None:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        super().store(key, target)
+
+
+@pytest.mark.parametrize("stores", [1, 4, 5])
+@pytest.mark.parametrize("quick", [True, False])
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
+    tiny_llama: LanguageModel, tmp_path: Path, stores: int, quick: bool
+) -> None:
+    find = partial(
+        optimise_targets, tiny_llama, REQUESTS, CONTEXTS, SETTINGS, quick=quick, max_edits=4
+    )
+    whole = find(cache=TargetCache(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        find(cache=InterruptedCache(tmp_path / "parts", stores))
+    assert len(list((tmp_path / "parts").rglob("*.safetensors"))) == stores
+    assert torch.equal(find(cache=TargetCache(tmp_path / "parts")), whole)
+    for path in (tmp_path / "whole").rglob("*.safetensors"):
+        again = tmp_path / "parts" / path.relative_to(tmp_path / "whole")
+        assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_other_edits_of_a_batch_touch_the_last_bits_only(tiny_llama: LanguageModel) -> None:
+    together = exact_targets(tiny_llama, REQUESTS, CONTEXTS, SETTINGS)
+    alone = [exact_targets(tiny_llama, [r], CONTEXTS, SETTINGS)[:, 0] for r in REQUESTS]
+    torch.testing.assert_close(together, torch.stack(alone, dim=1), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(together, torch.stack(alone, dim=1))
+
+
+def test_only_batches_that_miss_a_target_are_found_anew(
+    tiny_llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = partial(exact_targets, tiny_llama, REQUESTS, CONTEXTS, SETTINGS, max_edits=2)
+    cache = TargetCache(tmp_path)
+    whole = find(cache=cache)
+    stored = sorted(tmp_path.rglob("*.safetensors"))
+    stored[0].unlink()
+    solved = []
+    run = TargetSolver.run
+    monkeypatch.setattr(
+        TargetSolver, "run", lambda self, bar: solved.append(len(self.initial)) or run(self, bar)
+    )
+    assert torch.equal(find(cache=cache), whole)
+    assert solved == [2]
+    assert torch.equal(find(cache=cache), whole)
+    assert solved == [2]
+
+
+def test_a_repeated_edit_is_found_once(tiny_llama: LanguageModel) -> None:
+    request = replace(REQUESTS[1], case_id=77)
+    targets = optimise_targets(tiny_llama, [*REQUESTS, request], CONTEXTS, SETTINGS)
+    assert torch.equal(targets[:, 6], targets[:, 1])
+    assert torch.equal(targets[:, :6], optimise_targets(tiny_llama, REQUESTS, CONTEXTS, SETTINGS))
+
+
+def test_no_edits(tiny_llama: LanguageModel) -> None:
+    assert optimise_targets(tiny_llama, [], CONTEXTS, SETTINGS).shape == (32, 0)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 30, 100_000])
+def test_passes_keep_to_their_bound(max_tokens: int) -> None:
+    lengths = [1] * 9 + [3, 4, 4, 5, 9, 9, 10, 40]
+    parts = [lengths[part] for part in cheapest_parts(lengths, max_tokens)]
+    assert [length for part in parts for length in part] == lengths
+    assert all(len(part) * max(part) <= max_tokens or len(part) == 1 for part in parts)
+
+
+def test_short_texts_are_padded_where_that_is_cheaper_than_a_pass() -> None:
+    lengths = [1] * 100 + [2] * 20 + [3] * 100 + [30] * 3 + [31] * 50
+    parts = cheapest_parts(lengths, 100_000)
+    assert [lengths[part][-1] for part in parts] == [1, 3, 31]
 
 
 def test_bfloat16_steps_end_near_the_exact_targets(tiny_llama: LanguageModel) -> None:

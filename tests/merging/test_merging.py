@@ -13,12 +13,14 @@ from collabedit.errors import InputError, RoundError, UnknownNameError
 from collabedit.merging import (
     Merges,
     collab_edit,
+    dare,
     merge_methods,
     pooled,
     resolve_method,
     simple_average,
     task_arithmetic,
     ties,
+    weighted_average,
 )
 from tests.algebra.test_algebra import D_IN, D_OUT, random, relative, second_moment
 
@@ -32,16 +34,20 @@ def split(keys: Tensor, residuals: Tensor, sizes: list[int]) -> list[Factors]:
     ]
 
 
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), data=st.data())
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    ridge=st.sampled_from([0.0, 1.0]),
+    data=st.data(),
+)
 @settings(max_examples=30, deadline=None)
 def test_collab_edit_is_the_pooled_edit_for_any_split_and_order(
-    sizes: list[int], data: st.DataObject
+    sizes: list[int], ridge: float, data: st.DataObject
 ) -> None:
     n = sum(sizes)
     keys, residuals = random(D_IN, n, seed=n), random(D_OUT, n, seed=n + 1)
     parties = data.draw(st.permutations(split(keys, residuals, sizes)))
-    expected = pooled([compress(keys, residuals)], PRIOR).dense()
-    assert relative(collab_edit(parties, PRIOR).dense(), expected) < 1e-10
+    expected = pooled([compress(keys, residuals)], PRIOR, ridge).dense()
+    assert relative(collab_edit(parties, PRIOR, ridge).dense(), expected) < 1e-10
 
 
 def test_pooled_refuses_several_parties() -> None:
@@ -101,13 +107,80 @@ def test_ties_refuses_shares_out_of_range(keep: float) -> None:
         ties(updates(), keep=keep)
 
 
+@pytest.mark.parametrize("weights", [(4, 20, 6), (0.5, 0.0, 0.5)])
+def test_the_weighted_average_takes_the_parties_by_their_weights(
+    weights: tuple[float, ...],
+) -> None:
+    dense = [u.dense() for u in updates()]
+    expected = sum(w * d for w, d in zip(weights, dense, strict=True)) / sum(weights)
+    assert relative(weighted_average(updates(), weights).dense(), expected) < 1e-14
+    by_name = resolve_method("wsa").merge_updates(updates(), weights=weights)
+    assert torch.equal(by_name.dense(), weighted_average(updates(), weights).dense())
+
+
+def test_equal_weights_are_the_simple_average() -> None:
+    expected = simple_average(updates()).dense()
+    for weights in (None, [7, 7, 7]):
+        assert relative(weighted_average(updates(), weights).dense(), expected) < 1e-14
+
+
+@pytest.mark.parametrize("weights", [[1, 2], [1, -1, 3], [0, 0, 0], [1, 1, float("nan")]])
+def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
+    with pytest.raises(InputError, match="WSA: 3 parties need a weight each"):
+        weighted_average(updates(), weights)
+
+
+def test_methods_without_weights_do_not_see_them() -> None:
+    for name in ("SA", "TA", "TIES"):
+        method = resolve_method(name)
+        unweighted = method.merge_updates(updates()).dense()
+        assert torch.equal(method.merge_updates(updates(), weights=[1, 2, 3]).dense(), unweighted)
+
+
+def test_dare_equals_a_loop_over_the_entries() -> None:
+    generator = torch.Generator().manual_seed(3)
+    expected = torch.zeros(D_OUT, D_IN, dtype=torch.float64)
+    for update in updates():
+        chance, dense = torch.rand(D_OUT, D_IN, generator=generator), update.dense()
+        for i, j in itertools.product(range(D_OUT), range(D_IN)):
+            if chance[i, j] >= 0.6:
+                expected[i, j] += dense[i, j] / (1 - 0.6)
+    found = dare(updates(), drop=0.6, scale=0.5, seed=3).dense()
+    assert relative(found, 0.5 * expected) < 1e-14
+
+
+def test_dare_drops_about_as_asked_and_keeps_the_sum_in_expectation() -> None:
+    (update,) = updates(1)
+    found = torch.stack([dare([update], drop=0.7, seed=seed).dense() for seed in range(2000)])
+    dropped = float((found == 0).double().mean())
+    assert abs(dropped - 0.7) < 0.005  # 480,000 draws: a standard error of 0.0007
+    expected = task_arithmetic([update]).dense()
+    assert relative(found.mean(dim=0), expected) < 0.06  # sqrt(0.7 / 0.3 / 2000) = 0.034
+
+
+def test_dare_without_drops_is_task_arithmetic_and_hangs_on_its_seed() -> None:
+    expected = task_arithmetic(updates(), scale=0.3).dense()
+    assert relative(dare(updates(), drop=0.0, scale=0.3).dense(), expected) < 1e-14
+    assert torch.equal(dare(updates(), seed=5).dense(), dare(updates(), seed=5).dense())
+    assert not torch.equal(dare(updates(), seed=5).dense(), dare(updates(), seed=6).dense())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"drop": 1.0}, "drop"), ({"drop": -0.1}, "drop"), ({"seed": 0.5}, "seed")],
+)
+def test_dare_refuses_what_makes_no_sense(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dare(updates(), **options)
+
+
 @pytest.mark.parametrize("spelling", ["collabedit", "COLLABEDIT", " CollabEdit "])
 def test_names_are_accepted_in_any_case(spelling: str) -> None:
     assert resolve_method(spelling).name == "CollabEdit"
 
 
 def test_unknown_names_are_refused_with_the_list() -> None:
-    with pytest.raises(UnknownNameError, match="CollabEdit, GLOBAL, SA, TA, TIES"):
+    with pytest.raises(UnknownNameError, match="CollabEdit, DARE, GLOBAL, SA, TA, TIES, WSA"):
         resolve_method("COLLAB")
 
 
@@ -120,9 +193,11 @@ def test_the_registry_says_what_each_method_merges() -> None:
     kinds = {method.name: method.merges for method in merge_methods()}
     assert kinds == {
         "CollabEdit": Merges.STATISTICS,
+        "DARE": Merges.UPDATES,
         "GLOBAL": Merges.STATISTICS,
         "SA": Merges.UPDATES,
         "TA": Merges.UPDATES,
         "TIES": Merges.UPDATES,
+        "WSA": Merges.UPDATES,
     }
     assert all(method.summary for method in merge_methods())

@@ -57,6 +57,121 @@ def test_edited_is_reentrant_for_the_same_edit_only(tiny_llama: LanguageModel) -
             pass
 
 
+def raw_bytes(model: LanguageModel, layers: list[int]) -> list[torch.Tensor]:
+    """Copies of weights, past anything that remembers their digests."""
+    return [model.weight(name).clone() for name in model.weight_names(layers)]
+
+
+def digests_from_scratch(model: LanguageModel, names: list[str]) -> dict[str, str]:
+    model._digests.clear()
+    return model.fingerprint(names)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_earlier_rounds_wrote_is_where_the_next_starts(family: str) -> None:
+    """Within the block all is as if the model had been loaded with the changes in it."""
+    model, other = make_model(family), make_model(family)
+    names = model.weight_names([0, 1, 2])
+    earlier = {name: change(model, 0.1) for name in names[:2]}
+    other.apply_(earlier)
+    before, state = model.fingerprint(names), model.state_fingerprint()
+    with model.starting_from(earlier):
+        assert model.fingerprint(names) == other.fingerprint(names) != before
+        assert model.state_fingerprint() == other.state_fingerprint() != state
+        assert all(torch.equal(model.weight(name), other.weight(name)) for name in names)
+        assert digests_from_scratch(model, names) == other.fingerprint(names)
+    assert model.state_fingerprint() == state
+    assert digests_from_scratch(model, names) == before
+
+
+def test_edits_within_it_come_on_top_and_go_again(tiny_llama: LanguageModel) -> None:
+    names = tiny_llama.weight_names([1, 2])
+    unedited = raw_bytes(tiny_llama, [1, 2])
+    earlier, edit = {names[0]: change(tiny_llama)}, {n: change(tiny_llama, 0.5) for n in names}
+    with tiny_llama.starting_from(earlier):
+        start, fingerprint = raw_bytes(tiny_llama, [1, 2]), tiny_llama.fingerprint(names)
+        for _ in range(2):
+            with tiny_llama.edited(edit):
+                on_top = start[0] + edit[names[0]].dense().float()
+                assert torch.equal(tiny_llama.weight(names[0]), on_top)
+                with tiny_llama.edited(edit):  # the same again does nothing
+                    assert torch.equal(tiny_llama.weight(names[0]), on_top)
+                with (
+                    pytest.raises(ModelError, match="another edit"),
+                    tiny_llama.edited(dict(edit)),
+                ):
+                    pass
+            assert all(map(torch.equal, raw_bytes(tiny_llama, [1, 2]), start))
+            assert tiny_llama.fingerprint(names) == fingerprint
+    assert all(map(torch.equal, raw_bytes(tiny_llama, [1, 2]), unedited))
+
+
+def test_blocks_nest_and_each_restores_its_own_start(tiny_llama: LanguageModel) -> None:
+    (name,) = tiny_llama.weight_names([1])
+    with tiny_llama.starting_from({name: change(tiny_llama)}):
+        first = tiny_llama.weight(name).clone()
+        with tiny_llama.starting_from({name: change(tiny_llama)}):
+            assert not torch.equal(tiny_llama.weight(name), first)
+        assert torch.equal(tiny_llama.weight(name), first)
+
+
+@pytest.mark.parametrize("where", ["block", "edit"])
+def test_it_restores_the_very_bytes_after_an_error(tiny_llama: LanguageModel, where: str) -> None:
+    names = tiny_llama.weight_names([0, 2])
+    before, unedited = tiny_llama.state_fingerprint(), raw_bytes(tiny_llama, [0, 2])
+    earlier = {name: change(tiny_llama, 1e4) for name in names}  # subtracting would lose digits
+
+    def fail() -> None:
+        with tiny_llama.starting_from(earlier):
+            if where == "block":
+                raise KeyError
+            with tiny_llama.edited({names[0]: change(tiny_llama)}):
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert all(map(torch.equal, raw_bytes(tiny_llama, [0, 2]), unedited))
+    tiny_llama._digests.clear()
+    assert tiny_llama.state_fingerprint() == before
+    with tiny_llama.edited({names[0]: change(tiny_llama)}):  # no edit is left open
+        pass
+
+
+def test_it_does_not_begin_within_an_edit(tiny_llama: LanguageModel) -> None:
+    (name,) = tiny_llama.weight_names([1])
+    edit = {name: change(tiny_llama)}
+    with tiny_llama.edited(edit):
+        edited = tiny_llama.weight(name).clone()
+        for changes in ({name: change(tiny_llama)}, edit, {}):
+            with (
+                pytest.raises(ModelError, match="leave that block first"),
+                tiny_llama.starting_from(changes),
+            ):
+                pass
+        assert torch.equal(tiny_llama.weight(name), edited)
+
+
+def test_changes_that_do_not_fit_leave_nothing_behind(tiny_llama: LanguageModel) -> None:
+    names = tiny_llama.weight_names([0, 1])
+    unedited = raw_bytes(tiny_llama, [0, 1])
+    small = LowRankUpdate(torch.ones(3, 1), torch.ones(1, 4))
+    wrong = {names[0]: change(tiny_llama), names[1]: small}
+    with pytest.raises(ModelError, match="another model"), tiny_llama.starting_from(wrong):
+        pass
+    with (
+        pytest.raises(ModelError, match="no weight nowhere"),
+        tiny_llama.starting_from({names[0]: change(tiny_llama), "nowhere": change(tiny_llama)}),
+    ):
+        pass
+    assert all(map(torch.equal, raw_bytes(tiny_llama, [0, 1]), unedited))
+
+
+def test_starting_from_nothing_changes_nothing(tiny_llama: LanguageModel) -> None:
+    before = tiny_llama.state_fingerprint()
+    with tiny_llama.starting_from({}):
+        assert tiny_llama.state_fingerprint() == before
+
+
 def test_half_precision_weights_get_the_rounded_sum() -> None:
     model = make_model("llama", dtype=torch.bfloat16)
     (name,) = model.weight_names([1])

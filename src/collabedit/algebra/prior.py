@@ -26,18 +26,26 @@ _LARGEST_PAST = 1 / 3
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """``A0 + P P^T``, symmetric positive definite; the Cholesky factor of ``A0`` is made once.
+    """The penalty ``tr(Delta' (A0 + P P^T) Delta'^T)`` on updates ``Delta = Delta' U^T``.
 
+    ``A0 + P P^T`` is symmetric positive definite; the Cholesky factor ``L`` of ``A0`` is made once.
     The keys ``P`` of finished rounds (the dynamic covariance) stay a low-rank part for as long as
     that takes fewer operations than a new Cholesky factor.
 
+    All that an update needs of it is the map ``Q = (I + E E^T)^(-1/2) L^-1 U^T`` with
+    ``E = L^-1 P``, for which ``Q^T Q = U (A0 + P P^T)^-1 U^T``: :meth:`whiten` and
+    :meth:`unwhiten` multiply by ``Q`` and ``Q^T``.
+
     Attributes:
-        matrix: ``A0 [d_in, d_in]``, float64.
-        past: ``P [d_in, p]``, float64; no columns by default.
+        matrix: ``A0 [q, q]``, float64.
+        past: ``P [q, p]``, float64; no columns by default.
+        basis: ``U [d_in, q]``, float64, with orthonormal columns: the only directions of keys that
+            an update may touch. All of them by default, and then ``q = d_in`` and ``U = I``.
     """
 
     matrix: Tensor
     past: Tensor | None = None
+    basis: Tensor | None = None
 
     @classmethod
     def from_second_moment(cls, second_moment: Tensor, weight: float) -> Prior:
@@ -72,26 +80,47 @@ class Prior:
         raise CovarianceError("the second moment is not positive semi-definite; collect it again")
 
     @classmethod
-    def from_factor(cls, cholesky: Tensor, matrix: Tensor, past: Tensor | None = None) -> Prior:
+    def within(cls, basis: Tensor, weight: float) -> Prior:
+        """AlphaEdit's prior: ``A0 = lambda_2 I`` on a subspace, and no update outside it.
+
+        The update is then ``R K^T U U^T (K K^T U U^T + lambda_2 I)^-1``, with the projection
+        ``U U^T`` (Fang et al., 2025), and maps every key orthogonal to ``U`` to zero.
+
+        Args:
+            basis: ``U [d_in, q]`` with orthonormal columns, such as eigenvectors of ``C``.
+            weight: ``lambda_2``, above zero.
+        """
+        identity = torch.eye(basis.shape[1], dtype=torch.float64)
+        return cls.from_factor(math.sqrt(weight) * identity, weight * identity, basis=basis)
+
+    @classmethod
+    def from_factor(
+        cls,
+        cholesky: Tensor,
+        matrix: Tensor,
+        past: Tensor | None = None,
+        basis: Tensor | None = None,
+    ) -> Prior:
         """The prior whose Cholesky factor is known already.
 
         Args:
-            cholesky: ``L [d_in, d_in]``, lower triangular, with ``L L^T = A0``.
-            matrix: ``A0 [d_in, d_in]``.
-            past: ``P [d_in, p]``.
+            cholesky: ``L [q, q]``, lower triangular, with ``L L^T = A0``.
+            matrix: ``A0 [q, q]``.
+            past: ``P [q, p]``.
+            basis: ``U [d_in, q]``.
         """
-        prior = cls(matrix, past)
+        prior = cls(matrix, past, basis)
         prior.__dict__["cholesky"] = cholesky
         return prior
 
     @property
     def size(self) -> int:
         """``d_in``."""
-        return len(self.matrix)
+        return len(self.matrix if self.basis is None else self.basis)
 
     @cached_property
     def cholesky(self) -> Tensor:
-        """``L [d_in, d_in]``, lower triangular, with ``L L^T = A0``.
+        """``L [q, q]``, lower triangular, with ``L L^T = A0``.
 
         Raises:
             CovarianceError: when ``A0`` is not positive definite.
@@ -102,8 +131,24 @@ class Prior:
         return factor
 
     def dense(self) -> Tensor:
-        """``A0 + P P^T [d_in, d_in]``."""
+        """``A0 + P P^T [q, q]``, in the coordinates of the basis."""
         return self.matrix if self.past is None else self.matrix + self.past @ self.past.T
+
+    def coordinates(self, columns: Tensor) -> Tensor:
+        """``U^T X [q, n]`` of columns ``X [d_in, n]``."""
+        return columns if self.basis is None else self.basis.T @ columns
+
+    def whiten(self, columns: Tensor) -> Tensor:
+        """``Q X [q, n]`` of columns ``X [d_in, n]``."""
+        inside = self.coordinates(columns)
+        return self._discounted(torch.linalg.solve_triangular(self.cholesky, inside, upper=False))
+
+    def unwhiten(self, columns: Tensor) -> Tensor:
+        """``Q^T Y [d_in, n]`` of columns ``Y [q, n]``."""
+        inside: Tensor = torch.linalg.solve_triangular(
+            self.cholesky.T, self._discounted(columns), upper=True
+        )
+        return inside if self.basis is None else self.basis @ inside
 
     def updated(self, keys: Tensor, weight: float) -> Prior:
         """The dynamic covariance: the prior plus ``beta F F^T``, for the next round.
@@ -114,11 +159,30 @@ class Prior:
         """
         if weight == 0 or keys.shape[1] == 0:
             return self
-        added = math.sqrt(weight) * keys
+        added = math.sqrt(weight) * self.coordinates(keys)
         past = added if self.past is None else torch.cat([self.past, added], dim=1)
-        if past.shape[1] > _LARGEST_PAST * self.size:
-            return Prior(self.matrix + past @ past.T)
-        return Prior.from_factor(self.cholesky, self.matrix, past)
+        if past.shape[1] > _LARGEST_PAST * len(self.matrix):
+            return Prior(self.matrix + past @ past.T, basis=self.basis)
+        return Prior.from_factor(self.cholesky, self.matrix, past, self.basis)
+
+    def _discounted(self, columns: Tensor) -> Tensor:
+        """``(I + E E^T)^(-1/2) Y``: what past keys have taken is taken out of ``Y [q, n]``."""
+        if self.past is None:
+            return columns
+        whitened, core = self._past_root
+        return columns - whitened @ (core @ (whitened.T @ columns))
+
+    @cached_property
+    def _past_root(self) -> tuple[Tensor, Tensor]:
+        """``E [q, p]`` and ``X [p, p]`` with ``(I + E E^T)^(-1/2) = I - E X E^T``.
+
+        With the eigenvalues ``s`` of ``E^T E``, those of ``X`` are ``(1 - (1 + s)^(-1/2)) / s``,
+        here in a form that divides by nothing small.
+        """
+        whitened = torch.linalg.solve_triangular(self.cholesky, self.past, upper=False)
+        values, vectors = torch.linalg.eigh(whitened.T @ whitened)
+        root = (1 + values.clamp(min=0)).sqrt()
+        return whitened, (vectors / (root * (1 + root))) @ vectors.T
 
     def _factor(self) -> Tensor | None:
         if "cholesky" in self.__dict__:

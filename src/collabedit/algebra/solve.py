@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,30 +11,49 @@ from collabedit.algebra.prior import Prior
 from collabedit.algebra.statistics import Factors, Moments
 from collabedit.algebra.updates import LowRankUpdate
 
-__all__ = ["prefers_factors", "solve"]
+__all__ = ["SMALLEST_SINGULAR_VALUE", "prefers_factors", "solve"]
+
+#: Under equality constraints, directions in which the whitened keys have a singular value below
+#: this share of the largest count as repeated keys. Those of 300 CounterFact edits of SmolLM2 lie
+#: above 0.038 or, where two edits have the same key, below 1e-15.
+SMALLEST_SINGULAR_VALUE = 0.01
+
+#: Columns of a symmetric product that are formed together.
+_PANEL = 1024
 
 
-def solve(statistics: Factors | Moments, prior: Prior) -> LowRankUpdate:
-    """``Delta = R K^T (A0 + P P^T + K K^T)^-1`` (MEMIT, eq. 14; CollabEdit, eq. 6).
+def solve(
+    statistics: Factors | Sequence[Factors] | Moments, prior: Prior, ridge: float = 1.0
+) -> LowRankUpdate:
+    """``Delta = G (e I + H^T H)^+ H^T Q`` with the prior's whitening ``Q`` and ``H = Q F``.
 
-    From factors, with ``L L^T = A0``, ``Q = [F, P]`` and ``H = L^-1 Q`` (Woodbury's identity)::
+    One formula for the editors in closed form. With ``e = 1`` it is the least-squares update
+    ``R K^T (A0 + P P^T + K K^T)^-1`` (MEMIT, eq. 14; CollabEdit, eq. 6). With ``e = 0`` it is the
+    smallest change, in the norm of the prior, under which the keys give their targets exactly
+    (EMMET; ROME for a single edit, eq. 2). Past keys are penalties in both.
 
-        B = G        A = [I, 0] (I + H^T H)^-1 H^T L^-1        Delta = B A
+    Equality cannot hold where keys are repeated with other residuals. There the pseudo-inverse
+    takes the least-squares answer, the mean of what the repeated keys ask for, and keys that are
+    equal but for a rounding error, or nearly so, count as repeated
+    (:data:`SMALLEST_SINGULAR_VALUE`); the update stays bounded.
 
-    which costs ``d_in^2 r`` and never forms a ``d_in x d_in`` matrix per party. Factors whose rank
-    comes near ``d_in`` are cheaper to sum first; that form is then chosen here.
+    Only ``F F^T`` and ``G F^T`` matter, so all of it merges exactly. From factors it costs
+    ``d_in^2 r`` and never forms a ``d_in x d_in`` matrix per party. Factors whose rank comes near
+    ``d_in`` are cheaper to sum first; that form is then chosen here.
 
     Args:
-        statistics: of the pooled edits; stack the factors, or add the moments, of all parties.
-        prior: ``A0`` and the past keys ``P``, which count like edits without a residual.
+        statistics: of the pooled edits: one party's factors, those of several, or moments, which
+            add up.
+        prior: ``A0``, the past keys, and the directions that may change.
+        ridge: ``e``, the weight of the prior against the edits; zero for equality.
     """
-    if isinstance(statistics, Factors):
-        d_out, d_in = statistics.residuals.shape[0], statistics.keys.shape[0]
-        past = 0 if prior.past is None else prior.past.shape[1]
-        if prefers_factors(statistics.rank + past, d_in, d_out):
-            return _solve_factors(statistics, prior)
-        statistics = Moments.of(statistics)
-    return _solve_moments(statistics, prior)
+    if isinstance(statistics, Moments):
+        return _solve_moments(statistics, prior, ridge)
+    parts = [statistics] if isinstance(statistics, Factors) else statistics
+    d_out, d_in = parts[0].residuals.shape[0], parts[0].keys.shape[0]
+    if ridge == 0 or prefers_factors(sum(part.rank for part in parts), d_in, d_out):
+        return _solve_factors(Factors.stack(parts), prior, ridge)
+    return _solve_many(parts, prior, ridge)
 
 
 def prefers_factors(rank: int, d_in: int, d_out: int) -> bool:
@@ -41,31 +62,65 @@ def prefers_factors(rank: int, d_in: int, d_out: int) -> bool:
     The Cholesky factor of the prior counts as given, since it outlives the round.
 
     Args:
-        rank: columns of the factors and of the past keys together.
+        rank: columns of the factors.
         d_in: width of a key.
         d_out: width of a residual.
     """
-    factored = 2 * d_in**2 * rank + d_in * rank**2 + rank**3 / 3
-    summed = d_in**2 * rank + d_out * d_in * rank + d_in**3 / 3 + 2 * d_out * d_in**2
+    factored = 2 * d_in**2 * rank + 2 * d_in * rank**2 + rank**3 / 3
+    summed = (d_in / 2 + d_out) * d_in * rank + d_in**3 / 3 + 2 * d_out * d_in**2
     return factored <= summed
 
 
-def _solve_factors(factors: Factors, prior: Prior) -> LowRankUpdate:
-    triangle, rank = prior.cholesky, factors.rank
-    columns = factors.keys if prior.past is None else torch.cat([factors.keys, prior.past], dim=1)
-    whitened = torch.linalg.solve_triangular(triangle, columns, upper=False)
-    system = whitened.T @ whitened
-    system.diagonal().add_(1.0)
-    chosen = torch.eye(len(system), rank, dtype=system.dtype)
-    mixed = whitened @ _solve_definite(system, chosen)
-    right = torch.linalg.solve_triangular(triangle.T, mixed, upper=True).T
-    return LowRankUpdate(factors.residuals, right.contiguous())
+def _solve_factors(factors: Factors, prior: Prior, ridge: float) -> LowRankUpdate:
+    whitened = prior.whiten(factors.keys)
+    mixed = _divided(whitened.T, whitened.T @ whitened, ridge).T
+    return LowRankUpdate(factors.residuals, prior.unwhiten(mixed).T.contiguous())
 
 
-def _solve_moments(moments: Moments, prior: Prior) -> LowRankUpdate:
-    delta = _solve_definite(prior.dense() + moments.key_moment, moments.cross_moment.T).T
+def _solve_many(parts: Sequence[Factors], prior: Prior, ridge: float) -> LowRankUpdate:
+    """``Delta = G F^T (e A + F F^T)^-1``, the same update, of factors too many to keep apart."""
+    system = ridge * prior.dense()
+    cross = system.new_zeros(parts[0].residuals.shape[0], len(system))
+    for part in parts:
+        keys = prior.coordinates(part.keys)
+        cross.addmm_(part.residuals, keys.T)
+        for start in range(0, len(system), _PANEL):  # the lower half is all that is read
+            panel = keys[start : start + _PANEL]
+            system[start:, start : start + _PANEL].addmm_(keys[start:], panel.T)
+    return _from_system(cross, system, prior)
+
+
+def _solve_moments(moments: Moments, prior: Prior, ridge: float) -> LowRankUpdate:
+    """``Delta = N (e A + M)^-1``; or, for equality, ``N Q^T (Q M Q^T)^+ Q``."""
+    if ridge == 0:
+        gram = prior.whiten(prior.whiten(moments.key_moment).T)
+        mixed = _divided(prior.whiten(moments.cross_moment.T), gram, ridge)
+        return LowRankUpdate.from_dense(prior.unwhiten(mixed).T.contiguous())
+    inside = prior.coordinates(prior.coordinates(moments.key_moment).T)
+    cross = prior.coordinates(moments.cross_moment.T).T
+    return _from_system(cross, inside + ridge * prior.dense(), prior)
+
+
+def _from_system(cross: Tensor, system: Tensor, prior: Prior) -> LowRankUpdate:
+    """``N S^-1`` of a system that nobody needs afterwards."""
+    torch.linalg.cholesky(system, out=system)  # in place: LAPACK does it so, and memory is short
+    delta = torch.cholesky_solve(cross.T, system).T
+    if prior.basis is not None:
+        delta = delta @ prior.basis.T
     return LowRankUpdate.from_dense(delta.contiguous())
 
 
-def _solve_definite(system: Tensor, right_side: Tensor) -> Tensor:
-    return torch.cholesky_solve(right_side, torch.linalg.cholesky(system))
+def _divided(columns: Tensor, gram: Tensor, ridge: float) -> Tensor:
+    """``(e I + gram)^+ columns``, cut where equality cannot be told from repetition.
+
+    ``H^T H`` and ``H H^T`` have the same eigenvalues but for zeros, and no split of the edits over
+    parties or mixing of their columns changes them; so the cut is the same for all.
+    """
+    if ridge > 0:
+        system = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
+        return torch.cholesky_solve(columns, torch.linalg.cholesky(system))
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > SMALLEST_SINGULAR_VALUE**2 * values[-1]
+    chosen = vectors[:, kept]
+    divided: Tensor = chosen @ ((chosen.T @ columns) / values[kept, None])
+    return divided

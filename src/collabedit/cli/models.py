@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from collabedit.cli.options import EditorOption
+
 app = typer.Typer(no_args_is_help=True, help="List, inspect and fetch models.")
 
 
@@ -40,24 +42,28 @@ def pull(name: Annotated[str, typer.Argument(help="A built-in name.")]) -> None:
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
+    editor: EditorOption = "MEMIT",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what was inferred of a model, and the hyper-parameters that follow from it."""
+    """Show what was inferred of a model, and an editor's hyper-parameters that follow from it."""
     from dataclasses import asdict
 
     from rich.table import Table
 
-    from collabedit.editing.presets import default_hyperparameters
+    from collabedit.editing import default_hyperparameters, editors, resolve_editor
     from collabedit.models.loading import load_structure_only
     from collabedit.models.structure import infer_structure
     from collabedit.reporting.tables import console
 
+    rules = resolve_editor(editor)
     structure = infer_structure(load_structure_only(name))
-    preset = default_hyperparameters(name, structure)
+    preset = default_hyperparameters(name, structure, editor)
     settings = preset.hyperparameters.model_dump(mode="json")
     facts = {
         "model": name,
         "structure": asdict(structure),
+        "editor": rules.name,
+        "editors": {other.name: other.summary for other in editors()},
         "hyperparameters": settings,
         "hyperparameters_from": preset.source,
     }
@@ -71,4 +77,7 @@ def show(
     for key, value in settings.items():
         table.add_row("edited layers" if key == "layers" else key.replace("_", " "), str(value))
     table.add_row("these come from", preset.source)
+    table.add_section()
+    for other in editors():
+        table.add_row(f"editor {other.name}", other.summary)
     console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 ModelOption = Annotated[
     str,
     typer.Option("--model", "-m", help="A built-in name, a directory, a .gguf file, or a Hub id."),
+]
+EditorOption = Annotated[
+    str,
+    typer.Option(
+        "--editor",
+        "-E",
+        help="MEMIT, PMET, EMMET, ROME, AlphaEdit or FT-L, in any case (docs/editors.md).",
+    ),
 ]
 ScheduleOption = Annotated[
     str,
@@ -38,12 +47,23 @@ HparamsOption = Annotated[
     Path | None,
     typer.Option(
         "--hparams",
-        help="Hyper-parameters as JSON: ours, or a file that ROME, MEMIT or CollabEdit publish.",
+        help="Hyper-parameters as JSON: ours, or a file that ROME, MEMIT, AlphaEdit or CollabEdit "
+        "publish.",
     ),
 ]
 DtypeOption = Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16, ...")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, ...; the GPU where there is one by default.")
+]
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget",
+        help="Memory beyond the model's weights that one stage may take, such as 2GB; without it, "
+        "as much as is quickest.",
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling.")]
 OverwriteOption = Annotated[
@@ -52,15 +72,15 @@ OverwriteOption = Annotated[
 
 
 def read_hyperparameters(
-    model: LanguageModel, hparams: Path | None, prior_weight: float | None = None
+    model: LanguageModel, hparams: Path | None, prior_weight: float | None, editor: str
 ) -> Hyperparameters:
-    """The settings of a file, or the model's defaults, with a given ``lambda``."""
+    """The settings of a file, or the model's defaults for an editor, with a given ``lambda``."""
     from collabedit.editing import Hyperparameters, default_hyperparameters
 
     if hparams is not None:
         settings = Hyperparameters.from_file(hparams)
     else:
-        settings = default_hyperparameters(model.name, model.structure).hyperparameters
+        settings = default_hyperparameters(model.name, model.structure, editor).hyperparameters
     return settings.with_changes(prior_weight=prior_weight)
 
 
@@ -101,3 +121,18 @@ def read_decimals(text: str, option: str) -> tuple[float, ...]:
     if not numbers or not all(0 <= number < float("inf") for number in numbers):
         raise InputError(f"{option}: cannot read {text!r}; write it like 0.5 or 0,0.5,10")
     return numbers
+
+
+def read_bytes(text: str | None) -> int | None:
+    """Bytes from ``2GB``, ``500 MB`` or a plain number; ``None`` where nothing was given.
+
+    Raises:
+        InputError: when the text is no such size.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    size = int(float(found.group(1)) * _UNITS[found.group(2).upper()]) if found else 0
+    if size < 1:
+        raise InputError(f"--memory-budget: cannot read {text!r}; write it like 2GB or 500MB")
+    return size

@@ -12,16 +12,20 @@ from collabedit.cli.options import (
     CovarianceOption,
     DeviceOption,
     DtypeOption,
+    EditorOption,
     HparamsOption,
+    MemoryOption,
     ModelOption,
     OverwriteOption,
     ScheduleOption,
     SeedOption,
+    read_bytes,
     read_covariance,
     read_hyperparameters,
 )
 
 if TYPE_CHECKING:
+    from collabedit.editing import Editor
     from collabedit.rounds import Delta, EditUpdate, Party
 
 round_app = typer.Typer(no_args_is_help=True, help="Agree on a round between parties.")
@@ -39,6 +43,7 @@ SoFarOption = Annotated[
 def new(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write round.json.")],
     model: ModelOption = "smollm2-135m",
+    editor: EditorOption = "MEMIT",
     schedule: ScheduleOption = "sequential",
     hparams: HparamsOption = None,
     prior_weight: Annotated[
@@ -52,28 +57,48 @@ def new(
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
 ) -> None:
-    """Make the configuration of a round: model, layers, schedule, settings and contexts.
+    """Make the configuration of a round: model, editor, layers, schedule, settings and contexts.
 
     Send the file to all parties. It holds no fact of anyone's.
     """
+    from collabedit.editing import resolve_editor
     from collabedit.editing.contexts import load_contexts
     from collabedit.models import load_model
     from collabedit.rounds import new_round
     from collabedit.rounds.config import parse_schedule
 
+    rules = resolve_editor(editor)
+    _refuse_rounds_by_files(rules)
     chosen_schedule = parse_schedule(schedule)
     templates = None if contexts is None else load_contexts(contexts)
     loaded = load_model(model, dtype=dtype, device=device)
     config = new_round(
         loaded,
+        editor=rules.name,
         schedule=chosen_schedule,
-        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight),
+        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
         contexts=templates,
         seed=seed,
     )
     config.save(out)
-    print(f"{out}: a {config.schedule.value} round on {model}, layers {_spread(config.layers)}")
+    how = f"{config.schedule.value} {config.editor} round"
+    print(f"{out}: a {how} on {model}, layers {_spread(config.layers)}")
     print(f"Each party: collabedit update --round {out} --requests FILE -o update.safetensors")
+
+
+def _refuse_rounds_by_files(editor: Editor) -> None:
+    from collabedit.errors import InputError
+
+    if not editor.has_statistics:
+        raise InputError(
+            f"{editor.name} has no statistics to exchange; each party edits alone (collabedit edit "
+            f"--editor {editor.name} -o delta.safetensors) and 'collabedit merge' merges the deltas"
+        )
+    if editor.one_at_a_time:
+        raise InputError(
+            f"{editor.name} takes one edit at a time, which would be one exchange of files an "
+            "edit; use EMMET with a single layer, which takes all of them together"
+        )
 
 
 def update(
@@ -117,6 +142,7 @@ def update(
         typer.Option(help="Leave out what the coordinator's 'collabedit detect' decided."),
     ] = None,
     device: DeviceOption = None,
+    memory_budget: MemoryOption = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
     ] = False,
@@ -146,7 +172,12 @@ def update(
     records = load_records(requests)
     so_far = Delta.load(delta) if delta else Delta.empty(config)
     so_far.check_round(config)
-    loaded = load_model(model or config.model, dtype=config.dtype, device=device)
+    loaded = load_model(
+        model or config.model,
+        dtype=config.dtype,
+        device=device,
+        memory_budget=read_bytes(memory_budget),
+    )
     party = Party(
         loaded,
         [record.request for record in records],
@@ -185,7 +216,9 @@ def _report_update(made: EditUpdate, out: Path) -> None:
 def merge(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="Update files of one exchange; or finished deltas, for SA, TA, TIES."),
+        typer.Argument(
+            help="Update files of one exchange; or finished deltas, for SA, TA, TIES ..."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The delta file to write.")],
     round_file: Annotated[
@@ -238,11 +271,9 @@ def _merge_updates(
     from collabedit.rounds import Coordinator, Delta, EditUpdate, RoundConfig
 
     config = RoundConfig.load(round_file)
-    covariance = Covariance.load(covariance_file)
-    covariance.check_model(config.model_sha256)
     coordinator = Coordinator(
         config,
-        covariance.priors(config.weights, config.prior_weight),
+        config.priors(Covariance.load(covariance_file)),
         resolve_method(method),
         options=options,
         delta=Delta.load(delta) if delta else None,
@@ -304,6 +335,7 @@ def edit(
         ),
     ],
     model: ModelOption = "smollm2-135m",
+    editor: EditorOption = "MEMIT",
     schedule: ScheduleOption = "sequential",
     covariance: CovarianceOption = None,
     hparams: HparamsOption = None,
@@ -313,10 +345,11 @@ def edit(
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
+    memory_budget: MemoryOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Edit a model alone: one party, all in one go."""
-    from collabedit.editing import TargetCache
+    from collabedit.editing import TargetCache, resolve_editor
     from collabedit.export import save_edited_model
     from collabedit.export.model_directory import check_output_directory
     from collabedit.merging import resolve_method
@@ -325,17 +358,24 @@ def edit(
     from collabedit.rounds import Coordinator, Party, new_round, run_round
     from collabedit.rounds.config import parse_schedule
 
+    rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests)
     as_delta = out.suffix == ".safetensors"
     if not as_delta:
         check_output_directory(out, overwrite=overwrite)
-    loaded = load_model(model, dtype=dtype, device=device)
-    settings = read_hyperparameters(loaded, hparams, prior_weight)
-    config = new_round(loaded, schedule=chosen_schedule, hyperparameters=settings, seed=seed)
-    moments = read_covariance(covariance, loaded, config.layers, seed)
-    moments.check_model(config.model_sha256)
-    priors = moments.priors(config.weights, settings.prior_weight)
+    loaded = load_model(model, dtype=dtype, device=device, memory_budget=read_bytes(memory_budget))
+    config = new_round(
+        loaded,
+        editor=rules.name,
+        schedule=chosen_schedule,
+        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
+        seed=seed,
+    )
+    moments = (
+        read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
+    )
+    priors = config.priors(moments)
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
     delta = run_round([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     if as_delta:

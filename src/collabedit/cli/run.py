@@ -13,10 +13,13 @@ from collabedit.cli.options import (
     CovarianceOption,
     DeviceOption,
     DtypeOption,
+    EditorOption,
     HparamsOption,
+    MemoryOption,
     ModelOption,
     ScheduleOption,
     SeedOption,
+    read_bytes,
     read_decimals,
     read_numbers,
 )
@@ -51,9 +54,13 @@ def common_settings(
         str,
         typer.Option("--edits-per-client", "-n", help="One number for all parties, or 4,20,6 ..."),
     ] = "10",
+    limit: Annotated[
+        int | None, typer.Option(help="Use only the first so many records of the data set.")
+    ] = None,
     merge: Annotated[
         str, typer.Option(help="Methods to compare, with commas, in any case; 'all' for all.")
     ] = "CollabEdit",
+    editor: EditorOption = "MEMIT",
     schedule: ScheduleOption = "sequential",
     partition: Annotated[
         str, typer.Option(help="'iid', or 'relation': each party gets facts of few kinds.")
@@ -70,6 +77,7 @@ def common_settings(
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
+    memory_budget: MemoryOption = None,
 ) -> dict[str, Any]:
     """What all studies can be told, as the fields of their settings."""
     from collabedit.editing import Hyperparameters
@@ -83,7 +91,9 @@ def common_settings(
         "dataset": dataset,
         "clients": clients,
         "edits_per_client": per_client if len(per_client) > 1 else per_client[0],
+        "limit": limit,
         "merge": tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
+        "editor": editor,
         "schedule": parse_schedule(schedule),
         "partition": partition,
         "covariance": covariance,
@@ -93,6 +103,7 @@ def common_settings(
         "seed": seed,
         "dtype": dtype,
         "device": device,
+        "memory_budget": read_bytes(memory_budget),
     }
 
 
@@ -258,7 +269,8 @@ def conflict(
     """
     from collabedit.experiments import MODES, ConflictSettings, conflict
 
-    names = tuple(MODES) if mode.strip().lower() == "all" else tuple(mode.lower().split(","))
+    asked = tuple(name.strip() for name in mode.lower().split(","))
+    names = tuple(MODES) if asked == ("all",) else asked
     settings = ConflictSettings.checked(**common, conflicts=conflicts, modes=names)
     return conflict(settings, results, fresh=fresh)
 

@@ -11,8 +11,10 @@ import typer
 from collabedit.cli.options import (
     DeviceOption,
     DtypeOption,
+    MemoryOption,
     ModelOption,
     SeedOption,
+    read_bytes,
     read_numbers,
 )
 from collabedit.errors import InputError
@@ -61,6 +63,7 @@ def collect(
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a text window at most.")] = 512,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
+    memory_budget: MemoryOption = None,
     out: OutOption = None,
 ) -> None:
     """Collect second moments over a text, all layers in one pass.
@@ -74,7 +77,9 @@ def collect(
     from collabedit.models import load_model
 
     source = open_corpus(corpus or ["self"], seed)
-    language_model = load_model(model, dtype=dtype, device=device)
+    language_model = load_model(
+        model, dtype=dtype, device=device, memory_budget=read_bytes(memory_budget)
+    )
     chosen = _chosen_layers(language_model, layers)
     wanted = tokens or default_tokens(language_model, source)
     _tell_cost(language_model, chosen, f"{wanted:,} tokens of {source.description}")

@@ -40,6 +40,7 @@ from collabedit.errors import CollabEditError, CovarianceError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json, utc_now
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import captured_inputs, stops_before
+from collabedit.models.memory import pass_tokens
 from collabedit.models.tokens import Batch, batches
 from collabedit.progress import Progress, progress, say
 
@@ -76,7 +77,7 @@ def collect(
     *,
     tokens: int | None = None,
     max_length: int = MAX_LENGTH,
-    batch_tokens: int = _BATCH_TOKENS,
+    batch_tokens: int | None = None,
     out: Path | None = None,
     say: Say = say,
 ) -> Covariance:
@@ -90,7 +91,8 @@ def collect(
         corpus: where the tokens come from.
         tokens: how many; :func:`default_tokens` when ``None``. A corpus may have fewer.
         max_length: tokens of a window at most, bounded by the model's context.
-        batch_tokens: tokens of a forward pass; changes speed and memory, not the result.
+        batch_tokens: tokens of a forward pass, as many as are quick and fit by default; changes
+            speed and memory, not the result.
         out: where to save the result. A checkpoint ``<out>.partial`` is kept beside it meanwhile,
             from which the same call continues.
         say: told what users should know: what is continued, and how long it will take.
@@ -110,6 +112,7 @@ def collect(
     partial = None if out is None else out.with_name(f"{out.name}.partial")
     if partial is not None:
         sums = _continued(partial, key, sums, say)
+    batch_tokens = batch_tokens or pass_tokens(model, _BATCH_TOKENS)
     collector = _Collector(model, names, corpus, plan, batch_tokens, sums)
     with progress("Collecting second moments", plan.tokens, "tokens") as bar:
         for_user = _Estimate(bar, plan.tokens, sums.samples, say)

@@ -1,18 +1,23 @@
-"""Cholesky factors of wide priors on disk: ``d_in^3 / 3`` operations once, not once a process."""
+"""Factors of wide second moments on disk: of the order of ``d_in^3`` once, not once a process."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from collabedit.algebra import Prior
-from collabedit.errors import InputError
+from collabedit.errors import CovarianceError, InputError
 from collabedit.files import cache_directory, load_tensors, save_tensors
 
-__all__ = ["prior_of"]
+__all__ = ["null_space_prior_of", "prior_of"]
+
+logger = logging.getLogger(__name__)
 
 #: Narrower matrices are factored faster than their factors are read.
 SMALLEST_WIDTH = 4096
@@ -33,26 +38,69 @@ def prior_of(second_moment: Tensor, weight: float) -> Prior:
     """
     if len(second_moment) < SMALLEST_WIDTH:
         return Prior.from_second_moment(second_moment, weight)
-    path = _path(second_moment)
-    factor = _load(path, second_moment)
-    if factor is not None:
-        return Prior.from_factor(math.sqrt(weight) * factor, weight * second_moment)
+    path = _path("cholesky", second_moment)
+    stored = _load(path, ["cholesky"], second_moment)
+    if stored is not None:
+        return Prior.from_factor(math.sqrt(weight) * stored[0], weight * second_moment)
     prior = Prior.from_second_moment(second_moment, weight)
     if prior.matrix.equal(weight * second_moment):
         save_tensors(path, {"cholesky": prior.cholesky / math.sqrt(weight)}, {})
     return prior
 
 
-def _path(second_moment: Tensor) -> Path:
+def null_space_prior_of(second_moment: Tensor, threshold: float, weight: float) -> Prior:
+    """AlphaEdit's prior, with the eigenvectors of ``C`` kept in the user's cache.
+
+    An update may touch the directions that ordinary text hardly uses: the eigenvectors of ``C``
+    with eigenvalues below the threshold. Those of a ``C`` serve every threshold.
+
+    Args:
+        second_moment: ``C [d_in, d_in]``, float64.
+        threshold: of the eigenvalues.
+        weight: ``lambda_2``.
+
+    Raises:
+        CovarianceError: when ``C`` is not finite, or no eigenvalue is below the threshold.
+    """
+    values, vectors = _eigenvectors(second_moment)
+    chosen = values < threshold
+    if not chosen.any():
+        raise CovarianceError(
+            f"no direction is left to edit: all eigenvalues of the second moment are "
+            f"{float(values[0]):.2g} or more; raise null_space_threshold above that"
+        )
+    logger.info("%d of %d directions may change", int(chosen.sum()), len(chosen))
+    return Prior.within(vectors[:, chosen], weight)
+
+
+def _eigenvectors(second_moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``[d_in]``, ascending, and the eigenvectors ``[d_in, d_in]`` as columns."""
+    if not torch.isfinite(second_moment).all():
+        raise CovarianceError("the second moment has NaN or infinite entries; collect it again")
+    if len(second_moment) < SMALLEST_WIDTH:
+        values, vectors = torch.linalg.eigh(second_moment)
+        return values, vectors
+    path = _path("eigenvectors", second_moment)
+    stored = _load(path, ["vectors", "values"], second_moment)
+    if stored is not None:
+        return stored[1], stored[0]
+    values, vectors = torch.linalg.eigh(second_moment)
+    save_tensors(path, {"values": values, "vectors": vectors}, {})
+    return values, vectors
+
+
+def _path(kind: str, second_moment: Tensor) -> Path:
     digest = hashlib.sha256(second_moment.double().contiguous().numpy().data).hexdigest()
-    return cache_directory("cholesky") / f"{digest}.safetensors"
+    return cache_directory(kind) / f"{digest}.safetensors"
 
 
-def _load(path: Path, second_moment: Tensor) -> Tensor | None:
+def _load(path: Path, names: Sequence[str], second_moment: Tensor) -> list[Tensor] | None:
+    """The arrays of these names, the first of which is as large as ``C``; ``None`` for none."""
     if not path.is_file():
         return None
     try:
-        factor = load_tensors(path, "cached factor")[0]["cholesky"]
+        stored = load_tensors(path, "cached factor")[0]
+        found = [stored[name] for name in names]
     except (InputError, KeyError):
         return None
-    return factor if factor.shape == second_moment.shape else None
+    return found if found[0].shape == second_moment.shape else None

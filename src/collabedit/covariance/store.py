@@ -15,7 +15,7 @@ from torch import Tensor
 
 from collabedit import __version__
 from collabedit.algebra import Prior
-from collabedit.covariance.factor_cache import prior_of
+from collabedit.covariance.factor_cache import null_space_prior_of, prior_of
 from collabedit.errors import CovarianceError, InputError
 from collabedit.files import load_tensors, save_tensors, utc_now
 from collabedit.models import LanguageModel
@@ -117,15 +117,26 @@ class Covariance:
         Raises:
             CovarianceError: when there is no such weight here, or its ``C`` is not usable.
         """
+        return prior_of(self._second_moment(weight), lambda_)
+
+    def null_space_prior(self, weight: str, threshold: float, lambda_2: float) -> Prior:
+        """AlphaEdit's prior of one weight, ``lambda_2 I`` on the near-null space of ``C``.
+
+        Raises:
+            CovarianceError: when there is no such weight here, or no eigenvalue of its ``C`` is
+                below the threshold.
+        """
+        try:
+            return null_space_prior_of(self._second_moment(weight), threshold, lambda_2)
+        except CovarianceError as error:
+            raise CovarianceError(f"{weight}: {error}") from None
+
+    def _second_moment(self, weight: str) -> Tensor:
         if weight not in self.second_moments:
             raise CovarianceError(
                 f"the covariance has no {weight}; it has layers {_layers(self.second_moments)}"
             )
-        return prior_of(self.second_moments[weight], lambda_)
-
-    def priors(self, weights: Sequence[str], lambda_: float) -> dict[str, Prior]:
-        """MEMIT's prior of several weights, by name; see :meth:`prior`."""
-        return {weight: self.prior(weight, lambda_) for weight in weights}
+        return self.second_moments[weight]
 
 
 def merge(covariances: Sequence[Covariance]) -> Covariance:

@@ -77,6 +77,7 @@ def load_round_edits(
     values = read_json(path, "records file") if path.suffix == ".json" and path.is_file() else None
     if isinstance(values, list) and values and isinstance(values[0], dict) and "edit" in values[0]:
         made = [_parse(value, place, dataset) for place, value in enumerate(values)]
+        _check_case_ids(made, dataset)
         made = _with_conflicts(made, seed)
     else:
         made = _from_records(load_dataset(dataset), seed)
@@ -110,6 +111,8 @@ def _parse(value: Any, place: int, source: str) -> RoundEdit:
     try:
         edit, relation = value["edit"], value["edit"]["relation"]
         preferred = _label(edit["object"])
+        if not isinstance(value["true_objects"], list):
+            raise TypeError("true_objects must be a list")
         item = RoundEdit(
             case_id=value.get("case_id", place),
             prompt=relation["prompt"],
@@ -122,19 +125,34 @@ def _parse(value: Any, place: int, source: str) -> RoundEdit:
                 label for other in value["true_objects"] if (label := _label(other)) != preferred
             ),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RequestError(
             f"{source}, record {place}: not a round-edit record ({error!r}); it needs edit with "
             "relation, subject, object and new_object, and true_objects"
         ) from None
-    if item.prompt.count("{}") != 1 or not item.subject:
-        raise RequestError(f"{source}, record {place}: the prompt needs {{}} once, and a subject")
+    if not isinstance(item.prompt, str) or item.prompt.count("{}") != 1:
+        raise RequestError(f"{source}, record {place}: the prompt needs {{}} once")
+    if not isinstance(item.case_id, int):
+        raise RequestError(f"{source}, record {place}: case_id must be a whole number")
     return item
 
 
 def _label(value: Any) -> str:
-    label: str = value if isinstance(value, str) else value["label"]
-    return label.strip()
+    label: str = (value if isinstance(value, str) else value["label"]).strip()
+    if not label:
+        raise ValueError("a subject or an object is empty")
+    return label
+
+
+def _check_case_ids(items: Sequence[RoundEdit], source: str) -> None:
+    places: dict[int, int] = {}
+    for place, item in enumerate(items):
+        earlier = places.setdefault(item.case_id, place)
+        if earlier != place:
+            raise RequestError(
+                f"{source}, record {place}: case_id {item.case_id} is already that of record "
+                f"{earlier}; give every record its own"
+            )
 
 
 def _with_conflicts(made: Sequence[RoundEdit], seed: int) -> list[RoundEdit]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from collabedit.editing.contexts import Contexts, context_weights
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
+from collabedit.models.memory import pass_tokens
 from collabedit.models.tokens import Batch, encode, equal_length_batches, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
@@ -56,7 +57,7 @@ def measure(
     layers: Sequence[int],
     output_layer: int,
     *,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int | None = None,
 ) -> Measurement:
     """Measure keys at some layers and the hidden state at the output of one.
 
@@ -71,8 +72,9 @@ def measure(
         contexts: template groups; the first template is the bare prompt.
         layers: where keys are measured.
         output_layer: the last edited layer.
-        max_tokens: tokens in one forward pass.
+        max_tokens: tokens in one forward pass; as many as are quick and fit by default.
     """
+    max_tokens = max_tokens or pass_tokens(model, MAX_TOKENS)
     n = len(requests)
     weighted = context_weights(contexts)
     filled = [fill_template(t, r.prompt, r.subject) for t, _ in weighted for r in requests]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
+from collabedit.editing.editors import DEFAULT_EDITOR, resolve_editor
 from collabedit.editing.hyperparameters import Hyperparameters
 from collabedit.models.structure import ModelStructure
 
@@ -30,29 +32,49 @@ class Preset:
     source: str
 
 
-def default_hyperparameters(name: str, structure: ModelStructure) -> Preset:
+def default_hyperparameters(
+    name: str, structure: ModelStructure, editor: str = DEFAULT_EDITOR
+) -> Preset:
     """The settings to use for a model when the user gives none.
 
     A preset is taken when the name is the preset's, or ends in it as a path or a Hub id does
     (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
+    An editor of a single layer takes the middle one, unless the preset gives it another.
+
+    Args:
+        name: of the model.
+        structure: of the model.
+        editor: name of the editor.
+
+    Raises:
+        UnknownNameError: when there is no such editor.
     """
-    for preset, values in _presets().items():
+    chosen = resolve_editor(editor)
+    source = f"scaled to {structure.n_layers} layers, not tuned"
+    values: dict[str, Any] = {"layers": _scaled_layers(structure.n_layers)}
+    own: dict[str, Any] = {}
+    for preset, known in _stored("presets").items():
         if name == preset or name.rstrip("/").endswith(f"/{preset}"):
-            return Preset(Hyperparameters.model_validate(values), f"preset {preset}")
-    count = min(_LAYER_COUNT, structure.n_layers)
-    first = min(round(_FIRST_LAYER * structure.n_layers), structure.n_layers - count)
-    layers = tuple(range(first, first + count))
-    return Preset(
-        Hyperparameters(layers=layers), f"scaled to {structure.n_layers} layers, not tuned"
-    )
+            source, values = f"preset {preset}", known
+            own = _stored("editor_presets").get(chosen.name, {}).get(preset, {})
+    if chosen.single_layer:
+        values["layers"] = [values["layers"][(len(values["layers"]) - 1) // 2]]
+    return Preset(Hyperparameters.model_validate({**values, **own}), source)
 
 
 def preset_names() -> list[str]:
     """Names of the models with a preset."""
-    return list(_presets())
+    return list(_stored("presets"))
 
 
-def _presets() -> dict[str, dict[str, object]]:
-    text = resources.files("collabedit.editing").joinpath("presets.json").read_text("utf-8")
-    presets: dict[str, dict[str, object]] = json.loads(text)
-    return presets
+def _scaled_layers(n_layers: int) -> list[int]:
+    count = min(_LAYER_COUNT, n_layers)
+    first = min(round(_FIRST_LAYER * n_layers), n_layers - count)
+    return list(range(first, first + count))
+
+
+def _stored(name: str) -> dict[str, dict[str, Any]]:
+    """``presets`` by model, or ``editor_presets`` by editor and model: where these differ."""
+    text = resources.files("collabedit.editing").joinpath(f"{name}.json").read_text("utf-8")
+    stored: dict[str, dict[str, Any]] = json.loads(text)
+    return stored

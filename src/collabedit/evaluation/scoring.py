@@ -16,10 +16,14 @@ from torch import Tensor
 from collabedit.errors import RequestError
 from collabedit.evaluation.forest import Forest, attention_window, can_branch, logits_at, plant
 from collabedit.models import LanguageModel
+from collabedit.models.memory import pass_tokens
 from collabedit.models.tokens import Batch, EncodedText, PromptText, batches, encode
 from collabedit.progress import progress
 
 __all__ = ["TargetScore", "context_length", "score"]
+
+#: Share of the tokens that predict a target's token, at most.
+_READ_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def score(
     """
     if not pairs:
         return []
-    budget = max_tokens or (16384 if model.device.type == "cuda" else 512)
+    most = 16384 if model.device.type == "cuda" else 512
+    budget = max_tokens or pass_tokens(model, most, read_share=_READ_SHARE)
     plan = _plan(model, pairs, size=min(_forest_size(model), budget))
     nll = torch.zeros(len(plan.tokens), device=model.device)
     correct = torch.zeros(len(plan.tokens), dtype=torch.bool, device=model.device)

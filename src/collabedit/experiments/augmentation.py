@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from collabedit.datasets import RoundEdit, load_round_edits, load_wordings, part
 from collabedit.datasets.partition import PartitionKind
 from collabedit.evaluation import score
 from collabedit.experiments.runs import Run
-from collabedit.experiments.study import Study, StudySettings, open_study
+from collabedit.experiments.study import Beta, Study, StudySettings, open_study
 from collabedit.experiments.trajectory import Trajectory
 from collabedit.requests import EditRequest, Record
 
@@ -37,7 +37,7 @@ class AugmentationSettings(StudySettings):
     wordings: Path | None = None
     augment_objects: bool = True
     augment_prompts: bool = True
-    beta: float = Field(default=0.0, ge=0)
+    beta: Beta = 0.0
 
 
 class AnswerPair(TypedDict):
@@ -95,14 +95,13 @@ def augmentation(settings: AugmentationSettings, results: Path, *, fresh: bool =
 def _deal(settings: AugmentationSettings) -> list[list[RoundEdit]]:
     """Each party's records."""
     wordings = None if settings.wordings is None else load_wordings(settings.wordings)
-    items = load_round_edits(settings.dataset, wordings, settings.seed)
+    items = load_round_edits(settings.dataset, wordings, settings.seed)[: settings.limit]
     by_id = {item.case_id: item for item in items}
-    kind: PartitionKind = "relation" if settings.partition == "relation" else "iid"
     shares = partition(
         [Record(item.request(item.edited)) for item in items],
         settings.clients,
         settings.edits_per_client,
-        by=kind,
+        by=cast(PartitionKind, settings.partition),  # checked by the callee
         seed=settings.seed,
     )
     return [[by_id[record.case_id] for record in share] for share in shares]

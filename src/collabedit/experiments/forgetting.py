@@ -11,6 +11,7 @@ from collabedit.experiments.multi_round import DEFAULT_BETA
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
+    Beta,
     Measured,
     StudySettings,
     deal,
@@ -39,7 +40,7 @@ class ForgettingSettings(StudySettings):
     merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1)
     further: int = Field(default=40, ge=1)
     batch: int = Field(default=1, ge=1)
-    beta: tuple[float, ...] = Field(default=(0.0, DEFAULT_BETA), min_length=1)
+    beta: tuple[Beta, ...] = Field(default=(0.0, DEFAULT_BETA), min_length=1)
     measure_every: int = Field(default=4, ge=1)
 
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from collabedit.algebra import Prior, relative_distance
-from collabedit.merging import MergeMethod, Merges, resolve_method
-from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, Schedule, run_round
+from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
+from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, run_round
 from collabedit.rounds.coordinator import merge_deltas
 
 __all__ = ["POOLED", "Merged", "distances", "edit_alone", "merge_edits"]
-
-POOLED = "GLOBAL"
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ def merge_edits(
 ) -> Merged:
     """Merge the parties' edits by a method.
 
-    In the one-shot schedule all methods start from the same uploads. In the sequential one, the
-    methods that merge updates get what users of model merging have: each party's delta, edited
-    alone to the end.
+    In the one-shot schedule all methods start from the same uploads. In the sequential one, and
+    with editors that take one edit at a time or fine-tune, the methods that merge updates get what
+    users of model merging have: each party's delta, edited alone to the end.
 
     Args:
         method: how to merge.
@@ -54,7 +52,7 @@ def merge_edits(
         own_deltas: gives the parties' own deltas; they are computed where it is not given.
     """
     if method.merges is Merges.UPDATES:
-        if config.schedule is Schedule.ONE_SHOT:
+        if config.one_exchange:
             return Merged(run_round(parties, Coordinator(config, priors, method)))
         own = own_deltas or (lambda: _own_deltas(parties, config, priors))
         return Merged(merge_deltas(own(), method))

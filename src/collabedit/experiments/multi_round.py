@@ -14,6 +14,7 @@ from collabedit.experiments.methods import POOLED
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
+    Beta,
     Measured,
     Study,
     StudySettings,
@@ -42,7 +43,7 @@ class MultiRoundSettings(StudySettings):
     """
 
     rounds: int = Field(default=5, ge=1)
-    beta: tuple[float, ...] = Field(default=(DEFAULT_BETA,), min_length=1)
+    beta: tuple[Beta, ...] = Field(default=(DEFAULT_BETA,), min_length=1)
 
 
 def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = False) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
@@ -15,6 +15,7 @@ from collabedit.experiments.methods import merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
+    Beta,
     Measured,
     Study,
     StudySettings,
@@ -45,9 +46,9 @@ class OverlapSettings(StudySettings):
     merge: tuple[str, ...] = Field(default=("CollabEdit", "TA"), min_length=1)
     edits_per_client: int = 10
     rounds: int = Field(default=5, ge=1)
-    copies: tuple[int, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    copies: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4, 8), min_length=1)
     skip_known: float = Field(default=0.5, gt=0, le=1)
-    beta: float = Field(default=0.0, ge=0)
+    beta: Beta = 0.0
 
 
 def overlap(settings: OverlapSettings, results: Path, *, fresh: bool = False) -> Run:

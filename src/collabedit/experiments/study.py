@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Annotated, Any, TypedDict, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from collabedit.algebra import Prior
 from collabedit.covariance import Covariance, default_covariance
-from collabedit.datasets import load_dataset, partition
+from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
-from collabedit.editing import Hyperparameters, TargetCache, optimise_targets
+from collabedit.editing import Hyperparameters, TargetCache, optimise_targets, resolve_editor
+from collabedit.editing.editors import DEFAULT_EDITOR
 from collabedit.editing.hyperparameters import one_line
 from collabedit.errors import InputError
 from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
@@ -22,9 +30,11 @@ from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import Party, RoundConfig, Schedule, new_round
+from collabedit.rounds.coordinator import require_statistics
 
 __all__ = [
     "ALL_METHODS",
+    "Beta",
     "Measured",
     "Study",
     "StudySettings",
@@ -35,6 +45,9 @@ __all__ = [
 ]
 
 ALL_METHODS = ("CollabEdit", "GLOBAL", "SA", "TA", "TIES")
+
+#: Weight of earlier rounds' keys in the prior.
+Beta = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Settings = TypeVar("Settings", bound="StudySettings")
 
@@ -47,7 +60,9 @@ class StudySettings(BaseModel):
         dataset: a data set's name or a file of records.
         clients: number of parties.
         edits_per_client: edits of each, one number for all or one a party.
+        limit: deal only the first so many records of the data set; all of them where not given.
         merge: names of the methods to compare.
+        editor: name of the editor.
         schedule: how residuals reach the layers.
         partition: ``iid`` or ``relation``.
         seed: of the partition, the contexts and all sampling.
@@ -58,6 +73,7 @@ class StudySettings(BaseModel):
             takes longer than all other measures.
         dtype: type of the weights.
         device: where to compute; the GPU where there is one by default.
+        memory_budget: bytes beyond the model's weights that one stage may take.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +82,9 @@ class StudySettings(BaseModel):
     dataset: str = "worldfacts"
     clients: int = Field(default=4, ge=1)
     edits_per_client: int | tuple[int, ...] = 8
+    limit: int | None = Field(default=None, ge=1)
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
+    editor: str = DEFAULT_EDITOR
     schedule: Schedule = Schedule.SEQUENTIAL
     partition: str = "iid"
     seed: int = 0
@@ -76,6 +94,7 @@ class StudySettings(BaseModel):
     generations: bool = False
     dtype: str = "float32"
     device: str | None = None
+    memory_budget: int | None = Field(default=None, ge=1)
 
     @classmethod
     def checked(cls: type[Settings], **values: Any) -> Settings:
@@ -93,6 +112,17 @@ class StudySettings(BaseModel):
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(resolve_method(name).name for name in names))
+
+    @field_validator("editor")
+    @classmethod
+    def _known_editor(cls, name: str) -> str:
+        return resolve_editor(name).name
+
+    @model_validator(mode="after")
+    def _mergeable(self: Settings) -> Settings:
+        for name in self.merge:
+            require_statistics(resolve_editor(self.editor), resolve_method(name))
+        return self
 
 
 class Measured(TypedDict):
@@ -124,13 +154,7 @@ class Study:
 
     def round_config(self) -> RoundConfig:
         """A round on the model as it is now, with the contexts and settings of the first one."""
-        return new_round(
-            self.model,
-            schedule=self.config.schedule,
-            hyperparameters=self.config.hyperparameters,
-            contexts=self.config.contexts,
-            seed=self.config.seed,
-        )
+        return self.config.on(self.model)
 
     def parties(
         self,
@@ -153,6 +177,8 @@ class Study:
         if skip_known is not None:
             everyone = [Party(self.model, s, chosen, skip_known=skip_known) for s in shares]
             shares = [party.requests for party in everyone if party.requests]
+        if not chosen.rules.at_once:
+            return [Party(self.model, share, chosen, cache=TargetCache()) for share in shares]
         distinct = list(dict.fromkeys(request for share in shares for request in share))
         targets = optimise_targets(
             self.model, distinct, chosen.contexts, chosen.hyperparameters, cache=TargetCache()
@@ -199,21 +225,27 @@ def open_study(name: str, settings: StudySettings, results: Path, *, fresh: bool
     """
     covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
     heldout = None if settings.heldout is None else _read_text(settings.heldout)
-    model = load_model(settings.model, dtype=settings.dtype, device=settings.device)
+    model = load_model(
+        settings.model,
+        dtype=settings.dtype,
+        device=settings.device,
+        memory_budget=settings.memory_budget,
+    )
     config = new_round(
         model,
+        editor=settings.editor,
         schedule=settings.schedule,
         hyperparameters=settings.hyperparameters,
         seed=settings.seed,
     )
-    if covariance is None:
+    if covariance is None and config.rules.has_statistics:
         covariance = default_covariance(model, config.layers, settings.seed)
-    covariance.check_model(config.model_sha256)
+    priors = config.priors(covariance)
     params = {
         "experiment": name,
         "settings": settings.model_dump(mode="json"),
         "round": config.model_dump(mode="json", exclude={"created"}),
-        "covariance": covariance.corpus,
+        "covariance": None if covariance is None else covariance.corpus,
     }
     run = open_run(results, config.editor, params, fresh=fresh)
     round_file = run.folder / "round.json"
@@ -221,7 +253,6 @@ def open_study(name: str, settings: StudySettings, results: Path, *, fresh: bool
         config = RoundConfig.load(round_file)  # its deltas name it by its hash
     else:
         config.save(round_file)
-    priors = covariance.priors(config.weights, config.prior_weight)
     return Study(settings, run, model, config, priors, heldout)
 
 
@@ -234,7 +265,7 @@ def deal(settings: StudySettings, rounds: int = 1) -> list[list[list[Record]]]:
     sizes = settings.edits_per_client
     per_client = [sizes] * settings.clients if isinstance(sizes, int) else list(sizes)
     shares = partition(
-        load_dataset(settings.dataset),
+        take(load_dataset(settings.dataset), settings.limit),
         settings.clients,
         [size * rounds for size in per_client],
         by=cast(PartitionKind, settings.partition),  # checked by the callee

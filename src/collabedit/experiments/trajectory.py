@@ -57,10 +57,11 @@ class Trajectory:
         """
         state = RoundState()
         for shares in rounds:
-            state = study.run.state_stage(
+            own = study.run.state_stage(
                 f"states/{self._stage(state.finished + 1)}",
                 partial(self._next, study, shares, state),
             )
+            state = state.after(own.changes, own.keys)
             yield state
 
     def about(self, study: Study, number: int) -> RoundFacts:
@@ -78,6 +79,7 @@ class Trajectory:
     def _next(
         self, study: Study, shares: Sequence[Sequence[EditRequest]], state: RoundState
     ) -> RoundState:
+        """What one more round adds; kept by itself, so that files do not grow with the rounds."""
         with study.model.starting_from(state.changes):
             config = study.round_config()
             parties = study.parties(shares, config, self.skip_known)
@@ -87,14 +89,14 @@ class Trajectory:
                 "skipped": sum(map(len, shares)) - edits,
                 "residual_norms": {},
             }
-            after = RoundState(state.finished + 1, state.changes, state.keys)
+            own = RoundState(finished=1)
             if parties:
                 priors = state.priors(study.priors, self.beta)
                 merged = merge_edits(resolve_method(self.method), parties, config, priors)
                 facts["residual_norms"] = dict(merged.residual_norms)
-                after = state.after(merged.delta, merged.keys)
-        study.run.json_stage(f"facts/{self._stage(after.finished)}", lambda: facts)
-        return after
+                own = RoundState().after(merged.delta.changes, merged.keys)
+        study.run.json_stage(f"facts/{self._stage(state.finished + 1)}", lambda: facts)
+        return own
 
 
 def trajectories(methods: Sequence[str], betas: Sequence[float]) -> list[Trajectory]:
@@ -109,5 +111,5 @@ def trajectories(methods: Sequence[str], betas: Sequence[float]) -> list[Traject
         elif len(betas) == 1:
             found.append(Trajectory(name, name, betas[0]))
         else:
-            found += [Trajectory(f"{name} beta={beta:g}", name, beta) for beta in betas]
+            found += [Trajectory(f"{name} beta={beta:.15g}", name, beta) for beta in betas]
     return found

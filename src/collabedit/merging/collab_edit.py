@@ -11,13 +11,15 @@ __all__ = ["collab_edit"]
 
 
 @merge_method("CollabEdit", Merges.STATISTICS)
-def collab_edit(statistics: Sequence[Factors], prior: Prior) -> LowRankUpdate:
+def collab_edit(statistics: Sequence[Factors], prior: Prior, ridge: float = 1.0) -> LowRankUpdate:
     """The update that one party holding all edits would compute; nothing is lost.
 
-    ``Delta = (sum_j R_j K_j^T) (A0 + sum_j K_j K_j^T)^-1`` (CollabEdit, eq. 6).
+    ``Delta = (sum_j R_j K_j^T) (A0 + sum_j K_j K_j^T)^-1`` (CollabEdit, eq. 6), and likewise for
+    the other editors in closed form.
 
     Args:
         statistics: each party's factors for the weight.
-        prior: ``A0``, the same for all parties.
+        prior: the editor's, the same for all parties.
+        ridge: the editor's, see :func:`solve`.
     """
-    return solve(Factors.stack(statistics), prior)
+    return solve(statistics, prior, ridge)

@@ -8,16 +8,19 @@ from collabedit.algebra import Factors, LowRankUpdate, Prior, solve
 from collabedit.errors import RoundError
 from collabedit.merging.registry import Merges, merge_method
 
-__all__ = ["pooled"]
+__all__ = ["POOLED", "pooled"]
+
+POOLED = "GLOBAL"
 
 
-@merge_method("GLOBAL", Merges.STATISTICS)
-def pooled(statistics: Sequence[Factors], prior: Prior) -> LowRankUpdate:
+@merge_method(POOLED, Merges.STATISTICS)
+def pooled(statistics: Sequence[Factors], prior: Prior, ridge: float = 1.0) -> LowRankUpdate:
     """The update of a single party that holds all edits (MEMIT, eq. 14); no merging at all.
 
     Args:
         statistics: the factors of that one party.
-        prior: ``A0``.
+        prior: the editor's.
+        ridge: the editor's, see :func:`solve`.
 
     Raises:
         RoundError: when there is more than one party.
@@ -27,4 +30,4 @@ def pooled(statistics: Sequence[Factors], prior: Prior) -> LowRankUpdate:
             f"GLOBAL is the edit of one party that holds all requests; it got {len(statistics)} "
             "parties' statistics. Use CollabEdit for the same update from several parties"
         )
-    return solve(statistics[0], prior)
+    return solve(statistics[0], prior, ridge)

@@ -31,29 +31,45 @@ class MergeMethod:
     Attributes:
         name: as it is written in results.
         merges: what it takes.
-        function: ``f(statistics, prior)`` or ``f(updates, **options)``.
+        function: ``f(statistics, prior, ridge)``, ``f(updates, **options)`` or, for one that weighs
+            the parties, ``f(updates, weights, **options)``.
         options: its keyword options with their defaults.
+        weighted: whether it weighs the parties.
     """
 
     name: str
     merges: Merges
     function: Callable[..., LowRankUpdate]
     options: Mapping[str, float]
+    weighted: bool = False
 
     @property
     def summary(self) -> str:
         """First line of its documentation."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
-    def merge_statistics(self, statistics: Sequence[Factors], prior: Prior) -> LowRankUpdate:
+    def merge_statistics(
+        self, statistics: Sequence[Factors], prior: Prior, ridge: float = 1.0
+    ) -> LowRankUpdate:
         """Merge statistics; the method must be of that kind."""
-        return self.function(statistics, prior)
+        return self.function(statistics, prior, ridge)
 
     def merge_updates(
-        self, updates: Sequence[LowRankUpdate], options: Mapping[str, float] | None = None
+        self,
+        updates: Sequence[LowRankUpdate],
+        options: Mapping[str, float] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> LowRankUpdate:
-        """Merge finished updates; the method must be of that kind."""
-        return self.function(updates, **self.checked(options or {}))
+        """Merge finished updates; the method must be of that kind.
+
+        Args:
+            updates: each party's update of the weight.
+            options: of the method; its defaults where not given.
+            weights: how much each party counts where the method weighs them, such as its number of
+                edits; all alike by default.
+        """
+        weighing = (weights,) if self.weighted else ()
+        return self.function(updates, *weighing, **self.checked(options or {}))
 
     def checked(self, options: Mapping[str, float]) -> dict[str, float]:
         """The options with defaults filled in.
@@ -75,9 +91,10 @@ def merge_method(name: str, merges: Merges) -> Callable[[Any], Any]:
     """Register the decorated function as a merge method; its keyword defaults are its options."""
 
     def register(function: Callable[..., LowRankUpdate]) -> Callable[..., LowRankUpdate]:
-        parameters = inspect.signature(function).parameters.values()
-        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        _METHODS[name.lower()] = MergeMethod(name, merges, function, options)
+        parameters = inspect.signature(function).parameters
+        options = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+        weighted = "weights" in parameters
+        _METHODS[name.lower()] = MergeMethod(name, merges, function, options, weighted)
         return function
 
     return register

@@ -21,15 +21,17 @@ def use_small_attention(hf: Any) -> None:
     whose attention is more than a masked softmax (soft-capped, with sinks or biases), which are
     those that no fused kernel serves either, keep to their own plain form.
     """
-    if getattr(hf, "_supports_attention_backend", False) and getattr(hf, "_supports_sdpa", False):
-        from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import eager_mask
-
-        AttentionInterface.register(_NAME, small_attention)
-        AttentionMaskInterface.register(_NAME, eager_mask)
-        hf.set_attn_implementation(_NAME)
-    else:
+    if not getattr(hf, "_supports_attention_backend", False):
+        return  # its form cannot be chosen
+    if not getattr(hf, "_supports_sdpa", False):
         hf.set_attn_implementation("eager")
+        return
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(_NAME, small_attention)
+    AttentionMaskInterface.register(_NAME, eager_mask)
+    hf.set_attn_implementation(_NAME)
 
 
 def small_attention(
@@ -62,4 +64,4 @@ def small_attention(
         scores = scores + attention_mask[..., :keys]
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     mixed = (weights.view(batch, groups, -1, keys) @ value).view(batch, heads, queries, -1)
-    return mixed.transpose(1, 2), None
+    return mixed.transpose(1, 2).contiguous(), None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from collabedit.errors import ModelError
 from collabedit.files import sha256_of_json
+from collabedit.models.attention import use_small_attention
 from collabedit.models.structure import ModelStructure, infer_structure
 
 __all__ = ["LanguageModel", "WeightChange", "has_fast_bfloat16"]
@@ -36,12 +37,15 @@ class LanguageModel:
         hf: the ``transformers`` model, in evaluation mode, without gradients of its weights.
         tokenizer: its fast tokenizer.
         name: what the user called it.
+        memory_budget: bytes beyond its weights that one stage may take; ``None`` for as many as
+            are quickest.
         structure: where its parts are.
     """
 
     hf: Any
     tokenizer: Any
     name: str
+    memory_budget: int | None = None
     structure: ModelStructure = field(init=False)
     _current_edit: object | None = field(init=False, default=None)
     _digests: dict[str, str] = field(init=False, default_factory=dict)
@@ -66,21 +70,28 @@ class LanguageModel:
         """The output embedding."""
         return self.module(self.structure.head)
 
-    def quick_copy(self) -> LanguageModel:
+    def quick_copy(self, *, quick_head: bool = False) -> LanguageModel:
         """A copy that computes in bfloat16 where that is much faster; elsewhere the model itself.
 
-        Its head stays in the model's own type, since logits need the digits. Buffers do too:
-        rotary frequencies in bfloat16 would turn by the wrong angle.
+        Buffers stay in the model's own type: rotary frequencies in bfloat16 would turn by the
+        wrong angle.
+
+        Args:
+            quick_head: let the head compute in bfloat16 too, for those who need few digits of
+                logits; otherwise it stays in the model's own type.
         """
         if self.dtype != torch.float32 or not has_fast_bfloat16(self.device):
             return self
-        hf = copy.deepcopy(self.hf)
-        for parameter in hf.parameters():
-            parameter.data = parameter.data.bfloat16()
-        hf.set_output_embeddings(self.head)
-        if self.device.type == "cpu":  # the fused kernel's bfloat16 gradient is slow there
-            hf.set_attn_implementation("eager")
-        return LanguageModel(hf, self.tokenizer, self.name)
+        quick: dict[int, Any] = {  # deepcopy takes these for the copies it would make
+            id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False)
+            for p in self.hf.parameters()
+        }
+        hf = copy.deepcopy(self.hf, quick)
+        if not quick_head:
+            hf.set_output_embeddings(self.head)
+        if self.device.type == "cpu":
+            use_small_attention(hf)
+        return LanguageModel(hf, self.tokenizer, self.name, self.memory_budget)
 
     def module(self, path: str) -> nn.Module:
         """The module at a path."""

@@ -33,7 +33,13 @@ def parse_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def load_model(name: str, *, dtype: str = "float32", device: str | None = None) -> LanguageModel:
+def load_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    memory_budget: int | None = None,
+) -> LanguageModel:
     """Load a model to edit.
 
     Args:
@@ -41,6 +47,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str | None = None) 
             or a Hub id.
         dtype: type of the weights.
         device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
+        memory_budget: bytes beyond the weights that one stage may take.
 
     Raises:
         InputError: when the name or the type is unknown.
@@ -51,7 +58,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str | None = None) 
     with _quiet_transformers():
         model = _from_pretrained(source, name, parse_dtype(dtype))
         tokenizer = _load_tokenizer(source, name)
-    return LanguageModel(model.to(device), tokenizer, name)
+    return LanguageModel(model.to(device), tokenizer, name, memory_budget)
 
 
 def load_structure_only(name: str) -> Any:

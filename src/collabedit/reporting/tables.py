@@ -35,18 +35,19 @@ _COLUMNS = (
     ("wordings_conflict_wins", "conflict wins", 1),
 )
 _DISTANCE = "distance_from_global"
+_WIDTH_IN_FILES = 160
 
 
 def console() -> Console:
-    """The console that tables are printed on: standard output, never narrower than 100 columns."""
+    """The console that tables are printed on: standard output, in files wide enough for all."""
     out = Console()
-    return out if out.is_terminal else Console(width=max(100, out.width))
+    return out if out.is_terminal else Console(width=max(_WIDTH_IN_FILES, out.width))
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a method, the unedited model first, with the distance from GLOBAL's update."""
+    """One row a method, the unedited model (if measured) first, with the distance from GLOBAL's."""
     distances = summary.get("delta_relative_to_global", {})
-    rows = [{"method": "unedited", **summary["unedited"]}]
+    rows = [{"method": "unedited", **summary["unedited"]}] if "unedited" in summary else []
     for name, metrics in summary["methods"].items():
         row = {"method": name, **metrics}
         if name in distances:
@@ -66,7 +67,7 @@ def summary_table(summary: Mapping[str, Any], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
     for _, heading, _ in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")  # never cut a number
     has_distance = any(_DISTANCE in row for row in rows)
     if has_distance:
         table.add_column("distance", justify="right", no_wrap=True)
@@ -174,7 +175,7 @@ def _series_table(
     table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
     for heading, _ in columns.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")  # never cut a number
     for method, rows in series.items():
         for number, row in enumerate(rows):
             cells = [

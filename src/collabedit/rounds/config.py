@@ -7,12 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from collabedit.algebra import Prior
+from collabedit.covariance import Covariance
 from collabedit.editing.contexts import Contexts, sample_contexts, validate_contexts
+from collabedit.editing.editors import DEFAULT_EDITOR, Editor, PriorKind, resolve_editor
 from collabedit.editing.hyperparameters import Hyperparameters
 from collabedit.editing.presets import default_hyperparameters
-from collabedit.errors import RoundError, UnknownNameError
+from collabedit.errors import CovarianceError, InputError, RoundError, UnknownNameError
 from collabedit.files import read_json, sha256_of_json, write_json
 from collabedit.models.language_model import LanguageModel
 from collabedit.rounds.metadata import FileMetadata, parse_metadata
@@ -49,7 +52,7 @@ class RoundConfig(FileMetadata):
 
     Attributes:
         schedule: how residuals reach the layers.
-        editor: the closed form.
+        editor: name of the editor.
         hyperparameters: the editor's settings.
         contexts: template groups, sampled once for all parties.
         seed: that the contexts were sampled with.
@@ -62,7 +65,7 @@ class RoundConfig(FileMetadata):
     format: Literal["collabedit.round"] = "collabedit.round"
     version: Literal[1] = 1
     schedule: Schedule
-    editor: Literal["MEMIT"] = "MEMIT"
+    editor: str = DEFAULT_EDITOR
     hyperparameters: Hyperparameters
     contexts: Annotated[Contexts, AfterValidator(validate_contexts)]
     seed: int
@@ -70,6 +73,22 @@ class RoundConfig(FileMetadata):
     weights: tuple[str, ...]
     d_in: int = Field(gt=0)
     d_out: int = Field(gt=0)
+
+    @field_validator("editor")
+    @classmethod
+    def _known_editor(cls, name: str) -> str:
+        try:
+            return resolve_editor(name).name
+        except UnknownNameError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _layers_for_the_editor(self) -> RoundConfig:
+        try:
+            self.rules.check(self.hyperparameters)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _one_weight_a_layer(self) -> RoundConfig:
@@ -88,6 +107,16 @@ class RoundConfig(FileMetadata):
     def contexts_sha256(self) -> str:
         """Identifies the contexts."""
         return sha256_of_json(self.contexts)
+
+    @property
+    def rules(self) -> Editor:
+        """What the editor asks for."""
+        return resolve_editor(self.editor)
+
+    @property
+    def one_exchange(self) -> bool:
+        """Whether one exchange tells all of a party's statistics, and so its own update."""
+        return self.rules.at_once and self.schedule is Schedule.ONE_SHOT
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -109,8 +138,35 @@ class RoundConfig(FileMetadata):
         return self.weights[self.layers.index(layer)]
 
     def residual_share(self, layer: int) -> float:
-        """A layer's share of the residual: ``1 / (L - i)`` for the ``i``-th of ``L`` layers."""
-        return 1 / (len(self.layers) - self.layers.index(layer))
+        """A layer's share of the residual; by MEMIT, ``1 / (L - i)`` for the ``i``-th of ``L``."""
+        return self.rules.share(self.layers.index(layer), len(self.layers))
+
+    def priors(self, covariance: Covariance | None) -> dict[str, Prior]:
+        """The editor's priors ``A0`` by weight name; none for an editor without a closed form.
+
+        Only the coordinator has to know them: what AlphaEdit projects away is projected there.
+
+        Args:
+            covariance: the second moments of the edited weights' inputs.
+
+        Raises:
+            CovarianceError: when they are missing, of another model, or cannot be used.
+        """
+        kind, settings = self.rules.prior, self.hyperparameters
+        if kind is None:
+            return {}
+        if covariance is None:
+            raise CovarianceError(f"{self.editor} needs a covariance of {self.model}")
+        covariance.check_model(self.model_sha256)
+        if kind is PriorKind.COVARIANCE:
+            return {name: covariance.prior(name, settings.prior_weight) for name in self.weights}
+        threshold, weight = settings.null_space_threshold, settings.null_space_weight
+        return {name: covariance.null_space_prior(name, threshold, weight) for name in self.weights}
+
+    def on(self, model: LanguageModel) -> RoundConfig:
+        """The same round on the model as it is now, after earlier edits."""
+        values = self.model_dump(exclude={"model_sha256"})
+        return RoundConfig(**values, model_sha256=model.fingerprint(self.weights))
 
     def check_model(self, model: LanguageModel) -> None:
         """Check that a model is the round's.
@@ -150,6 +206,7 @@ class RoundConfig(FileMetadata):
 def new_round(
     model: LanguageModel,
     *,
+    editor: str = DEFAULT_EDITOR,
     schedule: Schedule = Schedule.SEQUENTIAL,
     hyperparameters: Hyperparameters | None = None,
     contexts: Contexts | None = None,
@@ -159,22 +216,29 @@ def new_round(
 
     Args:
         model: the unedited model.
+        editor: name of the editor, in any case of letters.
         schedule: how residuals reach the layers.
         hyperparameters: settings; the model's preset by default.
         contexts: template groups; sampled from the model under ``seed`` by default.
         seed: of that sampling.
 
     Raises:
+        UnknownNameError: when there is no such editor.
+        InputError: when it cannot edit with these settings.
         ModelError: when the model lacks a layer.
     """
+    rules = resolve_editor(editor)
     settings = (
-        hyperparameters or default_hyperparameters(model.name, model.structure).hyperparameters
+        hyperparameters
+        or default_hyperparameters(model.name, model.structure, editor).hyperparameters
     )
+    rules.check(settings)
     weights = model.weight_names(settings.layers)
     return RoundConfig(
         model=model.name,
         model_sha256=model.fingerprint(weights),
         schedule=schedule,
+        editor=rules.name,
         hyperparameters=settings,
         contexts=contexts or sample_contexts(model, seed),
         seed=seed,

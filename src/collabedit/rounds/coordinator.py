@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from collabedit.algebra import Factors, LowRankUpdate, Prior, solve
+from collabedit.editing.editors import Editor
 from collabedit.errors import RoundError, UpdateError
-from collabedit.merging import MergeMethod, Merges
-from collabedit.rounds.config import RoundConfig, Schedule
+from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
+from collabedit.rounds.config import RoundConfig
 from collabedit.rounds.delta import Delta
 from collabedit.rounds.update import EditUpdate
 
-__all__ = ["Coordinator", "merge_deltas"]
+__all__ = ["Coordinator", "merge_deltas", "require_statistics"]
 
 
 class Coordinator:
@@ -21,7 +22,7 @@ class Coordinator:
 
     Args:
         config: the round.
-        priors: ``A0`` by weight name.
+        priors: ``A0`` by weight name (:meth:`RoundConfig.priors`).
         method: how to merge.
         options: of the method; its defaults where not given.
         delta: what an earlier exchange of the round has merged.
@@ -33,7 +34,7 @@ class Coordinator:
 
     Raises:
         RoundError: when a prior is missing or of another width, when the delta is of another
-            round, or when the method needs finished updates and the schedule does not give them.
+            round, or when the round does not give what the method merges.
         InputError: when the method has no such option.
     """
 
@@ -49,14 +50,15 @@ class Coordinator:
         self.config = config
         self.method = method
         self.options = method.checked(options or {})
-        self._priors = priors
-        if method.merges is Merges.UPDATES and config.schedule is Schedule.SEQUENTIAL:
+        self.priors = priors
+        require_statistics(config.rules, method)
+        if method.merges is Merges.UPDATES and not config.one_exchange:
             raise RoundError(
-                f"{method.name} merges finished updates, and the sequential schedule has parties "
-                "exchange statistics; let each party edit alone (collabedit edit) and merge "
-                "the deltas"
+                f"{method.name} merges finished updates, which a {config.schedule.value} round of "
+                f"{config.editor} does not give; let each party edit alone (collabedit edit) and "
+                "merge the deltas"
             )
-        for name in config.weights:
+        for name in config.weights if config.rules.has_statistics else ():
             if name not in priors:
                 raise RoundError(f"no prior for {name}")
             if priors[name].size != config.d_in:
@@ -98,35 +100,54 @@ class Coordinator:
                 raise UpdateError(f"{party}: {error}") from None
         names = [self.config.weight_of(layer) for layer in layers]
         merged = {name: self._merge_weight(name, list(updates.values())) for name in names}
-        self.delta = self._extended(merged, updates.values())
-        return self.delta
+        return self.conclude(
+            {**self.delta.changes, **merged},
+            parties=len(updates),
+            edits=sum(update.metadata.edits for update in updates.values()),
+        )
 
     def _merge_weight(self, name: str, updates: Sequence[EditUpdate]) -> LowRankUpdate:
         statistics = [update.statistics[name] for update in updates]
-        prior = self._priors[name]
+        prior, ridge = self.priors[name], self.config.rules.ridge
         pooled = Factors.stack(statistics)
         self.keys[name], self.residual_norms[name] = pooled.keys, float(pooled.residuals.norm())
         if self.method.merges is Merges.STATISTICS:
-            return self.method.merge_statistics(statistics, prior)
-        own = [solve(factors, prior) for factors in statistics]
-        return self.method.merge_updates(own, self.options)
+            return self.method.merge_statistics(statistics, prior, ridge)
+        own = [solve(factors, prior, ridge) for factors in statistics]
+        return self.method.merge_updates(own, self.options, [u.metadata.edits for u in updates])
 
-    def _extended(
-        self, merged: Mapping[str, LowRankUpdate], updates: Collection[EditUpdate]
-    ) -> Delta:
-        changes = {**self.delta.changes, **merged}
-        layers = self.config.layers[: len(changes)]
-        metadata = self.delta.metadata.model_copy(
-            update={
-                "method": self.method.name,
-                "options": self.options,
-                "layers": layers,
-                "complete": len(layers) == len(self.config.layers),
-                "parties": len(updates),
-                "edits": sum(update.metadata.edits for update in updates),
-            }
+    def conclude(self, changes: Mapping[str, LowRankUpdate], *, parties: int, edits: int) -> Delta:
+        """Take these changes for the round's so far.
+
+        Args:
+            changes: by weight name, of the lowest layers.
+            parties: number of parties behind them.
+            edits: number of their edits.
+        """
+        self.delta = Delta.of(
+            self.config,
+            changes,
+            method=self.method.name,
+            options=self.options,
+            parties=parties,
+            edits=edits,
         )
-        return Delta(metadata, changes)
+        return self.delta
+
+
+def require_statistics(editor: Editor, method: MergeMethod) -> None:
+    """Check that an editor gives what a method merges.
+
+    Raises:
+        RoundError: when the method merges statistics and the editor has none.
+    """
+    if method.merges is Merges.STATISTICS and method.name != POOLED and not editor.has_statistics:
+        others = [other.name for other in merge_methods() if other.merges is Merges.UPDATES]
+        raise RoundError(
+            f"{method.name} merges statistics, and {editor.name} has none; let each party edit "
+            f"alone (collabedit edit --editor {editor.name}) and merge the deltas by one of: "
+            f"{', '.join(others)}"
+        )
 
 
 def merge_deltas(
@@ -138,7 +159,7 @@ def merge_deltas(
 
     Args:
         deltas: by a name for each party that complaints can use.
-        method: SA, TA, TIES or another that merges updates.
+        method: one that merges updates.
         options: of the method.
 
     Raises:
@@ -162,8 +183,9 @@ def merge_deltas(
         if delta.metadata.model_sha256 != first.metadata.model_sha256:
             raise RoundError(f"{name} and {first_name} change different models or layers")
     chosen = method.checked(options or {})
+    edits = [delta.metadata.edits for delta in deltas.values()]
     changes = {
-        weight: method.merge_updates([d.changes[weight] for d in deltas.values()], chosen)
+        weight: method.merge_updates([d.changes[weight] for d in deltas.values()], chosen, edits)
         for weight in first.changes
     }
     metadata = first.metadata.model_copy(
@@ -171,7 +193,7 @@ def merge_deltas(
             "method": method.name,
             "options": chosen,
             "parties": len(deltas),
-            "edits": sum(delta.metadata.edits for delta in deltas.values()),
+            "edits": sum(edits),
         }
     )
     return Delta(metadata, changes)

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
+from collabedit.editing.editors import DEFAULT_EDITOR
 from collabedit.errors import RoundError
 from collabedit.files import load_tensors, save_tensors
 from collabedit.models.language_model import LanguageModel
@@ -31,6 +32,7 @@ class DeltaMetadata(FileMetadata):
     Attributes:
         method: how it was merged.
         options: of the method.
+        editor: the round's.
         schedule: the round's.
         round_sha256: the round it came from.
         layers: the layers it changes.
@@ -45,6 +47,7 @@ class DeltaMetadata(FileMetadata):
     version: Literal[1] = 1
     method: str
     options: dict[str, float] = Field(default_factory=dict)
+    editor: str = DEFAULT_EDITOR
     schedule: Schedule
     round_sha256: str
     layers: tuple[int, ...]
@@ -68,25 +71,40 @@ class Delta:
     changes: Mapping[str, LowRankUpdate]
 
     @classmethod
-    def empty(
-        cls, config: RoundConfig, method: str = "", options: Mapping[str, float] | None = None
+    def of(
+        cls,
+        config: RoundConfig,
+        changes: Mapping[str, LowRankUpdate],
+        *,
+        method: str = "",
+        options: Mapping[str, float] | None = None,
+        parties: int = 0,
+        edits: int = 0,
     ) -> Delta:
-        """Of a round in which nothing is merged yet."""
+        """What a round has merged so far: changes of its lowest layers."""
         metadata = DeltaMetadata(
             model=config.model,
             model_sha256=config.model_sha256,
             method=method,
             options=dict(options or {}),
+            editor=config.editor,
             schedule=config.schedule,
             round_sha256=config.sha256,
-            layers=(),
-            complete=False,
-            parties=0,
-            edits=0,
+            layers=config.layers[: len(changes)],
+            complete=len(changes) == len(config.layers),
+            parties=parties,
+            edits=edits,
             prior_weight=config.prior_weight,
             dtype=config.dtype,
         )
-        return cls(metadata, {})
+        return cls(metadata, changes)
+
+    @classmethod
+    def empty(
+        cls, config: RoundConfig, method: str = "", options: Mapping[str, float] | None = None
+    ) -> Delta:
+        """Of a round in which nothing is merged yet."""
+        return cls.of(config, {}, method=method, options=options)
 
     @cached_property
     def sha256(self) -> str:

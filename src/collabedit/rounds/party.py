@@ -80,17 +80,23 @@ class Party:
     def pooled(cls, parties: Sequence[Party]) -> Party:
         """The single party that would hold all edits of several, from the same targets."""
         first = parties[0]
+        together = first.config.rules.at_once
         pooled = cls(
             first.model,
             [request for party in parties for request in party.requests],
             first.config,
-            targets=torch.cat([party.targets for party in parties], dim=1),
+            cache=first._cache,
+            targets=torch.cat([p.targets for p in parties], dim=1) if together else None,
         )
         for key in first._measured:
             if all(key in party._measured for party in parties):
                 parts = [party._measured[key] for party in parties]
                 pooled._measured[key] = Measurement.concatenate(parts)
         return pooled
+
+    def holding(self, request: EditRequest, config: RoundConfig) -> Party:
+        """The party with one of its edits only, in a round on the model as it is now."""
+        return Party(self.model, [request], config, cache=self._cache)
 
     @cached_property
     def requests(self) -> list[EditRequest]:
@@ -136,8 +142,8 @@ class Party:
 
         Raises:
             RequestError: when all its edits are skipped or left out.
-            RoundError: when the delta is of another round, or already complete; or when the
-                decision is about other edits.
+            RoundError: when the delta is of another round, or already complete; when the decision
+                is about other edits; or when the editor has no statistics of so many edits.
         """
         config = self.config
         delta.check_round(config)
@@ -145,6 +151,7 @@ class Party:
         if not layers:
             raise RoundError("the round is complete: all its layers are merged")
         self._require_requests()
+        self._require_statistics()
         targets = self.targets.double()
         measurement = self._measure(delta, layers)
         residual = targets - measurement.hidden
@@ -222,6 +229,16 @@ class Party:
         raise RequestError(
             f"the model already knows all {self.skipped} edits; there is nothing to send"
         )
+
+    def _require_statistics(self) -> None:
+        rules = self.config.rules
+        if not rules.has_statistics:
+            raise RoundError(f"{rules.name} has no statistics to send")
+        if rules.one_at_a_time and len(self.requests) > 1:
+            raise RoundError(
+                f"{rules.name} takes one edit at a time, and this party has {len(self.requests)}; "
+                "EMMET with one layer takes them together"
+            )
 
     def _measure(self, delta: Delta, layers: tuple[int, ...]) -> Measurement:
         key = (delta.sha256, layers)

@@ -12,7 +12,7 @@ from torch import Tensor
 from collabedit.algebra import LowRankUpdate, Prior
 from collabedit.errors import RoundError
 from collabedit.files import load_tensors, save_tensors
-from collabedit.rounds.delta import Delta, low_rank_updates
+from collabedit.rounds.delta import low_rank_updates
 
 __all__ = ["RoundState"]
 
@@ -46,21 +46,24 @@ class RoundState:
             for name, prior in static.items()
         }
 
-    def after(self, delta: Delta, keys: Mapping[str, Tensor]) -> RoundState:
+    def after(self, changes: Mapping[str, LowRankUpdate], keys: Mapping[str, Tensor]) -> RoundState:
         """The state after one more round.
 
         Args:
-            delta: what the round merged.
+            changes: what the round merged, by weight name.
             keys: its pooled key factors by weight name; may be empty.
         """
-        changes, pooled = dict(self.changes), dict(self.keys)
-        for name, change in delta.changes.items():
-            known = self.changes.get(name)
-            changes[name] = change if known is None else LowRankUpdate.sum([known, change])
-        for name, added in keys.items():
-            earlier = self.keys.get(name)
-            pooled[name] = added if earlier is None else torch.cat([earlier, added], dim=1)
-        return RoundState(self.finished + 1, changes, pooled)
+        summed = {
+            name: LowRankUpdate.sum([self.changes[name], change])
+            if name in self.changes
+            else change
+            for name, change in changes.items()
+        }
+        pooled = {
+            name: torch.cat([self.keys[name], added], dim=1) if name in self.keys else added
+            for name, added in keys.items()
+        }
+        return RoundState(self.finished + 1, {**self.changes, **summed}, {**self.keys, **pooled})
 
     def save(self, path: Path) -> None:
         """Write ``<weight>/B``, ``<weight>/A`` and ``<weight>/keys [r, d_in]``, float64."""

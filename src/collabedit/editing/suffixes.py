@@ -1,0 +1,295 @@
+"""Texts from the subject's last token on: all that a change at that token can touch.
+
+What precedes the token is computed once: hidden states up to the changed layer's output, and keys
+and values in the layers above. The rest runs in every step, many texts in one pass; texts of unlike
+length share a pass where padding the shorter ones costs less than another pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from collabedit.models import hooks
+from collabedit.models.language_model import LanguageModel
+
+__all__ = ["SuffixModel", "Suffixes", "Text", "cheapest_parts", "regrouped"]
+
+#: What a pass costs besides its tokens, in tokens.
+_PASS_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of an edit.
+
+    Attributes:
+        edit: the edit's place in its batch.
+        ids: token ids up to the last one that predicts something.
+        start: position of the subject's last token.
+        target_ids: what the last positions predict; none where only the distribution of the next
+            token is asked for.
+    """
+
+    edit: int
+    ids: tuple[int, ...]
+    start: int
+    target_ids: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Number of tokens from the subject's last one on."""
+        return len(self.ids) - self.start
+
+    @property
+    def predicting(self) -> range:
+        """The places, counted from the subject's last token, whose logits are asked for."""
+        return range(self.length - max(1, len(self.target_ids)), self.length)
+
+
+class Suffixes:
+    """A group of ``b`` texts whose last tokens, ``s`` at most, run in one pass.
+
+    Prefixes, of ``p`` tokens at most, are padded on the left, suffixes on the right.
+
+    Attributes:
+        texts: the texts.
+        prefix: a ``transformers`` cache; by layer, keys and values ``[b, heads, p, head size]``.
+        hidden: ``[b, s, d_out]``, the unedited output of the changed layer.
+        edit: ``[b]``, each text's edit.
+        inputs: ``input_ids [b, s]``, ``attention_mask [b, p + s]``, ``position_ids [b, s]``.
+        rows: ``[n]``, the rows of the positions that predict; those with a target come first.
+        columns: ``[n]``, these positions.
+        target_ids: ``[t]``, what the first ``t`` of them predict.
+        shares: ``[t]``, one over the number of tokens that the same text predicts.
+    """
+
+    def __init__(
+        self, texts: Sequence[Text], prefix: Iterable[tuple[Tensor, Tensor]], hidden: Tensor
+    ) -> None:
+        device = hidden.device
+        self.texts = texts
+        self.prefix = _cache_of(prefix)
+        self.hidden = hidden
+        start = _longest_start(texts)
+        offsets = [start - text.start for text in texts]
+        input_ids, mask = _padded(texts, offsets, start + hidden.shape[1], device)
+        self.inputs = {
+            "input_ids": input_ids[:, start:],
+            "attention_mask": mask,
+            "position_ids": _position_ids(mask)[:, start:],
+        }
+        order = sorted(range(len(texts)), key=lambda row: not texts[row].target_ids)
+        places = [(row, column) for row in order for column in texts[row].predicting]
+        targets = [texts[row].target_ids for row in order]
+        shares = [1 / len(ids) for ids in targets for _ in ids]
+        self.edit = torch.tensor([text.edit for text in texts], device=device)
+        self.rows, self.columns = torch.tensor(places, device=device).T
+        self.target_ids = torch.tensor(sum(targets, ()), dtype=torch.long, device=device)
+        self.shares = torch.tensor(shares, dtype=torch.float32, device=device)
+
+    def select(self, rows: Sequence[int]) -> Suffixes:
+        """The group of some of the texts, without the padding that only others needed."""
+        texts = [self.texts[row] for row in rows]
+        index = torch.tensor(rows, device=self.hidden.device)
+        spare = _longest_start(self.texts) - _longest_start(texts)
+        prefix = [
+            (layer.keys[index, :, spare:], layer.values[index, :, spare:])
+            for layer in self.prefix.layers
+        ]
+        return Suffixes(texts, prefix, self.hidden[index, : _longest(texts)])
+
+    @classmethod
+    def joined(cls, groups: Sequence[Suffixes]) -> Suffixes:
+        """One group of the texts of several."""
+        texts = [text for group in groups for text in group.texts]
+        start, length = _longest_start(texts), _longest(texts)
+
+        def joined(states: Iterable[Tensor]) -> Tensor:  # keys, or values, of one layer
+            return torch.cat([pad(state, (0, 0, start - state.shape[2], 0)) for state in states])
+
+        prefix = [
+            (joined(part.keys for part in layer), joined(part.values for part in layer))
+            for layer in zip(*(group.prefix.layers for group in groups), strict=True)
+        ]
+        hidden = [pad(g.hidden, (0, 0, 0, length - g.hidden.shape[1])) for g in groups]
+        return cls(texts, prefix, torch.cat(hidden))
+
+
+def regrouped(groups: Sequence[Suffixes], edits: Container[int], max_tokens: int) -> list[Suffixes]:
+    """The texts of some edits, in the groups that cost least."""
+    places = sorted(
+        (text.length, place, row)
+        for place, group in enumerate(groups)
+        for row, text in enumerate(group.texts)
+        if text.edit in edits
+    )
+    parts = cheapest_parts([length for length, *_ in places], max_tokens)
+    return [_gathered(groups, [place for _, *place in places[part]]) for part in parts]
+
+
+def _gathered(groups: Sequence[Suffixes], places: Iterable[Sequence[int]]) -> Suffixes:
+    """One group of some texts, each given by its group and its row there."""
+    rows: dict[int, list[int]] = defaultdict(list)
+    for group, row in places:
+        rows[group].append(row)
+    return Suffixes.joined([groups[group].select(chosen) for group, chosen in rows.items()])
+
+
+def cheapest_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
+    """Cut ascending lengths into passes whose tokens, padding included, and number cost least.
+
+    A pass has at most ``max_tokens`` tokens, or is a single text.
+    """
+    plans: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}  # by texts: cost, where to cut
+    for end in _possible_cuts(lengths, max_tokens):
+        length, previous = lengths[end - 1], max(plans)
+        plans[end] = min(
+            (cost + (end - start) * length + _PASS_TOKENS, (*cuts, end))
+            for start, (cost, cuts) in plans.items()
+            if (end - start) * length <= max_tokens or start == previous
+        )
+    return [slice(start, end) for start, end in pairwise(plans[len(lengths)][1])]
+
+
+def _possible_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
+    """After every run of equal lengths, and within it where it is too much for one pass."""
+    cuts: list[int] = []
+    start = 0
+    for length, run in groupby(lengths):
+        end, size = start + len(list(run)), max(1, max_tokens // length)
+        cuts += [*range(start + size, end, size), end]
+        start = end
+    return cuts
+
+
+class SuffixModel:
+    """A model whose layer ``layer`` gives what it is told, and whose layers above compute on.
+
+    Args:
+        model: the model.
+        layer: the changed layer.
+    """
+
+    def __init__(self, model: LanguageModel, layer: int) -> None:
+        self.model = model
+        self.layer = layer
+        self._output_like: Any = None
+
+    def start(self, texts: Sequence[Text], max_tokens: int) -> list[Suffixes]:
+        """Run texts once in full, those of like length together, and keep what steps need."""
+        ordered = sorted(texts, key=lambda text: len(text.ids))
+        parts = cheapest_parts([len(text.ids) for text in ordered], max_tokens)
+        return [self._start(ordered[part]) for part in parts]
+
+    @torch.no_grad()
+    def _start(self, texts: Sequence[Text]) -> Suffixes:
+        from transformers import DynamicCache
+
+        cache: Any = DynamicCache()
+        device = self.model.device
+        input_ids, mask = _padded(texts, [0] * len(texts), len(texts[-1].ids), device)
+        with ExitStack() as stack:
+            changed = {self.layer: self.model.layer(self.layer)}
+            outputs = stack.enter_context(hooks.seen_outputs(changed))
+            stack.enter_context(hooks.stops_before(self.model.head))
+            self.model.hf(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=_position_ids(mask),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        self._output_like = outputs[self.layer]
+        last = torch.tensor([text.start for text in texts], device=device)
+        longest = _longest_start(texts)
+
+        def prefix(index: int, states: Tensor) -> Tensor:
+            if index <= self.layer:  # of the layers that do not run, only the length is ever asked
+                states = states[:, :1, :, :1]
+            return _windows(states.transpose(1, 2), last - longest, longest).transpose(1, 2)
+
+        return Suffixes(
+            texts,
+            [(prefix(i, c.keys), prefix(i, c.values)) for i, c in enumerate(cache.layers)],
+            _windows(hooks.hidden_states(self._output_like), last, _longest(texts)),
+        )
+
+    def logits(self, group: Suffixes, hidden: Tensor) -> Tensor:
+        """Logits ``[n, vocabulary]`` where a group predicts.
+
+        Args:
+            group: the texts.
+            hidden: ``[b, s, d_out]``, what the changed layer is to give.
+        """
+        model = self.model
+        below = [model.layer(layer) for layer in range(self.layer)]
+        with ExitStack() as stack:
+            stack.enter_context(
+                hooks.replaced_layers(below, model.layer(self.layer), self._output_like, hidden)
+            )
+            stack.enter_context(hooks.gathered(model.head, group.rows, group.columns))
+            cache = _extensible(group.prefix)
+            output = model.hf(**group.inputs, past_key_values=cache, use_cache=True)
+        logits: Tensor = output.logits[0]
+        return logits
+
+
+def _longest_start(texts: Sequence[Text]) -> int:
+    return max(text.start for text in texts)
+
+
+def _longest(texts: Sequence[Text]) -> int:
+    return max(text.length for text in texts)
+
+
+def _padded(
+    texts: Sequence[Text], offsets: Sequence[int], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask ``[b, width]``, each text ``offsets`` places from the left."""
+    input_ids = torch.zeros(len(texts), width, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, (text, offset) in enumerate(zip(texts, offsets, strict=True)):
+        input_ids[row, offset : offset + len(text.ids)] = torch.tensor(text.ids)
+        mask[row, offset : offset + len(text.ids)] = 1
+    return input_ids.to(device), mask.to(device)
+
+
+def _cache_of(prefix: Iterable[tuple[Tensor, Tensor]]) -> Any:
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache()
+    for index, (keys, values) in enumerate(prefix):
+        cache.update(keys[:, :, :0], values[:, :, :0], index)  # would copy all that it is given
+        cache.layers[index].keys, cache.layers[index].values = keys, values
+    return cache
+
+
+def _extensible(cache: Any) -> Any:
+    """A cache that a pass can extend while the given one stays; the tensors are the same."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
+
+
+def _position_ids(mask: Tensor) -> Tensor:
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _windows(states: Tensor, first: Tensor, width: int) -> Tensor:
+    """``width`` columns ``[b, width, ...]`` of ``[b, n, ...]``, each row's from ``first [b]`` on.
+
+    Where a window leaves the row, it holds anything.
+    """
+    columns = first[:, None] + torch.arange(width, device=first.device)
+    rows = torch.arange(len(first), device=first.device)[:, None]
+    return states[rows, columns.clamp(0, states.shape[1] - 1)]

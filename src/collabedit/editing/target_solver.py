@@ -1,0 +1,119 @@
+"""Gradient descent on the targets of one batch of edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
+
+from collabedit.editing.hyperparameters import Hyperparameters
+from collabedit.editing.suffixes import Suffixes, SuffixModel, Text, regrouped
+from collabedit.progress import Progress
+
+__all__ = ["TargetSolver"]
+
+
+class TargetSolver:
+    """Optimises the targets of one batch of edits together.
+
+    Args:
+        model: the model, from the changed layer on.
+        texts: the texts of all edits; of each edit equally many with a target.
+        initial: ``[edits, d_out]``, the unedited hidden states, float32.
+        settings: steps, rates and factors.
+        max_tokens: tokens in one forward and backward pass.
+    """
+
+    def __init__(
+        self,
+        model: SuffixModel,
+        texts: Sequence[Text],
+        initial: Tensor,
+        settings: Hyperparameters,
+        max_tokens: int,
+    ) -> None:
+        self.model = model
+        self.initial = initial
+        self.settings = settings
+        self.max_tokens = max_tokens
+        changing = [text for text in texts if text.target_ids]
+        self.contexts = len(changing) // len(initial)
+        kept = model.start([text for text in texts if not text.target_ids], max_tokens)
+        self.unchanged = self._distributions(kept)
+        groups = [*kept, *model.start(changing, max_tokens)]
+        self.groups = regrouped(groups, range(len(initial)), max_tokens)
+
+    def run(self, bar: Progress) -> Tensor:
+        """Optimise all edits; returns their targets ``[edits, d_out]``."""
+        settings = self.settings
+        delta = torch.zeros_like(self.initial, requires_grad=True)
+        optimizer = torch.optim.Adam([delta], lr=settings.target_learning_rate)
+        limit = settings.clamp_factor * self.initial.norm(dim=1, keepdim=True)
+        targets = self.initial.clone()
+        active = set(range(len(targets)))
+        for step in range(settings.target_steps):
+            last = step == settings.target_steps - 1
+            loss = self._loss(delta, backward=not last)
+            below = (loss < settings.loss_threshold).tolist()
+            finished = [edit for edit in sorted(active) if last or below[edit]]
+            if finished:
+                targets[finished] += delta.detach()[finished]
+                bar.advance(len(finished))
+                active.difference_update(finished)
+            if not active:
+                break
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                norm = delta.norm(dim=1, keepdim=True)
+                delta.mul_((limit / norm.clamp(min=1e-12)).clamp(max=1.0))
+            if finished:
+                self.groups = regrouped(self.groups, active, self.max_tokens)
+        return targets
+
+    def _loss(self, delta: Tensor, *, backward: bool) -> Tensor:
+        """Loss of each edit ``[edits]``; its gradient gathers in ``delta``."""
+        size = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
+        decay = self.settings.target_weight_decay * size
+        if backward:
+            decay.sum().backward()
+        total: Tensor = decay.detach()
+        for group in self.groups:
+            with torch.set_grad_enabled(backward):
+                part = self._group_loss(group, delta)
+                if backward:
+                    part.sum().backward()
+            total = total + part.detach()
+        return total
+
+    def _group_loss(self, group: Suffixes, delta: Tensor) -> Tensor:
+        """What a group's texts add to each edit's loss ``[edits]``."""
+        logits = self._logits(group, delta[group.edit])
+        sizes = [len(group.target_ids), len(logits) - len(group.target_ids)]
+        edit, kept_edit = group.edit[group.rows].split(sizes)
+        predicted, kept = logits.split(sizes)
+        missing = cross_entropy(predicted.float(), group.target_ids, reduction="none")
+        now = kept.float().log_softmax(dim=-1)
+        moved = kl_div(self.unchanged[kept_edit], now, log_target=True, reduction="none")
+        return (
+            torch.zeros_like(self.initial[:, 0])
+            .index_add(0, edit, missing * group.shares, alpha=1 / self.contexts)
+            .index_add(0, kept_edit, moved.sum(dim=1), alpha=self.settings.kl_factor)
+        )
+
+    @torch.no_grad()
+    def _distributions(self, groups: Sequence[Suffixes]) -> Tensor:
+        """Log-probabilities ``[edits, vocabulary]`` after each edit's text that must not change."""
+        logits = torch.cat([self._logits(group) for group in groups])
+        order = torch.cat([group.edit for group in groups]).argsort()
+        return logits[order].float().log_softmax(dim=-1)
+
+    def _logits(self, group: Suffixes, change: Tensor | None = None) -> Tensor:
+        """Logits ``[n, vocabulary]`` with a change ``[b, d_out]`` of the first token."""
+        hidden = group.hidden
+        if change is not None:
+            first = (hidden[:, 0] + change).to(hidden.dtype)
+            hidden = torch.cat([first[:, None], hidden[:, 1:]], dim=1)
+        return self.model.logits(group, hidden)

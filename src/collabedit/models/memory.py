@@ -1,0 +1,48 @@
+"""How much of a stage fits one pass, within the memory that the user grants."""
+
+from __future__ import annotations
+
+from collabedit.models.language_model import LanguageModel
+
+__all__ = ["pass_tokens", "texts_at_once"]
+
+#: Activations of one layer for one token, in hidden and in MLP widths: norms, queries, keys,
+#: values, attention's output and residual; gate, up, activation and their product.
+_HIDDEN_WIDTHS, _MLP_WIDTHS = 12, 4
+#: Copies of a token's logits: the product, the log-softmax and its gradient.
+_LOGIT_COPIES = 3
+
+
+def pass_tokens(
+    model: LanguageModel, most: int, *, read_share: float = 0.0, kept_layers: int = 0
+) -> int:
+    """Tokens of one pass: ``most``, or fewer where the model's memory budget is tighter.
+
+    Args:
+        model: the model; its ``memory_budget`` counts beyond its weights.
+        most: as many as are quickest.
+        read_share: share of the tokens that logits are computed for.
+        kept_layers: layers whose activations are kept for a backward pass.
+    """
+    if model.memory_budget is None:
+        return most
+    layer = _HIDDEN_WIDTHS * model.structure.hidden_size + _MLP_WIDTHS * model.structure.mlp_size
+    vocabulary = len(model.head.weight)  # type: ignore[arg-type]
+    activations = (1 + kept_layers) * layer * model.dtype.itemsize
+    logits = read_share * _LOGIT_COPIES * 4 * vocabulary
+    return max(1, min(most, int(model.memory_budget / (activations + logits))))
+
+
+def texts_at_once(model: LanguageModel, most: int, tokens: int, layers: int) -> int:
+    """Texts whose keys and values are held together: ``most``, or fewer within half the budget.
+
+    Args:
+        model: the model.
+        most: as many as are quickest.
+        tokens: of one text.
+        layers: whose keys and values are held.
+    """
+    if model.memory_budget is None:
+        return most
+    each = tokens * 2 * layers * model.structure.hidden_size * model.dtype.itemsize
+    return max(1, min(most, int(model.memory_budget / 2 / each)))

@@ -1,0 +1,245 @@
+"""``collabedit run``: the options of every study, their defaults, and bad ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from collabedit.cli import app
+from collabedit.covariance import collect, file_corpus
+from collabedit.experiments import (
+    MODES,
+    AugmentationSettings,
+    ConflictSettings,
+    ForgettingSettings,
+    MultiRoundSettings,
+    OverlapSettings,
+    StudySettings,
+    load_summary,
+)
+from collabedit.models import load_model
+from tests.cli.commands import collabedit, fails
+from tests.conftest import CORPUS, make_model
+
+#: Common options with their defaults; those of ``DEFAULTS`` differ.
+COMMON: dict[str, Any] = {
+    "--model": "smollm2-135m",
+    "--dataset": "worldfacts",
+    "--clients": 10,
+    "--edits-per-client": "10",
+    "--merge": "CollabEdit",
+    "--schedule": "sequential",
+    "--partition": "iid",
+    "--covariance": None,
+    "--hparams": None,
+    "--heldout": None,
+    "--generations": False,
+    "--seed": 0,
+    "--dtype": "float32",
+    "--device": None,
+    "--results": Path("results"),
+    "--fresh": False,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "single-round": {},
+    "multi-round": {"--rounds": 5, "--beta": "1"},
+    "forgetting": {
+        "--clients": 4,
+        "--further": 40,
+        "--batch": 1,
+        "--beta": "0,1",
+        "--measure-every": 4,
+    },
+    "overlap": {
+        "--clients": 4,
+        "--merge": "CollabEdit,TA",
+        "--rounds": 5,
+        "--copies": "1,2,4,8",
+        "--skip-known": 0.5,
+        "--beta": 0.0,
+    },
+    "conflict": {"--clients": 4, "--mode": "all", "--conflicts": None},
+    "augmentation": {
+        "--clients": 4,
+        "--wordings": None,
+        "--objects": True,
+        "--prompts": True,
+        "--beta": 0.0,
+    },
+}
+STUDIES = list(DEFAULTS)
+
+
+def options_of(study: str) -> dict[str, Any]:
+    command: Any = typer.main.get_command(app)
+    for name in ("run", study):
+        command = command.commands[name]
+    return {flag: option for option in command.params for flag in option.opts}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_has_its_own_and_the_common_options(study: str) -> None:
+    options = options_of(study)
+    for flag, default in {**COMMON, **DEFAULTS[study]}.items():
+        assert options[flag].default == default, flag
+        assert getattr(options[flag], "help", None), flag
+    others = {flag for own in DEFAULTS.values() for flag in own} - set(DEFAULTS[study])
+    assert not set(options) & (others - set(COMMON))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_help_lists_them(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", collabedit("run", study, "--help"))
+    for flag, default in {**COMMON, **DEFAULTS[study]}.items():
+        assert flag in text
+        if default not in (None, False, True):
+            assert f"[default: {default}]" in text
+    assert study in collabedit("run", "--help")
+
+
+@pytest.mark.parametrize(
+    ("study", "settings", "fields"),
+    [
+        ("multi-round", MultiRoundSettings, {"rounds": "--rounds"}),
+        (
+            "forgetting",
+            ForgettingSettings,
+            {"further": "--further", "batch": "--batch", "measure_every": "--measure-every"},
+        ),
+        (
+            "overlap",
+            OverlapSettings,
+            {"rounds": "--rounds", "skip_known": "--skip-known", "beta": "--beta"},
+        ),
+        ("conflict", ConflictSettings, {"conflicts": "--conflicts"}),
+        (
+            "augmentation",
+            AugmentationSettings,
+            {"wordings": "--wordings", "augment_objects": "--objects", "beta": "--beta"},
+        ),
+    ],
+)
+def test_defaults_are_those_of_the_library(
+    study: str, settings: type[StudySettings], fields: dict[str, str]
+) -> None:
+    made = settings(model="any")
+    for field, flag in fields.items():
+        assert getattr(made, field) == DEFAULTS[study][flag]
+    if hasattr(made, "beta") and isinstance(made.beta, tuple):
+        assert ",".join(f"{beta:g}" for beta in made.beta) == DEFAULTS[study]["--beta"]
+    if hasattr(made, "copies"):
+        assert ",".join(map(str, made.copies)) == DEFAULTS[study]["--copies"]
+    if hasattr(made, "modes"):
+        assert made.modes == tuple(MODES)
+
+
+def commands_in_the_documentation() -> list[tuple[str, str]]:
+    root = Path(__file__).parents[2]
+    found = []
+    for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for study, rest in re.findall(r"collabedit run ([a-z-]+)([^`\n]*)", text):
+            found.append((study, rest))
+    return found
+
+
+def test_the_documentations_commands_exist() -> None:
+    commands = commands_in_the_documentation()
+    assert {study for study, _ in commands} == set(STUDIES)
+    for study, rest in commands:
+        flags = re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)
+        assert set(flags) <= set(options_of(study)), (study, rest)
+
+
+# Bad options
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    model = make_model("llama", num_hidden_layers=2)
+    model.hf.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    hparams = {"layers": [0], "target_steps": 2, "prior_weight": 5.0}
+    (folder / "hparams.json").write_text(json.dumps(hparams))
+    (folder / "corpus.txt").write_text("\n\n".join(CORPUS * 40), encoding="utf-8")
+    corpus = file_corpus([folder / "corpus.txt"], 0)
+    stored = load_model(str(folder / "model"))
+    collect(stored, [0], corpus, tokens=2000, out=folder / "covariance.safetensors")
+    return folder
+
+
+BAD: list[tuple[str, list[object], str]] = [
+    ("multi-round", ["--beta", "much"], "--beta: cannot read 'much'; write it like 0.5 or"),
+    ("multi-round", ["--beta", "0,"], "--beta: cannot read '0,'"),
+    ("multi-round", ["--beta", "-1"], "--beta: cannot read '-1'"),
+    ("multi-round", ["--beta", "nan"], "--beta: cannot read 'nan'"),
+    ("multi-round", ["--beta", "inf"], "--beta: cannot read 'inf'"),
+    ("multi-round", ["--beta", ""], "--beta: cannot read ''"),
+    ("multi-round", ["--rounds", 0], "rounds"),
+    ("multi-round", ["--rounds", 30, "-n", 5], "the data set has 240"),
+    ("forgetting", ["--beta", "1;2"], "--beta: cannot read '1;2'"),
+    ("forgetting", ["--further", 0], "further"),
+    ("forgetting", ["--batch", 0], "batch"),
+    ("forgetting", ["--measure-every", 0], "measure_every"),
+    ("forgetting", ["--further", 400], "the data set has 240"),
+    ("overlap", ["--copies", "many"], "--copies: cannot read 'many'"),
+    ("overlap", ["--copies", "0"], "copies"),
+    ("overlap", ["--copies", "3-1"], "copies"),
+    ("overlap", ["--copies", "-2"], "--copies: cannot read '-2'"),
+    ("overlap", ["--skip-known", 0], "skip_known"),
+    ("overlap", ["--skip-known", 1.5], "skip_known"),
+    ("overlap", ["--beta", -1], "beta"),
+    ("overlap", ["--beta", "inf"], "beta"),
+    ("overlap", ["--beta", "nan"], "beta"),
+    ("overlap", ["-n", "1,2"], "edits_per_client"),
+    ("overlap", ["--merge", "COLLAB"], "unknown merge method 'COLLAB'"),
+    ("conflict", ["--mode", "performance-c"], "unknown conflict mode 'performance-c'; choose one"),
+    ("conflict", ["--mode", ""], "unknown conflict mode ''"),
+    ("conflict", ["--merge", "all"], "merge"),
+    ("conflict", ["--conflicts", "nowhere.json"], "nowhere.json"),
+    ("conflict", ["--conflicts", "worldfacts"], "has the same target_new"),
+    ("augmentation", ["--beta", -0.5], "beta"),
+    ("augmentation", ["--beta", "inf"], "beta"),
+    ("augmentation", ["--wordings", "nowhere.json"], "nowhere.json"),
+    ("augmentation", ["--partition", "luck"], "unknown partition 'luck'"),
+    ("augmentation", ["--merge", "SA,TA"], "merge"),
+    ("augmentation", ["--heldout", "nowhere.txt"], "nowhere.txt"),
+]
+
+
+@pytest.mark.parametrize(("study", "arguments", "message"), BAD)
+def test_bad_options_get_one_line_and_leave_nothing(
+    place: Path, tmp_path: Path, study: str, arguments: list[object], message: str
+) -> None:
+    common = ["--model", place / "model", "--hparams", place / "hparams.json"]
+    error = fails("run", study, *common, "--results", tmp_path / "results", *arguments)
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+# The same study by command
+
+
+def test_names_may_have_spaces_and_any_case(place: Path, tmp_path: Path) -> None:
+    """And what the command prints is what the run's files say."""
+    printed = collabedit(
+        *("run", "conflict", "--model", place / "model", "--hparams", place / "hparams.json"),
+        *("--covariance", place / "covariance.safetensors"),
+        *("--clients", 1, "-n", 9, "--limit", 9, "--mode", "Performance-A, single-b"),
+        *("--merge", "collabedit", "--results", tmp_path),
+    )
+    run = tmp_path / "MEMIT" / "run_000"
+    assert list(load_summary(run)["methods"]) == ["performance-a", "single-b"]
+    assert json.loads((run / "params.json").read_text())["experiment"] == "conflict"
+    for word in ("performance-a", "single-b", "unedited", f"Results: {run}/"):
+        assert word in printed
+    files = {path.name for path in run.iterdir()}
+    assert {"summary.json", "params.json", "round.json"} <= files
+    assert ("plot.png" in files) == ("plot.png" in printed)

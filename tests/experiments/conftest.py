@@ -1,0 +1,22 @@
+"""What the tests of studies work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.experiments.studies import Tiny
+
+
+@pytest.fixture(scope="session")
+def _tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny.write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny(_tiny_files: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+    """The files of a small study, and a cache that no other test has filled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLLABEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield _tiny_files

@@ -1,0 +1,45 @@
+"""Attention by plain products against the models' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from collabedit.models import LanguageModel
+from collabedit.models.attention import use_small_attention
+from tests.conftest import make_model
+
+
+def logits(model: LanguageModel) -> torch.Tensor:
+    ids = torch.arange(2, 26).view(2, 12)
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    with torch.no_grad():
+        found: torch.Tensor = model.hf(ids, attention_mask=mask).logits[mask.bool()]
+    return found
+
+
+def test_it_computes_what_the_model_computes(family_model: LanguageModel) -> None:
+    expected = logits(family_model)
+    use_small_attention(family_model.hf)
+    torch.testing.assert_close(logits(family_model), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_reach_shared_keys_from_all_heads() -> None:
+    model, other = make_model("llama"), make_model("llama")
+    model.hf.set_attn_implementation("eager")
+    use_small_attention(other.hf)
+    assert other.hf.config._attn_implementation != model.hf.config._attn_implementation
+    found = []
+    for hf in (model.hf, other.hf):
+        embedded = hf.get_input_embeddings().weight[None, :9].clone().requires_grad_()
+        hf(inputs_embeds=embedded).logits.pow(2).sum().backward()
+        found.append(embedded.grad)
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gptj"])
+def test_attention_that_is_more_than_a_softmax_stays_the_models_own(family: str) -> None:
+    model = make_model(family)
+    use_small_attention(model.hf)
+    assert model.hf.config._attn_implementation == "eager"
