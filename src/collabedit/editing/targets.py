@@ -30,6 +30,7 @@ from collabedit.editing.target_solver import TargetSolver
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel, has_fast_bfloat16
+from collabedit.models.memory import pass_tokens, texts_at_once
 from collabedit.models.tokens import encode, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
@@ -39,6 +40,11 @@ __all__ = ["TargetCache", "optimise_targets"]
 #: Edits optimised together, and tokens of their texts in one forward and backward pass.
 MAX_EDITS = 64
 MAX_TOKENS = 512
+
+#: Share of a pass's tokens that predict a target's token, and tokens before the subject's last, in
+#: texts as they are; what memory is estimated with.
+_READ_SHARE = 0.5
+_PREFIX_TOKENS = 24
 
 _KL_PROMPT = "{} is a"
 
@@ -90,8 +96,8 @@ def optimise_targets(
     *,
     cache: TargetCache | None = None,
     quick: bool = True,
-    max_edits: int = MAX_EDITS,
-    max_tokens: int = MAX_TOKENS,
+    max_edits: int | None = None,
+    max_tokens: int | None = None,
 ) -> Tensor:
     """Find the target of every request on the model in its current state.
 
@@ -109,12 +115,18 @@ def optimise_targets(
         cache: where to look for, and keep, finished targets.
         quick: run the steps in bfloat16 where that is much faster.
         max_edits: edits optimised together.
-        max_tokens: tokens in one forward and backward pass, which bounds the memory.
+        max_tokens: tokens in one forward and backward pass. Of both, as many as are quick and fit
+            the model's memory budget by default.
 
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
     """
-    quick = quick and model.dtype == torch.float32 and has_fast_bfloat16(model.device)
+    quick = quick and _can_be_quick(model)
+    above = model.structure.n_layers - settings.layers[-1] - 1
+    max_tokens = max_tokens or pass_tokens(
+        model, MAX_TOKENS, read_share=_READ_SHARE, kept_layers=above
+    )
+    max_edits = max_edits or _edits_at_once(model, contexts, above)
     edits = [(request.prompt, request.subject, request.target_new) for request in requests]
     places = {edit: place for place, edit in enumerate(edits)}  # those repeated are found once
     keys = _cache_keys(model, requests, contexts, settings, quick) if cache else []
@@ -133,6 +145,19 @@ def optimise_targets(
         if cache:
             cache.store_all([keys[i] for i in batch], found)
     return targets[:, [places[edit] for edit in edits]]
+
+
+def _can_be_quick(model: LanguageModel) -> bool:
+    """Whether a bfloat16 copy is much faster, and within the memory budget."""
+    if model.dtype != torch.float32 or not has_fast_bfloat16(model.device):
+        return False
+    copied = 2 * sum(parameter.numel() for parameter in model.hf.parameters())
+    return model.memory_budget is None or copied <= model.memory_budget
+
+
+def _edits_at_once(model: LanguageModel, contexts: Contexts, layers: int) -> int:
+    texts = 1 + len(context_weights(contexts))
+    return max(1, texts_at_once(model, MAX_EDITS * texts, _PREFIX_TOKENS, layers) // texts)
 
 
 def _batches(

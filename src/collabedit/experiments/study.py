@@ -165,7 +165,7 @@ class Study:
         """A party for each share of requests, on the model as it is now.
 
         Targets depend on the request and the model alone, so they are found for all parties
-        together, and once for a request that several parties have.
+        together.
 
         Args:
             shares: each party's requests.
@@ -179,14 +179,13 @@ class Study:
             shares = [party.requests for party in everyone if party.requests]
         if not chosen.rules.at_once:
             return [Party(self.model, share, chosen, cache=TargetCache()) for share in shares]
-        distinct = list(dict.fromkeys(request for share in shares for request in share))
+        flat = [request for share in shares for request in share]
         targets = optimise_targets(
-            self.model, distinct, chosen.contexts, chosen.hyperparameters, cache=TargetCache()
-        )
-        column = {request: place for place, request in enumerate(distinct)}
+            self.model, flat, chosen.contexts, chosen.hyperparameters, cache=TargetCache()
+        ).split([len(share) for share in shares], dim=1)
         return [
-            Party(self.model, share, chosen, targets=targets[:, [column[r] for r in share]])
-            for share in shares
+            Party(self.model, share, chosen, targets=own)
+            for share, own in zip(shares, targets, strict=True)
         ]
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
