@@ -59,12 +59,13 @@ def test_editors_of_one_layer_refuse_several(name: str) -> None:
         ("smollm2-135m", "MEMIT", (5, 6, 7, 8, 9), 0.75),
         ("smollm2-135m", "AlphaEdit", (5, 6, 7, 8, 9), 0.75),
         ("smollm2-135m", "rome", (5,), 0.75),
+        ("smollm2-135m", "FT-L", (0,), 0.75),
         ("openai-community/gpt2-xl", "ROME", (17,), 4.0),
         ("EleutherAI/gpt-j-6B", "ROME", (5,), 4.0),
         ("EleutherAI/gpt-j-6B", "FT-L", (0,), 0.75),
         ("other", "EMMET", (0, 1, 2, 3), 0.75),
         ("other", "ROME", (1,), 0.75),
-        ("other", "FT-L", (1,), 0.75),
+        ("other", "FT-L", (0,), 0.75),
     ],
 )
 def test_each_editor_has_its_settings(

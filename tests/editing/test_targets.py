@@ -99,24 +99,25 @@ def test_the_cache_is_keyed_by_all_that_a_target_depends_on(
         return len(list(tmp_path.rglob("*.safetensors")))
 
     first = exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache)
-    assert stored() == 2
     again = exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache)
     assert torch.equal(first, again)
-    assert stored() == 2
+    assert stored() == 1
     (name,) = tiny_llama.weight_names([0])
     with tiny_llama.edited({name: change(tiny_llama)}):  # another state of the model
-        other = exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)
-    assert not torch.allclose(other[:, 0], first[:, 0])
-    assert stored() == 3
+        other = exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache)
+    assert not torch.allclose(other, first)
+    assert stored() == 2
     conflicting = [REQUESTS[0].__class__(0, "The capital of {} is", "France", "Spain")]
     exact_targets(tiny_llama, conflicting, CONTEXTS, SETTINGS, cache=cache)
-    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS[:1], SETTINGS, cache=cache)
+    exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS[:1], SETTINGS, cache=cache)
     more_steps = SETTINGS.with_changes(target_steps=9)
-    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, more_steps, cache=cache)
-    assert stored() == 6
+    exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, more_steps, cache=cache)
+    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, SETTINGS, cache=cache)  # other neighbours
+    exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, SETTINGS, cache=cache, max_tokens=9)
+    assert stored() == 7
     higher_prior = SETTINGS.with_changes(prior_weight=7.0)  # does not touch the targets
-    exact_targets(tiny_llama, REQUESTS[:1], CONTEXTS, higher_prior, cache=cache)
-    assert stored() == 6
+    exact_targets(tiny_llama, REQUESTS[:2], CONTEXTS, higher_prior, cache=cache)
+    assert stored() == 7
 
 
 def test_cached_targets_hold_no_text(tiny_llama: LanguageModel, tmp_path: Path) -> None:
@@ -142,14 +143,14 @@ class InterruptedCache(TargetCache):
         super().__init__(folder)
         self.left = stores
 
-    def store(self, key: str, target: torch.Tensor) -> None:
+    def store(self, key: str, targets: torch.Tensor) -> None:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
-        super().store(key, target)
+        super().store(key, targets)
 
 
-@pytest.mark.parametrize("stores", [1, 4, 5])
+@pytest.mark.parametrize("stores", [0, 1])
 @pytest.mark.parametrize("quick", [True, False])
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
     tiny_llama: LanguageModel, tmp_path: Path, stores: int, quick: bool

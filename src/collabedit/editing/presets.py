@@ -39,7 +39,8 @@ def default_hyperparameters(
 
     A preset is taken when the name is the preset's, or ends in it as a path or a Hub id does
     (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
-    An editor of a single layer takes the middle one, unless the preset gives it another.
+    An editor of a single layer takes the middle one of them, and every editor its own settings
+    where it has some for the model, or for all.
 
     Args:
         name: of the model.
@@ -52,11 +53,12 @@ def default_hyperparameters(
     chosen = resolve_editor(editor)
     source = f"scaled to {structure.n_layers} layers, not tuned"
     values: dict[str, Any] = {"layers": _scaled_layers(structure.n_layers)}
-    own: dict[str, Any] = {}
+    by_model = _stored("editor_presets").get(chosen.name, {})
+    own = by_model.get("*", {})
     for preset, known in _stored("presets").items():
         if name == preset or name.rstrip("/").endswith(f"/{preset}"):
             source, values = f"preset {preset}", known
-            own = _stored("editor_presets").get(chosen.name, {}).get(preset, {})
+            own = by_model.get(preset, own)
     if chosen.single_layer:
         values["layers"] = [values["layers"][(len(values["layers"]) - 1) // 2]]
     return Preset(Hyperparameters.model_validate({**values, **own}), source)
@@ -74,7 +76,7 @@ def _scaled_layers(n_layers: int) -> list[int]:
 
 
 def _stored(name: str) -> dict[str, dict[str, Any]]:
-    """``presets`` by model, or ``editor_presets`` by editor and model: where these differ."""
+    """``presets`` by model; ``editor_presets``, what differs, by editor and model (``*``: any)."""
     text = resources.files("collabedit.editing").joinpath(f"{name}.json").read_text("utf-8")
     stored: dict[str, dict[str, Any]] = json.loads(text)
     return stored

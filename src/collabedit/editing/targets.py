@@ -50,42 +50,34 @@ _KL_PROMPT = "{} is a"
 
 
 class TargetCache:
-    """Targets on disk, each under a digest of everything that it depends on.
+    """Targets on disk, those of a batch in one file under a digest of all that they depend on.
 
-    That is: all weights of the model as they are, the contexts, the settings and the request. The
-    cache lies in a folder that only this user can read; it holds vectors and no text.
+    That is: all weights of the model as they are, the contexts, the settings and the requests of
+    the batch, since the last bits of a target depend on its neighbours. What is found in the cache
+    is therefore what would be computed, whoever filled it. The cache lies in a folder that only
+    this user can read; it holds vectors and no text.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_directory("targets")
 
     def path(self, key: str) -> Path:
-        """Where the target of a key lies."""
+        """Where the targets of a batch lie."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def load(self, key: str) -> Tensor | None:
-        """The stored target ``[d_out]``, or ``None``."""
+        """The stored targets ``[d_out, n]``, or ``None``."""
         path = self.path(key)
         if not path.is_file():
             return None
         try:
-            return load_tensors(path, "cached target")[0]["target"]
+            return load_tensors(path, "cached targets")[0]["targets"]
         except (InputError, KeyError):
             return None
 
-    def store(self, key: str, target: Tensor) -> None:
-        """Keep a target ``[d_out]``."""
-        save_tensors(self.path(key), {"target": target}, {})
-
-    def load_all(self, keys: Sequence[str]) -> Tensor | None:
-        """The stored targets ``[d_out, n]``, or ``None`` where any is missing."""
-        found = [target for key in keys if (target := self.load(key)) is not None]
-        return torch.stack(found, dim=1) if len(found) == len(keys) else None
-
-    def store_all(self, keys: Sequence[str], targets: Tensor) -> None:
-        """Keep targets ``[d_out, n]``."""
-        for key, target in zip(keys, targets.T, strict=True):
-            self.store(key, target)
+    def store(self, key: str, targets: Tensor) -> None:
+        """Keep a batch's targets ``[d_out, n]``."""
+        save_tensors(self.path(key), {"targets": targets}, {})
 
 
 def optimise_targets(
@@ -129,21 +121,25 @@ def optimise_targets(
     max_edits = max_edits or _edits_at_once(model, contexts, above)
     edits = [(request.prompt, request.subject, request.target_new) for request in requests]
     places = {edit: place for place, edit in enumerate(edits)}  # those repeated are found once
-    keys = _cache_keys(model, requests, contexts, settings, quick) if cache else []
     targets = torch.zeros(model.structure.hidden_size, len(requests))
-    pending: list[list[int]] = []
-    for batch in _batches(model, requests, places.values(), max_edits):
-        stored = cache.load_all([keys[i] for i in batch]) if cache else None
+    batches = _batches(model, requests, places.values(), max_edits)
+    keys = [""] * len(batches)
+    if cache:
+        common = _common_key(model, contexts, settings, quick, max_tokens)
+        keys = [sha256_of_json([common, [edits[i] for i in batch]]) for batch in batches]
+    pending = []
+    for batch, key in zip(batches, keys, strict=True):
+        stored = cache.load(key) if cache else None
         if stored is None:
-            pending.append(batch)
+            pending.append((batch, key))
         else:
             targets[:, batch] = stored
-    missing = [[requests[i] for i in batch] for batch in pending]
+    missing = [[requests[i] for i in batch] for batch, _ in pending]
     solved = _solved(model, missing, contexts, settings, quick, max_tokens)
-    for batch, found in zip(pending, solved, strict=True):
+    for (batch, key), found in zip(pending, solved, strict=True):
         targets[:, batch] = found
         if cache:
-            cache.store_all([keys[i] for i in batch], found)
+            cache.store(key, found)
     return targets[:, [places[edit] for edit in edits]]
 
 
@@ -163,12 +159,7 @@ def _edits_at_once(model: LanguageModel, contexts: Contexts, layers: int) -> int
 def _batches(
     model: LanguageModel, requests: Sequence[EditRequest], places: Iterable[int], max_edits: int
 ) -> list[list[int]]:
-    """The places of the requests that are optimised together, those with texts of like length.
-
-    What is cached has no say: the last bits of a target depend on the others of its batch, and a
-    run that was interrupted is to end with the bits that it would have found in one go. A batch of
-    which any target is missing is therefore found anew.
-    """
+    """The places of the requests that are optimised together, those with texts of like length."""
     filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
     lengths = [len(text.ids) - text.subject_last for text in encode(model.tokenizer, filled)]
     order = sorted(places, key=lengths.__getitem__)
@@ -214,20 +205,22 @@ def _texts(tokenizer: Any, requests: Sequence[EditRequest], contexts: Contexts) 
     ]
 
 
-def _cache_keys(
+def _common_key(
     model: LanguageModel,
-    requests: Sequence[EditRequest],
     contexts: Contexts,
     settings: Hyperparameters,
     quick: bool,
-) -> list[str]:
-    shared = {
-        "version": 3,
-        "quick": quick,
-        "state": model.state_fingerprint(),
-        "contexts": contexts,
-        "layer": settings.layers[-1],
-        "settings": settings.model_dump(mode="json", exclude={"layers", "prior_weight"}),
-    }
-    common = sha256_of_json(shared)
-    return [sha256_of_json([common, r.prompt, r.subject, r.target_new]) for r in requests]
+    max_tokens: int,
+) -> str:
+    """Digest of what the targets of all batches depend on."""
+    return sha256_of_json(
+        {
+            "version": 4,
+            "quick": quick,
+            "max_tokens": max_tokens,
+            "state": model.state_fingerprint(),
+            "contexts": contexts,
+            "layer": settings.layers[-1],
+            "settings": settings.model_dump(mode="json", exclude={"layers", "prior_weight"}),
+        }
+    )
