@@ -47,12 +47,12 @@ COMMON: dict[str, Any] = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "single-round": {},
-    "multi-round": {"--rounds": 5, "--beta": "1"},
+    "multi-round": {"--rounds": 5, "--beta": "10"},
     "forgetting": {
         "--clients": 4,
         "--further": 40,
         "--batch": 1,
-        "--beta": "0,1",
+        "--beta": "0,10",
         "--measure-every": 4,
     },
     "overlap": {

@@ -171,7 +171,7 @@ def multi_round(
     fresh: bool,
     common: dict[str, Any],
     rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")] = 5,
-    beta: BetaOption = "1",
+    beta: BetaOption = "10",
 ) -> Run:
     """Edit in several rounds; after each, measure the edits of all rounds so far.
 
@@ -192,7 +192,7 @@ def forgetting(
     common: dict[str, Any],
     further: Annotated[int, typer.Option(help="Edits made after the target set.")] = 40,
     batch: Annotated[int, typer.Option(help="How many of them at a time.")] = 1,
-    beta: BetaOption = "0,1",
+    beta: BetaOption = "0,10",
     measure_every: Annotated[
         int, typer.Option(help="Batches between two measurements of the target set.")
     ] = 4,

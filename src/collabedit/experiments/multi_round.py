@@ -30,7 +30,7 @@ from collabedit.rounds import RoundState
 __all__ = ["DEFAULT_BETA", "MultiRoundSettings", "multi_round"]
 
 #: Weight of the keys of finished rounds in the prior; docs/results.md has the measurements.
-DEFAULT_BETA = 1.0
+DEFAULT_BETA = 10.0
 
 
 class MultiRoundSettings(StudySettings):
