@@ -55,12 +55,12 @@ class Place:
         return sum(path.suffix in (".json", ".safetensors") for path in self.folder.rglob("[!.]*"))
 
     def finish(self) -> Path:
-        """Run to the end; returns the only run's folder."""
+        """Run to the end; returns the folder of the only run."""
         process = self.start()
         output, _ = process.communicate(timeout=60 * _MINUTES)
         assert process.returncode == 0, output
-        (run,) = (self.results / "MEMIT").iterdir()
-        return run
+        (params,) = self.results.glob("MEMIT/run_*/params.json")
+        return params.parent
 
     def kill(self, after_files: int, after_seconds: float) -> bool:
         """Kill a command when it has finished so many further files, and a moment has passed.
@@ -106,7 +106,6 @@ def test_a_killed_run_ends_with_the_same_bytes(
         assert not list(parts.results.rglob("summary.json"))
     assert 0 < parts.files() < whole.files()
     run = parts.finish()
-    assert run.name == expected.name == "run_000"
     assert (run / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
     names = {path.name for path in expected.glob("case_*.json")}
     assert {path.name for path in run.glob("case_*.json")} == names

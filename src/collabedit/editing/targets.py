@@ -48,6 +48,16 @@ _PREFIX_TOKENS = 24
 
 _KL_PROMPT = "{} is a"
 
+#: What a target depends on of the settings, besides the last layer.
+_SETTINGS = {
+    "target_steps",
+    "target_learning_rate",
+    "target_weight_decay",
+    "kl_factor",
+    "clamp_factor",
+    "loss_threshold",
+}
+
 
 class TargetCache:
     """Targets on disk, those of a batch in one file under a digest of all that they depend on.
@@ -221,6 +231,6 @@ def _common_key(
             "state": model.state_fingerprint(),
             "contexts": contexts,
             "layer": settings.layers[-1],
-            "settings": settings.model_dump(mode="json", exclude={"layers", "prior_weight"}),
+            "settings": settings.model_dump(mode="json", include=_SETTINGS),
         }
     )
