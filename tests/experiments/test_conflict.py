@@ -165,12 +165,21 @@ def test_a_file_that_lacks_a_conflict_is_refused_at_once(tiny: Tiny, tmp_path: P
     assert not (tmp_path / "results").exists()
 
 
-def test_case_files_hold_all_modes(finished: Finished) -> None:
-    for place, record in enumerate(finished.records("A")):
-        text = (finished.run.folder / f"case_{record.case_id}.json").read_text()
-        methods = json.loads(text)["methods"]
-        assert list(methods) == list(MODES)
-        assert methods["performance-b"] == finished.cases("A+B_measured_A")[place]
+def test_case_files_hold_each_mode_with_what_it_measures(finished: Finished) -> None:
+    for place, (ours, theirs) in enumerate(
+        zip(finished.records("A"), finished.records("B"), strict=True)
+    ):
+        text = (finished.run.folder / f"case_{ours.case_id}.json").read_text()
+        case = json.loads(text)
+        other = case["conflicting"]
+        assert list(case["methods"]) == ["performance-a", "performance-b"]
+        assert list(other["methods"]) == ["whether-conflict", "performance-a+b", "single-b"]
+        assert case["methods"]["performance-b"] == finished.cases("A+B_measured_A")[place]
+        assert other["methods"]["single-b"] == finished.cases("B_measured_B")[place]
+        assert case["requested_rewrite"]["target_new"]["str"] == ours.request.target_new
+        assert other["requested_rewrite"]["target_new"]["str"] == theirs.request.target_new
+        assert case["pre"] == finished.cases("unedited_A")[place]
+        assert other["pre"] == finished.cases("unedited_B")[place]
 
 
 @pytest.mark.parametrize(

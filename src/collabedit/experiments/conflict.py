@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from collabedit.datasets import check_conflicts, conflicting, load_dataset
 from collabedit.errors import UnknownNameError
 from collabedit.experiments.methods import merge_edits
 from collabedit.experiments.runs import Run
-from collabedit.experiments.single_round import write_cases
+from collabedit.experiments.single_round import case_of
 from collabedit.experiments.study import (
     Measured,
     Study,
@@ -97,7 +97,7 @@ def conflict(settings: ConflictSettings, results: Path, *, fresh: bool = False) 
         with study.model.edited(delta.changes):
             stage = f"{mode.edited}_measured_{mode.measured}"
             after[name] = study.measure(stage, flat[mode.measured])
-    write_cases(study.run, flat["A"], before["A"], after)
+    _write_cases(study.run, flat, before, after)
     return study.finish(
         {
             "unedited": summary_of(before["A"]),
@@ -105,6 +105,26 @@ def conflict(settings: ConflictSettings, results: Path, *, fresh: bool = False) 
             "methods": {name: summary_of(measured) for name, measured in after.items()},
         }
     )
+
+
+def _write_cases(
+    run: Run,
+    records: Mapping[str, Sequence[Record]],
+    before: Mapping[str, Measured],
+    after: Mapping[str, Measured],
+) -> None:
+    """One file a question: its record of A, and as ``conflicting`` that of B."""
+    for index, pair in enumerate(zip(records["A"], records["B"], strict=True)):
+        ours, theirs = (
+            case_of(
+                record,
+                index,
+                before[name],
+                {mode: part for mode, part in after.items() if MODES[mode].measured == name},
+            )
+            for name, record in zip("AB", pair, strict=True)
+        )
+        run.write_case(ours["case_id"], {**ours, "conflicting": theirs})
 
 
 def _conflicting_shares(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from collabedit.experiments.methods import distances, edit_alone, merge_edits
 from collabedit.experiments.runs import Run
@@ -21,7 +22,7 @@ from collabedit.merging import resolve_method
 from collabedit.requests import Record
 from collabedit.rounds import Delta, Party
 
-__all__ = ["SingleRoundSettings", "single_round", "write_cases"]
+__all__ = ["SingleRoundSettings", "case_of", "single_round", "write_cases"]
 
 
 class SingleRoundSettings(StudySettings):
@@ -82,20 +83,24 @@ def write_cases(
 ) -> None:
     """One file a record; ``post`` is of the first method, ``methods`` holds all."""
     for index, record in enumerate(records):
-        methods = {name: measured["cases"][index] for name, measured in after.items()}
-        run.write_case(
-            record.case_id,
-            {
-                "case_id": record.case_id,
-                "requested_rewrite": {
-                    "prompt": record.request.prompt,
-                    "subject": record.request.subject,
-                    "relation_id": record.request.relation_id,
-                    "target_new": {"str": record.request.target_new},
-                    "target_true": {"str": record.request.target_true},
-                },
-                "pre": before["cases"][index],
-                "post": next(iter(methods.values())),
-                "methods": methods,
-            },
-        )
+        run.write_case(record.case_id, case_of(record, index, before, after))
+
+
+def case_of(
+    record: Record, index: int, before: Measured, after: Mapping[str, Measured]
+) -> dict[str, Any]:
+    """What was measured of one record, the ``index``-th of those measured."""
+    methods = {name: measured["cases"][index] for name, measured in after.items()}
+    return {
+        "case_id": record.case_id,
+        "requested_rewrite": {
+            "prompt": record.request.prompt,
+            "subject": record.request.subject,
+            "relation_id": record.request.relation_id,
+            "target_new": {"str": record.request.target_new},
+            "target_true": {"str": record.request.target_true},
+        },
+        "pre": before["cases"][index],
+        "post": next(iter(methods.values()), None),
+        "methods": methods,
+    }
