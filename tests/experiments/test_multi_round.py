@@ -292,6 +292,19 @@ def test_a_finished_round_says_what_it_was(usual: Finished, name: str) -> None:
         priors = {w: p + BETA * key_moment(statistics[w]) for w, p in priors.items()}
 
 
+def test_every_round_is_the_pooled_edit_of_the_same_targets(
+    usual: Finished, exact: Finished
+) -> None:
+    """On one model, only rounding can tell them apart, whatever the trajectories do."""
+    for finished, tolerance in ((usual, 1e-4), (exact, 1e-10)):
+        found = finished.summary["distance_from_pooled_by_round"]
+        assert found
+        for name, rounds in found.items():
+            assert name.startswith("CollabEdit")
+            assert len(rounds) == ROUNDS
+            assert max(rounds) < tolerance
+
+
 def test_a_run_tells_how_long_each_stage_took(usual: Finished) -> None:
     names = [f"states/TA/round_{number}" for number in range(1, ROUNDS + 1)]
     assert set(names) <= set(usual.run.seconds())
@@ -299,9 +312,9 @@ def test_a_run_tells_how_long_each_stage_took(usual: Finished) -> None:
 
 def test_trajectories_are_named_by_method_and_beta() -> None:
     assert trajectories(["CollabEdit", "SA", "GLOBAL"], [0.0, 1.0, 0.5]) == [
-        Trajectory("CollabEdit beta=0", "CollabEdit", 0.0),
-        Trajectory("CollabEdit beta=1", "CollabEdit", 1.0),
-        Trajectory("CollabEdit beta=0.5", "CollabEdit", 0.5),
+        Trajectory("CollabEdit beta=0", "CollabEdit", 0.0, against_pooled=True),
+        Trajectory("CollabEdit beta=1", "CollabEdit", 1.0, against_pooled=True),
+        Trajectory("CollabEdit beta=0.5", "CollabEdit", 0.5, against_pooled=True),
         Trajectory("SA", "SA"),
         Trajectory("GLOBAL beta=0", "GLOBAL", 0.0),
         Trajectory("GLOBAL beta=1", "GLOBAL", 1.0),

@@ -12,7 +12,7 @@ from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
 from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, run_round
 from collabedit.rounds.coordinator import merge_deltas
 
-__all__ = ["POOLED", "Merged", "distances", "edit_alone", "merge_edits"]
+__all__ = ["POOLED", "Merged", "distance", "distances", "edit_alone", "merge_edits"]
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,13 @@ def _own_deltas(
 
 
 def distances(deltas: Mapping[str, Delta]) -> dict[str, float]:
-    """By method, the largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``.
-
-    Empty when GLOBAL is not among the methods.
-    """
+    """By method, the distance from GLOBAL; empty when GLOBAL is not among the methods."""
     if POOLED not in deltas:
         return {}
-    reference = deltas[POOLED].changes
-    return {
-        name: max(relative_distance(delta.changes[w], reference[w]) for w in reference)
-        for name, delta in deltas.items()
-    }
+    return {name: distance(delta, deltas[POOLED]) for name, delta in deltas.items()}
+
+
+def distance(delta: Delta, reference: Delta) -> float:
+    """The largest over layers of ``|D - D_ref| / |D_ref|``."""
+    expected = reference.changes
+    return max(relative_distance(delta.changes[name], expected[name]) for name in expected)

@@ -80,6 +80,7 @@ def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = Fa
             "methods": {name: summary_of(parts[-1]) for name, parts in measured.items()},
             "delta_relative_to_global": {name: parts[-1] for name, parts in apart.items()},
             "delta_relative_to_global_by_round": apart,
+            "distance_from_pooled_by_round": _distances_from_pooled(study, states),
             "rounds": {
                 name: [_by_round(part, records) for part in parts]
                 for name, parts in measured.items()
@@ -129,6 +130,19 @@ def _distances(
             theirs = states[references[0]]
             found[trajectory.name] = [_apart(own, theirs, number) for number in range(len(own))]
     return found
+
+
+def _distances_from_pooled(
+    study: Study, states: Mapping[Trajectory, Sequence[RoundState]]
+) -> dict[str, list[float | None]]:
+    """By trajectory and round, the distance from the pooled edit on the very same model."""
+    return {
+        trajectory.name: [
+            trajectory.about(study, state.finished)["distance_from_pooled"] for state in own
+        ]
+        for trajectory, own in states.items()
+        if trajectory.against_pooled
+    }
 
 
 def _apart(own: Sequence[RoundState], theirs: Sequence[RoundState], number: int) -> float:

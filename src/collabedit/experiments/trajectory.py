@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict, cast
 
-from collabedit.experiments.methods import merge_edits
+from collabedit.experiments.methods import POOLED, distance, merge_edits
 from collabedit.experiments.study import Study
 from collabedit.merging import Merges, resolve_method
 from collabedit.requests import EditRequest
@@ -20,12 +20,15 @@ class RoundFacts(TypedDict):
     """What a round says about itself.
 
     ``residual_norms`` is by weight name, ``|R|`` (Frobenius) of all parties' residuals; empty for
-    methods that merge finished updates.
+    methods that merge finished updates. ``distance_from_pooled`` is the largest over layers of
+    ``|D - D_pooled| / |D_pooled|``, with the pooled edit of the same targets on the same model;
+    ``None`` where it was not asked for.
     """
 
     edits: int
     skipped: int
     residual_norms: dict[str, float]
+    distance_from_pooled: float | None
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Trajectory:
         method: the merge method's name.
         beta: weight of the finished rounds' keys in the prior; zero is the static covariance.
         skip_known: have parties skip what the model already says with this probability.
+        against_pooled: measure each round's distance from the pooled edit on the same model.
     """
 
     name: str
     method: str
     beta: float = 0.0
     skip_known: float | None = None
+    against_pooled: bool = False
 
     def follow(
         self, study: Study, rounds: Sequence[Sequence[Sequence[EditRequest]]]
@@ -88,6 +93,7 @@ class Trajectory:
                 "edits": edits,
                 "skipped": sum(map(len, shares)) - edits,
                 "residual_norms": {},
+                "distance_from_pooled": None,
             }
             own = RoundState(finished=1)
             if parties:
@@ -95,6 +101,9 @@ class Trajectory:
                 merged = merge_edits(resolve_method(self.method), parties, config, priors)
                 facts["residual_norms"] = dict(merged.residual_norms)
                 own = RoundState().after(merged.delta.changes, merged.keys)
+                if self.against_pooled:
+                    pooled = merge_edits(resolve_method(POOLED), parties, config, priors).delta
+                    facts["distance_from_pooled"] = distance(merged.delta, pooled)
         study.run.json_stage(f"facts/{self._stage(state.finished + 1)}", lambda: facts)
         return own
 
@@ -102,14 +111,16 @@ class Trajectory:
 def trajectories(methods: Sequence[str], betas: Sequence[float]) -> list[Trajectory]:
     """A trajectory for each method, and for each ``beta`` where the method pools statistics.
 
-    Methods that merge finished updates have no use for ``beta``: nobody there holds the keys.
+    Methods that merge finished updates have no use for ``beta``: nobody there holds the keys. The
+    others are measured against the pooled edit where GLOBAL is among the methods.
     """
     found = []
     for name in methods:
         if resolve_method(name).merges is Merges.UPDATES:
             found.append(Trajectory(name, name))
-        elif len(betas) == 1:
-            found.append(Trajectory(name, name, betas[0]))
-        else:
-            found += [Trajectory(f"{name} beta={beta:.15g}", name, beta) for beta in betas]
+            continue
+        for beta in betas:
+            label = name if len(betas) == 1 else f"{name} beta={beta:.15g}"
+            against_pooled = POOLED in methods and name != POOLED
+            found.append(Trajectory(label, name, beta, against_pooled=against_pooled))
     return found
