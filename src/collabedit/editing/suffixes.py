@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Container, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby, pairwise, takewhile
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -23,9 +23,6 @@ from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["SuffixModel", "Suffixes", "Text", "cheapest_parts", "regrouped"]
-
-#: Keys and values of one layer, each ``[b, heads, tokens, head size]``.
-_KeysValues = tuple[Tensor, Tensor]
 
 #: What a pass costs besides its tokens, in tokens.
 _PASS_TOKENS = 64
@@ -69,7 +66,7 @@ class Suffixes:
         prefix: a ``transformers`` cache; by layer, keys and values ``[b, heads, p, head size]``.
         hidden: ``[b, s, d_out]``, the unedited output of the changed layer.
         edit: ``[b]``, each text's edit.
-        inputs: what else the model takes.
+        inputs: ``input_ids [b, s]``, ``attention_mask [b, p + s]``, ``position_ids [b, s]``.
         rows: ``[n]``, the rows of the positions that predict; those with a target come first.
         columns: ``[n]``, these positions.
         target_ids: ``[t]``, what the first ``t`` of them predict.
@@ -77,7 +74,7 @@ class Suffixes:
     """
 
     def __init__(
-        self, texts: Sequence[Text], prefix: Iterable[_KeysValues], hidden: Tensor
+        self, texts: Sequence[Text], prefix: Iterable[tuple[Tensor, Tensor]], hidden: Tensor
     ) -> None:
         device = hidden.device
         self.texts = texts
@@ -86,7 +83,11 @@ class Suffixes:
         start = _longest_start(texts)
         offsets = [start - text.start for text in texts]
         input_ids, mask = _padded(texts, offsets, start + hidden.shape[1], device)
-        self.inputs = _inputs(input_ids, mask, start, start + hidden.shape[1])
+        self.inputs = {
+            "input_ids": input_ids[:, start:],
+            "attention_mask": mask,
+            "position_ids": _position_ids(mask)[:, start:],
+        }
         order = sorted(range(len(texts)), key=lambda row: not texts[row].target_ids)
         places = [(row, column) for row in order for column in texts[row].predicting]
         targets = [texts[row].target_ids for row in order]
@@ -175,63 +176,53 @@ class SuffixModel:
     """A model whose layer ``layer`` gives what it is told, and whose layers above compute on.
 
     Args:
-        model: the model; it computes what all steps start from.
-        stepper: the model that computes the steps, the same or a quick copy of it.
+        model: the model.
         layer: the changed layer.
     """
 
-    def __init__(self, model: LanguageModel, stepper: LanguageModel, layer: int) -> None:
+    def __init__(self, model: LanguageModel, layer: int) -> None:
         self.model = model
-        self.stepper = stepper
         self.layer = layer
         self._output_like: Any = None
 
-    @torch.no_grad()
     def start(self, texts: Sequence[Text], max_tokens: int) -> list[Suffixes]:
-        """Run texts that begin alike, their common beginning only once, up to where steps start."""
-        stem = _common_beginning([text.ids[: text.start] for text in texts])
-        beginning = self._beginning(stem)
+        """Run texts once in full, those of like length together, and keep what steps need."""
         ordered = sorted(texts, key=lambda text: len(text.ids))
-        parts = cheapest_parts([len(text.ids) - len(stem) for text in ordered], max_tokens)
-        return [self._start(ordered[part], len(stem), beginning) for part in parts]
+        parts = cheapest_parts([len(text.ids) for text in ordered], max_tokens)
+        return [self._start(ordered[part]) for part in parts]
 
-    def _beginning(self, stem: Sequence[int]) -> list[_KeysValues]:
-        """By layer, keys and values ``[1, heads, c, head size]`` of the ``c`` tokens, if any."""
-        cache = _cache_of([])
-        if stem:
-            ids = torch.tensor([stem], device=self.model.device)
-            with hooks.stops_before(self.model.head):
-                self.model.hf(input_ids=ids, past_key_values=cache, use_cache=True)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+    @torch.no_grad()
+    def _start(self, texts: Sequence[Text]) -> Suffixes:
+        from transformers import DynamicCache
 
-    def _start(self, texts: Sequence[Text], stem: int, beginning: list[_KeysValues]) -> Suffixes:
-        """Run texts from their token ``stem`` on, given keys and values of those before it."""
-        device, count = self.model.device, len(texts)
-        end, longest = len(texts[-1].ids), _longest_start(texts)
-        input_ids, mask = _padded(texts, [0] * count, end, device)
-        layer = self.model.layer(self.layer)
-        cache = _cache_of(_repeated(beginning, count, self.model.dtype))
-        with hooks.seen_outputs({0: layer}) as outputs, hooks.stops_after(layer):
-            self.model.hf(**_inputs(input_ids, mask, stem, end), past_key_values=cache)
-        self._output_like = outputs[0]
-        hidden = hooks.hidden_states(outputs[0]).to(self.stepper.dtype)
-
-        # The layers above need the prefix only, and no more digits than in the steps.
-        cache = _cache_of(_repeated(beginning, count, self.stepper.dtype))
-        end = max(longest, stem + 1)  # one token at least, for the form of its keys
-        with self._giving(hidden[:, : end - stem]), hooks.stops_before(self.stepper.head):
-            self.stepper.hf(**_inputs(input_ids, mask, stem, end), past_key_values=cache)
+        cache: Any = DynamicCache()
+        device = self.model.device
+        input_ids, mask = _padded(texts, [0] * len(texts), len(texts[-1].ids), device)
+        with ExitStack() as stack:
+            changed = {self.layer: self.model.layer(self.layer)}
+            outputs = stack.enter_context(hooks.seen_outputs(changed))
+            stack.enter_context(hooks.stops_before(self.model.head))
+            self.model.hf(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=_position_ids(mask),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        self._output_like = outputs[self.layer]
         last = torch.tensor([text.start for text in texts], device=device)
+        longest = _longest_start(texts)
 
-        def prefix(states: Tensor) -> Tensor:
+        def prefix(index: int, states: Tensor) -> Tensor:
+            if index <= self.layer:  # of the layers that do not run, only the length is ever asked
+                states = states[:, :1, :, :1]
             return _windows(states.transpose(1, 2), last - longest, longest).transpose(1, 2)
 
-        idle = hidden.new_zeros(
-            count, 1, longest, 1
-        )  # of layers that are asked for its length only
-        above = [(prefix(c.keys), prefix(c.values)) for c in cache.layers[self.layer + 1 :]]
-        suffix = _windows(hidden, last - stem, _longest(texts))
-        return Suffixes(texts, [(idle, idle)] * (self.layer + 1) + above, suffix)
+        return Suffixes(
+            texts,
+            [(prefix(i, c.keys), prefix(i, c.values)) for i, c in enumerate(cache.layers)],
+            _windows(hooks.hidden_states(self._output_like), last, _longest(texts)),
+        )
 
     def logits(self, group: Suffixes, hidden: Tensor) -> Tensor:
         """Logits ``[n, vocabulary]`` where a group predicts.
@@ -240,21 +231,17 @@ class SuffixModel:
             group: the texts.
             hidden: ``[b, s, d_out]``, what the changed layer is to give.
         """
-        cache = _extensible(group.prefix)
-        with self._giving(hidden), hooks.gathered(self.stepper.head, group.rows, group.columns):
-            output = self.stepper.hf(**group.inputs, past_key_values=cache)
+        model = self.model
+        below = [model.layer(layer) for layer in range(self.layer)]
+        with ExitStack() as stack:
+            stack.enter_context(
+                hooks.replaced_layers(below, model.layer(self.layer), self._output_like, hidden)
+            )
+            stack.enter_context(hooks.gathered(model.head, group.rows, group.columns))
+            cache = _extensible(group.prefix)
+            output = model.hf(**group.inputs, past_key_values=cache, use_cache=True)
         logits: Tensor = output.logits[0]
         return logits
-
-    def _giving(self, hidden: Tensor) -> AbstractContextManager[None]:
-        """Let the changed layer give ``hidden``, and those below compute nothing."""
-        *below, changed = [self.stepper.layer(layer) for layer in range(self.layer + 1)]
-        return hooks.replaced_layers(below, changed, self._output_like, hidden)
-
-
-def _common_beginning(rows: Sequence[tuple[int, ...]]) -> list[int]:
-    columns = zip(*rows, strict=False)
-    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def _longest_start(texts: Sequence[Text]) -> int:
@@ -277,26 +264,14 @@ def _padded(
     return input_ids.to(device), mask.to(device)
 
 
-def _cache_of(states: Iterable[_KeysValues]) -> Any:
-    """A ``transformers`` cache of keys and values, layer by layer."""
+def _cache_of(prefix: Iterable[tuple[Tensor, Tensor]]) -> Any:
     from transformers import DynamicCache
 
     cache: Any = DynamicCache()
-    for index, (keys, values) in enumerate(states):
+    for index, (keys, values) in enumerate(prefix):
         cache.update(keys[:, :, :0], values[:, :, :0], index)  # would copy all that it is given
         cache.layers[index].keys, cache.layers[index].values = keys, values
     return cache
-
-
-def _repeated(
-    states: Iterable[_KeysValues], count: int, dtype: torch.dtype
-) -> Iterator[_KeysValues]:
-    """The keys and values of one row for ``count`` rows, without copies of them."""
-    for keys, values in states:
-        yield (
-            keys.to(dtype).expand(count, -1, -1, -1),
-            values.to(dtype).expand(count, -1, -1, -1),
-        )
 
 
 def _extensible(cache: Any) -> Any:
@@ -306,15 +281,8 @@ def _extensible(cache: Any) -> Any:
     return twin
 
 
-def _inputs(input_ids: Tensor, mask: Tensor, start: int, end: int) -> dict[str, Any]:
-    """What a pass over some columns of ids and mask ``[b, n]`` takes, after those before them."""
-    position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    return {
-        "input_ids": input_ids[:, start:end],
-        "attention_mask": mask[:, :end],
-        "position_ids": position_ids[:, start:end],
-        "use_cache": True,
-    }
+def _position_ids(mask: Tensor) -> Tensor:
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def _windows(states: Tensor, first: Tensor, width: int) -> Tensor:

@@ -188,33 +188,30 @@ def _solved(
     if not batches:
         return
     layer = settings.layers[-1]
-    stepper = model.quick_copy(quick_head=True) if quick else model
-    suffix_model = SuffixModel(model, stepper, layer)
+    suffix_model = SuffixModel(model.quick_copy(quick_head=True) if quick else model, layer)
     initial = [measure(model, batch, bare_contexts(), (), layer).hidden for batch in batches]
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, hidden in zip(batches, initial, strict=True):
-            texts = [_texts(model.tokenizer, t, batch) for t, _ in context_weights(contexts)]
-            kept = _kept_texts(model.tokenizer, batch)
+            texts = _texts(model.tokenizer, batch, contexts)
             start = hidden.T.float().to(model.device)
-            solver = TargetSolver(suffix_model, texts, kept, start, settings, max_tokens)
-            yield solver.run(bar).T.cpu()
+            yield TargetSolver(suffix_model, texts, start, settings, max_tokens).run(bar).T.cpu()
 
 
-def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> list[Text]:
-    """Each edit's text in one context, up to the last token that predicts."""
-    filled = [fill_template(template, r.prompt, r.subject, r.target_new) for r in requests]
-    return [
-        Text(edit, text.ids[:-1], text.subject_last, text.target_ids)
-        for edit, text in enumerate(encode(tokenizer, filled))
+def _texts(tokenizer: Any, requests: Sequence[EditRequest], contexts: Contexts) -> list[Text]:
+    """The texts of some edits: in every context, and the one that must not change."""
+    templates = [template for template, _ in context_weights(contexts)]
+    filled = [
+        fill_template(template, request.prompt, request.subject, request.target_new)
+        for request in requests
+        for template in templates
     ]
-
-
-def _kept_texts(tokenizer: Any, requests: Sequence[EditRequest]) -> list[Text]:
-    """Each edit's text, up to the subject, after which the next token must not change."""
-    filled = [fill_template("{}", _KL_PROMPT, r.subject) for r in requests]
+    kept = [fill_template("{}", _KL_PROMPT, request.subject) for request in requests]
     return [
-        Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
-        for edit, text in enumerate(encode(tokenizer, filled))
+        Text(place // len(templates), text.ids[:-1], text.subject_last, text.target_ids)
+        for place, text in enumerate(encode(tokenizer, filled))
+    ] + [
+        Text(place, text.ids[: text.subject_last + 1], text.subject_last)
+        for place, text in enumerate(encode(tokenizer, kept))
     ]
 
 
@@ -228,7 +225,7 @@ def _common_key(
     """Digest of what the targets of all batches depend on."""
     return sha256_of_json(
         {
-            "version": 5,
+            "version": 4,
             "quick": quick,
             "max_tokens": max_tokens,
             "state": model.state_fingerprint(),
