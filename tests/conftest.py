@@ -144,6 +144,13 @@ def make_model(
     return LanguageModel(hf.to(dtype), tokenizer, f"tiny-{family}")
 
 
+def half_step(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """How far the nearest number of a type is from each entry at most."""
+    limits = torch.finfo(dtype)
+    size = exact.abs().clamp(min=limits.smallest_normal)
+    return limits.eps / 2 * size * (1 + 1e-6)  # types of 16 bits are reached by way of float32
+
+
 @pytest.fixture(scope="session")
 def tiny_llama() -> LanguageModel:
     """A Llama of four layers; tests leave it as it was."""

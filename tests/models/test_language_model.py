@@ -6,7 +6,7 @@ import torch
 from collabedit.algebra import LowRankUpdate
 from collabedit.errors import ModelError
 from collabedit.models import LanguageModel
-from tests.conftest import make_model
+from tests.conftest import half_step, make_model
 
 
 def change(model: LanguageModel, scale: float = 1.0) -> LowRankUpdate:
@@ -92,7 +92,7 @@ def test_edits_within_it_come_on_top_and_go_again(tiny_llama: LanguageModel) -> 
         start, fingerprint = raw_bytes(tiny_llama, [1, 2]), tiny_llama.fingerprint(names)
         for _ in range(2):
             with tiny_llama.edited(edit):
-                on_top = start[0] + edit[names[0]].dense().float()
+                on_top = (start[0].double() + edit[names[0]].dense()).float()
                 assert torch.equal(tiny_llama.weight(names[0]), on_top)
                 with tiny_llama.edited(edit):  # the same again does nothing
                     assert torch.equal(tiny_llama.weight(names[0]), on_top)
@@ -172,14 +172,21 @@ def test_starting_from_nothing_changes_nothing(tiny_llama: LanguageModel) -> Non
         assert tiny_llama.state_fingerprint() == before
 
 
-def test_half_precision_weights_get_the_rounded_sum() -> None:
-    model = make_model("llama", dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weights_get_the_sum_rounded_once(family: str, dtype: torch.dtype) -> None:
+    """Not the sum of a rounded change, which is further from the exact sum."""
+    model = make_model(family, dtype=dtype)
     (name,) = model.weight_names([1])
-    before, update = model.weight(name).clone(), change(model, 0.01)
-    model.apply_({name: update})
-    expected = (before.float() + update.dense().float()).bfloat16()
-    assert torch.equal(model.weight(name), expected)
-    assert not torch.equal(model.weight(name), before)
+    before, update = model.weight(name).clone(), change(model, 0.05)
+    exact = before.double() + update.dense()
+    with model.edited({name: update}):
+        after = model.weight(name)
+        assert after.dtype == dtype
+        assert ((after.double() - exact).abs() <= half_step(exact, dtype)).all()
+    assert torch.equal(model.weight(name), before)
+    twice_rounded = before + update.dense().to(dtype)
+    assert ((twice_rounded.double() - exact).abs() > half_step(exact, dtype)).any()
 
 
 def test_an_update_of_another_shape_is_refused(tiny_gpt2: LanguageModel) -> None:

@@ -15,6 +15,7 @@ from collabedit.errors import InputError, RoundError
 from collabedit.files import load_tensors, save_tensors
 from collabedit.models import LanguageModel
 from collabedit.rounds import Delta, RoundState
+from tests.conftest import half_step, make_model
 from tests.rounds.test_round import make_round
 
 D_IN, D_OUT = 24, 10
@@ -94,6 +95,28 @@ def test_the_next_priors_are_the_dense_sum(ranks: tuple[int, ...], beta: float) 
         keys = sum(own[name] @ own[name].T for _, own in finished)
         assert relative(priors[name].dense(), 15.0 * moments[name] + beta * keys) < 1e-13
         assert relative(static[name].dense(), 15.0 * moments[name]) < 1e-13
+
+
+def test_small_changes_of_many_rounds_add_up_in_half_precision() -> None:
+    """Each is below the steps of bfloat16; the state holds their sum, which is rounded once."""
+    model = make_model("llama", dtype=torch.bfloat16)
+    (name,) = model.weight_names([1])
+    before = model.weight(name).clone()
+    d_out, d_in = before.shape
+    small = LowRankUpdate(
+        1e-5 * torch.ones(d_out, 1, dtype=torch.float64), torch.ones(1, d_in, dtype=torch.float64)
+    )
+    state, applied_each_time = RoundState(), make_model("llama", dtype=torch.bfloat16)
+    for _ in range(200):
+        state = state.after({name: small}, {})
+        applied_each_time.apply_({name: small})
+    exact = before.double() + 200 * small.dense()
+    with model.starting_from(state.changes):
+        kept = model.weight(name).double() - exact
+    lost = applied_each_time.weight(name).double() - exact
+    assert (kept.abs() <= half_step(exact, torch.bfloat16)).all()
+    assert lost.abs().mean() > 5 * kept.abs().mean()
+    assert torch.equal(model.weight(name), before)
 
 
 def test_without_beta_or_keys_the_priors_are_the_static_ones() -> None:

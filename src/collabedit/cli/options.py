@@ -53,7 +53,11 @@ HparamsOption = Annotated[
 ]
 DtypeOption = Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16, ...")]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, ...; the GPU where there is one by default.")
+    str | None,
+    typer.Option(
+        help="cpu, cuda, ...; the GPU where there is one by default. 'auto' spreads the model over "
+        "all GPUs, main memory and disk (docs/large-models.md)."
+    ),
 ]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

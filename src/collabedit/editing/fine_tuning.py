@@ -41,7 +41,7 @@ def fine_tune(
     """
     (layer,) = settings.layers
     (name,) = model.weight_names([layer])
-    weight = model.hf.get_parameter(name).detach()
+    weight = model.stored(name)
     change = torch.zeros_like(weight, dtype=torch.float32, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=settings.ft_learning_rate)
     texts = _texts(model, requests)

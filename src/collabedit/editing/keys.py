@@ -118,8 +118,12 @@ def _last_token_pass(
         outputs = stack.enter_context(hooks.seen_outputs({last_layer: end}))
         stack.enter_context(hooks.stops_after(end))
         model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    place = (batch.rows, batch.lengths - 1)
+    rows, last = batch.rows.cpu(), batch.lengths.cpu() - 1
+
+    def at_last(states: Tensor) -> Tensor:  # which may lie anywhere in a sharded model
+        return states[rows, last].cpu().double()
+
     return (
-        {layer: inputs[layer].view(shape)[place].cpu().double() for layer in layers},
-        hooks.hidden_states(outputs[last_layer])[place].cpu().double(),
+        {layer: at_last(inputs[layer].view(shape)) for layer in layers},
+        at_last(hooks.hidden_states(outputs[last_layer])),
     )

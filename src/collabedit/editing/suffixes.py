@@ -103,8 +103,9 @@ class Suffixes:
         index = torch.tensor(rows, device=self.hidden.device)
         spare = _longest_start(self.texts) - _longest_start(texts)
         prefix = [
-            (layer.keys[index, :, spare:], layer.values[index, :, spare:])
+            (layer.keys[at, :, spare:], layer.values[at, :, spare:])
             for layer in self.prefix.layers
+            for at in (index.to(layer.keys.device),)  # sharded models have several
         ]
         return Suffixes(texts, prefix, self.hidden[index, : _longest(texts)])
 
@@ -290,6 +291,7 @@ def _windows(states: Tensor, first: Tensor, width: int) -> Tensor:
 
     Where a window leaves the row, it holds anything.
     """
+    first = first.to(states.device)  # layers of a sharded model lie on several
     columns = first[:, None] + torch.arange(width, device=first.device)
     rows = torch.arange(len(first), device=first.device)[:, None]
     return states[rows, columns.clamp(0, states.shape[1] - 1)]

@@ -29,8 +29,9 @@ from collabedit.editing.suffixes import SuffixModel, Text
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
-from collabedit.models.language_model import LanguageModel, has_fast_bfloat16
+from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens, texts_at_once
+from collabedit.models.placement import device_of
 from collabedit.models.tokens import encode, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
@@ -155,7 +156,7 @@ def optimise_targets(
 
 def _can_be_quick(model: LanguageModel) -> bool:
     """Whether a bfloat16 copy is much faster, and within the memory budget."""
-    if model.dtype != torch.float32 or not has_fast_bfloat16(model.device):
+    if not model.can_be_quick:
         return False
     copied = 2 * sum(parameter.numel() for parameter in model.hf.parameters())
     return model.memory_budget is None or copied <= model.memory_budget
@@ -193,7 +194,7 @@ def _solved(
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, hidden in zip(batches, initial, strict=True):
             texts = _texts(model.tokenizer, batch, contexts)
-            start = hidden.T.float().to(model.device)
+            start = hidden.T.float().to(device_of(model.layer(layer)))
             yield TargetSolver(suffix_model, texts, start, settings, max_tokens).run(bar).T.cpu()
 
 

@@ -141,7 +141,8 @@ def gathered(head: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]
     """
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        chosen = args[0][rows, positions].unsqueeze(0)
+        device = args[0].device  # of the layer below, in a sharded model
+        chosen = args[0][rows.to(device), positions.to(device)].unsqueeze(0)
         return (chosen.to(next(head.parameters()).dtype), *args[1:])
 
     handle = head.register_forward_pre_hook(hook)

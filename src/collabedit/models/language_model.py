@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from collabedit.errors import ModelError
 from collabedit.files import sha256_of_json
 from collabedit.models.attention import use_small_attention
+from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.structure import ModelStructure, infer_structure
 
 __all__ = ["LanguageModel", "WeightChange", "has_fast_bfloat16"]
@@ -56,19 +57,28 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the input embedding lies."""
-        device: torch.device = self.hf.get_input_embeddings().weight.device
-        return device
+        """Where the input embedding computes, and so where inputs go."""
+        return device_of(self.hf.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the edited weights."""
-        return self._parameter(self.structure.weight_name(0)).dtype
+        dtype: torch.dtype = self.hf.get_parameter(self.structure.weight_name(0)).dtype
+        return dtype
 
     @property
     def head(self) -> nn.Module:
         """The output embedding."""
         return self.module(self.structure.head)
+
+    @property
+    def can_be_quick(self) -> bool:
+        """Whether a copy in bfloat16 is much faster.
+
+        None is made of a model that is sharded or offloaded, since it hardly fits as it is.
+        """
+        quick = self.dtype == torch.float32 and has_fast_bfloat16(self.device)
+        return quick and not is_dispatched(self.hf)
 
     def quick_copy(self, *, quick_head: bool = False) -> LanguageModel:
         """A copy that computes in bfloat16 where that is much faster; elsewhere the model itself.
@@ -80,7 +90,7 @@ class LanguageModel:
             quick_head: let the head compute in bfloat16 too, for those who need few digits of
                 logits; otherwise it stays in the model's own type.
         """
-        if self.dtype != torch.float32 or not has_fast_bfloat16(self.device):
+        if not self.can_be_quick:
             return self
         quick: dict[int, Any] = {  # deepcopy takes these for the copies it would make
             id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False)
@@ -118,16 +128,22 @@ class LanguageModel:
                 raise ModelError(f"{self.name} has layers 0 to {last}; there is no layer {layer}")
         return [self.structure.weight_name(layer) for layer in layers]
 
+    def stored(self, name: str) -> Tensor:
+        """An edited weight as the model stores it; one that was offloaded no longer is."""
+        module, own_name = self._place(name)
+        keep_in_memory(module)
+        return module.get_parameter(own_name).data
+
     def weight(self, name: str) -> Tensor:
         """A view of an edited weight, ``[d_out, d_in]``."""
-        parameter = self._parameter(name).data
+        parameter = self.stored(name)
         return parameter.T if self.structure.transposed else parameter
 
     def fingerprint(self, names: Sequence[str]) -> dict[str, str]:
         """SHA-256 of each named weight's type, shape and bytes, as they are now."""
         for name in names:
             if name not in self._digests:
-                self._digests[name] = _sha256(self._parameter(name).data)
+                self._digests[name] = _sha256(stored_weight(*self._place(name)))
         return {name: self._digests[name] for name in names}
 
     def state_fingerprint(self) -> str:
@@ -135,7 +151,9 @@ class LanguageModel:
         return sha256_of_json(self.fingerprint([name for name, _ in self.hf.named_parameters()]))
 
     def apply_(self, changes: Mapping[str, WeightChange]) -> None:
-        """Add changes to the weights for good; sums are formed in float32 or better.
+        """Add changes to the weights for good.
+
+        Sums are formed in the changes' float64 and rounded to the weights' type at the end.
 
         Raises:
             ModelError: when a change names a weight that the model lacks, or has another shape.
@@ -148,8 +166,7 @@ class LanguageModel:
                     f"the update {tuple(dense.shape)}; it was made for another model"
                 )
             self._digests.pop(name, None)
-            wide = torch.promote_types(weight.dtype, torch.float32)
-            weight.copy_(weight.to(wide).add_(dense.to(weight.device, wide)).to(weight.dtype))
+            weight.copy_(dense + weight.to(dense.device))
 
     @contextmanager
     def edited(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
@@ -186,20 +203,23 @@ class LanguageModel:
 
     @contextmanager
     def _restored(self, names: Iterable[str]) -> Iterator[None]:
-        saved = {name: self._parameter(name).data.clone() for name in names}
+        saved = {name: self.stored(name).clone() for name in names}
         try:
             yield
         finally:
             for name, value in saved.items():
-                self._parameter(name).data.copy_(value)
+                self.stored(name).copy_(value)
                 self._digests.pop(name, None)
 
-    def _parameter(self, name: str) -> nn.Parameter:
+    def _place(self, name: str) -> tuple[nn.Module, str]:
+        """The module of a weight, and the weight's name there."""
+        path, _, own_name = name.rpartition(".")
         try:
-            parameter: nn.Parameter = self.hf.get_parameter(name)
+            module = self.module(path)
+            module.get_parameter(own_name)
         except AttributeError:
             raise ModelError(f"{self.name} has no weight {name}; is it another model?") from None
-        return parameter
+        return module, own_name
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

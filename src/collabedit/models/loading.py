@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from collabedit.errors import InputError, ModelError
 from collabedit.models import catalogue
 from collabedit.models.language_model import LanguageModel
+from collabedit.models.placement import room_for_weights
 
 __all__ = ["convert_gguf", "load_model", "load_structure_only", "parse_dtype", "resolve"]
 
@@ -39,6 +41,7 @@ def load_model(
     dtype: str = "float32",
     device: str | None = None,
     memory_budget: int | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
 ) -> LanguageModel:
     """Load a model to edit.
 
@@ -46,8 +49,11 @@ def load_model(
         name: a built-in name (``collabedit models list``), a local directory, a ``.gguf`` file,
             or a Hub id.
         dtype: type of the weights.
-        device: ``cpu``, ``cuda``, ...; the GPU where there is one by default.
-        memory_budget: bytes beyond the weights that one stage may take.
+        device: ``cpu``, ``cuda``, ...; the GPU where there is one by default. ``auto`` spreads the
+            layers over all GPUs, then main memory, and reads what is left from disk at every use.
+        memory_budget: bytes beyond the weights that one stage may take; ``auto`` leaves them free.
+        max_memory: for ``auto``, the most weights by device, such as ``{0: "20GB", "cpu": "8GB"}``;
+            what is free by default.
 
     Raises:
         InputError: when the name or the type is unknown.
@@ -55,10 +61,16 @@ def load_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     source = resolve(name)
+    options: dict[str, Any] = {"dtype": parse_dtype(dtype)}
+    if device == "auto":
+        room = room_for_weights(max_memory, memory_budget or 0)
+        options.update(device_map="auto", max_memory=room)
     with _quiet_transformers():
-        model = _from_pretrained(source, name, parse_dtype(dtype))
+        model = _from_pretrained(source, name, options)
         tokenizer = _load_tokenizer(source, name)
-    return LanguageModel(model.to(device), tokenizer, name, memory_budget)
+    if device != "auto":
+        model = model.to(device)
+    return LanguageModel(model, tokenizer, name, memory_budget)
 
 
 def load_structure_only(name: str) -> Any:
@@ -130,11 +142,11 @@ def convert_gguf(source: Path, target: Path) -> Path:
     return target
 
 
-def _from_pretrained(source: str, name: str, dtype: torch.dtype) -> Any:
+def _from_pretrained(source: str, name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise _loading_error(name, error) from error
 
