@@ -24,7 +24,7 @@ def list_models() -> None:
     for name in catalogue.names():
         model = catalogue.entry(name)
         cached = "yes" if catalogue.is_fetched(name) else "no"
-        table.add_row(name, model.title, model.licence, f"{model.megabytes} MB", cached)
+        table.add_row(name, model.title, model.licence, f"{model.megabytes:,} MB", cached)
     console().print(table)
     console().print(
         "Any decoder model works as well: a Hub id, a local directory, or a .gguf file."

