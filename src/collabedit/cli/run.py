@@ -107,15 +107,17 @@ def common_settings(
     }
 
 
-def _study(name: str, **defaults: Any) -> Callable[[Callable[..., Run]], Callable[..., None]]:
-    """Register a study: its own options after the common ones, whose defaults may differ.
+def _study(
+    name: str, *, without: tuple[str, ...] = (), **defaults: Any
+) -> Callable[[Callable[..., Run]], Callable[..., None]]:
+    """Register a study: its own options before the common ones, whose defaults may differ.
 
-    The decorated function gets the results folder, ``fresh``, the common settings and its own
-    options.
+    Some of the common ones can be left out. The decorated function gets the results folder,
+    ``fresh``, the common settings and its own options.
     """
 
     def register(study: Callable[..., Run]) -> Callable[..., None]:
-        common = _parameters(common_settings, defaults)
+        common = [p for p in _parameters(common_settings, defaults) if p.name not in without]
         own = [p for p in _parameters(study, {}) if p.name not in ("results", "fresh", "common")]
         last = [
             inspect.Parameter("results", _KEYWORD, default=Path("results"), annotation=_RESULTS),
@@ -124,6 +126,8 @@ def _study(name: str, **defaults: Any) -> Callable[[Callable[..., Run]], Callabl
 
         def command(results: Path, fresh: bool, **values: Any) -> None:
             settings = common_settings(**{p.name: values.pop(p.name) for p in common})
+            for left_out in without:
+                del settings[left_out]
             show_run(study(results, fresh, settings, **values))
 
         command.__doc__ = study.__doc__
@@ -163,6 +167,44 @@ def single_round(results: Path, fresh: bool, common: dict[str, Any]) -> Run:
     from collabedit.experiments import SingleRoundSettings, single_round
 
     return single_round(SingleRoundSettings.checked(**common), results, fresh=fresh)
+
+
+@_study("editors", without=("editor", "schedule"), clients=4, merge="GLOBAL,CollabEdit,SA,TA,TIES")
+def editors(
+    results: Path,
+    fresh: bool,
+    common: dict[str, Any],
+    editors: Annotated[
+        str,
+        typer.Option(
+            "--editors",
+            "-E",
+            help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
+            "AlphaEdit, FT-L; or all.",
+        ),
+    ] = "all",
+    schedules: Annotated[
+        str, typer.Option(help="How residuals reach the layers: sequential, one-shot, with commas.")
+    ] = "sequential,one-shot",
+) -> Run:
+    """Compare editors: each in each schedule, merged by each method, from the same edits.
+
+    Each is a single round in a folder below the run's; editors of one layer are measured once,
+    since the schedule makes no difference to them. An interrupted run, even killed, is continued by
+    the same command.
+    """
+    from collabedit.editing import editors as all_editors
+    from collabedit.experiments import EditorsSettings, compare_editors
+    from collabedit.rounds.config import parse_schedule
+
+    asked = tuple(editors.split(","))
+    everything = editors.strip().lower() == "all"
+    settings = EditorsSettings.checked(
+        **common,
+        editors=tuple(editor.name for editor in all_editors()) if everything else asked,
+        schedules=tuple(parse_schedule(name) for name in schedules.split(",")),
+    )
+    return compare_editors(settings, results, fresh=fresh)
 
 
 @_study("multi-round")
@@ -318,8 +360,10 @@ def show_run(run: Run) -> None:
     for table in summary_tables(summary, str(run.folder)):
         console().print(table)
     plot = save_plot(summary, run.folder / "plot.png")
-    files = "summary.json, params.json, case_<id>.json" + (", plot.png" if plot else "")
-    print(f"Results: {run.folder}/ ({files})")
+    files = ["summary.json", "params.json"]
+    files += ["table.md", "EDITOR/SCHEDULE/"] if "editors" in summary else ["case_<id>.json"]
+    files += ["plot.png"] if plot else []
+    print(f"Results: {run.folder}/ ({', '.join(files)})")
 
 
 def summarize(

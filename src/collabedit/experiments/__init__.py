@@ -2,6 +2,7 @@
 
 from collabedit.experiments.augmentation import AugmentationSettings, augmentation
 from collabedit.experiments.conflict import MODES, ConflictSettings, conflict
+from collabedit.experiments.editors import EditorsSettings, compare_editors
 from collabedit.experiments.forgetting import ForgettingSettings, forgetting
 from collabedit.experiments.multi_round import MultiRoundSettings, multi_round
 from collabedit.experiments.overlap import OverlapSettings, overlap
@@ -14,6 +15,7 @@ __all__ = [
     "MODES",
     "AugmentationSettings",
     "ConflictSettings",
+    "EditorsSettings",
     "ForgettingSettings",
     "MultiRoundSettings",
     "OverlapSettings",
@@ -21,6 +23,7 @@ __all__ = [
     "SingleRoundSettings",
     "StudySettings",
     "augmentation",
+    "compare_editors",
     "conflict",
     "forgetting",
     "load_summary",

@@ -39,6 +39,18 @@ class Run:
     folder: Path
     continued: bool
 
+    def part(self, name: str, params: Mapping[str, Any]) -> Run:
+        """A run within this one, in a folder of its own; what it has finished stays.
+
+        Args:
+            name: of the folder, below this run's.
+            params: everything that its results depend on, as JSON values.
+        """
+        folder = self.folder / name
+        if not (folder / "params.json").is_file():
+            _write_params(folder, params)
+        return Run(folder, self.continued)
+
     @property
     def finished(self) -> bool:
         """Whether the summary is written."""
@@ -113,8 +125,12 @@ def open_run(root: Path, editor: str, params: Mapping[str, Any], *, fresh: bool 
                 return Run(folder, continued=True)
     number = int(existing[-1].name[4:]) + 1 if existing else 0
     folder = parent / f"run_{number:03d}"
-    write_json(folder / "params.json", {**params, "versions": _versions()})
+    _write_params(folder, params)
     return Run(folder, continued=False)
+
+
+def _write_params(folder: Path, params: Mapping[str, Any]) -> None:
+    write_json(folder / "params.json", {**params, "versions": _versions()})
 
 
 def _is_unfinished(folder: Path, params: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from collabedit.experiments.study import (
     StudySettings,
     deal,
     open_study,
+    records_of,
     requests_of,
     summary_of,
 )
@@ -22,7 +23,7 @@ from collabedit.merging import resolve_method
 from collabedit.requests import Record
 from collabedit.rounds import Delta, Party
 
-__all__ = ["SingleRoundSettings", "case_of", "single_round", "write_cases"]
+__all__ = ["SingleRoundSettings", "case_of", "edit_and_measure", "single_round", "write_cases"]
 
 
 class SingleRoundSettings(StudySettings):
@@ -42,12 +43,21 @@ def single_round(settings: SingleRoundSettings, results: Path, *, fresh: bool = 
     """
     (shares,) = deal(settings)
     study = open_study("single-round", settings, results, fresh=fresh)
-    parties = study.parties(requests_of(shares))
-    records = [record for share in shares for record in share]
-    before = study.measure("unedited", records)
+    return edit_and_measure(study, shares, study.measure("unedited", records_of(shares)))
+
+
+def edit_and_measure(study: Study, shares: Sequence[Sequence[Record]], before: Measured) -> Run:
+    """Merge the parties' edits by each method of a study, measure each, and finish its run.
+
+    Args:
+        study: the open study.
+        shares: each party's records.
+        before: what was measured of them on the unedited model.
+    """
+    parties, records = study.parties(requests_of(shares)), records_of(shares)
     deltas: dict[str, Delta] = {}
     after: dict[str, Measured] = {}
-    for name in settings.merge:
+    for name in study.settings.merge:
         deltas[name] = _merged(study, name, parties)
         with study.model.edited(deltas[name].changes):
             after[name] = study.measure(name, records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, cast
 
@@ -21,6 +21,7 @@ from collabedit.covariance import Covariance, default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
 from collabedit.editing import Hyperparameters, TargetCache, optimise_targets, resolve_editor
+from collabedit.editing.contexts import Contexts
 from collabedit.editing.editors import DEFAULT_EDITOR
 from collabedit.editing.hyperparameters import one_line
 from collabedit.errors import InputError
@@ -35,11 +36,16 @@ from collabedit.rounds.coordinator import require_statistics
 __all__ = [
     "ALL_METHODS",
     "Beta",
+    "CommonSettings",
+    "Loaded",
     "Measured",
     "Study",
     "StudySettings",
     "deal",
+    "described",
     "open_study",
+    "parameters",
+    "records_of",
     "requests_of",
     "summary_of",
 ]
@@ -49,11 +55,11 @@ ALL_METHODS = ("CollabEdit", "GLOBAL", "SA", "TA", "TIES")
 #: Weight of earlier rounds' keys in the prior.
 Beta = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-Settings = TypeVar("Settings", bound="StudySettings")
+Settings = TypeVar("Settings", bound="CommonSettings")
 
 
-class StudySettings(BaseModel):
-    """What every study depends on.
+class CommonSettings(BaseModel):
+    """What every study depends on, whatever edits the model.
 
     Attributes:
         model: what to load.
@@ -62,8 +68,6 @@ class StudySettings(BaseModel):
         edits_per_client: edits of each, one number for all or one a party.
         limit: deal only the first so many records of the data set; all of them where not given.
         merge: names of the methods to compare.
-        editor: name of the editor.
-        schedule: how residuals reach the layers.
         partition: ``iid`` or ``relation``.
         seed: of the partition, the contexts and all sampling.
         hyperparameters: settings; the model's preset where not given.
@@ -84,8 +88,6 @@ class StudySettings(BaseModel):
     edits_per_client: int | tuple[int, ...] = 8
     limit: int | None = Field(default=None, ge=1)
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
-    editor: str = DEFAULT_EDITOR
-    schedule: Schedule = Schedule.SEQUENTIAL
     partition: str = "iid"
     seed: int = 0
     hyperparameters: Hyperparameters | None = None
@@ -113,13 +115,25 @@ class StudySettings(BaseModel):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(resolve_method(name).name for name in names))
 
+
+class StudySettings(CommonSettings):
+    """What a study with one editor depends on.
+
+    Attributes:
+        editor: name of the editor.
+        schedule: how residuals reach the layers.
+    """
+
+    editor: str = DEFAULT_EDITOR
+    schedule: Schedule = Schedule.SEQUENTIAL
+
     @field_validator("editor")
     @classmethod
     def _known_editor(cls, name: str) -> str:
         return resolve_editor(name).name
 
     @model_validator(mode="after")
-    def _mergeable(self: Settings) -> Settings:
+    def _mergeable(self) -> StudySettings:
         for name in self.merge:
             require_statistics(resolve_editor(self.editor), resolve_method(name))
         return self
@@ -133,24 +147,125 @@ class Measured(TypedDict):
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """What rounds on one model share, whatever edits it.
+
+    Attributes:
+        settings: what was asked.
+        model: the unedited model.
+        covariance: the second moments of the given file, if one was given.
+        heldout: the text whose perplexity is measured, if any.
+    """
+
+    settings: CommonSettings
+    model: LanguageModel
+    covariance: Covariance | None
+    heldout: str | None
+    _priors: dict[tuple[object, ...], Mapping[str, Prior]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: CommonSettings) -> Loaded:
+        """Load what the settings name.
+
+        Raises:
+            InputError: when a file cannot be read.
+            ModelError: when the model cannot be loaded.
+        """
+        covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
+        heldout = None if settings.heldout is None else _read_text(settings.heldout)
+        model = load_model(
+            settings.model,
+            dtype=settings.dtype,
+            device=settings.device,
+            memory_budget=settings.memory_budget,
+        )
+        return cls(settings, model, covariance, heldout)
+
+    def round(
+        self, editor: str, schedule: Schedule, contexts: Contexts | None = None
+    ) -> RoundConfig:
+        """A round of an editor; its contexts are sampled where they are not given."""
+        return new_round(
+            self.model,
+            editor=editor,
+            schedule=schedule,
+            hyperparameters=self.settings.hyperparameters,
+            contexts=contexts,
+            seed=self.settings.seed,
+        )
+
+    def covariance_for(self, config: RoundConfig) -> Covariance | None:
+        """The second moments that a round's priors are made of, collected if none were given."""
+        if self.covariance is None and config.rules.has_statistics:
+            return default_covariance(self.model, config.layers, self.settings.seed)
+        return self.covariance
+
+    def priors(self, config: RoundConfig) -> Mapping[str, Prior]:
+        """The static priors of a round; those made last serve the next round that has the same."""
+        key = (
+            config.rules.prior,
+            config.weights,
+            config.hyperparameters.prior_weight,
+            config.hyperparameters.null_space_threshold,
+            config.hyperparameters.null_space_weight,
+        )
+        if key not in self._priors:
+            self._priors.clear()  # they are large
+            self._priors[key] = config.priors(self.covariance_for(config))
+        return self._priors[key]
+
+    def measure(self, run: Run, stage: str, records: Sequence[Record]) -> Measured:
+        """Measure the model as it is now; a stage that the run has finished is not computed again.
+
+        Args:
+            run: where the stage is kept.
+            stage: its name.
+            records: what is measured.
+        """
+
+        def compute() -> Measured:
+            cases = evaluate(self.model, records)
+            if self.settings.generations:
+                texts = evaluate_generations(self.model, records, seed=self.settings.seed)
+                for case, generated in zip(cases, texts, strict=True):
+                    case.update(generated)  # type: ignore[typeddict-item]
+            held_out = None if self.heldout is None else perplexity(self.model, self.heldout)
+            return {"cases": cases, "perplexity": held_out}
+
+        return run.json_stage(f"evaluation/{stage}", compute)
+
+    def study(self, settings: StudySettings, run: Run, config: RoundConfig) -> Study:
+        """The study of a round whose results go to a run."""
+        round_file = run.folder / "round.json"
+        if round_file.is_file():
+            config = RoundConfig.load(round_file)  # its deltas name it by its hash
+        else:
+            config.save(round_file)
+        return Study(settings, run, self, config, self.priors(config))
+
+
+@dataclass(frozen=True)
 class Study:
     """An open study.
 
     Attributes:
         settings: what was asked.
         run: where its results go.
-        model: the unedited model.
+        loaded: the model and what is loaded with it.
         config: the first round on it.
         priors: the static priors ``A0`` by weight name.
-        heldout: the text whose perplexity is measured, if any.
     """
 
     settings: StudySettings
     run: Run
-    model: LanguageModel
+    loaded: Loaded
     config: RoundConfig
     priors: Mapping[str, Prior]
-    heldout: str | None
+
+    @property
+    def model(self) -> LanguageModel:
+        """The unedited model."""
+        return self.loaded.model
 
     def round_config(self) -> RoundConfig:
         """A round on the model as it is now, with the contexts and settings of the first one."""
@@ -190,17 +305,7 @@ class Study:
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
         """Measure the model as it is now; a finished stage is not computed again."""
-
-        def compute() -> Measured:
-            cases = evaluate(self.model, records)
-            if self.settings.generations:
-                texts = evaluate_generations(self.model, records, seed=self.settings.seed)
-                for case, generated in zip(cases, texts, strict=True):
-                    case.update(generated)  # type: ignore[typeddict-item]
-            held_out = None if self.heldout is None else perplexity(self.model, self.heldout)
-            return {"cases": cases, "perplexity": held_out}
-
-        return self.run.json_stage(f"evaluation/{stage}", compute)
+        return self.loaded.measure(self.run, stage, records)
 
     def finish(self, summary: Mapping[str, Any]) -> Run:
         """Write the summary, with the settings, and return the run."""
@@ -222,40 +327,31 @@ def open_study(name: str, settings: StudySettings, results: Path, *, fresh: bool
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
     """
-    covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
-    heldout = None if settings.heldout is None else _read_text(settings.heldout)
-    model = load_model(
-        settings.model,
-        dtype=settings.dtype,
-        device=settings.device,
-        memory_budget=settings.memory_budget,
-    )
-    config = new_round(
-        model,
-        editor=settings.editor,
-        schedule=settings.schedule,
-        hyperparameters=settings.hyperparameters,
-        seed=settings.seed,
-    )
-    if covariance is None and config.rules.has_statistics:
-        covariance = default_covariance(model, config.layers, settings.seed)
-    priors = config.priors(covariance)
-    params = {
+    loaded = Loaded.of(settings)
+    config = loaded.round(settings.editor, settings.schedule)
+    params = parameters(name, settings, config, loaded.covariance_for(config))
+    loaded.priors(config)  # so that what it complains of leaves no run behind
+    return loaded.study(settings, open_run(results, config.editor, params, fresh=fresh), config)
+
+
+def parameters(
+    name: str, settings: StudySettings, config: RoundConfig, covariance: Covariance | None
+) -> dict[str, Any]:
+    """All that the results of a study depend on, as JSON values."""
+    return {
         "experiment": name,
         "settings": settings.model_dump(mode="json"),
-        "round": config.model_dump(mode="json", exclude={"created"}),
+        "round": described(config),
         "covariance": None if covariance is None else covariance.corpus,
     }
-    run = open_run(results, config.editor, params, fresh=fresh)
-    round_file = run.folder / "round.json"
-    if round_file.is_file():
-        config = RoundConfig.load(round_file)  # its deltas name it by its hash
-    else:
-        config.save(round_file)
-    return Study(settings, run, model, config, priors, heldout)
 
 
-def deal(settings: StudySettings, rounds: int = 1) -> list[list[list[Record]]]:
+def described(config: RoundConfig) -> dict[str, Any]:
+    """A round as JSON values, without the time when it was made."""
+    return config.model_dump(mode="json", exclude={"created"})
+
+
+def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
     """Each round's share of records of each party; no record is dealt twice.
 
     Raises:
@@ -277,6 +373,11 @@ def deal(settings: StudySettings, rounds: int = 1) -> list[list[list[Record]]]:
         ]
         for number in range(rounds)
     ]
+
+
+def records_of(shares: Sequence[Sequence[Record]]) -> list[Record]:
+    """All parties' records, one after the other."""
+    return [record for share in shares for record in share]
 
 
 def requests_of(shares: Sequence[Sequence[Record]]) -> list[list[EditRequest]]:

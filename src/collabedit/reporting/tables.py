@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from collabedit.reporting.editor_tables import editor_grids, editor_rows
+
 __all__ = ["console", "summary_csv", "summary_rows", "summary_table", "summary_tables"]
 
 #: Columns of a summary's table: key, heading, decimals.
@@ -45,7 +47,12 @@ def console() -> Console:
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a method, the unedited model (if measured) first, with the distance from GLOBAL's."""
+    """One row a method, the unedited model (if measured) first, with the distance from GLOBAL's.
+
+    A comparison of editors has a row for each editor, schedule and method.
+    """
+    if "editors" in summary:
+        return editor_rows(summary)
     distances = summary.get("delta_relative_to_global", {})
     rows = [{"method": "unedited", **summary["unedited"]}] if "unedited" in summary else []
     for name, metrics in summary["methods"].items():
@@ -81,6 +88,8 @@ def summary_table(summary: Mapping[str, Any], title: str) -> Table:
 
 def summary_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
     """All that a study's summary has to show, the methods' table first."""
+    if "editors" in summary:
+        return [grid.rich() for grid in editor_grids(summary, title)]
     tables = [summary_table(summary, title)]
     if "rounds" in summary:
         tables.append(_rounds_table(summary["rounds"]))

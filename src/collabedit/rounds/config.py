@@ -119,6 +119,11 @@ class RoundConfig(FileMetadata):
         return self.rules.at_once and self.schedule is Schedule.ONE_SHOT
 
     @property
+    def schedule_matters(self) -> bool:
+        """Whether the schedules differ: where all edits go to several layers together."""
+        return self.rules.at_once and len(self.layers) > 1
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """The edited layers, lowest first."""
         return self.hyperparameters.layers

@@ -14,7 +14,7 @@ from collabedit.rounds.config import RoundConfig
 from collabedit.rounds.delta import Delta
 from collabedit.rounds.update import EditUpdate
 
-__all__ = ["Coordinator", "merge_deltas", "require_statistics"]
+__all__ = ["Coordinator", "gives_statistics", "merge_deltas", "require_statistics"]
 
 
 class Coordinator:
@@ -135,13 +135,19 @@ class Coordinator:
         return self.delta
 
 
+def gives_statistics(editor: Editor, method: MergeMethod) -> bool:
+    """Whether an editor gives what a method merges; GLOBAL merges nothing."""
+    merges_updates = method.merges is Merges.UPDATES
+    return merges_updates or method.name == POOLED or editor.has_statistics
+
+
 def require_statistics(editor: Editor, method: MergeMethod) -> None:
     """Check that an editor gives what a method merges.
 
     Raises:
         RoundError: when the method merges statistics and the editor has none.
     """
-    if method.merges is Merges.STATISTICS and method.name != POOLED and not editor.has_statistics:
+    if not gives_statistics(editor, method):
         others = [other.name for other in merge_methods() if other.merges is Merges.UPDATES]
         raise RoundError(
             f"{method.name} merges statistics, and {editor.name} has none; let each party edit "

@@ -1,0 +1,176 @@
+"""Editors compared: each in each schedule, merged in each way, from the same edits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from collabedit.editing import editors, resolve_editor
+from collabedit.errors import RoundError
+from collabedit.experiments.runs import Run, open_run
+from collabedit.experiments.single_round import SingleRoundSettings, edit_and_measure
+from collabedit.experiments.study import (
+    CommonSettings,
+    Loaded,
+    Measured,
+    deal,
+    described,
+    parameters,
+    records_of,
+    summary_of,
+)
+from collabedit.files import read_json, write_text
+from collabedit.merging import POOLED, resolve_method
+from collabedit.reporting.editor_tables import editor_grids
+from collabedit.requests import Record
+from collabedit.rounds import RoundConfig, Schedule
+from collabedit.rounds.coordinator import gives_statistics
+
+__all__ = ["EITHER", "EditorsSettings", "compare_editors"]
+
+logger = logging.getLogger(__name__)
+
+#: Stands for the schedule where it makes no difference.
+EITHER = "either"
+
+
+class EditorsSettings(CommonSettings):
+    """What a comparison of editors depends on.
+
+    Attributes:
+        editors: names of the editors.
+        schedules: how residuals reach the layers.
+    """
+
+    merge: tuple[str, ...] = Field(default=(POOLED, "CollabEdit", "SA", "TA", "TIES"), min_length=1)
+    editors: tuple[str, ...] = Field(default=tuple(e.name for e in editors()), min_length=1)
+    schedules: tuple[Schedule, ...] = Field(default=tuple(Schedule), min_length=1)
+
+    @field_validator("editors")
+    @classmethod
+    def _known_editors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(resolve_editor(name).name for name in names))
+
+    @field_validator("schedules")
+    @classmethod
+    def _each_once(cls, schedules: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+        return tuple(dict.fromkeys(schedules))
+
+    @model_validator(mode="after")
+    def _editable(self) -> EditorsSettings:
+        for name in self.editors:
+            if self.hyperparameters is not None:
+                resolve_editor(name).check(self.hyperparameters)
+            if not self.methods(name):
+                raise RoundError(
+                    f"{name} has no statistics for {', '.join(self.merge)} to merge; compare "
+                    "another method as well, or leave it out of the editors"
+                )
+        return self
+
+    def methods(self, editor: str) -> tuple[str, ...]:
+        """The merge methods that an editor gives something to merge."""
+        rules = resolve_editor(editor)
+        return tuple(name for name in self.merge if gives_statistics(rules, resolve_method(name)))
+
+    def single_round(self, config: RoundConfig) -> SingleRoundSettings:
+        """The settings of the single round that one editor's part of the comparison is."""
+        common = {name: getattr(self, name) for name in CommonSettings.model_fields}
+        own = {
+            "merge": self.methods(config.editor),
+            "editor": config.editor,
+            "schedule": config.schedule,
+        }
+        return SingleRoundSettings(**{**common, **own})
+
+
+def compare_editors(settings: EditorsSettings, results: Path, *, fresh: bool = False) -> Run:
+    """Run a single round with each editor in each schedule, and set them side by side.
+
+    Each part is a run of its own, in a folder below the comparison's. The edits, the contexts and
+    the measures of the unedited model are the same for all; targets and priors are found once for
+    all parts that have the same.
+
+    Args:
+        settings: what to run.
+        results: folder of all runs.
+        fresh: begin a new run even if an unfinished one with these settings exists.
+
+    Returns:
+        The finished run.
+    """
+    (shares,) = deal(settings)
+    loaded = Loaded.of(settings)
+    rounds = _rounds(settings, loaded)
+    run = open_run(
+        results,
+        "editors",
+        {
+            "experiment": "editors",
+            "settings": settings.model_dump(mode="json"),
+            "rounds": [described(config) for config in rounds],
+            "covariance": None if loaded.covariance is None else loaded.covariance.corpus,
+        },
+        fresh=fresh,
+    )
+    before = loaded.measure(run, "unedited", records_of(shares))
+    parts = []
+    for number, config in enumerate(rounds, 1):
+        logger.info("%d of %d: %s ...", number, len(rounds), _name(config))
+        parts.append(_part(settings, loaded, run, config, shares, before))
+    summary = {
+        "experiment": "editors",
+        "unedited": summary_of(before),
+        "editors": parts,
+        "settings": run.params()["settings"],
+    }
+    markdown = [grid.markdown() for grid in editor_grids(summary, "Editors")]
+    write_text(run.folder / "table.md", "\n".join(markdown))
+    run.write_summary(summary)
+    return run
+
+
+def _rounds(settings: EditorsSettings, loaded: Loaded) -> list[RoundConfig]:
+    """A round for each editor and schedule, or one where the schedule makes no difference."""
+    rounds: list[RoundConfig] = []
+    for editor in settings.editors:
+        for schedule in settings.schedules:
+            contexts = rounds[0].contexts if rounds else None
+            rounds.append(loaded.round(editor, schedule, contexts))
+            if not rounds[-1].schedule_matters:
+                break
+    return rounds
+
+
+def _part(
+    settings: EditorsSettings,
+    loaded: Loaded,
+    whole: Run,
+    config: RoundConfig,
+    shares: Sequence[Sequence[Record]],
+    before: Measured,
+) -> dict[str, Any]:
+    """The results of one editor in one schedule; a finished part is read."""
+    folder = whole.folder / _name(config)
+    if not (folder / "summary.json").is_file():
+        own = settings.single_round(config)
+        params = parameters("single-round", own, config, loaded.covariance_for(config))
+        run = whole.part(_name(config), params)
+        edit_and_measure(loaded.study(own, run, config), shares, before)
+    summary = read_json(folder / "summary.json")
+    return {
+        "editor": config.editor,
+        "schedule": config.schedule.value if config.schedule_matters else EITHER,
+        "layers": list(config.layers),
+        "run": _name(config),
+        "methods": summary["methods"],
+        "delta_relative_to_global": summary["delta_relative_to_global"],
+    }
+
+
+def _name(config: RoundConfig) -> str:
+    return f"{config.editor}/{config.schedule.value}" if config.schedule_matters else config.editor
