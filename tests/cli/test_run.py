@@ -16,12 +16,13 @@ from collabedit.experiments import (
     MODES,
     AugmentationSettings,
     ConflictSettings,
+    EditorsSettings,
     ForgettingSettings,
     MultiRoundSettings,
     OverlapSettings,
-    StudySettings,
     load_summary,
 )
+from collabedit.experiments.study import CommonSettings
 from collabedit.models import load_model
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model
@@ -47,6 +48,12 @@ COMMON: dict[str, Any] = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "single-round": {},
+    "editors": {
+        "--clients": 4,
+        "--merge": "GLOBAL,CollabEdit,SA,TA,TIES",
+        "--editors": "all",
+        "--schedules": "sequential,one-shot",
+    },
     "multi-round": {"--rounds": 5, "--beta": "10"},
     "forgetting": {
         "--clients": 4,
@@ -73,6 +80,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 STUDIES = list(DEFAULTS)
+#: Common options that a study has others for.
+WITHOUT = {"editors": {"--schedule", "--editor"}}
+
+
+def expected_options(study: str) -> dict[str, Any]:
+    every = {**COMMON, **DEFAULTS[study]}
+    return {flag: every[flag] for flag in every if flag not in WITHOUT.get(study, ())}
 
 
 def options_of(study: str) -> dict[str, Any]:
@@ -85,18 +99,18 @@ def options_of(study: str) -> dict[str, Any]:
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_has_its_own_and_the_common_options(study: str) -> None:
     options = options_of(study)
-    for flag, default in {**COMMON, **DEFAULTS[study]}.items():
+    for flag, default in expected_options(study).items():
         assert options[flag].default == default, flag
         assert getattr(options[flag], "help", None), flag
     others = {flag for own in DEFAULTS.values() for flag in own} - set(DEFAULTS[study])
-    assert not set(options) & (others - set(COMMON))
+    assert not set(options) & ((others - set(COMMON)) | WITHOUT.get(study, set()))
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_help_lists_them(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = re.sub(r"\x1b\[[0-9;]*m", "", collabedit("run", study, "--help"))
-    for flag, default in {**COMMON, **DEFAULTS[study]}.items():
+    for flag, default in expected_options(study).items():
         assert flag in text
         if default not in (None, False, True):
             assert f"[default: {default}]" in text
@@ -117,6 +131,7 @@ def test_help_lists_them(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
             OverlapSettings,
             {"rounds": "--rounds", "skip_known": "--skip-known", "beta": "--beta"},
         ),
+        ("editors", EditorsSettings, {"clients": "--clients"}),
         ("conflict", ConflictSettings, {"conflicts": "--conflicts"}),
         (
             "augmentation",
@@ -126,7 +141,7 @@ def test_help_lists_them(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_defaults_are_those_of_the_library(
-    study: str, settings: type[StudySettings], fields: dict[str, str]
+    study: str, settings: type[CommonSettings], fields: dict[str, str]
 ) -> None:
     made = settings(model="any")
     for field, flag in fields.items():
@@ -135,6 +150,9 @@ def test_defaults_are_those_of_the_library(
         assert ",".join(f"{beta:g}" for beta in made.beta) == DEFAULTS[study]["--beta"]
     if hasattr(made, "copies"):
         assert ",".join(map(str, made.copies)) == DEFAULTS[study]["--copies"]
+    if hasattr(made, "editors"):
+        assert ",".join(made.merge) == DEFAULTS[study]["--merge"]
+        assert ",".join(made.schedules) == DEFAULTS[study]["--schedules"]
     if hasattr(made, "modes"):
         assert made.modes == tuple(MODES)
 

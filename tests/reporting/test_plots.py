@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import struct
 from copy import deepcopy
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 
 from collabedit.reporting import plots
 from collabedit.reporting.plots import save_plot
+from tests.reporting.test_editor_tables import editors_summary
 from tests.reporting.test_tables import BETTER, SCORES, overlap_summary, summary
 
 SUMMARIES: dict[str, dict[str, Any]] = {
     "single-round": summary("single-round", methods={"CollabEdit": BETTER, "SA": SCORES}),
+    "editors": editors_summary(),
     "multi-round": summary(
         "multi-round",
         rounds={
@@ -112,6 +115,10 @@ def test_the_picture_shows_the_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path
     heights = [patch.get_height() for patch in drawn[2].axes[0].patches]
     assert heights[:2] == [50.0, 10.0]
     assert heights[3] == 20.0
+    assert save_plot(SUMMARIES["editors"], tmp_path / "plot.png")
+    heights = [patch.get_height() for patch in drawn[3].axes[0].patches]
+    assert heights[:5] == [84.21, 84.21, 70.0, 84.21, 84.21]
+    assert math.isnan(heights[5])  # fine-tuning has no CollabEdit
 
 
 def test_without_matplotlib_there_is_a_warning_and_no_picture(

@@ -55,6 +55,22 @@ def _bars(figure: Any, summary: Mapping[str, Any]) -> None:
     axes.legend(ncols=4, loc="lower right")
 
 
+def _editors(figure: Any, summary: Mapping[str, Any]) -> None:
+    """Score of each method, by editor and schedule."""
+    parts = summary["editors"]
+    methods = list(dict.fromkeys(name for part in parts for name in part["methods"]))
+    axes = figure.subplots()
+    width = 0.8 / len(methods)
+    for place, name in enumerate(methods):
+        heights = [part["methods"].get(name, {}).get("score", math.nan) for part in parts]
+        axes.bar([n + place * width for n in range(len(parts))], heights, width, label=name)
+    labels = [f"{part['editor']}\n{part['schedule']}" for part in parts]
+    axes.set_xticks([n + 0.4 - width / 2 for n in range(len(parts))], labels, fontsize="small")
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("Score, percent")
+    axes.legend(ncols=len(methods), loc="lower right", fontsize="small")
+
+
 def _rounds(figure: Any, summary: Mapping[str, Any]) -> None:
     """Left, the Score of all edits so far by round; right, of each round's edits at the end."""
     left, right = figure.subplots(1, 2, sharey=True)
@@ -122,6 +138,7 @@ def _augmentation(figure: Any, summary: Mapping[str, Any]) -> None:
 
 _DRAWERS: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
     "single-round": _bars,
+    "editors": _editors,
     "multi-round": _rounds,
     "forgetting": _curves,
     "overlap": _overlap,
