@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "StoredTensors",
     "atomic_path",
     "cache_directory",
     "load_tensors",
@@ -137,6 +138,36 @@ def load_tensors(path: Path, what: str = "file") -> tuple[dict[str, torch.Tensor
     metadata = tensor_metadata(path, what)
     with _open_tensors(path, what) as stored:
         return {name: stored.get_tensor(name) for name in stored.keys()}, metadata  # noqa: SIM118
+
+
+class StoredTensors(Mapping[str, "torch.Tensor"]):
+    """The tensors of a ``.safetensors`` file, each read when it is asked for and not kept.
+
+    Args:
+        path: the file.
+        what: what complaints call it.
+
+    Raises:
+        InputError: when the file is missing or not safetensors.
+    """
+
+    def __init__(self, path: Path, what: str = "file") -> None:
+        self.path, self._what = path, what
+        with _open_tensors(path, what) as stored:
+            self._names: list[str] = sorted(stored.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with _open_tensors(self.path, self._what) as stored:
+            tensor: torch.Tensor = stored.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def sha256_of_json(value: Any) -> str:

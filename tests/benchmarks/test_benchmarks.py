@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -127,6 +128,18 @@ def test_gpu_without_one(monkeypatch, capsys) -> None:
 def test_gpu_with_tiny_models(monkeypatch, capsys) -> None:
     run(monkeypatch, "gpu", "--tiny", "--edits", "2", "--steps", "2")
     assert capsys.readouterr().out.count("share of the floor") == 2
+
+
+@pytest.mark.slow
+def test_a_large_model_within_a_limit() -> None:
+    """In a process of its own, which the limit is for."""
+    command = [sys.executable, "-m", "benchmarks.large", "--tiny", "--edits", "1", "--tokens", "64"]
+    for limit, passes in (("4GB", True), ("0.2GB", False)):
+        done = subprocess.run(
+            [*command, "--limit", limit], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode == 0) == passes, done.stderr
+        assert ("peak of all stages" in done.stdout) == passes
 
 
 def test_the_floor_counts_by_hand(tiny_llama) -> None:

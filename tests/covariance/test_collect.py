@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from collabedit.covariance import Covariance, SelfCorpus, TextCorpus, collect, default_covariance
-from collabedit.covariance.collect import memory_needed
+from collabedit.covariance.collect import layers_at_once, memory_needed
 from collabedit.errors import CovarianceError, ModelError
 from collabedit.models import LanguageModel
 from collabedit.progress import Progress
 
 collect_module = importlib.import_module("collabedit.covariance.collect")
+corpus_module = importlib.import_module("collabedit.covariance.corpus")
 
 
 def brute_force(model: LanguageModel, layer: int, windows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -356,3 +357,65 @@ def test_reference_values(reference, make_corpus):
     for name, moment in found.second_moments.items():
         assert found.samples == int(expected[f"count.{name}"])
         assert relative(moment, expected[f"C.{name}"].double()) < 1e-6
+
+
+def test_layers_at_once(tiny_llama, monkeypatch):
+    each = memory_needed(tiny_llama, [0])
+    assert layers_at_once(tiny_llama, [0, 1, 2]) == 3
+    for budget, count in ((1, 1), (2 * each, 1), (4 * each, 2), (100 * each, 3)):
+        monkeypatch.setattr(tiny_llama, "memory_budget", budget)
+        assert layers_at_once(tiny_llama, [0, 1, 2]) == count
+
+
+@pytest.mark.parametrize("kind", ["tokens", "self"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_layers_one_after_the_other_give_the_very_same_result(
+    tiny_llama, corpus, corpus_tokens, kind, stored, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_ROWS", 2)
+    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_LENGTH", 16)
+    source = corpus if kind == "tokens" else SelfCorpus(3)
+    tokens = corpus_tokens if kind == "tokens" else 150
+    whole = collect(tiny_llama, [0, 2, 3], source, tokens=tokens, batch_tokens=32, say=silent)
+    monkeypatch.setattr(tiny_llama, "memory_budget", 4 * memory_needed(tiny_llama, [0]))
+    sampled = []
+    if kind == "self":
+        real = corpus_module._sample
+        monkeypatch.setattr(
+            corpus_module, "_sample", lambda *given: sampled.append(1) or real(*given)
+        )
+    out = tmp_path / "c.safetensors" if stored else None
+    parts = collect(
+        tiny_llama, [0, 2, 3], source, tokens=tokens, batch_tokens=32, out=out, say=silent
+    )
+    assert list(parts.second_moments) == list(whole.second_moments)
+    for name, moment in whole.second_moments.items():
+        assert torch.equal(parts.second_moments[name], moment)
+    assert parts.sampling_error == whole.sampling_error
+    assert parts.model_sha256 == whole.model_sha256
+    assert [path.name for path in tmp_path.iterdir()] == (["c.safetensors"] if stored else [])
+    assert len(sampled) == (5 if kind == "self" else 0)  # once, not once for every group
+
+
+def test_a_finished_part_is_not_collected_again(
+    tiny_llama, corpus, corpus_tokens, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(tiny_llama, "memory_budget", 1)
+    out = tmp_path / "c.safetensors"
+    whole = collect(tiny_llama, [0, 2], corpus, tokens=corpus_tokens, say=silent)
+    real, calls = collect_module._collect, []
+
+    def interrupted_at_the_second(*given: Any) -> Covariance:
+        calls.append(given[1])
+        if len(calls) == 2:
+            raise InterruptionError
+        return real(*given)
+
+    monkeypatch.setattr(collect_module, "_collect", interrupted_at_the_second)
+    with pytest.raises(InterruptionError):
+        collect(tiny_llama, [0, 2], corpus, tokens=corpus_tokens, out=out, say=silent)
+    resumed = collect(tiny_llama, [0, 2], corpus, tokens=corpus_tokens, out=out, say=silent)
+    assert [len(names) for names in calls] == [1, 1, 1]
+    assert calls[1] == calls[2]
+    for name, moment in whole.second_moments.items():
+        assert torch.equal(resumed.second_moments[name], moment)

@@ -134,7 +134,7 @@ def written(model: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[Non
     saved = {name: model.weight(name).clone() for name in changes}
     try:
         for name, change in changes.items():
-            model.weight(name).add_(change.to(model.dtype))
+            model.weight(name).copy_(model.weight(name).double() + change)
         yield
     finally:
         for name, weight in saved.items():

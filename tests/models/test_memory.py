@@ -42,6 +42,12 @@ def test_a_pass_shrinks_with_the_budget_and_with_what_it_keeps() -> None:
     assert pass_tokens(model, 512) == texts_at_once(model, 64, 20, 3) == 1
 
 
+def test_above_the_last_layer_nothing_is_held() -> None:
+    model = make_model("llama")
+    model.memory_budget = 1
+    assert texts_at_once(model, 64, 20, 0) == 64
+
+
 def test_a_pass_counts_logits_by_the_vocabulary() -> None:
     model = make_model("llama")
     model.memory_budget = 10**9

@@ -321,8 +321,9 @@ def test_averaging_methods_refuse_statistics_in_a_sequential_round(
 def test_priors_of_another_width_are_refused(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     priors = {w: Prior(torch.eye(40, dtype=torch.float64)) for w in config.weights}
+    coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))
     with pytest.raises(RoundError, match="40 wide; keys are 48"):
-        Coordinator(config, priors, resolve_method("CollabEdit"))
+        coordinator.merge({"bank": one_update(tiny_llama, config)})
 
 
 def test_unfinished_deltas_are_not_merged(tiny_llama: LanguageModel) -> None:

@@ -64,12 +64,14 @@ class Prior:
         matrix = weight * second_moment.double()
         if not torch.isfinite(matrix).all():
             raise CovarianceError("the second moment has NaN or infinite entries; collect it again")
-        prior = cls((matrix + matrix.T) / 2)
+        prior = cls((matrix + matrix.T).div_(2))
+        del matrix  # as large as all that is left
         if prior._factor() is not None:
             return prior
         for share in _SHIFTS:
             shift = share * prior.matrix.diagonal().mean()
-            shifted = cls(prior.matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype))
+            shifted = cls(prior.matrix.clone())
+            shifted.matrix.diagonal().add_(shift)
             if shifted._factor() is not None:
                 logger.warning(
                     "the second moment is singular (too few samples); "

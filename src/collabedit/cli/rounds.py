@@ -234,6 +234,7 @@ def merge(
         typer.Option("--option", help="An option of the method, such as keep=0.1; repeatable."),
     ] = None,
     delta: SoFarOption = None,
+    memory_budget: MemoryOption = None,
 ) -> None:
     """Merge the parties' updates into one delta; the coordinator's part.
 
@@ -253,7 +254,8 @@ def merge(
     elif round_file is None or covariance is None:
         raise InputError("merging updates needs --round and --covariance")
     else:
-        result = _merge_updates(inputs, round_file, covariance, chosen.name, options, delta)
+        budget = read_bytes(memory_budget)
+        result = _merge_updates(inputs, round_file, covariance, chosen.name, options, delta, budget)
     result.save(out)
     _report_merge(result, out)
 
@@ -265,6 +267,7 @@ def _merge_updates(
     method: str,
     options: dict[str, float],
     delta: Path | None,
+    memory_budget: int | None,
 ) -> Delta:
     from collabedit.covariance import Covariance
     from collabedit.merging import resolve_method
@@ -273,7 +276,7 @@ def _merge_updates(
     config = RoundConfig.load(round_file)
     coordinator = Coordinator(
         config,
-        config.priors(Covariance.load(covariance_file)),
+        config.priors(Covariance.load(covariance_file), memory_budget),
         resolve_method(method),
         options=options,
         delta=Delta.load(delta) if delta else None,
@@ -375,7 +378,7 @@ def edit(
     moments = (
         read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
     )
-    priors = config.priors(moments)
+    priors = config.priors(moments, loaded.memory_budget)
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
     delta = run_round([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     if as_delta:

@@ -66,7 +66,7 @@ def collect(
     memory_budget: MemoryOption = None,
     out: OutOption = None,
 ) -> None:
-    """Collect second moments over a text, all layers in one pass.
+    """Collect second moments over a text, all layers in one pass if the memory budget allows.
 
     Use text like the model was trained on, and at least ten times as many tokens as the MLP has
     inputs. Interrupted, the same command continues where it was.
@@ -145,13 +145,15 @@ def _chosen_layers(model: LanguageModel, layers: str | None) -> tuple[int, ...]:
 
 
 def _tell_cost(model: LanguageModel, layers: tuple[int, ...], text: str) -> None:
-    from collabedit.covariance.collect import memory_needed
+    from collabedit.covariance.collect import layers_at_once, memory_needed
     from collabedit.progress import say
 
     size = model.structure.mlp_size
+    together = layers_at_once(model, layers)
+    passes = "" if together == len(layers) else f"{together} at a time, "
     say(
-        f"{text}; {len(layers)} layers ({', '.join(map(str, layers))}) of {size:,} inputs: "
-        f"{memory_needed(model, layers) / 1e6:,.0f} MB of memory for the matrices, "
+        f"{text}; {len(layers)} layers ({', '.join(map(str, layers))}) of {size:,} inputs: {passes}"
+        f"{memory_needed(model, layers[:together]) / 1e6:,.0f} MB of memory for the matrices, "
         f"{len(layers) * size**2 * 8 / 1e6:,.0f} MB on disk"
     )
 

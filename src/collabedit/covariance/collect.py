@@ -25,8 +25,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collabedit.covariance.corpus import Corpus, Plan, SelfCorpus, Window, grouped
+from collabedit.covariance.corpus import Corpus, Plan, Report, SelfCorpus, Window, grouped
 from collabedit.covariance.store import Covariance
 from collabedit.errors import CollabEditError, CovarianceError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json, utc_now
@@ -44,7 +44,14 @@ from collabedit.models.memory import pass_tokens
 from collabedit.models.tokens import Batch, batches
 from collabedit.progress import Progress, progress, say
 
-__all__ = ["MAX_LENGTH", "collect", "default_covariance", "default_tokens", "memory_needed"]
+__all__ = [
+    "MAX_LENGTH",
+    "collect",
+    "default_covariance",
+    "default_tokens",
+    "layers_at_once",
+    "memory_needed",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +65,8 @@ _BLOCKS = 16
 _BLOCK_TOKENS = 16384
 #: Column panels of a product: more save little and make slim, slow matrices.
 _PANELS = 4
+#: Rows of a matrix that are mirrored together.
+_MIRROR_ROWS = 1024
 #: Seconds between checkpoints at least, and how many times longer than writing one.
 _CHECKPOINT_SECONDS = 20.0
 _CHECKPOINT_RATIO = 10.0
@@ -84,6 +93,8 @@ def collect(
     """Collect ``C = E[k k^T]`` of the inputs of the down-projections of some layers.
 
     One pass serves all layers, and ends in each forward pass where the last one's input is known.
+    Within a memory budget that holds too few matrices there is a pass for some layers at a time,
+    over the same tokens and with the same result.
 
     Args:
         model: the model.
@@ -106,17 +117,46 @@ def collect(
     if not names:
         raise CovarianceError("no layer to collect second moments of was given")
     plan = _plan(model, tokens or default_tokens(model, corpus), max_length)
+    batch_tokens = batch_tokens or pass_tokens(model, _BATCH_TOKENS)
+    at_once = layers_at_once(model, names)
+    if at_once >= len(names):
+        return _collect(model, names, corpus, plan, batch_tokens, out, say)
+    source = _Remembered(corpus)
+    parts = [
+        _part(model, names[start : start + at_once], source, plan, batch_tokens, out, say)
+        for start in range(0, len(names), at_once)
+    ]
+    covariance = _joined([part for part, _ in parts])
+    if out is None:
+        return covariance
+    covariance.save(out)
+    for _, path in parts:
+        if path is not None:
+            path.unlink(missing_ok=True)
+    return Covariance.load(out)
+
+
+def _collect(
+    model: LanguageModel,
+    names: Sequence[str],
+    corpus: Corpus,
+    plan: Plan,
+    batch_tokens: int,
+    out: Path | None,
+    say: Say,
+) -> Covariance:
+    """The second moments of some weights, all in one pass."""
     fingerprint = model.fingerprint(names)
     key = _key(fingerprint, corpus, plan)
     sums = _Sums.zeros(names, model.structure.mlp_size)
     partial = None if out is None else out.with_name(f"{out.name}.partial")
     if partial is not None:
         sums = _continued(partial, key, sums, say)
-    batch_tokens = batch_tokens or pass_tokens(model, _BATCH_TOKENS)
-    collector = _Collector(model, names, corpus, plan, batch_tokens, sums)
     with progress("Collecting second moments", plan.tokens, "tokens") as bar:
         for_user = _Estimate(bar, plan.tokens, sums.samples, say)
+        collector = _Collector(model, names, corpus, plan, batch_tokens, sums)
         collector.run(for_user, None if partial is None else _Checkpoint(partial, key))
+        del collector  # and the products of its last block
     if sums.samples < plan.tokens:
         say(f"The corpus has {sums.samples:,} tokens; {plan.tokens:,} were asked for.")
     covariance = _finished(sums, corpus, model, fingerprint)
@@ -124,6 +164,73 @@ def collect(
         covariance.save(out)
         partial.unlink(missing_ok=True)
     return covariance
+
+
+def _part(
+    model: LanguageModel,
+    names: Sequence[str],
+    corpus: Corpus,
+    plan: Plan,
+    batch_tokens: int,
+    out: Path | None,
+    say: Say,
+) -> tuple[Covariance, Path | None]:
+    """Some of the weights of a collection, in a file beside ``out`` that tells by its name what of.
+
+    What is in the file already is not collected again.
+    """
+    if out is None:
+        return _collect(model, names, corpus, plan, batch_tokens, None, say), None
+    key = _key(model.fingerprint(names), corpus, plan)
+    path = out.with_name(f"{out.name}.{key[:16]}")
+    if not path.is_file():
+        _collect(model, names, corpus, plan, batch_tokens, path, say)
+    return Covariance.load(path), path
+
+
+def _joined(parts: Sequence[Covariance]) -> Covariance:
+    """One covariance of the weights of several, which are of the same tokens."""
+    return replace(
+        parts[0],
+        second_moments={n: part.second_moments[n] for part in parts for n in part.second_moments},
+        model_sha256={name: d for part in parts for name, d in part.model_sha256.items()},
+        sampling_error={name: e for part in parts for name, e in part.sampling_error.items()},
+    )
+
+
+class _Remembered:
+    """A corpus whose chunks are kept once they are made, for further passes over them."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._chunks: dict[int, list[Window]] = {}
+
+    @property
+    def description(self) -> str:
+        return self._corpus.description
+
+    @property
+    def generation_share(self) -> float:
+        return self._corpus.generation_share
+
+    @property
+    def default_tokens(self) -> int:
+        return self._corpus.default_tokens
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._corpus.identity()
+
+    def chunks(
+        self, model: LanguageModel, plan: Plan, start: int, report: Report
+    ) -> Iterator[list[Window]]:
+        while start in self._chunks:
+            chunk = self._chunks[start]
+            report(sum(map(len, chunk)))
+            yield chunk
+            start += 1
+        for number, fresh in enumerate(self._corpus.chunks(model, plan, start, report), start):
+            self._chunks[number] = fresh
+            yield fresh
 
 
 def default_covariance(
@@ -179,6 +286,14 @@ def memory_needed(model: LanguageModel, layers: Sequence[int]) -> int:
     return int(len(set(layers)) * size**2 * (8 + product * panels))
 
 
+def layers_at_once(model: LanguageModel, layers: Sequence[Any]) -> int:
+    """Of how many layers the matrices fit half the model's memory budget; one at least."""
+    count = len(set(layers))
+    if model.memory_budget is None:
+        return count
+    return max(1, min(count, int(model.memory_budget / 2 / memory_needed(model, [0]))))
+
+
 def _plan(model: LanguageModel, tokens: int, max_length: int) -> Plan:
     context = getattr(model.hf.config.get_text_config(), "max_position_embeddings", max_length)
     block = max(1, min(tokens // _BLOCKS, _BLOCK_TOKENS))
@@ -216,10 +331,15 @@ class _Sums:
         totals = {name: torch.zeros(size, size, dtype=torch.float64) for name in names}
         return cls(totals, dict.fromkeys(names, 0.0))
 
-    def mean(self, name: str) -> Tensor:
-        """``C``, exactly symmetric."""
-        upper = self.totals[name].triu() / self.samples
-        return upper + upper.triu(1).T
+    def take_mean(self, name: str) -> Tensor:
+        """``C``, exactly symmetric, in the place of the sum, which is gone."""
+        mean = self.totals.pop(name).div_(self.samples)
+        for start in range(0, len(mean), _MIRROR_ROWS):
+            end = start + _MIRROR_ROWS
+            inside = mean[start:end, start:end].triu()
+            mean[start:end, start:end] = inside + inside.triu(1).T
+            mean[end:, start:end] = mean[start:end, end:].T
+        return mean
 
     def relative_error(self, mean: Tensor, name: str) -> float:
         """The standard error of ``C`` over its norm; see the module's docstring."""
@@ -400,7 +520,7 @@ def _finished(
 ) -> Covariance:
     if sums.samples == 0:
         raise CovarianceError(f"there is no text in the corpus {corpus.description}")
-    moments = {name: sums.mean(name) for name in sums.totals}
+    moments = {name: sums.take_mean(name) for name in list(sums.totals)}
     for name, moment in moments.items():
         if not torch.isfinite(moment).all():
             raise CovarianceError(

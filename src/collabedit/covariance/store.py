@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from collabedit import __version__
 from collabedit.algebra import Prior
 from collabedit.covariance.factor_cache import null_space_prior_of, prior_of
 from collabedit.errors import CovarianceError, InputError
-from collabedit.files import load_tensors, save_tensors, utc_now
+from collabedit.files import StoredTensors, save_tensors, tensor_metadata, utc_now
 from collabedit.models import LanguageModel
 
 __all__ = ["Covariance", "condition_number", "import_npz", "layer_in_file_name", "merge"]
@@ -25,6 +25,8 @@ __all__ = ["Covariance", "condition_number", "import_npz", "layer_in_file_name",
 FORMAT = "collabedit.covariance"
 VERSION = 1
 _SUFFIX = "/second_moment"
+#: Rows of a matrix that are checked together.
+_PANEL = 1024
 #: Asymmetry allowed, as a share of the largest entry: float32 sums of other programs have some.
 _ASYMMETRY = 1e-5
 
@@ -34,7 +36,8 @@ class Covariance:
     """Uncentred second moments ``C = E[k k^T]`` of the inputs of down-projections.
 
     Attributes:
-        second_moments: ``C [d_in, d_in]`` by weight name, float64, symmetric.
+        second_moments: ``C [d_in, d_in]`` by weight name, float64, symmetric. Those of a file stay
+            there, and are read and checked at each use.
         samples: number of tokens averaged over.
         corpus: what the text was, for people; no part of the text itself.
         model: what the user called the model.
@@ -82,7 +85,8 @@ class Covariance:
             InputError: when the file is missing or not safetensors.
             CovarianceError: when it is not a covariance file or its content makes no sense.
         """
-        tensors, metadata = load_tensors(path, "covariance file")
+        metadata = tensor_metadata(path, "covariance file")
+        tensors = StoredTensors(path, "covariance file")
         try:
             return _parse(tensors, metadata)
         except _MalformedError as problem:
@@ -270,7 +274,7 @@ def _layers(names: Mapping[str, Any] | Sequence[str]) -> str:
     return ",".join(found.group(1) if found else "?" for found in numbers)
 
 
-def _parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Covariance:
+def _parse(tensors: StoredTensors, metadata: Mapping[str, Any]) -> Covariance:
     if metadata.get("format") != FORMAT:
         raise _MalformedError(f"not a covariance file (its format is {metadata.get('format')!r})")
     if metadata.get("version") != VERSION:
@@ -283,17 +287,35 @@ def _parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Covari
     strange = [name for name in tensors if not name.endswith(_SUFFIX) or name == _SUFFIX]
     if strange:
         raise _MalformedError(f"it has the unknown tensor {strange[0]!r}")
-    matrices = {name.removesuffix(_SUFFIX): tensor for name, tensor in tensors.items()}
-    for name, matrix in matrices.items():
-        if problem := _problem(matrix):
-            raise _MalformedError(f"the matrix of {name} {problem}")
+    moments = _StoredMoments(tensors)
+    for name in moments:
+        moments[name]  # checked now, read again when it is needed
     return Covariance(
-        second_moments={name: matrix.double() for name, matrix in matrices.items()},
+        second_moments=moments,
         samples=_samples(metadata.get("samples")),
-        model_sha256=_hashes(metadata.get("model_sha256"), matrices),
-        sampling_error=_errors(metadata.get("sampling_error", {}), matrices),
+        model_sha256=_hashes(metadata.get("model_sha256"), moments),
+        sampling_error=_errors(metadata.get("sampling_error", {}), moments),
         **{key: _text(metadata, key) for key in ("corpus", "model", "created", "collabedit")},
     )
+
+
+class _StoredMoments(Mapping[str, Tensor]):
+    """The matrices of a covariance file by weight name."""
+
+    def __init__(self, tensors: StoredTensors) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        matrix = self._tensors[f"{name}{_SUFFIX}"]
+        if problem := _problem(matrix):
+            raise CovarianceError(f"{self._tensors.path}: the matrix of {name} {problem}")
+        return matrix.double()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removesuffix(_SUFFIX) for name in self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _problem(matrix: Tensor) -> str | None:
@@ -302,9 +324,11 @@ def _problem(matrix: Tensor) -> str | None:
         return f"has type {matrix.dtype}, not float32 or float64"
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.numel() == 0:
         return f"has shape {list(matrix.shape)}, which is not a square"
-    if not torch.isfinite(matrix).all():
+    panels = [slice(start, start + _PANEL) for start in range(0, len(matrix), _PANEL)]
+    if not all(torch.isfinite(matrix[rows]).all() for rows in panels):
         return "has NaN or infinite entries"
-    if (matrix - matrix.T).abs().max() > _ASYMMETRY * matrix.abs().max():
+    apart = max(float((matrix[rows] - matrix[:, rows].T).abs().max()) for rows in panels)
+    if apart > _ASYMMETRY * max(float(matrix[rows].abs().max()) for rows in panels):
         return "is not symmetric"
     if matrix.diagonal().min() < 0 or matrix.diagonal().max() <= 0:
         return "has a diagonal that no second moment has"

@@ -211,7 +211,8 @@ class Loaded:
         )
         if key not in self._priors:
             self._priors.clear()  # they are large
-            self._priors[key] = config.priors(self.covariance_for(config))
+            covariance = self.covariance_for(config)
+            self._priors[key] = config.priors(covariance, self.settings.memory_budget)
         return self._priors[key]
 
     def measure(self, run: Run, stage: str, records: Sequence[Record]) -> Measured:

@@ -45,4 +45,4 @@ def texts_at_once(model: LanguageModel, most: int, tokens: int, layers: int) -> 
     if model.memory_budget is None:
         return most
     each = tokens * 2 * layers * model.structure.hidden_size * model.dtype.itemsize
-    return max(1, min(most, int(model.memory_budget / 2 / each)))
+    return max(1, min(most, int(model.memory_budget / 2 / each))) if each else most

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from collabedit.errors import CovarianceError, InputError, RoundError, UnknownNa
 from collabedit.files import read_json, sha256_of_json, write_json
 from collabedit.models.language_model import LanguageModel
 from collabedit.rounds.metadata import FileMetadata, parse_metadata
+from collabedit.rounds.priors import Priors, priors_at_once
 
 __all__ = ["RoundConfig", "Schedule", "new_round", "parse_schedule"]
 
@@ -146,13 +148,17 @@ class RoundConfig(FileMetadata):
         """A layer's share of the residual; by MEMIT, ``1 / (L - i)`` for the ``i``-th of ``L``."""
         return self.rules.share(self.layers.index(layer), len(self.layers))
 
-    def priors(self, covariance: Covariance | None) -> dict[str, Prior]:
+    def priors(
+        self, covariance: Covariance | None, memory_budget: int | None = None
+    ) -> Mapping[str, Prior]:
         """The editor's priors ``A0`` by weight name; none for an editor without a closed form.
 
         Only the coordinator has to know them: what AlphaEdit projects away is projected there.
 
         Args:
             covariance: the second moments of the edited weights' inputs.
+            memory_budget: bytes. Priors that do not fit are made anew at each use, those of wide
+                layers from their factors in the user's cache. All are held by default.
 
         Raises:
             CovarianceError: when they are missing, of another model, or cannot be used.
@@ -164,9 +170,17 @@ class RoundConfig(FileMetadata):
             raise CovarianceError(f"{self.editor} needs a covariance of {self.model}")
         covariance.check_model(self.model_sha256)
         if kind is PriorKind.COVARIANCE:
-            return {name: covariance.prior(name, settings.prior_weight) for name in self.weights}
-        threshold, weight = settings.null_space_threshold, settings.null_space_weight
-        return {name: covariance.null_space_prior(name, threshold, weight) for name in self.weights}
+            make = partial(covariance.prior, lambda_=settings.prior_weight)
+        else:
+            make = partial(
+                covariance.null_space_prior,
+                threshold=settings.null_space_threshold,
+                lambda_2=settings.null_space_weight,
+            )
+        priors = Priors(self.weights, make, priors_at_once(self.d_in, memory_budget))
+        for name in priors:
+            priors[name]  # what cannot be used is told now
+        return priors
 
     def on(self, model: LanguageModel) -> RoundConfig:
         """The same round on the model as it is now, after earlier edits."""

@@ -61,10 +61,6 @@ class Coordinator:
         for name in config.weights if config.rules.has_statistics else ():
             if name not in priors:
                 raise RoundError(f"no prior for {name}")
-            if priors[name].size != config.d_in:
-                raise RoundError(
-                    f"the prior of {name} is {priors[name].size} wide; keys are {config.d_in}"
-                )
         self.delta = delta or Delta.empty(config, method.name, self.options)
         self.delta.check_round(config)
         self.keys: dict[str, Tensor] = {}
@@ -108,13 +104,21 @@ class Coordinator:
 
     def _merge_weight(self, name: str, updates: Sequence[EditUpdate]) -> LowRankUpdate:
         statistics = [update.statistics[name] for update in updates]
-        prior, ridge = self.priors[name], self.config.rules.ridge
+        prior, ridge = self._prior(name), self.config.rules.ridge
         pooled = Factors.stack(statistics)
         self.keys[name], self.residual_norms[name] = pooled.keys, float(pooled.residuals.norm())
         if self.method.merges is Merges.STATISTICS:
             return self.method.merge_statistics(statistics, prior, ridge)
         own = [solve(factors, prior, ridge) for factors in statistics]
         return self.method.merge_updates(own, self.options, [u.metadata.edits for u in updates])
+
+    def _prior(self, name: str) -> Prior:
+        prior = self.priors[name]
+        if prior.size != self.config.d_in:
+            raise RoundError(
+                f"the prior of {name} is {prior.size} wide; keys are {self.config.d_in}"
+            )
+        return prior
 
     def conclude(self, changes: Mapping[str, LowRankUpdate], *, parties: int, edits: int) -> Delta:
         """Take these changes for the round's so far.

@@ -13,6 +13,7 @@ from collabedit.algebra import LowRankUpdate, Prior
 from collabedit.errors import RoundError
 from collabedit.files import load_tensors, save_tensors
 from collabedit.rounds.delta import low_rank_updates
+from collabedit.rounds.priors import Priors
 
 __all__ = ["RoundState"]
 
@@ -34,17 +35,19 @@ class RoundState:
     changes: Mapping[str, LowRankUpdate] = field(default_factory=dict)
     keys: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def priors(self, static: Mapping[str, Prior], beta: float) -> dict[str, Prior]:
+    def priors(self, static: Mapping[str, Prior], beta: float) -> Priors:
         """The next round's priors, ``A0 + beta sum F F^T`` (CollabEdit, dynamic covariance).
 
         Args:
             static: ``A0`` by weight name.
             beta: weight of the keys of finished rounds; zero is the static covariance.
         """
-        return {
-            name: prior.updated(self.keys[name], beta) if name in self.keys else prior
-            for name, prior in static.items()
-        }
+
+        def make(name: str) -> Prior:
+            prior = static[name]
+            return prior.updated(self.keys[name], beta) if name in self.keys else prior
+
+        return Priors(static, make, static.held if isinstance(static, Priors) else None)
 
     def after(self, changes: Mapping[str, LowRankUpdate], keys: Mapping[str, Tensor]) -> RoundState:
         """The state after one more round.
