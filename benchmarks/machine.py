@@ -57,9 +57,14 @@ def with_peak_memory(function: Callable[[], Result]) -> tuple[Result, int]:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed but kept would hide what is taken anew
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    before = _memory("VmRSS")
+    before = resident()
     result = function()
     return result, max(0, _memory("VmHWM") - before)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return _memory("VmRSS")
 
 
 def _memory(name: str) -> int:
