@@ -204,6 +204,32 @@ def test_finished_deltas_are_averaged(place: Path, tmp_path: Path) -> None:
         mean = (own[0].changes[name].dense() + own[1].changes[name].dense()) / 2
         torch.testing.assert_close(change.dense(), mean)
     assert Delta.load(tmp_path / "ties.safetensors").metadata.options["keep"] == 0.5
+    weighted = tmp_path / "wsa.safetensors"
+    collabedit("merge", *deltas, "--method", "wsa", "--weights", "3,0.5", "-o", weighted)
+    merged = Delta.load(weighted)
+    assert merged.metadata.weights == (3.0, 0.5)
+    for name, change in merged.changes.items():
+        mean = (3 * own[0].changes[name].dense() + 0.5 * own[1].changes[name].dense()) / 3.5
+        torch.testing.assert_close(change.dense(), mean)
+
+
+def test_updates_are_averaged_by_weights(place: Path, tmp_path: Path) -> None:
+    """What the weights 3 and 1 give is a weighted mean of each party's own update."""
+    config = new_round(place, "one-shot", "weighted.json")
+    shared = ("--round", config, "--covariance", place / "cov.safetensors")
+    updates, own = [], []
+    for party in ("party0", "party1"):
+        updates.append(tmp_path / f"{party}.safetensors")
+        requests = ("--requests", place / f"{party}.jsonl")
+        collabedit("update", "--round", config, *requests, "-o", updates[-1])
+        alone = tmp_path / f"{party}.delta"
+        collabedit("merge", updates[-1], *shared, "--method", "GLOBAL", "-o", alone)
+        own.append(Delta.load(alone))
+    out = tmp_path / "wsa.safetensors"
+    collabedit("merge", *updates, *shared, "--method", "WSA", "--weights", "3,1", "-o", out)
+    for name, change in Delta.load(out).changes.items():
+        mean = (3 * own[0].changes[name].dense() + own[1].changes[name].dense()) / 4
+        torch.testing.assert_close(change.dense(), mean)
 
 
 # What may go wrong
@@ -345,6 +371,10 @@ def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) 
         ),
         (["--option", "keep=much", "--method", "ties"], "write it like keep=0.1"),
         (["--option", "kept=1", "--method", "ties"], "TIES has no option 'kept'"),
+        (["--weights", "3,1", "--method", "wsa"], "parties: 1, weights: 2"),
+        (["--weights", "0", "--method", "wsa"], "WSA: weights must be positive and finite"),
+        (["--weights", "1;2", "--method", "wsa"], "--weights: cannot read '1;2'"),
+        (["--weights", "1"], "CollabEdit does not weigh the parties; methods that do: WSA"),
     ],
 )
 def test_merge_options_are_checked(

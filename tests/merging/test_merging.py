@@ -130,6 +130,24 @@ def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
         weighted_average(updates(), weights)
 
 
+@pytest.mark.parametrize(
+    ("method", "weights", "message"),
+    [
+        ("WSA", [1, 2], "WSA needs a weight for each party; parties: 3, weights: 2"),
+        ("WSA", [1, 2, 3, 4], "WSA needs a weight for each party; parties: 3, weights: 4"),
+        ("WSA", [1, 0, 3], "WSA: weights must be positive and finite, found 1, 0, 3"),
+        ("WSA", [1, float("inf"), 3], "WSA: weights must be positive and finite, found 1, inf, 3"),
+        ("WSA", [1, float("nan"), 3], "WSA: weights must be positive and finite, found 1, nan, 3"),
+        ("SA", [1, 2, 3], "SA does not weigh the parties; methods that do: WSA"),
+        ("CollabEdit", [1, 2, 3], "CollabEdit does not weigh the parties"),
+    ],
+)
+def test_weights_of_a_user_are_checked(method: str, weights: list[float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve_method(method).check_weights(weights, 3)
+    resolve_method("WSA").check_weights([3, 1, 0.5], 3)
+
+
 def test_methods_without_weights_do_not_see_them() -> None:
     for name in ("SA", "TA", "TIES"):
         method = resolve_method(name)

@@ -252,6 +252,40 @@ def test_a_weighted_average_goes_by_the_edits_of_the_parties(tiny_llama: Languag
         assert relative_distance(from_deltas.changes[name], expected) < 1e-10
 
 
+@pytest.mark.parametrize("weights", [(3.0, 1.0, 2.0), (0.1, 0.1, 7.5)])
+def test_a_weighted_average_goes_by_the_users_weights(
+    tiny_llama: LanguageModel, weights: tuple[float, ...]
+) -> None:
+    """In the order of the parties, from updates and from finished deltas alike."""
+    config = round_of(tiny_llama, "MEMIT", Schedule.ONE_SHOT)
+    parties = parties_of(tiny_llama, config)
+    own = {str(i): edited_by("GLOBAL", [party]) for i, party in enumerate(parties)}
+    coordinator = coordinator_of(config, "WSA")
+    updates = {str(i): p.contribute(coordinator.delta) for i, p in enumerate(parties)}
+    from_updates = coordinator.merge(updates, weights)
+    from_deltas = merge_deltas(own, resolve_method("WSA"), weights=weights)
+    for name in config.weights:
+        parts = [w * own[str(i)].changes[name].dense() for i, w in enumerate(weights)]
+        expected = LowRankUpdate.from_dense(torch.stack(parts).sum(dim=0) / sum(weights))
+        assert relative_distance(from_updates.changes[name], expected) < 1e-10
+        assert relative_distance(from_deltas.changes[name], expected) < 1e-10
+    assert from_updates.metadata.weights == from_deltas.metadata.weights == weights
+    by_edits = merge_deltas(own, resolve_method("WSA")).metadata.weights
+    assert by_edits == (1.0, 3.0, 2.0)
+    assert merge_deltas(own, resolve_method("SA")).metadata.weights == ()
+
+
+def test_weights_that_do_not_fit_leave_the_round_as_it_was(tiny_llama: LanguageModel) -> None:
+    config = round_of(tiny_llama, "MEMIT", Schedule.ONE_SHOT)
+    for method, message in (("WSA", "parties: 3, weights: 2"), ("SA", "does not weigh")):
+        coordinator = coordinator_of(config, method)
+        parties = parties_of(tiny_llama, config)
+        updates = {str(i): p.contribute(coordinator.delta) for i, p in enumerate(parties)}
+        with pytest.raises(InputError, match=message):
+            coordinator.merge(updates, [1.0, 2.0])
+        assert coordinator.pending_layers == config.layers
+
+
 def test_the_editor_is_kept_by_its_name(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     config = round_of(tiny_llama, "alphaedit")
     assert config.editor == "AlphaEdit"

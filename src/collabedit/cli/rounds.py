@@ -21,6 +21,7 @@ from collabedit.cli.options import (
     SeedOption,
     read_bytes,
     read_covariance,
+    read_decimals,
     read_hyperparameters,
 )
 
@@ -233,6 +234,13 @@ def merge(
         list[str] | None,
         typer.Option("--option", help="An option of the method, such as keep=0.1; repeatable."),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How much each file counts, in their order, such as 3,1,2; for methods that weigh "
+            "the parties (WSA), by their numbers of edits if not given."
+        ),
+    ] = None,
     delta: SoFarOption = None,
     memory_budget: MemoryOption = None,
 ) -> None:
@@ -248,14 +256,20 @@ def merge(
 
     chosen = resolve_method(method)
     options = chosen.checked(_read_options(option or []))
+    shares = None if weights is None else read_decimals(weights, "--weights")
+    if shares is not None:
+        chosen.check_weights(shares, len(inputs))
     formats = {tensor_metadata(path, "input").get("format") for path in inputs}
     if formats == {"collabedit.delta"}:
-        result = merge_deltas({str(path): Delta.load(path) for path in inputs}, chosen, options)
+        deltas = {str(path): Delta.load(path) for path in inputs}
+        result = merge_deltas(deltas, chosen, options, shares)
     elif round_file is None or covariance is None:
         raise InputError("merging updates needs --round and --covariance")
     else:
         budget = read_bytes(memory_budget)
-        result = _merge_updates(inputs, round_file, covariance, chosen.name, options, delta, budget)
+        result = _merge_updates(
+            inputs, round_file, covariance, chosen.name, options, shares, delta, budget
+        )
     result.save(out)
     _report_merge(result, out)
 
@@ -266,6 +280,7 @@ def _merge_updates(
     covariance_file: Path,
     method: str,
     options: dict[str, float],
+    weights: tuple[float, ...] | None,
     delta: Path | None,
     memory_budget: int | None,
 ) -> Delta:
@@ -282,7 +297,7 @@ def _merge_updates(
         delta=Delta.load(delta) if delta else None,
     )
     updates = {str(path): EditUpdate.load(path) for path in inputs}
-    merged = coordinator.merge(updates)
+    merged = coordinator.merge(updates, weights)
     print_shared({party: update.metadata for party, update in updates.items()})
     return merged
 

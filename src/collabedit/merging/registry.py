@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -70,6 +71,29 @@ class MergeMethod:
         """
         weighing = (weights,) if self.weighted else ()
         return self.function(updates, *weighing, **self.checked(options or {}))
+
+    def check_weights(self, weights: Sequence[float], parties: int) -> None:
+        """Check weights that a user gave.
+
+        Args:
+            weights: how much each party counts.
+            parties: how many there are.
+
+        Raises:
+            InputError: when the method weighs no parties, when there is not one weight a party, or
+                when one is not positive and finite.
+        """
+        if not self.weighted:
+            others = ", ".join(method.name for method in merge_methods() if method.weighted)
+            raise InputError(f"{self.name} does not weigh the parties; methods that do: {others}")
+        if len(weights) != parties:
+            raise InputError(
+                f"{self.name} needs a weight for each party; "
+                f"parties: {parties}, weights: {len(weights)}"
+            )
+        if not all(0 < weight < math.inf for weight in weights):
+            found = ", ".join(f"{weight:g}" for weight in weights)
+            raise InputError(f"{self.name}: weights must be positive and finite, found {found}")
 
     def checked(self, options: Mapping[str, float]) -> dict[str, float]:
         """The options with defaults filled in.

@@ -15,11 +15,12 @@ __all__ = ["weighted_average"]
 def weighted_average(
     updates: Sequence[LowRankUpdate], weights: Sequence[float] | None = None
 ) -> LowRankUpdate:
-    """The mean of the parties' own updates, weighted by their edits (McMahan et al., 2017).
+    """The mean of the parties' own updates, weighted (McMahan et al., 2017).
 
     Args:
         updates: each party's update of the weight.
-        weights: how much each party counts; in a round, its number of edits. All alike by default.
+        weights: how much each party counts; in a round, its number of edits unless the user gives
+            others. All alike by default.
 
     Raises:
         InputError: when there is not one weight a party, or they are not shares of anything.

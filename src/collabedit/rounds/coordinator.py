@@ -71,11 +71,15 @@ class Coordinator:
         """The layers of the next exchange; none when the round is complete."""
         return self.config.pending_layers(len(self.delta.changes))
 
-    def merge(self, updates: Mapping[str, EditUpdate]) -> Delta:
+    def merge(
+        self, updates: Mapping[str, EditUpdate], weights: Sequence[float] | None = None
+    ) -> Delta:
         """Merge one exchange.
 
         Args:
             updates: by a name for each party that complaints can use, such as its file's.
+            weights: how much each party counts, in their order, where the method weighs them; by
+                their numbers of edits where not given.
 
         Returns:
             The delta so far, with the exchange's layers added.
@@ -83,6 +87,7 @@ class Coordinator:
         Raises:
             UpdateError: when an update does not belong here; it names the party.
             RoundError: when there are no updates, or nothing is left to merge.
+            InputError: when the weights do not fit the method or the parties.
         """
         layers = self.pending_layers
         if not layers:
@@ -94,15 +99,22 @@ class Coordinator:
                 update.check(self.config, self.delta.sha256, layers)
             except UpdateError as error:
                 raise UpdateError(f"{party}: {error}") from None
-        names = [self.config.weight_of(layer) for layer in layers]
-        merged = {name: self._merge_weight(name, list(updates.values())) for name in names}
+        edits = [update.metadata.edits for update in updates.values()]
+        counted = _weights(self.method, edits, weights)
+        merged = {
+            name: self._merge_weight(name, list(updates.values()), counted)
+            for name in map(self.config.weight_of, layers)
+        }
         return self.conclude(
             {**self.delta.changes, **merged},
             parties=len(updates),
-            edits=sum(update.metadata.edits for update in updates.values()),
+            edits=sum(edits),
+            weights=counted,
         )
 
-    def _merge_weight(self, name: str, updates: Sequence[EditUpdate]) -> LowRankUpdate:
+    def _merge_weight(
+        self, name: str, updates: Sequence[EditUpdate], weights: Sequence[float]
+    ) -> LowRankUpdate:
         statistics = [update.statistics[name] for update in updates]
         prior, ridge = self._prior(name), self.config.rules.ridge
         pooled = Factors.stack(statistics)
@@ -110,7 +122,7 @@ class Coordinator:
         if self.method.merges is Merges.STATISTICS:
             return self.method.merge_statistics(statistics, prior, ridge)
         own = [solve(factors, prior, ridge) for factors in statistics]
-        return self.method.merge_updates(own, self.options, [u.metadata.edits for u in updates])
+        return self.method.merge_updates(own, self.options, weights)
 
     def _prior(self, name: str) -> Prior:
         prior = self.priors[name]
@@ -120,13 +132,21 @@ class Coordinator:
             )
         return prior
 
-    def conclude(self, changes: Mapping[str, LowRankUpdate], *, parties: int, edits: int) -> Delta:
+    def conclude(
+        self,
+        changes: Mapping[str, LowRankUpdate],
+        *,
+        parties: int,
+        edits: int,
+        weights: Sequence[float] = (),
+    ) -> Delta:
         """Take these changes for the round's so far.
 
         Args:
             changes: by weight name, of the lowest layers.
             parties: number of parties behind them.
             edits: number of their edits.
+            weights: how much each party counted, where the method weighs them.
         """
         self.delta = Delta.of(
             self.config,
@@ -135,6 +155,7 @@ class Coordinator:
             options=self.options,
             parties=parties,
             edits=edits,
+            weights=weights,
         )
         return self.delta
 
@@ -164,6 +185,7 @@ def merge_deltas(
     deltas: Mapping[str, Delta],
     method: MergeMethod,
     options: Mapping[str, float] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Delta:
     """Merge the parties' finished deltas, as users of model merging do.
 
@@ -171,10 +193,13 @@ def merge_deltas(
         deltas: by a name for each party that complaints can use.
         method: one that merges updates.
         options: of the method.
+        weights: how much each party counts, in their order, where the method weighs them; by their
+            numbers of edits where not given.
 
     Raises:
         RoundError: when the method merges statistics, a delta is unfinished, or they differ in
             the model or in the weights they change.
+        InputError: when the weights do not fit the method or the parties.
     """
     if method.merges is not Merges.UPDATES:
         raise RoundError(
@@ -194,9 +219,10 @@ def merge_deltas(
             raise RoundError(f"{name} and {first_name} change different models or layers")
     chosen = method.checked(options or {})
     edits = [delta.metadata.edits for delta in deltas.values()]
+    counted = _weights(method, edits, weights)
     changes = {
-        weight: method.merge_updates([d.changes[weight] for d in deltas.values()], chosen, edits)
-        for weight in first.changes
+        name: method.merge_updates([d.changes[name] for d in deltas.values()], chosen, counted)
+        for name in first.changes
     }
     metadata = first.metadata.model_copy(
         update={
@@ -204,6 +230,17 @@ def merge_deltas(
             "options": chosen,
             "parties": len(deltas),
             "edits": sum(edits),
+            "weights": counted,
         }
     )
     return Delta(metadata, changes)
+
+
+def _weights(
+    method: MergeMethod, edits: Sequence[int], given: Sequence[float] | None
+) -> tuple[float, ...]:
+    """How much each party counts: as given, or by its edits; none where the method weighs none."""
+    if given is None:
+        return tuple(map(float, edits)) if method.weighted else ()
+    method.check_weights(given, len(edits))
+    return tuple(map(float, given))

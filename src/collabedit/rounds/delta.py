@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ class DeltaMetadata(FileMetadata):
         complete: whether all layers of the round are in it.
         parties: number of parties behind it.
         edits: number of their edits.
+        weights: how much each party counted; empty for methods that weigh none.
         prior_weight: ``lambda``.
         dtype: type that the model is loaded in.
     """
@@ -54,6 +55,7 @@ class DeltaMetadata(FileMetadata):
     complete: bool
     parties: int
     edits: int
+    weights: tuple[float, ...] = ()
     prior_weight: float
     dtype: str
 
@@ -80,6 +82,7 @@ class Delta:
         options: Mapping[str, float] | None = None,
         parties: int = 0,
         edits: int = 0,
+        weights: Sequence[float] = (),
     ) -> Delta:
         """What a round has merged so far: changes of its lowest layers."""
         metadata = DeltaMetadata(
@@ -94,6 +97,7 @@ class Delta:
             complete=len(changes) == len(config.layers),
             parties=parties,
             edits=edits,
+            weights=tuple(weights),
             prior_weight=config.prior_weight,
             dtype=config.dtype,
         )
