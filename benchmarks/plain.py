@@ -19,59 +19,102 @@ from collabedit.models.tokens import EncodedText, PromptText, encode, fill_templ
 from collabedit.requests import EditRequest
 
 
+class PlainObjective:
+    """What one edit's target minimises, by whole passes of the model.
+
+    Args:
+        model: the model.
+        request: the edit.
+        contexts: templates, in groups.
+        settings: the layer, and the factors of the loss.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        request: EditRequest,
+        contexts: Contexts,
+        settings: Hyperparameters,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        templates = [template for group in contexts for template in group]
+        prompt, subject, answer = request.prompt, request.subject, request.target_new
+        rows = encode(
+            model.tokenizer,
+            [fill_template(template, prompt, subject, answer) for template in templates]
+            + [fill_template("{}", "{} is a", subject)],
+        )
+        self.input_ids, self.mask, self.labels = _padded(rows, model.device)
+        self.positions = torch.tensor([row.subject_last for row in rows], device=model.device)
+        self.places = torch.arange(len(rows), device=model.device)
+        self.initial = torch.zeros(model.structure.hidden_size, device=model.device)
+        self._unchanged: Tensor | None = None
+
+    def loss(self, delta: Tensor) -> Tensor:
+        """The loss with ``delta [d_out]`` added at the subject's last token; first called with 0.
+
+        The first call also sees the state that ``delta`` starts from, ``initial [d_out]``.
+        """
+        hidden, log_probs = self._run(delta)
+        if self._unchanged is None:
+            self.initial = hidden[0, self.positions[0]].detach().clone()
+            self._unchanged = log_probs[-1, self.positions[-1]].detach().clone()
+        labels = self.labels[:-1]
+        gold = log_probs[:-1].gather(2, labels.clamp(min=0)[..., None])[..., 0]
+        wanted = labels != -100
+        nll = -(gold * wanted).sum(dim=1) / wanted.sum(dim=1)
+        now = log_probs[-1, self.positions[-1]]
+        kept = functional.kl_div(self._unchanged, now, log_target=True, reduction="sum")
+        decay = delta.norm() / self.initial.norm() ** 2
+        settings = self.settings
+        return nll.mean() + settings.kl_factor * kept + settings.target_weight_decay * decay
+
+    def _run(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The changed layer's own output ``[b, s, d_out]`` and ``[b, s, vocabulary]``."""
+        seen: list[Tensor] = []
+
+        def add_delta(_module: Any, _args: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            seen.append(hidden)
+            places = (self.places, self.positions)
+            hidden = hidden.index_put(
+                places, delta.to(hidden).expand(len(self.places), -1), accumulate=True
+            )
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        handle = self.model.layer(self.settings.layers[-1]).register_forward_hook(add_delta)
+        try:
+            output = self.model.hf(
+                input_ids=self.input_ids, attention_mask=self.mask, use_cache=False
+            )
+        finally:
+            handle.remove()
+        return seen[0], output.logits.float().log_softmax(dim=-1)
+
+
 def plain_target(
     model: LanguageModel, request: EditRequest, contexts: Contexts, settings: Hyperparameters
 ) -> tuple[Tensor, float]:
     """One edit's target ``[d_out]`` and its last loss; every step runs the whole model."""
-    templates = [template for group in contexts for template in group]
-    rows = encode(
-        model.tokenizer,
-        [fill_template(t, request.prompt, request.subject, request.target_new) for t in templates]
-        + [fill_template("{}", "{} is a", request.subject)],
-    )
-    input_ids, mask, labels = _padded(rows, model.device)
-    positions = torch.tensor([row.subject_last for row in rows], device=model.device)
-    places = torch.arange(len(rows), device=model.device)
-    delta = torch.zeros(model.structure.hidden_size, device=model.device, requires_grad=True)
-    initial: list[Tensor] = []
-    unchanged: list[Tensor] = []
-
-    def add_delta(_module: Any, _args: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        if not initial:
-            initial.append(hidden[0, positions[0]].detach().clone())
-        hidden = hidden.index_put((places, positions), delta.expand(len(rows), -1), accumulate=True)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
+    objective = PlainObjective(model, request, contexts, settings)
+    delta = torch.zeros_like(objective.initial, requires_grad=True)
     optimizer = torch.optim.Adam([delta], lr=settings.target_learning_rate)
-    handle = model.layer(settings.layers[-1]).register_forward_hook(add_delta)
-    try:
-        for step in range(settings.target_steps):
-            optimizer.zero_grad()
-            logits = model.hf(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-            log_probs = logits.float().log_softmax(dim=-1)
-            now = log_probs[-1, positions[-1]]
-            if not unchanged:
-                unchanged.append(now.detach().clone())
-            gold = log_probs[:-1].gather(2, labels[:-1].clamp(min=0)[..., None])[..., 0]
-            wanted = labels[:-1] != -100
-            nll = -(gold * wanted).sum(dim=1) / wanted.sum(dim=1)
-            kept = functional.kl_div(unchanged[0], now, log_target=True, reduction="sum")
-            decay = delta.norm() / initial[0].norm() ** 2
-            loss = nll.mean() + settings.kl_factor * kept + settings.target_weight_decay * decay
-            if loss < settings.loss_threshold or step == settings.target_steps - 1:
-                break
-            loss.backward()
-            optimizer.step()
-            limit = settings.clamp_factor * initial[0].norm()
-            if delta.norm() > limit:
-                with torch.no_grad():
-                    delta.mul_(limit / delta.norm())
-    finally:
-        handle.remove()
-    return (initial[0] + delta.detach()).float().cpu(), float(loss.detach())
+    for step in range(settings.target_steps):
+        optimizer.zero_grad()
+        loss = objective.loss(delta)
+        if loss < settings.loss_threshold or step == settings.target_steps - 1:
+            break
+        loss.backward()
+        optimizer.step()
+        limit = settings.clamp_factor * objective.initial.norm()
+        if delta.norm() > limit:
+            with torch.no_grad():
+                delta.mul_(limit / delta.norm())
+    return (objective.initial + delta.detach()).float().cpu(), float(loss.detach())
 
 
+@torch.no_grad()
 def plain_loss(
     model: LanguageModel,
     request: EditRequest,
@@ -79,32 +122,10 @@ def plain_loss(
     settings: Hyperparameters,
     target: Tensor,
 ) -> float:
-    """Mean negative log-likelihood of an edit's new object over contexts, given its target."""
-    templates = [template for group in contexts for template in group]
-    rows = encode(
-        model.tokenizer,
-        [fill_template(t, request.prompt, request.subject, request.target_new) for t in templates],
-    )
-    input_ids, mask, labels = _padded(rows, model.device)
-    positions = torch.tensor([row.subject_last for row in rows], device=model.device)
-    places = torch.arange(len(rows), device=model.device)
-    bare: list[Tensor] = []
-
-    def set_target(_module: Any, _args: Any, output: Any) -> Any:
-        hidden = (output[0] if isinstance(output, tuple) else output).clone()
-        bare.append(hidden[0, positions[0]].clone())
-        hidden[places, positions] += target.to(hidden) - bare[0]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    handle = model.layer(settings.layers[-1]).register_forward_hook(set_target)
-    try:
-        with torch.no_grad():
-            logits = model.hf(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-    finally:
-        handle.remove()
-    gold = logits.float().log_softmax(dim=-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
-    wanted = labels != -100
-    return float((-(gold * wanted).sum(dim=1) / wanted.sum(dim=1)).mean())
+    """The loss of one edit's target ``[d_out]``."""
+    objective = PlainObjective(model, request, contexts, settings)
+    objective.loss(torch.zeros_like(objective.initial))
+    return float(objective.loss(target.to(objective.initial) - objective.initial))
 
 
 def plain_keys(

@@ -36,7 +36,7 @@ from collabedit.editing.targets import MAX_TOKENS
 from collabedit.evaluation import evaluate, summarise
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel, load_model
-from collabedit.models.language_model import has_fast_bfloat16
+from collabedit.models.precision import has_fast_bfloat16
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import Coordinator, Party, Schedule, new_round, run_round
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--edits", type=int, default=64)
-    parser.add_argument("--plain-edits", type=int, default=4)
+    parser.add_argument("--plain-edits", type=int, default=8)
     options = parser.parse_args()
     print_machine()
     model = load_model(options.model)

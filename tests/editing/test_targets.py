@@ -13,7 +13,7 @@ from collabedit.editing import Hyperparameters, TargetCache, optimise_targets
 from collabedit.editing.suffixes import cheapest_parts
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.models import LanguageModel
-from collabedit.models.language_model import has_fast_bfloat16
+from collabedit.models.precision import has_fast_bfloat16
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.models.test_language_model import change

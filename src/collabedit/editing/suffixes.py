@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, takewhile
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["SuffixModel", "Suffixes", "Text", "cheapest_parts", "regrouped"]
+
+#: Keys and values of one layer, each ``[b, heads, tokens, head size]``.
+_KeysValues = tuple[Tensor, Tensor]
 
 #: What a pass costs besides its tokens, in tokens.
 _PASS_TOKENS = 64
@@ -74,7 +77,7 @@ class Suffixes:
     """
 
     def __init__(
-        self, texts: Sequence[Text], prefix: Iterable[tuple[Tensor, Tensor]], hidden: Tensor
+        self, texts: Sequence[Text], prefix: Iterable[_KeysValues], hidden: Tensor
     ) -> None:
         device = hidden.device
         self.texts = texts
@@ -83,11 +86,7 @@ class Suffixes:
         start = _longest_start(texts)
         offsets = [start - text.start for text in texts]
         input_ids, mask = _padded(texts, offsets, start + hidden.shape[1], device)
-        self.inputs = {
-            "input_ids": input_ids[:, start:],
-            "attention_mask": mask,
-            "position_ids": _position_ids(mask)[:, start:],
-        }
+        self.inputs = _inputs(input_ids, mask, start)
         order = sorted(range(len(texts)), key=lambda row: not texts[row].target_ids)
         places = [(row, column) for row in order for column in texts[row].predicting]
         targets = [texts[row].target_ids for row in order]
@@ -186,30 +185,34 @@ class SuffixModel:
         self.layer = layer
         self._output_like: Any = None
 
-    def start(self, texts: Sequence[Text], max_tokens: int) -> list[Suffixes]:
-        """Run texts once in full, those of like length together, and keep what steps need."""
-        ordered = sorted(texts, key=lambda text: len(text.ids))
-        parts = cheapest_parts([len(text.ids) for text in ordered], max_tokens)
-        return [self._start(ordered[part]) for part in parts]
-
     @torch.no_grad()
-    def _start(self, texts: Sequence[Text]) -> Suffixes:
-        from transformers import DynamicCache
+    def start(self, texts: Sequence[Text], max_tokens: int) -> list[Suffixes]:
+        """Run texts once, what they all begin with only for one of them; keep what steps need."""
+        stem = _common_beginning([text.ids[: text.start] for text in texts])
+        beginning = self._beginning(stem)
+        ordered = sorted(texts, key=lambda text: len(text.ids))
+        parts = cheapest_parts([len(text.ids) - len(stem) for text in ordered], max_tokens)
+        return [self._start(ordered[part], len(stem), beginning) for part in parts]
 
-        cache: Any = DynamicCache()
+    def _beginning(self, stem: Sequence[int]) -> list[_KeysValues]:
+        """By layer, keys and values ``[1, heads, c, head size]`` of ``c`` tokens, if any."""
+        cache = _cache_of([])
+        if stem:
+            ids = torch.tensor([stem], device=self.model.device)
+            with hooks.stops_before(self.model.head):
+                self.model.hf(input_ids=ids, past_key_values=cache, use_cache=True)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _start(self, texts: Sequence[Text], stem: int, beginning: list[_KeysValues]) -> Suffixes:
+        """Run texts from their token ``stem`` on, given keys and values of those before it."""
         device = self.model.device
         input_ids, mask = _padded(texts, [0] * len(texts), len(texts[-1].ids), device)
+        cache = _cache_of(_repeated(beginning, len(texts)))
         with ExitStack() as stack:
             changed = {self.layer: self.model.layer(self.layer)}
             outputs = stack.enter_context(hooks.seen_outputs(changed))
             stack.enter_context(hooks.stops_before(self.model.head))
-            self.model.hf(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=_position_ids(mask),
-                past_key_values=cache,
-                use_cache=True,
-            )
+            self.model.hf(**_inputs(input_ids, mask, stem), past_key_values=cache)
         self._output_like = outputs[self.layer]
         last = torch.tensor([text.start for text in texts], device=device)
         longest = _longest_start(texts)
@@ -222,7 +225,7 @@ class SuffixModel:
         return Suffixes(
             texts,
             [(prefix(i, c.keys), prefix(i, c.values)) for i, c in enumerate(cache.layers)],
-            _windows(hooks.hidden_states(self._output_like), last, _longest(texts)),
+            _windows(hooks.hidden_states(self._output_like), last - stem, _longest(texts)),
         )
 
     def logits(self, group: Suffixes, hidden: Tensor) -> Tensor:
@@ -239,10 +242,14 @@ class SuffixModel:
                 hooks.replaced_layers(below, model.layer(self.layer), self._output_like, hidden)
             )
             stack.enter_context(hooks.gathered(model.head, group.rows, group.columns))
-            cache = _extensible(group.prefix)
-            output = model.hf(**group.inputs, past_key_values=cache, use_cache=True)
+            output = model.hf(**group.inputs, past_key_values=_extensible(group.prefix))
         logits: Tensor = output.logits[0]
         return logits
+
+
+def _common_beginning(rows: Sequence[tuple[int, ...]]) -> list[int]:
+    columns = zip(*rows, strict=False)
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def _longest_start(texts: Sequence[Text]) -> int:
@@ -265,14 +272,32 @@ def _padded(
     return input_ids.to(device), mask.to(device)
 
 
-def _cache_of(prefix: Iterable[tuple[Tensor, Tensor]]) -> Any:
+def _inputs(input_ids: Tensor, mask: Tensor, start: int) -> dict[str, Any]:
+    """What a pass over ids and mask ``[b, n]`` takes from a column on, those before it cached."""
+    position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return {
+        "input_ids": input_ids[:, start:],
+        "attention_mask": mask,
+        "position_ids": position_ids[:, start:],
+        "use_cache": True,
+    }
+
+
+def _cache_of(states: Iterable[_KeysValues]) -> Any:
+    """A ``transformers`` cache of keys and values, layer by layer."""
     from transformers import DynamicCache
 
     cache: Any = DynamicCache()
-    for index, (keys, values) in enumerate(prefix):
+    for index, (keys, values) in enumerate(states):
         cache.update(keys[:, :, :0], values[:, :, :0], index)  # would copy all that it is given
         cache.layers[index].keys, cache.layers[index].values = keys, values
     return cache
+
+
+def _repeated(states: Iterable[_KeysValues], count: int) -> Iterator[_KeysValues]:
+    """The keys and values of one row for ``count`` rows, without copies of them."""
+    for keys, values in states:
+        yield keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)
 
 
 def _extensible(cache: Any) -> Any:
@@ -280,10 +305,6 @@ def _extensible(cache: Any) -> Any:
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
-
-
-def _position_ids(mask: Tensor) -> Tensor:
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def _windows(states: Tensor, first: Tensor, width: int) -> Tensor:

@@ -20,7 +20,8 @@ class TargetSolver:
 
     Args:
         model: the model, from the changed layer on.
-        texts: the texts of all edits; of each edit equally many with a target.
+        contexts: for each context, the texts in it, one of each edit.
+        kept: the texts after which the next token must not change, one of each edit.
         initial: ``[edits, d_out]``, the unedited hidden states, float32.
         settings: steps, rates and factors.
         max_tokens: tokens in one forward and backward pass.
@@ -29,7 +30,8 @@ class TargetSolver:
     def __init__(
         self,
         model: SuffixModel,
-        texts: Sequence[Text],
+        contexts: Sequence[Sequence[Text]],
+        kept: Sequence[Text],
         initial: Tensor,
         settings: Hyperparameters,
         max_tokens: int,
@@ -38,12 +40,11 @@ class TargetSolver:
         self.initial = initial
         self.settings = settings
         self.max_tokens = max_tokens
-        changing = [text for text in texts if text.target_ids]
-        self.contexts = len(changing) // len(initial)
-        kept = model.start([text for text in texts if not text.target_ids], max_tokens)
-        self.unchanged = self._distributions(kept)
-        groups = [*kept, *model.start(changing, max_tokens)]
-        self.groups = regrouped(groups, range(len(initial)), max_tokens)
+        self.contexts = len(contexts)
+        kept_groups = model.start(kept, max_tokens)
+        self.unchanged = self._distributions(kept_groups)
+        changing = [group for texts in contexts for group in model.start(texts, max_tokens)]
+        self.groups = regrouped([*kept_groups, *changing], range(len(initial)), max_tokens)
 
     def run(self, bar: Progress) -> Tensor:
         """Optimise all edits; returns their targets ``[edits, d_out]``."""

@@ -7,8 +7,8 @@ enters at one layer and one position, so
 - keys and values of the tokens before the subject's last are computed once, in all layers;
 - only the tokens from there on run in each step, through the layers above, and the head runs only
   where a target token is predicted;
-- all that computes in bfloat16 where the processor is quick at it, while ``delta``, the loss and
-  the hidden state that ``delta`` is added to stay in float32;
+- the layers compute in bfloat16 where the processor is quick at it, while the head, the loss,
+  ``delta`` and the hidden state that it is added to stay in float32;
 - the texts of many edits run together, in few large passes with little padding, and an edit that
   has converged leaves them.
 """
@@ -16,6 +16,7 @@ enters at one layer and one position, so
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from collabedit.files import cache_directory, load_tensors, save_tensors, sha256
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
+from collabedit.models.precision import rounded_products
 from collabedit.models.tokens import encode, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
@@ -189,30 +191,34 @@ def _solved(
     if not batches:
         return
     layer = settings.layers[-1]
-    suffix_model = SuffixModel(model.quick_copy(quick_head=True) if quick else model, layer)
+    suffix_model = SuffixModel(model.quick_copy() if quick else model, layer)
     initial = [measure(model, batch, bare_contexts(), (), layer).hidden for batch in batches]
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, hidden in zip(batches, initial, strict=True):
-            texts = _texts(model.tokenizer, batch, contexts)
+            texts = [_texts(model.tokenizer, t, batch) for t, _ in context_weights(contexts)]
+            kept = _kept_texts(model.tokenizer, batch)
             start = hidden.T.float().to(device_of(model.layer(layer)))
-            yield TargetSolver(suffix_model, texts, start, settings, max_tokens).run(bar).T.cpu()
+            with rounded_products() if quick else nullcontext():
+                solver = TargetSolver(suffix_model, texts, kept, start, settings, max_tokens)
+                found = solver.run(bar)
+            yield found.T.cpu()
 
 
-def _texts(tokenizer: Any, requests: Sequence[EditRequest], contexts: Contexts) -> list[Text]:
-    """The texts of some edits: in every context, and the one that must not change."""
-    templates = [template for template, _ in context_weights(contexts)]
-    filled = [
-        fill_template(template, request.prompt, request.subject, request.target_new)
-        for request in requests
-        for template in templates
-    ]
-    kept = [fill_template("{}", _KL_PROMPT, request.subject) for request in requests]
+def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> list[Text]:
+    """Each edit's text in one context, up to the last token that predicts."""
+    filled = [fill_template(template, r.prompt, r.subject, r.target_new) for r in requests]
     return [
-        Text(place // len(templates), text.ids[:-1], text.subject_last, text.target_ids)
-        for place, text in enumerate(encode(tokenizer, filled))
-    ] + [
-        Text(place, text.ids[: text.subject_last + 1], text.subject_last)
-        for place, text in enumerate(encode(tokenizer, kept))
+        Text(edit, text.ids[:-1], text.subject_last, text.target_ids)
+        for edit, text in enumerate(encode(tokenizer, filled))
+    ]
+
+
+def _kept_texts(tokenizer: Any, requests: Sequence[EditRequest]) -> list[Text]:
+    """Each edit's text, up to the subject, after which the next token must not change."""
+    filled = [fill_template("{}", _KL_PROMPT, request.subject) for request in requests]
+    return [
+        Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
+        for edit, text in enumerate(encode(tokenizer, filled))
     ]
 
 
@@ -226,7 +232,7 @@ def _common_key(
     """Digest of what the targets of all batches depend on."""
     return sha256_of_json(
         {
-            "version": 4,
+            "version": 5,
             "quick": quick,
             "max_tokens": max_tokens,
             "state": model.state_fingerprint(),

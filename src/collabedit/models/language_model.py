@@ -16,9 +16,10 @@ from collabedit.errors import ModelError
 from collabedit.files import sha256_of_json
 from collabedit.models.attention import use_small_attention
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
+from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
 
-__all__ = ["LanguageModel", "WeightChange", "has_fast_bfloat16"]
+__all__ = ["LanguageModel", "WeightChange"]
 
 
 class WeightChange(Protocol):
@@ -80,28 +81,29 @@ class LanguageModel:
         quick = self.dtype == torch.float32 and has_fast_bfloat16(self.device)
         return quick and not is_dispatched(self.hf)
 
-    def quick_copy(self, *, quick_head: bool = False) -> LanguageModel:
-        """A copy that computes in bfloat16 where that is much faster; elsewhere the model itself.
+    def quick_copy(self) -> LanguageModel:
+        """A copy that multiplies matrices in bfloat16 where that is much faster, else the model.
 
-        Buffers stay in the model's own type: rotary frequencies in bfloat16 would turn by the
-        wrong angle.
-
-        Args:
-            quick_head: let the head compute in bfloat16 too, for those who need few digits of
-                logits; otherwise it stays in the model's own type.
+        Only the products of the layers: the states between them, the norms and the head keep the
+        model's own type, because rounding the states once a layer is most of the error of a model
+        that computes in bfloat16 throughout. What is not rounded is shared with the model.
         """
         if not self.can_be_quick:
             return self
-        quick: dict[int, Any] = {  # deepcopy takes these for the copies it would make
-            id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False)
+        layers = range(self.structure.n_layers)
+        matrices = {id(p) for layer in layers for p in _matrices(self.layer(layer))}
+        parameters: dict[int, Any] = {  # deepcopy takes these for the copies it would make
+            id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False) if id(p) in matrices else p
             for p in self.hf.parameters()
         }
-        hf = copy.deepcopy(self.hf, quick)
-        if not quick_head:
-            hf.set_output_embeddings(self.head)
+        hf = copy.deepcopy(self.hf, parameters)
         if self.device.type == "cpu":
             use_small_attention(hf)
-        return LanguageModel(hf, self.tokenizer, self.name, self.memory_budget)
+        quick = LanguageModel(hf, self.tokenizer, self.name, self.memory_budget)
+        for layer in layers:
+            module = quick.layer(layer)
+            module.forward = torch.autocast(self.device.type, torch.bfloat16)(module.forward)
+        return quick
 
     def module(self, path: str) -> nn.Module:
         """The module at a path."""
@@ -222,14 +224,13 @@ class LanguageModel:
         return module, own_name
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices several times faster than float32 ones."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(
-        bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes
-    )
+def _matrices(module: nn.Module) -> Iterator[nn.Parameter]:
+    """What its linear maps multiply by, and add."""
+    from transformers.pytorch_utils import Conv1D
+
+    for linear in module.modules():
+        if isinstance(linear, nn.Linear | Conv1D):
+            yield from linear.parameters(recurse=False)
 
 
 def _sha256(tensor: Tensor) -> str:
