@@ -23,6 +23,7 @@ LAYERS = [
     {"rounds"},
     {"export", "reporting"},
     {"experiments"},
+    {"tuning"},
     {"cli"},
 ]
 

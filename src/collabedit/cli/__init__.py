@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli import detection, models, rounds, run, stats
+from collabedit.cli import detection, models, rounds, run, stats, tune
 from collabedit.errors import CollabEditError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
+app.command("tune")(tune.tune)
 app.command("demo")(run.demo)
 app.command("edit")(rounds.edit)
 app.add_typer(rounds.round_app, name="round")

@@ -39,6 +39,7 @@ __all__ = [
     "CommonSettings",
     "Loaded",
     "Measured",
+    "RunSettings",
     "Study",
     "StudySettings",
     "deal",
@@ -55,26 +56,18 @@ ALL_METHODS = ("CollabEdit", "GLOBAL", "SA", "TA", "TIES")
 #: Weight of earlier rounds' keys in the prior.
 Beta = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-Settings = TypeVar("Settings", bound="CommonSettings")
+Settings = TypeVar("Settings", bound="RunSettings")
 
 
-class CommonSettings(BaseModel):
-    """What every study depends on, whatever edits the model.
+class RunSettings(BaseModel):
+    """What every run depends on.
 
     Attributes:
         model: what to load.
         dataset: a data set's name or a file of records.
-        clients: number of parties.
-        edits_per_client: edits of each, one number for all or one a party.
-        limit: deal only the first so many records of the data set; all of them where not given.
-        merge: names of the methods to compare.
-        partition: ``iid`` or ``relation``.
-        seed: of the partition, the contexts and all sampling.
+        seed: of the choice of records, the contexts and all sampling.
         hyperparameters: settings; the model's preset where not given.
         covariance: file of the second moments; ``None`` collects them on text of the model's own.
-        heldout: a text file whose perplexity is measured.
-        generations: whether to measure fluency and consistency of generated text as well, which
-            takes longer than all other measures.
         dtype: type of the weights.
         device: where to compute; the GPU where there is one by default.
         memory_budget: bytes beyond the model's weights that one stage may take.
@@ -84,16 +77,9 @@ class CommonSettings(BaseModel):
 
     model: str
     dataset: str = "worldfacts"
-    clients: int = Field(default=4, ge=1)
-    edits_per_client: int | tuple[int, ...] = 8
-    limit: int | None = Field(default=None, ge=1)
-    merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
-    partition: str = "iid"
     seed: int = 0
     hyperparameters: Hyperparameters | None = None
     covariance: Path | None = None
-    heldout: Path | None = None
-    generations: bool = False
     dtype: str = "float32"
     device: str | None = None
     memory_budget: int | None = Field(default=None, ge=1)
@@ -109,6 +95,39 @@ class CommonSettings(BaseModel):
             return cls(**values)
         except ValidationError as error:
             raise InputError(f"settings: {one_line(error)}") from None
+
+    def load_model(self) -> LanguageModel:
+        """Load the model.
+
+        Raises:
+            ModelError: when it cannot be loaded.
+        """
+        return load_model(
+            self.model, dtype=self.dtype, device=self.device, memory_budget=self.memory_budget
+        )
+
+
+class CommonSettings(RunSettings):
+    """What every study depends on, whatever edits the model.
+
+    Attributes:
+        clients: number of parties.
+        edits_per_client: edits of each, one number for all or one a party.
+        limit: deal only the first so many records of the data set; all of them where not given.
+        merge: names of the methods to compare.
+        partition: ``iid`` or ``relation``.
+        heldout: a text file whose perplexity is measured.
+        generations: whether to measure fluency and consistency of generated text as well, which
+            takes longer than all other measures.
+    """
+
+    clients: int = Field(default=4, ge=1)
+    edits_per_client: int | tuple[int, ...] = 8
+    limit: int | None = Field(default=None, ge=1)
+    merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
+    partition: str = "iid"
+    heldout: Path | None = None
+    generations: bool = False
 
     @field_validator("merge")
     @classmethod
@@ -173,13 +192,7 @@ class Loaded:
         """
         covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
         heldout = None if settings.heldout is None else _read_text(settings.heldout)
-        model = load_model(
-            settings.model,
-            dtype=settings.dtype,
-            device=settings.device,
-            memory_budget=settings.memory_budget,
-        )
-        return cls(settings, model, covariance, heldout)
+        return cls(settings, settings.load_model(), covariance, heldout)
 
     def round(
         self, editor: str, schedule: Schedule, contexts: Contexts | None = None

@@ -11,12 +11,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "added",
     "captured_inputs",
     "gathered",
     "replaced_layers",
+    "replaced_states",
     "seen_outputs",
     "stops_after",
     "stops_before",
@@ -48,12 +51,20 @@ def captured_inputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tens
 
 
 @contextmanager
-def seen_outputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Any]]:
-    """Collect what each module returned, as it is, by the mapping's keys."""
+def seen_outputs(
+    modules: Mapping[Any, nn.Module], read: Callable[[Any], Any] = lambda output: output
+) -> Iterator[dict[Any, Any]]:
+    """Collect what each module returned, by the mapping's keys.
+
+    Args:
+        modules: the modules.
+        read: takes what is needed from an output, as soon as it is there: Falcon adds to its MLP's
+            output in place. By default, the output itself.
+    """
     store: dict[Any, Any] = {}
 
     def keep(key: Any, _module: nn.Module, _args: Any, output: Any) -> None:
-        store[key] = output
+        store[key] = read(output)
 
     with ExitStack() as stack:
         for key, module in modules.items():
@@ -129,6 +140,47 @@ def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterato
             del module.__dict__["forward"]
         else:
             module.__dict__["forward"] = previous
+
+
+@contextmanager
+def added(module: nn.Module, change: Tensor) -> Iterator[None]:
+    """Add ``change`` to what a module returns."""
+
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return output + change.to(output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced_states(
+    module: nn.Module, shape: tuple[int, int], positions: Tensor, states: Tensor
+) -> Iterator[None]:
+    """Replace what a module returns at one position of every row.
+
+    Args:
+        module: one that returns a tensor of hidden states, perhaps with rows and positions in one
+            dimension.
+        shape: numbers of rows and positions.
+        positions: ``[rows]``.
+        states: ``[rows, hidden_size]``, what it shall return there.
+    """
+
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        changed = output.clone()
+        rows = torch.arange(shape[0], device=output.device)
+        changed.view(*shape, -1)[rows, positions] = states.to(output)
+        return changed
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -58,11 +58,13 @@ class EncodedText:
         ids: all token ids, special tokens that the tokenizer puts in front included.
         target_start: index of the target's first token (``len(ids)`` when there is no target).
         subject_last: index of the subject's last token, or ``-1`` when no span was given.
+        subject_first: index of its first token, likewise.
     """
 
     ids: tuple[int, ...]
     target_start: int
     subject_last: int
+    subject_first: int = -1
 
     @property
     def target_ids(self) -> tuple[int, ...]:
@@ -120,7 +122,7 @@ def _locate(
     while length > 1 and special[length - 1]:  # an end-of-text token would end the sentence
         length -= 1
     real = [index for index in range(length) if not special[index]]
-    target_start, subject_last = length, -1
+    target_start, subject_first, subject_last = length, -1, -1
     if text.target:
         prompt_end = len(text.prompt.rstrip())
         inside = [index for index in real if offsets[index][1] > prompt_end]
@@ -132,8 +134,8 @@ def _locate(
         inside = [i for i in real if offsets[i][0] < end and offsets[i][1] > first]
         if not inside:
             raise RequestError(f"the subject in {text.prompt!r} has no token of its own")
-        subject_last = inside[-1]
-    return EncodedText(tuple(ids[:length]), target_start, subject_last)
+        subject_first, subject_last = inside[0], inside[-1]
+    return EncodedText(tuple(ids[:length]), target_start, subject_last, subject_first)
 
 
 @dataclass(frozen=True)

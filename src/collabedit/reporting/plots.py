@@ -136,6 +136,42 @@ def _augmentation(figure: Any, summary: Mapping[str, Any]) -> None:
     axes.legend()
 
 
+def _tuning(figure: Any, summary: Mapping[str, Any]) -> None:
+    """Left, indirect effects by layer; right, the Score of every trial by lambda."""
+    traced, trials = summary["trace"], summary["methods"]
+    left, *rest = figure.subplots(1, 2 if trials else 1, squeeze=False)[0]
+    centre = (traced["window"] - 1) / 2
+    for name, shift, label in (
+        ("hidden", 0.0, "its state"),
+        ("mlp", centre, f"MLPs of {traced['window']} layers around it"),
+    ):
+        layers = [layer + shift for layer in range(len(traced[name]))]
+        effects = [100 * effect for effect in traced[name]]
+        errors = [100 * error for error in traced[f"{name}_error"]]
+        left.plot(layers, effects, marker=".", label=label)
+        low = [effect - error for effect, error in zip(effects, errors, strict=True)]
+        high = [effect + error for effect, error in zip(effects, errors, strict=True)]
+        left.fill_between(layers, low, high, alpha=0.2)
+    left.set(xlabel="layer", ylabel="average indirect effect, percent", ylim=(0, None))
+    for axes in rest:
+        _trials(axes, trials)
+    if "preset" in summary:
+        best = summary["preset"]["layers"]
+        left.axvspan(best[0] - 0.5, best[-1] + 0.5, color="grey", alpha=0.2, label="best layers")
+    left.legend(title="restored", fontsize="small")
+
+
+def _trials(axes: Any, trials: Mapping[str, Mapping[str, Any]]) -> None:
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for row in trials.values():
+        name = f"{row['layers']}, clamp {row['clamp_factor']:g}, {row['target_steps']} steps"
+        kinds.setdefault(name, []).append((row["weight"], row["score"]))
+    for name, points in kinds.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+    axes.set(xscale="log", xlabel="lambda", ylabel="Score on the validation records")
+    axes.legend(title="layers", fontsize="x-small")
+
+
 _DRAWERS: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
     "single-round": _bars,
     "editors": _editors,
@@ -144,4 +180,5 @@ _DRAWERS: dict[str, Callable[[Any, Mapping[str, Any]], None]] = {
     "overlap": _overlap,
     "conflict": _bars,
     "augmentation": _augmentation,
+    "tune": _tuning,
 }

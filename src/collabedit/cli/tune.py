@@ -1,0 +1,142 @@
+"""``collabedit tune``: layers and settings for a new model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.options import (
+    CovarianceOption,
+    DeviceOption,
+    DtypeOption,
+    EditorOption,
+    HparamsOption,
+    MemoryOption,
+    ScheduleOption,
+    SeedOption,
+    read_bytes,
+)
+
+if TYPE_CHECKING:
+    from collabedit.experiments import Run
+
+
+def tune(
+    model: Annotated[
+        str, typer.Argument(help="A built-in name, a directory, a .gguf file, or a Hub id.")
+    ],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            "--dataset",
+            "-D",
+            help="worldfacts, multi_counterfact, counterfact, zsre, or a file of records; others "
+            "than those that edits will be judged by.",
+        ),
+    ] = "worldfacts",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where to write the preset as well, for --hparams."),
+    ] = None,
+    trials: Annotated[
+        int,
+        typer.Option(
+            help="Kinds of targets (layers, clamp, steps) to try, each with three weights of the "
+            "prior; 0 only traces."
+        ),
+    ] = 8,
+    records: Annotated[
+        int, typer.Option(help="Records edited and measured in every trial; more tell more.")
+    ] = 24,
+    facts: Annotated[int, typer.Option(help="Facts that the model knows, to trace.")] = 24,
+    draws: Annotated[int, typer.Option(help="Draws of the noise for each of them.")] = 3,
+    editor: EditorOption = "MEMIT",
+    schedule: ScheduleOption = "sequential",
+    covariance: CovarianceOption = None,
+    hparams: HparamsOption = None,
+    seed: SeedOption = 0,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+    memory_budget: MemoryOption = None,
+    results: Annotated[Path, typer.Option("--results", help="Folder of all results.")] = Path(
+        "results"
+    ),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew instead of continuing an interrupted run.")
+    ] = False,
+) -> None:
+    """Choose the layers to edit and the other settings for a model.
+
+    Causal tracing finds the layers whose MLPs recall facts: noise on the subject makes the model
+    forget the object, and a layer's own state, put back, brings it back. The layers with the
+    largest effect, the present settings (or those of --hparams) and, at the best layers, other
+    clamps and steps are then tried on a few records, each with three values of lambda. The best
+    Score wins; the preset is a file for --hparams of all commands.
+
+    An interrupted search, even a killed one, goes on when the same command is given again.
+    """
+    from collabedit.editing import Hyperparameters
+    from collabedit.rounds.config import parse_schedule
+    from collabedit.tuning import TuneSettings
+    from collabedit.tuning import tune as run_tuning
+
+    settings = TuneSettings.checked(
+        model=model,
+        dataset=dataset,
+        trials=trials,
+        records=records,
+        facts=facts,
+        draws=draws,
+        editor=editor,
+        schedule=parse_schedule(schedule),
+        covariance=covariance,
+        hyperparameters=Hyperparameters.from_file(hparams) if hparams else None,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        memory_budget=read_bytes(memory_budget),
+    )
+    show(run_tuning(settings, results, fresh=fresh), model, out)
+
+
+def show(run: Run, model: str, out: Path | None) -> None:
+    """Print what tuning found, keep it as Markdown with a plot, and say how to use it."""
+    from collabedit.experiments import load_summary
+    from collabedit.files import write_json, write_text
+    from collabedit.reporting.plots import save_plot
+    from collabedit.reporting.tables import console, markdown, summary_tables
+
+    summary = load_summary(run.folder)
+    tables = summary_tables(summary, f"Tuning of {model}")
+    for table in tables:
+        console().print(table)
+    verdict = _verdict(summary)
+    report = "\n\n".join([*map(markdown, tables), verdict])
+    write_text(run.folder / "report.md", f"{report}\n")
+    plot = save_plot(summary, run.folder / "plot.png")
+    print(verdict)
+    files = "summary.json, params.json, report.md" + (", plot.png" if plot else "")
+    print(f"Results: {run.folder}/ ({files})")
+    if "preset" in summary:
+        preset = out or run.folder / "preset.json"
+        write_json(preset, summary["preset"])
+        print(f"Use the preset with: collabedit edit --model {model} --hparams {preset} ...")
+
+
+def _verdict(summary: dict[str, Any]) -> str:
+    """What the search says, in a sentence or two."""
+    if "preset" not in summary:
+        ranges = ", ".join(f"{layers[0]}-{layers[-1]}" for layers in summary["ranges"])
+        return f"Layers to try, by the effect of their MLPs: {ranges}."
+    best, row = next(iter(summary["methods"].items()))
+    if best.endswith("(present)"):
+        return f"The present settings are the best of those tried: {best}."
+    found = (
+        f"Best: {best}; Score {row['score']:.1f}, {row['gain']:.1f} above the present settings, "
+        f"with a standard error of {row['gain_error']:.1f}."
+    )
+    if row["gain"] < 2 * row["gain_error"]:
+        found += " That is within the noise of so few records; more --records would tell."
+    return found

@@ -1,0 +1,122 @@
+"""Which settings to try, and which of those tried is the best."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import fmean
+
+from collabedit.editing import Editor, Hyperparameters
+from collabedit.editing.editors import PriorKind
+from collabedit.evaluation import CaseResult, summarise
+from collabedit.tuning.causal_tracing import CausalTrace
+
+__all__ = ["Trial", "best_of", "gain", "layer_ranges", "target_settings", "weights"]
+
+#: Multiples of the present settings that are tried.
+_CLAMPS = (2 / 3, 1.0, 4 / 3)
+_STEPS = (0.6, 1.0, 1.6)
+_WEIGHTS = (0.1, 1.0, 10.0)
+
+_RANGES = 4
+#: Groups of records that the standard error is found by.
+_GROUPS = 50
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings and what they come to.
+
+    Attributes:
+        hyperparameters: the settings.
+        cases: the validation records, measured on the edited model.
+        norm: of the update, relative to the edited weights (Frobenius).
+    """
+
+    hyperparameters: Hyperparameters
+    cases: Sequence[CaseResult]
+    norm: float
+
+    @property
+    def score(self) -> float:
+        """Score of the validation records; 0 where they have none."""
+        return summarise(self.cases).get("score", 0.0)
+
+
+def layer_ranges(trace: CausalTrace, count: int = _RANGES) -> list[tuple[int, ...]]:
+    """Ranges of layers to edit: the windows whose MLP outputs have the largest effect.
+
+    Neighbouring windows are nearly the same, so those chosen begin at least two layers apart.
+    """
+    order = sorted(range(len(trace.mlp)), key=lambda first: -trace.mlp[first])
+    chosen: list[int] = []
+    for first in order:
+        if len(chosen) < count and all(abs(first - other) > 1 for other in chosen):
+            chosen.append(first)
+    return [tuple(range(first, first + trace.window)) for first in chosen]
+
+
+def target_settings(
+    base: Hyperparameters, layers: tuple[int, ...], seed: int
+) -> list[Hyperparameters]:
+    """Other clamps and steps than the present ones, on some layers, in random order."""
+    others = [
+        base.with_changes(
+            layers=layers,
+            clamp_factor=round(clamp * base.clamp_factor, 3),
+            target_steps=max(1, round(steps * base.target_steps)),
+        )
+        for clamp, steps in product(_CLAMPS, _STEPS)
+        if (clamp, steps) != (1.0, 1.0)
+    ]
+    random.Random(seed).shuffle(others)
+    return others
+
+
+def weights(settings: Hyperparameters, editor: Editor) -> list[Hyperparameters]:
+    """The settings with several weights of the prior, the present one first.
+
+    An editor whose edits hold exactly does not depend on the weight.
+    """
+    if editor.ridge == 0:
+        return [settings]
+    name = weight_name(editor)
+    present = getattr(settings, name)
+    others = [float(f"{factor * present:.6g}") for factor in _WEIGHTS if factor != 1.0]
+    return [settings] + [settings.with_changes(**{name: weight}) for weight in others]
+
+
+def weight_name(editor: Editor) -> str:
+    """The setting that weighs what is to be kept against the edits."""
+    return "null_space_weight" if editor.prior is PriorKind.NULL_SPACE else "prior_weight"
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The trial of the highest Score; of equal ones the smallest update."""
+    return min(trials, key=lambda trial: (-trial.score, trial.norm))
+
+
+def gain(trial: Trial, present: Trial) -> tuple[float, float]:
+    """How far a trial's Score lies above another's on the same records, and the standard error.
+
+    The error is the jackknife's: both are measured again without each group of records.
+    """
+
+    def difference(left_out: int | None) -> float:
+        kept = [
+            [case for place, case in enumerate(each.cases) if place % groups != left_out]
+            for each in (trial, present)
+        ]
+        new, old = (summarise(cases).get("score", 0.0) for cases in kept)
+        return new - old
+
+    groups = min(len(trial.cases), _GROUPS)
+    found = difference(None)
+    if groups == 1:
+        return found, 0.0
+    parts = [difference(group) for group in range(groups)]
+    spread = sum((part - fmean(parts)) ** 2 for part in parts)
+    return found, math.sqrt((groups - 1) / groups * spread)

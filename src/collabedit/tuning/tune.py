@@ -1,0 +1,285 @@
+"""Choosing the layers and the settings of an edit for a new model."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from collabedit.covariance import Covariance, default_covariance
+from collabedit.datasets import load_dataset
+from collabedit.editing import (
+    Contexts,
+    Hyperparameters,
+    TargetCache,
+    default_hyperparameters,
+    resolve_editor,
+    sample_contexts,
+)
+from collabedit.errors import DatasetError, InputError
+from collabedit.evaluation import evaluate, summarise
+from collabedit.experiments.methods import edit_alone
+from collabedit.experiments.runs import Run, open_run
+from collabedit.experiments.study import RunSettings
+from collabedit.files import sha256_of_json, write_json
+from collabedit.models import LanguageModel
+from collabedit.progress import say
+from collabedit.requests import Record
+from collabedit.rounds import Delta, Party, new_round
+from collabedit.tuning.causal_tracing import CausalTrace, known_facts, trace
+from collabedit.tuning.search import (
+    Trial,
+    best_of,
+    gain,
+    layer_ranges,
+    target_settings,
+    weight_name,
+    weights,
+)
+
+__all__ = ["TuneSettings", "tune"]
+
+
+class TuneSettings(RunSettings):
+    """What tuning depends on.
+
+    Attributes:
+        records: of the data set, edited and measured in every trial.
+        facts: that the model knows, traced.
+        draws: of the noise, for each of them.
+        trials: kinds of targets (layers, clamp, steps) to try, each with several weights of the
+            prior; 0 ends with the causal tracing.
+    """
+
+    records: int = Field(default=24, ge=1)
+    facts: int = Field(default=24, ge=1)
+    draws: int = Field(default=3, ge=1)
+    trials: int = Field(default=8, ge=0)
+
+
+def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
+    """Trace which layers recall facts, try settings on some records, and keep the best.
+
+    The present settings (the model's preset, or those scaled by depth) are tried first; then other
+    layers; then, at the best layers, other clamps and steps. The summary's ``preset`` holds the
+    best settings, and so does ``preset.json`` in the run's folder.
+
+    Args:
+        settings: what to run.
+        results: folder of all runs.
+        fresh: begin a new run even if an unfinished one with these settings exists.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: when the editor has nothing to tune here, or the records cannot serve.
+    """
+    tuning = _open(settings, results, fresh)
+    traced = tuning.trace()
+    ranges = layer_ranges(traced)
+    summary: dict[str, Any] = {"trace": asdict(traced), "ranges": ranges, "methods": {}}
+    if settings.trials:
+        summary |= tuning.search(ranges)
+        write_json(tuning.run.folder / "preset.json", summary["preset"])
+    tuning.run.write_summary(
+        {"experiment": "tune", **summary, "settings": settings.model_dump(mode="json")}
+    )
+    return tuning.run
+
+
+def _open(settings: TuneSettings, results: Path, fresh: bool) -> _Tuning:
+    if not resolve_editor(settings.editor).has_statistics:
+        raise InputError(
+            f"{settings.editor} has no targets and no prior, so there is nothing to tune; choose "
+            "another editor"
+        )
+    records = load_dataset(settings.dataset)
+    if len(records) < settings.records:
+        raise DatasetError(
+            f"{settings.records} records were asked for, the data set has {len(records)}"
+        )
+    shuffled = random.Random(settings.seed).sample(records, len(records))
+    if settings.trials:
+        _check_measurable(shuffled[: settings.records])
+    covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
+    model = settings.load_model()
+    preset = default_hyperparameters(model.name, model.structure, settings.editor)
+    present = settings.hyperparameters or preset.hyperparameters
+    resolve_editor(settings.editor).check(present)
+    model.weight_names(present.layers)
+    params = {
+        "experiment": "tune",
+        "settings": settings.model_dump(mode="json"),
+        "present": present.model_dump(mode="json"),
+        "model": model.state_fingerprint(),
+        "records": sha256_of_json([asdict(record) for record in records]),
+        "covariance": None if covariance is None else covariance.corpus,
+    }
+    run = open_run(results, settings.editor, params, fresh=fresh)
+    return _Tuning(settings, run, model, present, shuffled, covariance)
+
+
+def _check_measurable(records: Sequence[Record]) -> None:
+    for record in records:
+        kept = record.neighborhood_target if record.kind == "zsre" else record.request.target_true
+        if not (record.paraphrase_prompts and record.neighborhood_prompts and kept):
+            raise InputError(
+                f"case {record.case_id} has no paraphrase, no neighbourhood prompt or no true "
+                "object, which the Score needs; give complete CounterFact or zsRE records"
+            )
+
+
+@dataclass
+class _Tuning:
+    """An open run.
+
+    Attributes:
+        settings: what was asked.
+        run: where its results go.
+        model: the unedited model.
+        present: the settings that it has already.
+        shuffled: all records, in random order.
+        covariance: the user's, if any.
+    """
+
+    settings: TuneSettings
+    run: Run
+    model: LanguageModel
+    present: Hyperparameters
+    shuffled: Sequence[Record]
+    covariance: Covariance | None
+
+    def trace(self) -> CausalTrace:
+        """Trace the first records, in random order, that the model knows."""
+
+        def compute() -> dict[str, Any]:
+            facts, examined = known_facts(self.model, self.shuffled, self.settings.facts)
+            if not facts:
+                raise InputError(
+                    f"{self.model.name} knows none of the {examined} true objects in "
+                    f"{self.settings.dataset}, so there is nothing to trace; give facts that it "
+                    "knows"
+                )
+            return asdict(
+                trace(
+                    self.model,
+                    facts,
+                    examined=examined,
+                    window=len(self.present.layers),
+                    draws=self.settings.draws,
+                    seed=self.settings.seed,
+                )
+            )
+
+        return CausalTrace(**self.run.json_stage("trace", compute))
+
+    def search(self, ranges: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+        """Try settings; returns the summary of all trials, the best first."""
+        settings = self.settings
+        validation = list(self.shuffled[: settings.records])
+        editor = resolve_editor(settings.editor)
+        weight = weight_name(editor)
+        bench = _Bench(self, validation, sorted({*self.present.layers, *sum(ranges, ())}))
+        unedited = self.run.json_stage("unedited", lambda: evaluate(self.model, validation))
+        others = [layers for layers in ranges if layers != self.present.layers]
+        kinds = [self.present, *(self.present.with_changes(layers=layers) for layers in others)]
+        trials: list[Trial] = []
+
+        def attempt(kinds: Sequence[Hyperparameters]) -> None:
+            total = settings.trials * len(weights(self.present, editor))
+            for choice in [choice for kind in kinds for choice in weights(kind, editor)]:
+                trial = bench.tried(choice)
+                trials.append(trial)
+                name = _label(choice, weight)
+                say(f"Trial {len(trials)} of at most {total}: {name}: Score {trial.score:.1f}")
+
+        attempt(kinds[: settings.trials])
+        best = best_of(trials)
+        more = target_settings(self.present, best.hyperparameters.layers, settings.seed)
+        attempt(more[: max(0, settings.trials - len(kinds))])
+        best, present = best_of(trials), trials[0]
+        trials.sort(key=lambda trial: (-trial.score, trial.norm))
+        return {
+            "unedited": dict(summarise(unedited)),
+            "methods": {
+                _label(trial.hyperparameters, weight) + " (present)" * (trial is present): _row(
+                    trial, present, weight
+                )
+                for trial in trials
+            },
+            "preset": best.hyperparameters.model_dump(mode="json"),
+        }
+
+
+class _Bench:
+    """Tries settings on the validation records."""
+
+    def __init__(self, tuning: _Tuning, records: Sequence[Record], layers: Sequence[int]) -> None:
+        self.tuning = tuning
+        self.records = records
+        model, seed = tuning.model, tuning.settings.seed
+        self.covariance = tuning.covariance or default_covariance(model, layers, seed)
+        self.covariance.check_model(model.fingerprint(model.weight_names(layers)))
+        self.contexts: Contexts = sample_contexts(model, seed)
+
+    def tried(self, choice: Hyperparameters) -> Trial:
+        """Edit the records with some settings and measure them; a finished trial is read."""
+        weight = weight_name(resolve_editor(self.tuning.settings.editor))
+        name = _label(choice, weight).replace(",", "").replace(" ", "_")
+        found = self.tuning.run.json_stage(f"trials/{name}", lambda: self._compute(choice))
+        return Trial(choice, **found)
+
+    def _compute(self, choice: Hyperparameters) -> dict[str, Any]:
+        model, settings = self.tuning.model, self.tuning.settings
+        config = new_round(
+            model,
+            editor=settings.editor,
+            schedule=settings.schedule,
+            hyperparameters=choice,
+            contexts=self.contexts,
+            seed=settings.seed,
+        )
+        requests = [record.request for record in self.records]
+        # Targets depend on no prior: those of the same layers, clamp and steps are in the cache.
+        party = Party(model, requests, config, cache=TargetCache())
+        delta = edit_alone(party, config, config.priors(self.covariance))
+        norm = _relative_norm(model, delta)
+        with model.edited(delta.changes):
+            return {"cases": evaluate(model, self.records), "norm": norm}
+
+
+def _relative_norm(model: LanguageModel, delta: Delta) -> float:
+    changed = math.hypot(*(float(change.dense().norm()) for change in delta.changes.values()))
+    return changed / math.hypot(*(float(model.weight(name).norm()) for name in delta.changes))
+
+
+def _label(choice: Hyperparameters, weight: str) -> str:
+    return (
+        f"layers {_span(choice.layers)}, lambda {getattr(choice, weight):g}, "
+        f"clamp {choice.clamp_factor:g}, {choice.target_steps} steps"
+    )
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
+
+
+def _row(trial: Trial, present: Trial, weight: str) -> dict[str, Any]:
+    difference, error = gain(trial, present)
+    choice = trial.hyperparameters
+    return {
+        **summarise(trial.cases),
+        "gain": difference,
+        "gain_error": error,
+        "update_norm": trial.norm,
+        "layers": _span(choice.layers),
+        "weight": getattr(choice, weight),
+        "clamp_factor": choice.clamp_factor,
+        "target_steps": choice.target_steps,
+    }

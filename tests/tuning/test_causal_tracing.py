@@ -1,0 +1,228 @@
+"""Causal tracing against one run at a time with plain hooks."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from collabedit.models import LanguageModel
+from collabedit.requests import EditRequest, Record
+from collabedit.tuning.causal_tracing import (
+    KNOWN_PROBABILITY,
+    CausalTrace,
+    Fact,
+    embedding_deviation,
+    known_facts,
+    subject_noise,
+    trace,
+)
+from tests.conftest import make_model
+
+#: One with the subject in front, one in the middle, and one that ends with it.
+FACTS = [
+    Fact(tuple(range(20, 27)), range(2), 40),
+    Fact(tuple(range(60, 71)), range(3, 6), 41),
+    Fact(tuple(range(90, 95)), range(3, 5), 42),
+]
+DRAWS = 2
+WINDOW = 2
+
+
+def probability(
+    model: LanguageModel, fact: Fact, noise: Tensor, states: dict[str, Tensor]
+) -> float:
+    """Of the answer, in one whole run of one row with noise and with states put in by name."""
+    place = fact.subject[-1]
+
+    def disturb(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[0, fact.subject.start : fact.subject.stop] += noise
+        return output
+
+    def put(state: Tensor) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            value = output[0] if isinstance(output, tuple) else output
+            flat = value.view(-1, value.shape[-1])  # a single row
+            flat[place] = state
+            return output
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        embedding = model.hf.get_input_embeddings()
+        stack.callback(embedding.register_forward_hook(disturb).remove)
+        for path, state in states.items():
+            handle = model.module(path).register_forward_hook(put(state))
+            stack.callback(handle.remove)
+        logits = model.hf(torch.tensor([fact.ids])).logits[0, -1]
+    return float(logits.softmax(dim=-1)[fact.answer])
+
+
+def clean_states(model: LanguageModel, fact: Fact) -> dict[str, Tensor]:
+    """The outputs of all layers and down-projections at the subject's last token, by path."""
+    structure, found = model.structure, {}
+
+    def keep(path: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            found[path] = value.reshape(-1, value.shape[-1])[fact.subject[-1]].clone()
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for layer in range(structure.n_layers):
+            for path in (structure.layer_path(layer), structure.projection_path(layer)):
+                stack.callback(model.module(path).register_forward_hook(keep(path)).remove)
+        model.hf(torch.tensor([fact.ids]))
+    return found
+
+
+def traced_plainly(model: LanguageModel, seed: int) -> CausalTrace:
+    """The trace of ``FACTS``, a run at a time."""
+    structure = model.structure
+    scale = 3.0 * embedding_deviation(model, FACTS)
+    noises = subject_noise(model, FACTS, DRAWS, scale, seed)
+    layers = range(structure.n_layers)
+    places = [[structure.layer_path(layer)] for layer in layers] + [
+        [structure.projection_path(first + offset) for offset in range(WINDOW)]
+        for first in range(structure.n_layers - WINDOW + 1)
+    ]
+    effects = torch.zeros(len(places), len(FACTS))
+    clean, corrupted = torch.zeros(len(FACTS)), torch.zeros(len(FACTS))
+    for number, (fact, noise) in enumerate(zip(FACTS, noises, strict=True)):
+        states = clean_states(model, fact)
+        clean[number] = probability(model, fact, torch.zeros_like(noise[0]), {})
+        for draw in noise:
+            without = probability(model, fact, draw, {})
+            corrupted[number] += without / DRAWS
+            for place, paths in enumerate(places):
+                restored = probability(model, fact, draw, {path: states[path] for path in paths})
+                effects[place, number] += (restored - without) / DRAWS
+    means, errors = effects.mean(dim=1), effects.std(dim=1) / len(FACTS) ** 0.5
+    return CausalTrace(
+        facts=len(FACTS),
+        examined=len(FACTS),
+        draws=DRAWS,
+        noise=scale,
+        window=WINDOW,
+        clean=float(clean.mean()),
+        corrupted=float(corrupted.mean()),
+        hidden=means[: len(layers)].tolist(),
+        hidden_error=errors[: len(layers)].tolist(),
+        mlp=means[len(layers) :].tolist(),
+        mlp_error=errors[len(layers) :].tolist(),
+    )
+
+
+def assert_close(found: CausalTrace, expected: CausalTrace) -> None:
+    for name in ("hidden", "hidden_error", "mlp", "mlp_error"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=2e-6), name
+        assert max(map(abs, getattr(expected, name))) > 1e-5, name
+    assert found.clean == pytest.approx(expected.clean, abs=2e-6)
+    assert found.corrupted == pytest.approx(expected.corrupted, abs=2e-6)
+    assert found.noise == expected.noise
+    assert (found.facts, found.draws, found.window) == (len(FACTS), DRAWS, WINDOW)
+
+
+def test_it_is_what_one_run_at_a_time_gives(family_model: LanguageModel) -> None:
+    """Each family, with padding beside the longest fact."""
+    found = trace(family_model, FACTS, window=WINDOW, draws=DRAWS, seed=5, quick=False)
+    assert_close(found, traced_plainly(family_model, seed=5))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 30])
+def test_it_does_not_depend_on_the_batches(tiny_llama: LanguageModel, max_tokens: int) -> None:
+    options: dict[str, Any] = {"window": WINDOW, "draws": DRAWS, "quick": False}
+    together = trace(tiny_llama, FACTS, **options)
+    assert_close(trace(tiny_llama, FACTS, **options, max_tokens=max_tokens), together)
+
+
+def test_the_seed_decides_the_noise(tiny_llama: LanguageModel) -> None:
+    options: dict[str, Any] = {"draws": DRAWS, "quick": False}
+    first = trace(tiny_llama, FACTS, **options, seed=1)
+    assert trace(tiny_llama, FACTS, **options, seed=1) == first
+    assert trace(tiny_llama, FACTS, **options, seed=2).corrupted != first.corrupted
+
+
+def test_without_noise_nothing_has_an_effect(tiny_gpt2: LanguageModel) -> None:
+    found = trace(tiny_gpt2, FACTS, window=WINDOW, noise_scale=0.0, quick=False)
+    assert found.corrupted == pytest.approx(found.clean, abs=1e-7)
+    assert found.hidden + found.mlp == pytest.approx([0.0] * 7, abs=1e-7)
+
+
+def test_the_last_state_of_the_last_token_is_all_that_counts(tiny_llama: LanguageModel) -> None:
+    """At the last layer only the last token's state is read."""
+    fact = FACTS[2]  # ends with its subject
+    found = trace(tiny_llama, [fact], window=WINDOW, draws=DRAWS, quick=False)
+    assert found.corrupted + found.hidden[-1] == pytest.approx(found.clean, abs=1e-6)
+    assert found.hidden_error == [0.0] * 4
+    longer = replace(fact, ids=(*fact.ids, 7))
+    found = trace(tiny_llama, [longer], window=WINDOW, draws=DRAWS, quick=False)
+    assert found.hidden[-1] == pytest.approx(0.0, abs=1e-7)
+    assert abs(found.hidden[0]) > 1e-6
+
+
+def test_a_window_is_no_wider_than_the_model(tiny_llama: LanguageModel) -> None:
+    found = trace(tiny_llama, FACTS, window=9, quick=False)
+    assert found.window == 4
+    assert len(found.mlp) == 1
+
+
+def test_tracing_leaves_the_model_as_it_was(tiny_llama: LanguageModel) -> None:
+    ids = torch.tensor([FACTS[0].ids])
+    before = tiny_llama.hf(ids).logits
+    trace(tiny_llama, FACTS, quick=False)
+    assert torch.equal(tiny_llama.hf(ids).logits, before)
+
+
+# What is known
+
+
+def records_of(model: LanguageModel, prompts: list[str]) -> tuple[list[Record], list[float]]:
+    """Records whose true object is the model's own next token, with its probability."""
+    records, probabilities = [], []
+    for number, prompt in enumerate(prompts):
+        ids = model.tokenizer(f"{prompt} x").input_ids[:-1]
+        with torch.no_grad():
+            distribution = model.hf(torch.tensor([ids])).logits[0, -1].softmax(dim=-1)
+        for token in distribution.argsort(descending=True).tolist():
+            text = model.tokenizer.decode([token])
+            if text.startswith(" ") and text.strip().isascii() and text.strip():
+                encoded = model.tokenizer(f"{prompt} {text.strip()}").input_ids
+                if encoded == [*ids, token]:
+                    break
+        else:
+            continue
+        subject, _, rest = prompt.partition(" ")
+        request = EditRequest(number, f"{{}} {rest}", subject, "Zzyzx", text.strip())
+        records.append(Record(request))
+        probabilities.append(float(distribution[token]))
+    return records, probabilities
+
+
+def test_only_what_the_model_knows_is_traced() -> None:
+    model = make_model("llama")
+    model.hf.lm_head.weight.mul_(12.0)  # so that it is sure of something
+    prompts = [f"{name} speaks the" for name in ("Anna", "Berta", "Carl", "Dora", "Emil", "Frida")]
+    records, probabilities = records_of(model, prompts)
+    expected = [p >= KNOWN_PROBABILITY for p in probabilities]
+    assert any(expected)
+    assert not all(expected)
+    found, examined = known_facts(model, records, 10)
+    assert examined == len(records)
+    assert len(found) == sum(expected)
+    kept = [record for record, known in zip(records, expected, strict=True) if known]
+    for fact, record in zip(found, kept, strict=True):
+        assert model.tokenizer.decode(fact.ids) == record.request.text
+        subject = fact.ids[fact.subject.start : fact.subject.stop]
+        assert model.tokenizer.decode(subject) == record.request.subject
+        assert model.tokenizer.decode([fact.answer]) == f" {record.request.target_true}"
+    assert known_facts(model, records, 1)[0] == found[:1]
+    unlikely = replace(kept[0].request, target_true="Zzyzx", target_new=kept[0].request.target_true)
+    unnamed = replace(kept[0].request, target_true=None)
+    assert known_facts(model, [Record(unlikely), Record(unnamed)], 10) == ([], 2)
