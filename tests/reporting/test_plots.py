@@ -17,6 +17,7 @@ from collabedit.reporting import plots
 from collabedit.reporting.plots import save_plot
 from tests.reporting.test_editor_tables import editors_summary
 from tests.reporting.test_tables import BETTER, SCORES, overlap_summary, summary
+from tests.reporting.test_tuning_tables import tuning_summary
 
 SUMMARIES: dict[str, dict[str, Any]] = {
     "single-round": summary("single-round", methods={"CollabEdit": BETTER, "SA": SCORES}),
@@ -45,6 +46,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
         unedited={"rewrite_conflict_wins": 50.0},
         methods={"after": {"rewrite_conflict_wins": 10.0, "wordings_conflict_wins": 20.0}},
     ),
+    "tune": tuning_summary(),
 }
 
 needs_matplotlib = pytest.mark.skipif(
@@ -119,6 +121,14 @@ def test_the_picture_shows_the_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path
     heights = [patch.get_height() for patch in drawn[3].axes[0].patches]
     assert heights[:5] == [84.21, 84.21, 70.0, 84.21, 84.21]
     assert math.isnan(heights[5])  # fine-tuning has no CollabEdit
+    assert save_plot(SUMMARIES["tune"], tmp_path / "plot.png")
+    left, right = drawn[4].axes
+    assert list(left.lines[0].get_ydata()) == pytest.approx([20.0, 25.0, 0.0])
+    assert list(left.lines[1].get_xdata()) == [0.5, 1.5]  # the middle of two layers
+    assert list(right.lines[0].get_xdata()) == [5.0, 50.0]
+    assert list(right.lines[0].get_ydata()) == [84.21, 21.428]
+    assert save_plot(tuning_summary(methods={}), tmp_path / "plot.png")
+    assert len(drawn[5].axes) == 1
 
 
 def test_without_matplotlib_there_is_a_warning_and_no_picture(

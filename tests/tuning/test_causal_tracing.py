@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from collabedit.models import LanguageModel
+from collabedit.models.tokens import PromptText, encode
 from collabedit.requests import EditRequest, Record
+from collabedit.tuning import causal_tracing
 from collabedit.tuning.causal_tracing import (
-    KNOWN_PROBABILITY,
     CausalTrace,
     Fact,
     embedding_deviation,
@@ -21,7 +23,6 @@ from collabedit.tuning.causal_tracing import (
     subject_noise,
     trace,
 )
-from tests.conftest import make_model
 
 #: One with the subject in front, one in the middle, and one that ends with it.
 FACTS = [
@@ -183,34 +184,35 @@ def test_tracing_leaves_the_model_as_it_was(tiny_llama: LanguageModel) -> None:
 # What is known
 
 
-def records_of(model: LanguageModel, prompts: list[str]) -> tuple[list[Record], list[float]]:
-    """Records whose true object is the model's own next token, with its probability."""
+OBJECTS = ("Paris", "Rome", "French", "guitar", "English", "Spain")
+
+
+def records_of(model: LanguageModel, subjects: Sequence[str]) -> tuple[list[Record], list[float]]:
+    """Records with the likeliest object as the true one, and its first token's probability."""
     records, probabilities = [], []
-    for number, prompt in enumerate(prompts):
-        ids = model.tokenizer(f"{prompt} x").input_ids[:-1]
-        with torch.no_grad():
-            distribution = model.hf(torch.tensor([ids])).logits[0, -1].softmax(dim=-1)
-        for token in distribution.argsort(descending=True).tolist():
-            text = model.tokenizer.decode([token])
-            if text.startswith(" ") and text.strip().isascii() and text.strip():
-                encoded = model.tokenizer(f"{prompt} {text.strip()}").input_ids
-                if encoded == [*ids, token]:
-                    break
-        else:
-            continue
-        subject, _, rest = prompt.partition(" ")
-        request = EditRequest(number, f"{{}} {rest}", subject, "Zzyzx", text.strip())
-        records.append(Record(request))
-        probabilities.append(float(distribution[token]))
+    for number, subject in enumerate(subjects):
+        found = {}
+        for text in encode(
+            model.tokenizer, [PromptText(f"{subject} speaks the", o) for o in OBJECTS]
+        ):
+            with torch.no_grad():
+                logits = model.hf(torch.tensor([text.ids[: text.target_start]])).logits[0, -1]
+            found[text.target_ids[0]] = float(logits.softmax(dim=-1)[text.target_ids[0]])
+        objects = sorted(zip(found.values(), OBJECTS, strict=True))
+        (_, new), (probability, true) = objects[0], objects[-1]
+        records.append(Record(EditRequest(number, "{} speaks the", subject, new, true)))
+        probabilities.append(probability)
     return records, probabilities
 
 
-def test_only_what_the_model_knows_is_traced() -> None:
-    model = make_model("llama")
-    model.hf.lm_head.weight.mul_(12.0)  # so that it is sure of something
-    prompts = [f"{name} speaks the" for name in ("Anna", "Berta", "Carl", "Dora", "Emil", "Frida")]
-    records, probabilities = records_of(model, prompts)
-    expected = [p >= KNOWN_PROBABILITY for p in probabilities]
+def test_only_what_the_model_knows_is_traced(
+    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama
+    records, probabilities = records_of(model, ["Anna", "Berta", "Carl", "Dora", "Emil", "Frida"])
+    threshold = sorted(probabilities)[2] * (1 - 1e-4)
+    monkeypatch.setattr(causal_tracing, "KNOWN_PROBABILITY", threshold)
+    expected = [probability >= threshold for probability in probabilities]
     assert any(expected)
     assert not all(expected)
     found, examined = known_facts(model, records, 10)
@@ -221,8 +223,11 @@ def test_only_what_the_model_knows_is_traced() -> None:
         assert model.tokenizer.decode(fact.ids) == record.request.text
         subject = fact.ids[fact.subject.start : fact.subject.stop]
         assert model.tokenizer.decode(subject) == record.request.subject
-        assert model.tokenizer.decode([fact.answer]) == f" {record.request.target_true}"
+        answer = model.tokenizer.decode([fact.answer])
+        assert f" {record.request.target_true}".startswith(answer)
     assert known_facts(model, records, 1)[0] == found[:1]
-    unlikely = replace(kept[0].request, target_true="Zzyzx", target_new=kept[0].request.target_true)
-    unnamed = replace(kept[0].request, target_true=None)
+    request = kept[0].request
+    assert request.target_true is not None
+    unlikely = replace(request, target_true=request.target_new, target_new=request.target_true)
+    unnamed = replace(request, target_true=None)
     assert known_facts(model, [Record(unlikely), Record(unnamed)], 10) == ([], 2)

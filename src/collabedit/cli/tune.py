@@ -32,7 +32,7 @@ def tune(
         typer.Option(
             "--dataset",
             "-D",
-            help="worldfacts, multi_counterfact, counterfact, zsre, or a file of records; others "
+            help="worldfacts, multi_counterfact, counterfact, or a file of such records; others "
             "than those that edits will be judged by.",
         ),
     ] = "worldfacts",
@@ -102,21 +102,17 @@ def tune(
 
 
 def show(run: Run, model: str, out: Path | None) -> None:
-    """Print what tuning found, keep it as Markdown with a plot, and say how to use it."""
+    """Print what tuning found, plot it, keep the preset and say how to use it."""
     from collabedit.experiments import load_summary
-    from collabedit.files import write_json, write_text
+    from collabedit.files import write_json
     from collabedit.reporting.plots import save_plot
-    from collabedit.reporting.tables import console, markdown, summary_tables
+    from collabedit.reporting.tables import console, summary_tables
 
     summary = load_summary(run.folder)
-    tables = summary_tables(summary, f"Tuning of {model}")
-    for table in tables:
+    for table in summary_tables(summary, f"Tuning of {model}"):
         console().print(table)
-    verdict = _verdict(summary)
-    report = "\n\n".join([*map(markdown, tables), verdict])
-    write_text(run.folder / "report.md", f"{report}\n")
     plot = save_plot(summary, run.folder / "plot.png")
-    print(verdict)
+    print(_verdict(summary))
     files = "summary.json, params.json, report.md" + (", plot.png" if plot else "")
     print(f"Results: {run.folder}/ ({files})")
     if "preset" in summary:
@@ -131,12 +127,12 @@ def _verdict(summary: dict[str, Any]) -> str:
         ranges = ", ".join(f"{layers[0]}-{layers[-1]}" for layers in summary["ranges"])
         return f"Layers to try, by the effect of their MLPs: {ranges}."
     best, row = next(iter(summary["methods"].items()))
-    if best.endswith("(present)"):
+    if row["present"]:
         return f"The present settings are the best of those tried: {best}."
     found = (
         f"Best: {best}; Score {row['score']:.1f}, {row['gain']:.1f} above the present settings, "
         f"with a standard error of {row['gain_error']:.1f}."
     )
-    if row["gain"] < 2 * row["gain_error"]:
+    if row["gain"] <= 2 * row["gain_error"]:
         found += " That is within the noise of so few records; more --records would tell."
     return found

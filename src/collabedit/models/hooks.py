@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 __all__ = [
@@ -166,14 +165,13 @@ def replaced_states(
         module: one that returns a tensor of hidden states, perhaps with rows and positions in one
             dimension.
         shape: numbers of rows and positions.
-        positions: ``[rows]``.
+        positions: ``[rows]``, on the CPU.
         states: ``[rows, hidden_size]``, what it shall return there.
     """
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         changed = output.clone()
-        rows = torch.arange(shape[0], device=output.device)
-        changed.view(*shape, -1)[rows, positions] = states.to(output)
+        changed.view(*shape, -1)[range(shape[0]), positions] = states.to(output)
         return changed
 
     handle = module.register_forward_hook(hook)

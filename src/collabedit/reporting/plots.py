@@ -165,7 +165,7 @@ def _trials(axes: Any, trials: Mapping[str, Mapping[str, Any]]) -> None:
     kinds: dict[str, list[tuple[float, float]]] = {}
     for row in trials.values():
         name = f"{row['layers']}, clamp {row['clamp_factor']:g}, {row['target_steps']} steps"
-        kinds.setdefault(name, []).append((row["weight"], row["score"]))
+        kinds.setdefault(name, []).append((row["weight"], row.get("score", math.nan)))
     for name, points in kinds.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
     axes.set(xscale="log", xlabel="lambda", ylabel="Score on the validation records")

@@ -13,15 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from collabedit.reporting.editor_tables import editor_grids, editor_rows
+from collabedit.reporting.tuning_tables import tuning_grids
 
-__all__ = [
-    "console",
-    "markdown",
-    "summary_csv",
-    "summary_rows",
-    "summary_table",
-    "summary_tables",
-]
+__all__ = ["console", "summary_csv", "summary_rows", "summary_table", "summary_tables"]
 
 #: Columns of a summary's table: key, heading, decimals.
 _COLUMNS = (
@@ -42,9 +36,6 @@ _COLUMNS = (
     ("rewrite_conflict_wins", "conflict wins", 1),
     ("wordings_difference", "in other words", 2),
     ("wordings_conflict_wins", "conflict wins", 1),
-    ("gain", "gain", 1),
-    ("gain_error", "+-", 1),
-    ("update_norm", "|D| / |W|", 3),
 )
 _DISTANCE = "distance_from_global"
 _WIDTH_IN_FILES = 160
@@ -101,7 +92,7 @@ def summary_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
     if "editors" in summary:
         return [grid.rich() for grid in editor_grids(summary, title)]
     if "trace" in summary:
-        return _tuning_tables(summary, title)
+        return [grid.rich() for grid in tuning_grids(summary, title)]
     tables = [summary_table(summary, title)]
     if "rounds" in summary:
         tables.append(_rounds_table(summary["rounds"]))
@@ -158,31 +149,6 @@ def summary_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
 _SCORES = {"ES": ("ES", 1), "PS": ("PS", 1), "NS": ("NS", 1), "score": ("Score", 1)}
 
 
-def _tuning_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
-    """What causal tracing found, and the trials, the best first."""
-    traced = summary["trace"]
-    table = Table(
-        title=f"{title}: average indirect effect at the subject's last token, in percent\n"
-        f"{traced['facts']} known facts of {traced['examined']} records, {traced['draws']} draws "
-        f"of the noise; P(object) {100 * traced['clean']:.1f}, "
-        f"with noise {100 * traced['corrupted']:.1f}",
-        title_justify="left",
-    )
-    for heading in ("layer", "its state restored", "+-", "layers", "their MLPs restored", "+-"):
-        table.add_column(heading, justify="right")
-    for layer, effect in enumerate(traced["hidden"]):
-        cells = [str(layer), f"{100 * effect:.1f}", f"{100 * traced['hidden_error'][layer]:.1f}"]
-        if layer < len(traced["mlp"]):
-            effect, error = traced["mlp"][layer], traced["mlp_error"][layer]
-            cells += [f"{layer}-{layer + traced['window'] - 1}"]
-            cells += [f"{100 * effect:.1f}", f"{100 * error:.1f}"]
-        table.add_row(*cells)
-    if not summary["methods"]:
-        return [table]
-    trials = summary_table(summary, f"{title}: trials; gain: of Score over the present settings")
-    return [table, trials]
-
-
 def _by_layer(norms: Mapping[str, float]) -> dict[str, float]:
     """Norms by ``layer N`` instead of the weight's name."""
     numbers = {name: re.search(r"\.(\d+)\.", name) for name in norms}
@@ -230,18 +196,6 @@ def _series_table(
             ]
             table.add_row("" if number else method, *cells, end_section=number == len(rows) - 1)
     return table
-
-
-def markdown(table: Table) -> str:
-    """A table of ours as Markdown."""
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    rows = [
-        " | ".join(cell.replace("|", "\\|") for cell in row) for row in zip(*columns, strict=True)
-    ]
-    rule = "|".join("--:" if column.justify == "right" else "---" for column in table.columns)
-    lines = [f"| {rows[0]} |", f"|{rule}|", *(f"| {row} |" for row in rows[1:])]
-    title = str(table.title or "").replace("\n", "; ")
-    return "\n".join([f"{title}\n", *lines])
 
 
 def summary_csv(summaries: Mapping[str, Mapping[str, Any]]) -> str:

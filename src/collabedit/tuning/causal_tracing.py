@@ -236,7 +236,8 @@ class _CleanRun:
 
     Attributes:
         answers: ``[facts]``, the objects' first tokens.
-        last: ``[facts]``, positions of the subjects' last tokens.
+        last: ``[facts]``, positions of the subjects' last tokens; on the CPU, since layers may
+            lie on several devices.
         probabilities: ``[facts]``, of the answers.
         hidden: by layer, its output at the subjects' last tokens ``[facts, hidden_size]``.
         mlp: by layer, the down-projection's output there.
@@ -246,9 +247,9 @@ class _CleanRun:
         self.model = model
         self.batch = batch
         self.answers = torch.tensor([fact.answer for fact in facts])
-        self.last = torch.tensor([fact.subject[-1] for fact in facts], device=model.device)
+        self.last = torch.tensor([fact.subject[-1] for fact in facts])
         layers = range(model.structure.n_layers)
-        shape, place = batch.input_ids.shape, (batch.rows, self.last)
+        shape, place = batch.input_ids.shape, (range(len(facts)), self.last)
 
         def read(output: Any) -> Tensor:
             states = hooks.hidden_states(output)
@@ -292,7 +293,7 @@ class _CorruptedRuns:
     def with_hidden_state(self, layer: int) -> Tensor:
         """``[facts]``: probabilities with the clean output of one layer."""
         hidden = hooks.hidden_states(self._outputs[layer]).clone()
-        hidden[self.batch.rows, self.last] = self._repeated(self.clean.hidden[layer])
+        hidden[range(len(hidden)), self.last] = self._repeated(self.clean.hidden[layer])
         return self._run((layer, hidden), {})
 
     def with_mlp_outputs(self, layers: range) -> Tensor:

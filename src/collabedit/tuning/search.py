@@ -14,7 +14,16 @@ from collabedit.editing.editors import PriorKind
 from collabedit.evaluation import CaseResult, summarise
 from collabedit.tuning.causal_tracing import CausalTrace
 
-__all__ = ["Trial", "best_of", "gain", "layer_ranges", "target_settings", "weights"]
+__all__ = [
+    "Trial",
+    "best_of",
+    "gain",
+    "layer_ranges",
+    "rank",
+    "target_settings",
+    "weight_name",
+    "weights",
+]
 
 #: Multiples of the present settings that are tried.
 _CLAMPS = (2 / 3, 1.0, 4 / 3)
@@ -94,9 +103,14 @@ def weight_name(editor: Editor) -> str:
     return "null_space_weight" if editor.prior is PriorKind.NULL_SPACE else "prior_weight"
 
 
+def rank(trial: Trial) -> tuple[float, float]:
+    """Sorts trials, the best first: by Score, and those of equal Score by the update's size."""
+    return -trial.score, trial.norm
+
+
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The trial of the highest Score; of equal ones the smallest update."""
-    return min(trials, key=lambda trial: (-trial.score, trial.norm))
+    """The best of some trials."""
+    return min(trials, key=rank)
 
 
 def gain(trial: Trial, present: Trial) -> tuple[float, float]:

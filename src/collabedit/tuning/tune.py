@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from collabedit.covariance import Covariance, default_covariance
 from collabedit.datasets import load_dataset
@@ -21,22 +21,25 @@ from collabedit.editing import (
     resolve_editor,
     sample_contexts,
 )
+from collabedit.editing.editors import DEFAULT_EDITOR
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import evaluate, summarise
 from collabedit.experiments.methods import edit_alone
 from collabedit.experiments.runs import Run, open_run
 from collabedit.experiments.study import RunSettings
-from collabedit.files import sha256_of_json, write_json
+from collabedit.files import sha256_of_json, write_json, write_text
 from collabedit.models import LanguageModel
 from collabedit.progress import say
+from collabedit.reporting.tuning_tables import tuning_grids
 from collabedit.requests import Record
-from collabedit.rounds import Delta, Party, new_round
+from collabedit.rounds import Delta, Party, Schedule, new_round
 from collabedit.tuning.causal_tracing import CausalTrace, known_facts, trace
 from collabedit.tuning.search import (
     Trial,
     best_of,
     gain,
     layer_ranges,
+    rank,
     target_settings,
     weight_name,
     weights,
@@ -49,6 +52,8 @@ class TuneSettings(RunSettings):
     """What tuning depends on.
 
     Attributes:
+        editor: name of the editor.
+        schedule: how residuals reach the layers.
         records: of the data set, edited and measured in every trial.
         facts: that the model knows, traced.
         draws: of the noise, for each of them.
@@ -56,10 +61,17 @@ class TuneSettings(RunSettings):
             prior; 0 ends with the causal tracing.
     """
 
+    editor: str = DEFAULT_EDITOR
+    schedule: Schedule = Schedule.SEQUENTIAL
     records: int = Field(default=24, ge=1)
     facts: int = Field(default=24, ge=1)
     draws: int = Field(default=3, ge=1)
     trials: int = Field(default=8, ge=0)
+
+    @field_validator("editor")
+    @classmethod
+    def _known_editor(cls, name: str) -> str:
+        return resolve_editor(name).name
 
 
 def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
@@ -87,6 +99,8 @@ def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
     if settings.trials:
         summary |= tuning.search(ranges)
         write_json(tuning.run.folder / "preset.json", summary["preset"])
+    grids = tuning_grids(summary, "Tuning")
+    write_text(tuning.run.folder / "report.md", "\n".join(grid.markdown() for grid in grids))
     tuning.run.write_summary(
         {"experiment": "tune", **summary, "settings": settings.model_dump(mode="json")}
     )
@@ -127,11 +141,14 @@ def _open(settings: TuneSettings, results: Path, fresh: bool) -> _Tuning:
 
 def _check_measurable(records: Sequence[Record]) -> None:
     for record in records:
-        kept = record.neighborhood_target if record.kind == "zsre" else record.request.target_true
-        if not (record.paraphrase_prompts and record.neighborhood_prompts and kept):
+        if not (
+            record.paraphrase_prompts
+            and record.neighborhood_prompts
+            and record.request.target_true is not None
+        ):
             raise InputError(
                 f"case {record.case_id} has no paraphrase, no neighbourhood prompt or no true "
-                "object, which the Score needs; give complete CounterFact or zsRE records"
+                "object, which the Score needs; give complete CounterFact records"
             )
 
 
@@ -180,40 +197,21 @@ class _Tuning:
         return CausalTrace(**self.run.json_stage("trace", compute))
 
     def search(self, ranges: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-        """Try settings; returns the summary of all trials, the best first."""
-        settings = self.settings
-        validation = list(self.shuffled[: settings.records])
-        editor = resolve_editor(settings.editor)
-        weight = weight_name(editor)
-        bench = _Bench(self, validation, sorted({*self.present.layers, *sum(ranges, ())}))
-        unedited = self.run.json_stage("unedited", lambda: evaluate(self.model, validation))
+        """Try settings; returns their part of the summary."""
+        records = list(self.shuffled[: self.settings.records])
+        unedited = self.run.json_stage("unedited", lambda: evaluate(self.model, records))
         others = [layers for layers in ranges if layers != self.present.layers]
         kinds = [self.present, *(self.present.with_changes(layers=layers) for layers in others)]
-        trials: list[Trial] = []
-
-        def attempt(kinds: Sequence[Hyperparameters]) -> None:
-            total = settings.trials * len(weights(self.present, editor))
-            for choice in [choice for kind in kinds for choice in weights(kind, editor)]:
-                trial = bench.tried(choice)
-                trials.append(trial)
-                name = _label(choice, weight)
-                say(f"Trial {len(trials)} of at most {total}: {name}: Score {trial.score:.1f}")
-
-        attempt(kinds[: settings.trials])
-        best = best_of(trials)
-        more = target_settings(self.present, best.hyperparameters.layers, settings.seed)
-        attempt(more[: max(0, settings.trials - len(kinds))])
-        best, present = best_of(trials), trials[0]
-        trials.sort(key=lambda trial: (-trial.score, trial.norm))
+        first, left = kinds[: self.settings.trials], self.settings.trials - len(kinds)
+        bench = _Bench(self, records, sorted({layer for kind in first for layer in kind.layers}))
+        trials = bench.tried(first)
+        layers = best_of(trials).hyperparameters.layers
+        more = target_settings(self.present, layers, self.settings.seed)
+        trials += bench.tried(more[: max(0, left)])
         return {
             "unedited": dict(summarise(unedited)),
-            "methods": {
-                _label(trial.hyperparameters, weight) + " (present)" * (trial is present): _row(
-                    trial, present, weight
-                )
-                for trial in trials
-            },
-            "preset": best.hyperparameters.model_dump(mode="json"),
+            "methods": _rows(trials, weight_name(bench.editor)),
+            "preset": best_of(trials).hyperparameters.model_dump(mode="json"),
         }
 
 
@@ -223,17 +221,27 @@ class _Bench:
     def __init__(self, tuning: _Tuning, records: Sequence[Record], layers: Sequence[int]) -> None:
         self.tuning = tuning
         self.records = records
+        self.editor = resolve_editor(tuning.settings.editor)
         model, seed = tuning.model, tuning.settings.seed
         self.covariance = tuning.covariance or default_covariance(model, layers, seed)
         self.covariance.check_model(model.fingerprint(model.weight_names(layers)))
         self.contexts: Contexts = sample_contexts(model, seed)
+        self.most = tuning.settings.trials * len(weights(tuning.present, self.editor))
+        self.finished = 0
 
-    def tried(self, choice: Hyperparameters) -> Trial:
+    def tried(self, kinds: Sequence[Hyperparameters]) -> list[Trial]:
+        """Trials of some kinds of targets with all weights of the prior."""
+        return [self._try(choice) for kind in kinds for choice in weights(kind, self.editor)]
+
+    def _try(self, choice: Hyperparameters) -> Trial:
         """Edit the records with some settings and measure them; a finished trial is read."""
-        weight = weight_name(resolve_editor(self.tuning.settings.editor))
-        name = _label(choice, weight).replace(",", "").replace(" ", "_")
+        label = _label(choice, weight_name(self.editor))
+        name = label.replace(",", "").replace(" ", "_")
         found = self.tuning.run.json_stage(f"trials/{name}", lambda: self._compute(choice))
-        return Trial(choice, **found)
+        trial = Trial(choice, **found)
+        self.finished += 1
+        say(f"Trial {self.finished} of at most {self.most}: {label}: Score {trial.score:.1f}")
+        return trial
 
     def _compute(self, choice: Hyperparameters) -> dict[str, Any]:
         model, settings = self.tuning.model, self.tuning.settings
@@ -248,7 +256,7 @@ class _Bench:
         requests = [record.request for record in self.records]
         # Targets depend on no prior: those of the same layers, clamp and steps are in the cache.
         party = Party(model, requests, config, cache=TargetCache())
-        delta = edit_alone(party, config, config.priors(self.covariance))
+        delta = edit_alone(party, config, config.priors(self.covariance, settings.memory_budget))
         norm = _relative_norm(model, delta)
         with model.edited(delta.changes):
             return {"cases": evaluate(model, self.records), "norm": norm}
@@ -257,6 +265,27 @@ class _Bench:
 def _relative_norm(model: LanguageModel, delta: Delta) -> float:
     changed = math.hypot(*(float(change.dense().norm()) for change in delta.changes.values()))
     return changed / math.hypot(*(float(model.weight(name).norm()) for name in delta.changes))
+
+
+def _rows(trials: Sequence[Trial], weight: str) -> dict[str, dict[str, Any]]:
+    """The metrics of all trials by name, the best first; the first one has the present settings."""
+    present = trials[0]
+    rows = {}
+    for trial in sorted(trials, key=rank):
+        choice = trial.hyperparameters
+        difference, error = gain(trial, present)
+        rows[_label(choice, weight)] = {
+            **summarise(trial.cases),
+            "present": trial is present,
+            "gain": difference,
+            "gain_error": error,
+            "update_norm": trial.norm,
+            "layers": _span(choice.layers),
+            "weight": getattr(choice, weight),
+            "clamp_factor": choice.clamp_factor,
+            "target_steps": choice.target_steps,
+        }
+    return rows
 
 
 def _label(choice: Hyperparameters, weight: str) -> str:
@@ -268,18 +297,3 @@ def _label(choice: Hyperparameters, weight: str) -> str:
 
 def _span(layers: tuple[int, ...]) -> str:
     return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
-
-
-def _row(trial: Trial, present: Trial, weight: str) -> dict[str, Any]:
-    difference, error = gain(trial, present)
-    choice = trial.hyperparameters
-    return {
-        **summarise(trial.cases),
-        "gain": difference,
-        "gain_error": error,
-        "update_norm": trial.norm,
-        "layers": _span(choice.layers),
-        "weight": getattr(choice, weight),
-        "clamp_factor": choice.clamp_factor,
-        "target_steps": choice.target_steps,
-    }
