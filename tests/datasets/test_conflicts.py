@@ -67,6 +67,44 @@ def test_a_relation_with_two_objects_borrows_from_others() -> None:
     assert made[2] in {"Rome", "Paris"}
 
 
+def test_objects_come_from_the_whole_data_set() -> None:
+    records = make(("Rome", "Paris", "P1"), ("Oslo", "Bern", "P2"))
+    further = [
+        replace(other, request=replace(other.request, subject=f"other {other.request.subject}"))
+        for other in make(("Lima", "Quito", "P1"), ("Cairo", None, "P3"))
+    ]
+    chosen = {
+        tuple(other.request.target_new for other in conflicting(records, seed, further))
+        for seed in range(60)
+    }
+    assert {first for first, _ in chosen} == {"Lima", "Quito"}
+    # P2 has no other objects, so that all others can be chosen.
+    assert {second for _, second in chosen} == {"Rome", "Paris", "Lima", "Quito", "Cairo"}
+
+
+def test_another_right_answer_is_no_conflict() -> None:
+    """As where a country has several official languages."""
+    (record,) = make(("Rome", "Paris", "P1"))
+    right = replace(record, request=replace(record.request, target_new="Bern", target_true="Oslo"))
+    other = replace(
+        record, request=replace(record.request, subject="elsewhere", target_true="Lima")
+    )
+    for seed in range(20):
+        (made,) = conflicting([record], seed, [right, other])
+        assert made.request.target_new == "Lima"
+    with pytest.raises(DatasetError, match="none but those of its own question"):
+        conflicting([record], 0, [right])
+
+
+def test_the_prompt_stands_for_a_relation_without_a_name() -> None:
+    (record,) = make(("Rome", "Paris", None))
+    same = replace(record, request=replace(record.request, target_true="Oslo"))
+    asked = replace(record.request, prompt="The anthem of {} is", target_true="Lima")
+    for seed in range(20):
+        (made,) = conflicting([record], seed, [same, replace(record, request=asked)])
+        assert made.request.target_new == "Lima"
+
+
 def test_the_seed_decides() -> None:
     records = make(*[(new, None, "P1") for new in OBJECTS * 4])
     chosen = [[r.request.target_new for r in conflicting(records, seed)] for seed in (0, 0, 1)]

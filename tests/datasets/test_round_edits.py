@@ -81,12 +81,14 @@ def test_case_ids_are_the_records_own_or_their_places(tmp_path: Path) -> None:
 
 def test_a_missing_conflict_is_another_object_of_the_relation(tmp_path: Path) -> None:
     def fact(new: str, true: str, relation: str, conflict: str | None) -> dict[str, Any]:
-        return round_edit(
+        record = round_edit(
             relation={"id": relation, "prompt": "{} is"},
+            subject=f"what is {new}",
             new_object=new,
             object=labelled(true),
             conflict_object=conflict,
         )
+        return {**record, "true_objects": [true]}
 
     values = [
         fact("a", "b", "P1", None),
@@ -103,6 +105,21 @@ def test_a_missing_conflict_is_another_object_of_the_relation(tmp_path: Path) ->
     seeds = {load_round_edits(path, seed=seed)[3].conflict for seed in range(12)}
     assert seeds == {"d", "e"}
     assert load_round_edits(path, seed=3) == load_round_edits(path, seed=3)
+
+
+def test_a_further_true_object_is_no_conflict(tmp_path: Path) -> None:
+    """Only of its own subject: it may conflict with the answer of another."""
+    own = round_edit(conflict_object=None)
+    other = round_edit(conflict_object=None, subject="tar", object="archiving", new_object="x")
+    other["true_objects"] = ["archiving", "bundling"]
+    path = write(tmp_path / "edits.json", [own, other])
+    conflicts = [
+        tuple(item.conflict for item in load_round_edits(path, seed=seed)) for seed in range(40)
+    ]
+    assert {first for first, _ in conflicts} == {"x", "bundling"}
+    assert {second for _, second in conflicts} == {
+        *("franking", "data migration", "data synchronization")
+    }
 
 
 # CounterFact records in their place

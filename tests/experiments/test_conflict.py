@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from collabedit.datasets import conflicting
+from collabedit.datasets import conflicting, load_dataset
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import CaseResult, evaluate, summarise
 from collabedit.experiments import (
@@ -23,7 +23,7 @@ from collabedit.experiments import (
     load_summary,
     single_round,
 )
-from collabedit.experiments.study import deal, requests_of
+from collabedit.experiments.study import deal, records_of, requests_of
 from collabedit.requests import Record
 from collabedit.rounds import Delta, RoundConfig, Schedule
 from tests.experiments.studies import Tiny, assert_alike, dense_round, relative, written
@@ -62,7 +62,8 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     settings = settings_for(tiny)
     run = conflict(settings, tmp_path_factory.mktemp("conflict"))
     (shares,) = deal(settings)
-    others = iter(conflicting([record for share in shares for record in share], settings.seed))
+    everything = load_dataset(settings.dataset)
+    others = iter(conflicting(records_of(shares), settings.seed, everything))
     return Finished(tiny, run, {"A": shares, "B": [[next(others) for _ in s] for s in shares]})
 
 
@@ -143,6 +144,20 @@ def test_the_unedited_model_is_measured_on_both(finished: Finished) -> None:
             ours.request.target_new,
             ours.request.target_true,
         }
+
+
+def test_made_conflicts_are_of_the_whole_data_set(finished: Finished) -> None:
+    """Three records are dealt; alone, they would know but their own objects."""
+    everything = load_dataset(finished.tiny.folder / "facts.json")
+    for ours, theirs in zip(finished.records("A"), finished.records("B"), strict=True):
+        relation = [
+            r.request for r in everything if r.request.relation_id == ours.request.relation_id
+        ]
+        objects = {r.target_new for r in relation} | {r.target_true for r in relation}
+        assert theirs.request.target_new in objects
+    dealt = [r.request for r in finished.records("A")]
+    known = {r.target_new for r in dealt} | {r.target_true for r in dealt}
+    assert {r.request.target_new for r in finished.records("B")} - known
 
 
 def test_conflicts_of_a_file_are_those_that_are_edited(finished: Finished, tmp_path: Path) -> None:

@@ -13,34 +13,40 @@ from collabedit.requests import Record
 __all__ = ["check_conflicts", "conflicting"]
 
 
-def conflicting(records: Sequence[Record], seed: int = 0) -> list[Record]:
+def conflicting(
+    records: Sequence[Record], seed: int = 0, dataset: Sequence[Record] = ()
+) -> list[Record]:
     """The same records with another object: set B of the paper's conflict experiments.
 
     Each takes a random object that other records of its relation have, or any record where its
-    relation has no other object; never its own new or true one.
+    relation has no other object; never one that a record of the same subject and relation has, as
+    its new or its true one, since a fact can have several right answers.
 
     Args:
         records: set A.
         seed: of the choice.
+        dataset: further records whose objects can be chosen, such as all that A is taken from.
 
     Raises:
         DatasetError: when the records know no third object for one of them.
     """
     by_relation: dict[str | None, set[str]] = defaultdict(set)
-    for record in records:
+    by_question: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for record in (*records, *dataset):
         by_relation[record.request.relation_id] |= _objects(record)
+        by_question[_question(record)] |= _objects(record)
     anything = set().union(*by_relation.values())
     chooser = random.Random(seed)
     made = []
     for record in records:
-        own = _objects(record)
-        known = by_relation[record.request.relation_id] - own or anything - own
-        if not known:
+        answers = by_question[_question(record)]
+        others = by_relation[record.request.relation_id] - answers or anything - answers
+        if not others:
             raise DatasetError(
-                f"no conflicting object can be found for case {record.case_id}: all records have "
-                "the same two objects; give a file of conflicting records instead"
+                f"no conflicting object can be found for case {record.case_id}: the data set has "
+                "none but those of its own question; give a file of conflicting records instead"
             )
-        request = replace(record.request, target_new=chooser.choice(sorted(known)))
+        request = replace(record.request, target_new=chooser.choice(sorted(others)))
         made.append(replace(record, request=request))
     return made
 
@@ -68,6 +74,12 @@ def check_conflicts(records: Sequence[Record], conflicts: Sequence[Record]) -> l
             )
         found.append(other)
     return found
+
+
+def _question(record: Record) -> tuple[str, str]:
+    """Subject and relation; the prompt stands for a relation without a name."""
+    request = record.request
+    return request.subject, request.relation_id or request.prompt
 
 
 def _objects(record: Record) -> set[str]:

@@ -60,9 +60,9 @@ def load_round_edits(
 ) -> list[RoundEdit]:
     """Round-edit records of a file, or made of CounterFact records.
 
-    Of CounterFact records the true object is the preferred one, their paraphrase prompts
-    are other wordings, and a conflicting object is chosen among
-    those of the same relation; so it is, too, where a round-edit record has none.
+    Of CounterFact records the true object is the preferred one, their paraphrase prompts are other
+    wordings, and a conflicting object is chosen among those of the same relation; so it is, too,
+    where a round-edit record has none. It is never a further true object of the record.
 
     Args:
         dataset: a data set's name or a file.
@@ -162,7 +162,12 @@ def _with_conflicts(made: Sequence[RoundEdit], seed: int) -> list[RoundEdit]:
     as_records = [
         Record(replace(item.request(item.edited), target_true=item.preferred)) for item in made
     ]
-    others = conflicting(as_records, seed)
+    further = [
+        Record(replace(item.request(item.edited), target_true=other))
+        for item in made
+        for other in item.further
+    ]
+    others = conflicting(as_records, seed, further)
     return [
         item if item.conflict else replace(item, conflict=other.request.target_new)
         for item, other in zip(made, others, strict=True)

@@ -20,6 +20,7 @@ from collabedit.experiments.study import (
     StudySettings,
     deal,
     open_study,
+    records_of,
     requests_of,
     summary_of,
 )
@@ -55,7 +56,7 @@ class ConflictSettings(StudySettings):
     answers.
 
     Attributes:
-        conflicts: a file of B; made of A's own objects where not given.
+        conflicts: a file of B; made of the data set's objects where not given.
         modes: names of :data:`MODES`.
     """
 
@@ -86,7 +87,7 @@ def conflict(settings: ConflictSettings, results: Path, *, fresh: bool = False) 
     (shares,) = deal(settings)
     sets = {"A": shares, "B": _conflicting_shares(settings, shares)}
     study = open_study("conflict", settings, results, fresh=fresh)
-    flat = {name: [record for share in part for record in share] for name, part in sets.items()}
+    flat = {name: records_of(part) for name, part in sets.items()}
     before = {name: study.measure(f"unedited_{name}", part) for name, part in flat.items()}
     after: dict[str, Measured] = {}
     for name in settings.modes:
@@ -134,7 +135,8 @@ def _conflicting_shares(
     if settings.conflicts is not None:
         others = load_dataset(settings.conflicts)
         return [check_conflicts(share, others) for share in shares]
-    flat = iter(conflicting([record for share in shares for record in share], settings.seed))
+    dataset = load_dataset(settings.dataset)
+    flat = iter(conflicting(records_of(shares), settings.seed, dataset))
     return [[next(flat) for _ in share] for share in shares]
 
 
