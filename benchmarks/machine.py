@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -16,9 +14,12 @@ from typing import TypeVar
 
 import torch
 
+from collabedit.planning.machine import resident, with_peak_memory
+
+__all__ = ["in_child", "print_machine", "resident", "with_peak_memory"]
+
 Result = TypeVar("Result")
 
-_STATUS = Path("/proc/self/status")
 #: Other work on more than this many cores spoils the figures.
 _IDLE_LOAD = 1.0
 
@@ -44,39 +45,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def with_peak_memory(function: Callable[[], Result]) -> tuple[Result, int]:
-    """Run a function; also return by how many bytes the process outgrew its size at the start.
-
-    On Linux the kernel's record of the peak is reset first, so earlier peaks do not matter and
-    tensors that already lie in memory do not count. Elsewhere the record cannot be reset: call
-    this in a fresh process (:func:`in_child`).
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed but kept would hide what is taken anew
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    before = resident()
-    result = function()
-    return result, max(0, _memory("VmHWM") - before)
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return _memory("VmRSS")
-
-
-def _memory(name: str) -> int:
-    """Bytes in a field of Linux's process status; elsewhere the largest size so far."""
-    with suppress(OSError):
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def in_child(function: Callable[..., Result], *arguments: object) -> Result:

@@ -22,7 +22,7 @@ LAYERS = [
     {"merging", "covariance", "editing", "evaluation"},
     {"rounds"},
     {"export", "reporting"},
-    {"experiments"},
+    {"experiments", "planning"},
     {"tuning"},
     {"cli"},
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli import detection, models, rounds, run, stats, tune
+from collabedit.cli import detection, doctor, models, rounds, run, stats, tune
 from collabedit.errors import CollabEditError
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
 app.command("tune")(tune.tune)
 app.command("demo")(run.demo)
+app.command("doctor")(doctor.doctor)
 app.command("edit")(rounds.edit)
 app.add_typer(rounds.round_app, name="round")
 app.command("update")(rounds.update)

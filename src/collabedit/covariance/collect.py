@@ -46,6 +46,7 @@ from collabedit.progress import Progress, progress, say
 
 __all__ = [
     "MAX_LENGTH",
+    "TOKENS_PER_INPUT",
     "collect",
     "default_covariance",
     "default_tokens",
@@ -71,7 +72,7 @@ _MIRROR_ROWS = 1024
 _CHECKPOINT_SECONDS = 20.0
 _CHECKPOINT_RATIO = 10.0
 #: Tokens for each input of the MLP at least, unless the user says otherwise.
-_TOKENS_PER_INPUT = 10
+TOKENS_PER_INPUT = 10
 #: The time left is told once this share of the work is done.
 _ESTIMATE_AFTER = 0.02
 
@@ -275,7 +276,7 @@ def default_tokens(model: LanguageModel, corpus: Corpus) -> int:
 
     Second moments of fewer tokens than inputs are singular, and of few more badly conditioned.
     """
-    return max(corpus.default_tokens, _TOKENS_PER_INPUT * model.structure.mlp_size)
+    return max(corpus.default_tokens, TOKENS_PER_INPUT * model.structure.mlp_size)
 
 
 def memory_needed(model: LanguageModel, layers: Sequence[int]) -> int:

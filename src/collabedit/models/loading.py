@@ -14,7 +14,14 @@ from collabedit.models import catalogue
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.placement import room_for_weights
 
-__all__ = ["convert_gguf", "load_model", "load_structure_only", "parse_dtype", "resolve"]
+__all__ = [
+    "convert_gguf",
+    "default_device",
+    "load_model",
+    "load_structure_only",
+    "parse_dtype",
+    "resolve",
+]
 
 _DTYPES = {
     "float32": torch.float32,
@@ -59,7 +66,7 @@ def load_model(
         InputError: when the name or the type is unknown.
         ModelError: when loading fails or the model cannot be edited.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     source = resolve(name)
     options: dict[str, Any] = {"dtype": parse_dtype(dtype)}
     if device == "auto":
@@ -71,6 +78,11 @@ def load_model(
     if device != "auto":
         model = model.to(device)
     return LanguageModel(model, tokenizer, name, memory_budget)
+
+
+def default_device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_structure_only(name: str) -> Any:

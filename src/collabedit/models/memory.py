@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collabedit.models.language_model import LanguageModel
 
-__all__ = ["pass_tokens", "texts_at_once"]
+__all__ = ["HIDDEN_WIDTHS", "LOGIT_COPIES", "MLP_WIDTHS", "pass_tokens", "texts_at_once"]
 
 #: Activations of one layer for one token, in hidden and in MLP widths: norms, queries, keys,
 #: values, attention's output and residual; gate, up, activation and their product.
-_HIDDEN_WIDTHS, _MLP_WIDTHS = 12, 4
+HIDDEN_WIDTHS, MLP_WIDTHS = 12, 4
 #: Copies of a token's logits: the product, the log-softmax and its gradient.
-_LOGIT_COPIES = 3
+LOGIT_COPIES = 3
 
 
 def pass_tokens(
@@ -26,10 +26,10 @@ def pass_tokens(
     """
     if model.memory_budget is None:
         return most
-    layer = _HIDDEN_WIDTHS * model.structure.hidden_size + _MLP_WIDTHS * model.structure.mlp_size
+    layer = HIDDEN_WIDTHS * model.structure.hidden_size + MLP_WIDTHS * model.structure.mlp_size
     vocabulary = len(model.head.weight)  # type: ignore[arg-type]
     activations = (1 + kept_layers) * layer * model.dtype.itemsize
-    logits = read_share * _LOGIT_COPIES * 4 * vocabulary
+    logits = read_share * LOGIT_COPIES * 4 * vocabulary
     return max(1, min(most, int(model.memory_budget / (activations + logits))))
 
 

@@ -1,0 +1,192 @@
+"""``collabedit doctor``: does it fit, and how long will it take?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.options import (
+    CovarianceOption,
+    DeviceOption,
+    DtypeOption,
+    EditorOption,
+    HparamsOption,
+    MemoryOption,
+    ScheduleOption,
+    read_bytes,
+)
+
+if TYPE_CHECKING:
+    from collabedit.planning import Cost, ModelShape, Rates, Trial, Workload
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
+    edits_per_client: Annotated[
+        int, typer.Option("--edits-per-client", "-n", min=1, help="Edits of each party.")
+    ] = 10,
+    clients: Annotated[int, typer.Option("--clients", "-c", min=1, help="Number of parties.")] = 1,
+    editor: EditorOption = "MEMIT",
+    schedule: ScheduleOption = "sequential",
+    hparams: HparamsOption = None,
+    covariance: CovarianceOption = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the covariance; those of its default unless told."),
+    ] = None,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+    memory_budget: MemoryOption = None,
+    trial: Annotated[
+        bool,
+        typer.Option(
+            "--trial/--no-trial",
+            help="Run every stage with two edits and 2,048 tokens, and estimate times by them; "
+            "without, only the model's structure is read, and times follow from a product's rate.",
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what an edit would take, stage by stage: memory and time, and whether it fits here.
+
+    The edits of all parties are counted as made on this machine, as 'collabedit run' does. Memory
+    is that of the process at each stage's peak. Nothing is edited.
+    """
+    import torch
+
+    from collabedit.covariance import SelfCorpus
+    from collabedit.covariance.collect import TOKENS_PER_INPUT
+    from collabedit.editing import default_hyperparameters, resolve_editor
+    from collabedit.editing.hyperparameters import Hyperparameters
+    from collabedit.models.language_model import has_fast_bfloat16
+    from collabedit.models.loading import (
+        default_device,
+        load_model,
+        load_structure_only,
+        parse_dtype,
+    )
+    from collabedit.models.structure import infer_structure
+    from collabedit.planning import (
+        ModelShape,
+        Workload,
+        estimate,
+        machine,
+        run_trial,
+        typical_rates,
+    )
+    from collabedit.rounds.config import parse_schedule
+
+    rules, place = resolve_editor(editor), device or default_device()
+    budget, kind = read_bytes(memory_budget), parse_dtype(dtype)
+    hf = load_structure_only(model)
+    structure = infer_structure(hf)
+    shape = ModelShape.of(hf, structure)
+    settings = (
+        Hyperparameters.from_file(hparams)
+        if hparams
+        else default_hyperparameters(model, structure, editor).hyperparameters
+    )
+    rules.check(settings)
+    computing = torch.device(default_device() if place == "auto" else place)
+    quick = kind == torch.float32 and place != "auto" and has_fast_bfloat16(computing)
+    wanted = tokens or max(SelfCorpus.default_tokens, TOKENS_PER_INPUT * shape.mlp)
+    work = Workload(
+        edits=clients * edits_per_client,
+        editor=rules,
+        schedule=parse_schedule(schedule),
+        hyperparameters=settings,
+        tokens=0 if covariance else wanted,
+        itemsize=kind.itemsize,
+        quick=quick and (budget is None or 2 * shape.numbers <= budget),
+        memory_budget=budget,
+    )
+    room = machine.free_memory(place)
+    tried = None
+    if trial:
+        tried = run_trial(
+            lambda: load_model(model, dtype=dtype, device=place, memory_budget=budget), work
+        )
+    rates = typical_rates(kind, computing, quick=work.quick) if tried is None else tried.rates
+    rows = _rows(estimate(shape, work), rates, tried)
+    verdict = _verdict(shape, work, room, tried)
+    if as_json:
+        facts = {"model": model, "stages": rows, "free_bytes": room, **verdict}
+        print(json.dumps(facts, indent=2))
+        return
+    _print(f"{model}: {work.edits} edits by {rules.name} in {dtype} on {place}", rows)
+    print(verdict["verdict"])
+
+
+def _rows(
+    costs: Mapping[str, Cost], rates: Rates, tried: Trial | None
+) -> dict[str, dict[str, float]]:
+    """By stage: bytes and seconds, and those of the trial if there was one."""
+    rows: dict[str, dict[str, float]] = {}
+    for stage, cost in costs.items():
+        rows[stage] = {"bytes": int(cost.memory), "seconds": cost.amount / rates[stage]}
+        if tried is not None:
+            found = tried.measured[stage]
+            rows[stage] |= {
+                "trial_bytes_estimated": int(tried.expected[stage].memory),
+                "trial_bytes_measured": found.memory,
+                "trial_seconds": found.seconds,
+            }
+    return rows
+
+
+def _verdict(shape: ModelShape, work: Workload, room: int, tried: Trial | None) -> dict[str, Any]:
+    """Whether it fits by the estimates, and by what the trial took at the very least."""
+    from collabedit.planning import estimate, peak, remedy
+
+    stage, needed = peak(estimate(shape, work))
+    for name, found in tried.measured.items() if tried else ():
+        if found.memory > needed:
+            stage, needed = name, float(found.memory)
+    facts: dict[str, Any] = {"fits": needed <= room, "peak_bytes": int(needed), "peak_stage": stage}
+    said = f"{_gigabytes(needed)} at the peak ({stage}), {_gigabytes(room)} free"
+    if needed <= room:
+        return {**facts, "verdict": f"It fits: {said}."}
+    advice = remedy(shape, work, room)
+    then = "" if advice.memory is None else f", then {_gigabytes(advice.memory)}"
+    return {
+        **facts,
+        "advice": advice.advice,
+        "verdict": f"It does not fit: {said}. Use {advice.advice}{then}.",
+    }
+
+
+def _print(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    from rich.table import Table
+
+    from collabedit.reporting.tables import console
+
+    tried = any("trial_seconds" in row for row in rows.values())
+    names = ["stage", "memory", "time"]
+    names += ["trial: memory", "measured", "time"] if tried else []
+    table = Table(*names, title=title)
+    for stage, row in rows.items():
+        cells = [stage, _gigabytes(row["bytes"]), _duration(row["seconds"])]
+        if tried:
+            cells += [
+                _gigabytes(row["trial_bytes_estimated"]),
+                _gigabytes(row["trial_bytes_measured"]),
+                _duration(row["trial_seconds"]),
+            ]
+        table.add_row(*cells)
+    table.add_section()
+    total = _duration(sum(row["seconds"] for row in rows.values()))
+    table.add_row("all", _gigabytes(max(row["bytes"] for row in rows.values())), total)
+    console().print(table)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

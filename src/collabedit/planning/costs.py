@@ -1,0 +1,357 @@
+"""Operations and memory of every stage, counted from the shape of a model.
+
+Counted are the products with weights, ``2 * numbers`` a token, and those of the matrices
+``d_in x d_in``; attention's own products are a few percent more at the lengths of edits. Texts are
+as long as those of the shipped data set are on average.
+
+With the ``P`` numbers of a layer's matrices, ``L`` layers, of which number ``e`` is the last edited
+one and ``k`` are edited, hidden size ``h``, MLP size ``d``, vocabulary ``V``, and ``n`` edits:
+
+| stage | operations |
+|---|---|
+| covariance | ``T`` tokens to the last edited layer, ``5/4 T d^2`` for each edited one |
+| | ``T`` tokens through the whole model where it writes the text itself |
+| targets | texts once through all layers; from the subject on, ``2 S - 1`` times through those
+              above the last edited one and the head, in ``S`` steps |
+| keys | texts in all contexts to the last edited layer, at each exchange |
+| merge | ``d^3 / 3`` for each prior's factor, then ``2 d^2 n`` |
+| evaluation | all prompts through all layers and the head, before and after |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from collabedit.editing.editors import Editor
+from collabedit.editing.hyperparameters import Hyperparameters
+from collabedit.editing.keys import MAX_TOKENS as KEYS_TOKENS
+from collabedit.editing.targets import MAX_EDITS, MAX_TOKENS
+from collabedit.models.memory import HIDDEN_WIDTHS, LOGIT_COPIES, MLP_WIDTHS
+from collabedit.models.structure import ModelStructure
+from collabedit.rounds import Schedule
+
+__all__ = ["STAGES", "Cost", "ModelShape", "Workload", "estimate", "peak"]
+
+STAGES = ("load", "covariance", "targets", "keys", "merge", "evaluation", "save")
+
+#: Tokens of a pass where no budget is tighter.
+_PASS_TOKENS = {"covariance": 2048, "targets": MAX_TOKENS, "keys": KEYS_TOKENS, "evaluation": 512}
+_READ_SHARE = 0.5
+#: Texts that the model writes together, and their length.
+_SAMPLED_ROWS, _SAMPLED_LENGTH = 80, 128
+#: Matrices that making a prior takes, and those that a prior keeps.
+_MADE, _KEPT = 4, 2
+#: Bytes of the interpreter with its libraries.
+_PROGRAM = 450_000_000
+_FLOAT64 = 8
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that costs follow from.
+
+    Attributes:
+        numbers: of all parameters.
+        layer_numbers: of the matrices of one layer.
+        layers: ``L``.
+        hidden: ``h``.
+        mlp: ``d``.
+        vocabulary: ``V``.
+        key_value: width of a token's keys, and of its values, in one layer.
+    """
+
+    numbers: int
+    layer_numbers: int
+    layers: int
+    hidden: int
+    mlp: int
+    vocabulary: int
+    key_value: int
+
+    @classmethod
+    def of(cls, hf: Any, structure: ModelStructure) -> ModelShape:
+        """The shape of a ``transformers`` model; weights on the meta device will do."""
+        layer = hf.get_submodule(structure.layer_path(0))
+        config = hf.config.get_text_config()
+        heads = config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        size = getattr(config, "head_dim", None) or structure.hidden_size // heads
+        return cls(
+            numbers=sum(p.numel() for p in hf.parameters()),
+            layer_numbers=sum(p.numel() for p in layer.parameters() if p.ndim == 2),
+            layers=structure.n_layers,
+            hidden=structure.hidden_size,
+            mlp=structure.mlp_size,
+            vocabulary=_rows(hf.get_submodule(structure.head)),
+            key_value=groups * size,
+        )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Averages of the texts of an edit; by default those of the shipped data set.
+
+    Attributes:
+        tokens: of the prompt with its target, but for the last.
+        suffix: of these, from the subject's last one on.
+        target: of a target.
+        contexts: number of contexts besides the bare prompt.
+        context: tokens of a context's prefix.
+        prompts: number of prompts that measure an edit.
+    """
+
+    tokens: float = 11.0
+    suffix: float = 6.0
+    target: float = 1.1
+    contexts: int = 5
+    context: float = 12.0
+    prompts: float = 11.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be done, all of it on one machine.
+
+    Attributes:
+        edits: of all parties.
+        editor: the editor.
+        schedule: how residuals reach the layers.
+        hyperparameters: layers and steps.
+        tokens: of the covariance; none where it is there already.
+        own_text: whether the model writes the covariance's text itself.
+        itemsize: bytes of a weight.
+        quick: whether targets are found on a copy in bfloat16.
+        memory_budget: bytes beyond the weights that one stage may take.
+        texts: how long they are.
+    """
+
+    edits: int
+    editor: Editor
+    schedule: Schedule
+    hyperparameters: Hyperparameters
+    tokens: int
+    own_text: bool = True
+    itemsize: int = 4
+    quick: bool = False
+    memory_budget: int | None = None
+    texts: Texts = Texts()
+
+    @property
+    def edited(self) -> int:
+        """Number of edited layers, ``k``."""
+        return len(self.hyperparameters.layers)
+
+    @property
+    def last(self) -> int:
+        """The last edited layer, ``e``."""
+        return self.hyperparameters.layers[-1]
+
+    def with_changes(self, **changes: Any) -> Workload:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage takes.
+
+    Attributes:
+        memory: bytes at its peak, weights and program included.
+        amount: operations, or bytes where a file is read or written (``load``, ``save``).
+    """
+
+    memory: float
+    amount: float
+
+
+def estimate(shape: ModelShape, work: Workload) -> dict[str, Cost]:
+    """The cost of every stage; those that the editor has no use for are absent.
+
+    Args:
+        shape: of the model.
+        work: what is to be done.
+    """
+    beside = {
+        "load": 0.0,
+        "targets": _fine_tuning_memory(shape, work)
+        if work.editor.prior is None
+        else _targets_memory(shape, work),
+        "keys": _keys_memory(shape, work),
+        "covariance": _covariance_memory(shape, work),
+        "merge": _merge_memory(shape, work),
+        "evaluation": _pass_memory(shape, work, "evaluation", read_share=_READ_SHARE),
+        "save": 2 * _FLOAT64 * shape.hidden * shape.mlp,
+    }
+    size = shape.numbers * work.itemsize
+    amounts = {
+        "load": size,
+        "covariance": _covariance_operations(shape, work),
+        "targets": _fine_tuning_operations(shape, work)
+        if work.editor.prior is None
+        else _targets_operations(shape, work),
+        "keys": _keys_operations(shape, work),
+        "merge": _merge_operations(shape, work),
+        "evaluation": 2 * _evaluation_operations(shape, work),
+        "save": size,
+    }
+    left_out = set() if work.editor.has_statistics else {"covariance", "keys", "merge"}
+    if not work.tokens:
+        left_out.add("covariance")
+    return {
+        stage: Cost(_PROGRAM + size + beside[stage], amounts[stage])
+        for stage in STAGES
+        if stage not in left_out
+    }
+
+
+def peak(costs: Mapping[str, Cost]) -> tuple[str, float]:
+    """The stage that takes the most memory, and its bytes."""
+    stage = max(costs, key=lambda name: costs[name].memory)
+    return stage, costs[stage].memory
+
+
+def _rows(head: nn.Module) -> int:
+    return len(head.weight)  # type: ignore[arg-type]
+
+
+def _forward(shape: ModelShape, layers: float, tokens: float, read: float = 0.0) -> float:
+    """Operations of tokens through some layers, some of which the head reads."""
+    return 2 * (layers * shape.layer_numbers * tokens + shape.vocabulary * shape.hidden * read)
+
+
+def _covariance_operations(shape: ModelShape, work: Workload) -> float:
+    """Written once; each pass ends at the down-projection of its last layer."""
+    tokens, together = work.tokens, layers_at_once(shape, work)
+    ends = [*work.hyperparameters.layers[together - 1 :: together], work.last]
+    passes = ends[: -(-work.edited // together)]
+    down = shape.hidden * shape.mlp / shape.layer_numbers
+    forward = sum(_forward(shape, end + 1 - down, tokens) for end in passes)
+    moments = work.edited * 1.25 * tokens * shape.mlp**2
+    return forward + moments + work.own_text * _forward(shape, shape.layers, tokens, tokens)
+
+
+def _targets_operations(shape: ModelShape, work: Workload) -> float:
+    texts = work.edits * (1 + work.texts.contexts)
+    whole = texts * work.texts.tokens + work.edits * work.texts.contexts * work.texts.context
+    suffix = texts * work.texts.suffix + work.edits  # one token of each text that must not change
+    read = texts * work.texts.target + work.edits
+    above = shape.layers - work.last - 1
+    passes = 2 * work.hyperparameters.target_steps - 1
+    return _forward(shape, shape.layers, whole) + passes * _forward(shape, above, suffix, read)
+
+
+def _fine_tuning_operations(shape: ModelShape, work: Workload) -> float:
+    tokens, read = work.edits * work.texts.tokens, work.edits * work.texts.target
+    forward = _forward(shape, shape.layers, tokens, read)
+    backward = _forward(shape, shape.layers - work.last, tokens, read)
+    gradient = 2 * shape.hidden * shape.mlp * tokens
+    return work.hyperparameters.ft_steps * (forward + backward + gradient)
+
+
+def _keys_operations(shape: ModelShape, work: Workload) -> float:
+    """At an exchange, bare prompts run to the last edited layer, others to the exchange's last."""
+    bare = work.edits * (work.texts.tokens - work.texts.suffix + 1)
+    others = work.texts.contexts * (bare + work.edits * work.texts.context)
+    layers = work.hyperparameters.layers
+    ends = layers if work.schedule is Schedule.SEQUENTIAL else layers[-1:]
+    return sum(
+        _forward(shape, work.last + 1, bare) + _forward(shape, end + 1, others) for end in ends
+    )
+
+
+def _merge_operations(shape: ModelShape, work: Workload) -> float:
+    rank = min(work.edits, shape.mlp)
+    return work.edited * (shape.mlp**3 / 3 + 2 * shape.mlp**2 * rank + 2 * shape.mlp * rank**2)
+
+
+def _evaluation_operations(shape: ModelShape, work: Workload) -> float:
+    prompts = work.edits * work.texts.prompts
+    return _forward(shape, shape.layers, prompts * work.texts.tokens, prompts)
+
+
+def layers_at_once(shape: ModelShape, work: Workload) -> int:
+    """Of how many layers second moments are collected together."""
+    if work.memory_budget is None:
+        return work.edited
+    fitting = int(work.memory_budget / 2 / _sums_memory(shape, work))
+    return max(1, min(work.edited, fitting))
+
+
+def _sums_memory(shape: ModelShape, work: Workload) -> float:
+    """A float64 sum, and 5/8 of a block's product."""
+    return shape.mlp**2 * (_FLOAT64 + max(4, work.itemsize) * 5 / 8)
+
+
+def _pass_memory(
+    shape: ModelShape,
+    work: Workload,
+    stage: str,
+    *,
+    tokens: float = float("inf"),
+    read_share: float = 0.0,
+    kept_layers: int = 0,
+) -> float:
+    """Activations and logits of the largest pass."""
+    layer = HIDDEN_WIDTHS * shape.hidden + MLP_WIDTHS * shape.mlp
+    each: float = (1 + kept_layers) * layer * work.itemsize
+    each += read_share * LOGIT_COPIES * 4 * shape.vocabulary
+    most = min(tokens, _PASS_TOKENS[stage])
+    return min(most * each, work.memory_budget or float("inf"))
+
+
+def _covariance_memory(shape: ModelShape, work: Workload) -> float:
+    sums = layers_at_once(shape, work) * _sums_memory(shape, work)
+    collecting = sums + _pass_memory(shape, work, "covariance", tokens=work.tokens)
+    if not work.own_text:
+        return collecting
+    rows = min(_SAMPLED_ROWS, max(1, work.tokens // _SAMPLED_LENGTH))
+    cache = rows * _SAMPLED_LENGTH * 2 * shape.layers * shape.key_value * work.itemsize
+    logits = rows * shape.vocabulary * 4 * LOGIT_COPIES
+    return collecting + cache + logits + _quick_copy(shape, work)
+
+
+def _quick_copy(shape: ModelShape, work: Workload) -> float:
+    return 2.0 * shape.numbers if work.quick else 0.0
+
+
+def _targets_memory(shape: ModelShape, work: Workload) -> float:
+    """A pass with what its backward pass needs; keys and values before the subjects."""
+    above = shape.layers - work.last - 1
+    texts = min(work.edits, MAX_EDITS) * (2 + work.texts.contexts)
+    cached = texts * 24 * 2 * above * shape.key_value * work.itemsize
+    suffix = texts * work.texts.suffix
+    passing = _pass_memory(
+        shape, work, "targets", tokens=suffix, read_share=_READ_SHARE, kept_layers=above
+    )
+    return cached + passing + _quick_copy(shape, work)
+
+
+def _fine_tuning_memory(shape: ModelShape, work: Workload) -> float:
+    above = shape.layers - work.last
+    tokens = work.edits * work.texts.tokens
+    passing = _pass_memory(
+        shape, work, "targets", tokens=tokens, read_share=_READ_SHARE / 4, kept_layers=above
+    )
+    return passing + 6 * 4 * shape.hidden * shape.mlp  # change, gradient, Adam's two, the sums
+
+
+def _keys_memory(shape: ModelShape, work: Workload) -> float:
+    tokens = work.edits * (1 + work.texts.contexts) * work.texts.context
+    layers = 1 if work.schedule is Schedule.SEQUENTIAL else work.edited
+    keys = work.edits * (layers * shape.mlp + shape.hidden) * _FLOAT64
+    return _pass_memory(shape, work, "keys", tokens=tokens) + 2 * keys
+
+
+def _merge_memory(shape: ModelShape, work: Workload) -> float:
+    """Priors held, one in the making, and the factors of all parties."""
+    matrix = _FLOAT64 * shape.mlp**2
+    held: float = work.edited
+    if work.memory_budget is not None:
+        held = min(held, max(0, int(work.memory_budget / 2 / (_KEPT * matrix)) - 1))
+    rank = min(work.edits, shape.mlp)
+    factors = 2 * work.edited * rank * (shape.mlp + shape.hidden) * _FLOAT64
+    return (held * _KEPT + _MADE) * matrix + factors
