@@ -61,13 +61,13 @@ def doctor(
     from collabedit.covariance.collect import TOKENS_PER_INPUT
     from collabedit.editing import default_hyperparameters, resolve_editor
     from collabedit.editing.hyperparameters import Hyperparameters
-    from collabedit.models.language_model import has_fast_bfloat16
     from collabedit.models.loading import (
         default_device,
         load_model,
         load_structure_only,
         parse_dtype,
     )
+    from collabedit.models.precision import has_fast_bfloat16
     from collabedit.models.structure import infer_structure
     from collabedit.planning import (
         ModelShape,
