@@ -27,6 +27,7 @@ from benchmarks.report import timed
 from collabedit.cli.options import read_bytes
 from collabedit.covariance import TextCorpus, collect
 from collabedit.datasets import load_dataset
+from collabedit.editing import default_hyperparameters
 from collabedit.evaluation import CaseResult, evaluate
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
@@ -77,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--edits", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=8192, help="of the covariance")
+    parser.add_argument("--steps", type=int, help="of the targets; 25 by default")
     parser.add_argument("--budget", default="1GB", help="--memory-budget")
     parser.add_argument("--limit", default="12GB", help="of the whole process")
     parser.add_argument("--tiny", action="store_true", help="a small model, to try it")
@@ -106,7 +108,9 @@ def edited(options: argparse.Namespace, folder: Path) -> int:
     )
     weights = sum(p.numel() * p.element_size() for p in model.hf.parameters())
     print(f"  ({weights / 1e9:.2f} GB of weights, {model.structure.mlp_size:,} inputs of an MLP)")
-    config = stages.run("contexts, round", lambda: new_round(model))
+    preset = default_hyperparameters(model.name, model.structure).hyperparameters
+    settings = preset.with_changes(target_steps=options.steps)
+    config = stages.run("contexts, round", lambda: new_round(model, hyperparameters=settings))
     corpus = TextCorpus("worldfacts", {}, lambda: texts(load_dataset("worldfacts")))
     covariance = stages.run(
         "covariance",

@@ -86,6 +86,18 @@ def test_a_singular_second_moment_is_shifted_and_said_so(
     assert relative(prior.matrix, 2.0 * few @ few.T) < 1e-5
 
 
+def test_rounding_of_a_wide_singular_moment_is_made_up_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Products in float32 leave eigenvalues below zero by more, the wider the matrix is."""
+    few = random(D_IN, 5)
+    moment = few @ few.T
+    moment.diagonal().sub_(2e-5 * moment.diagonal().mean())
+    prior = Prior.from_second_moment(moment, 2.0)
+    assert "1e-04 of its mean" in caplog.text
+    assert relative(prior.matrix, 2.0 * moment) < 1e-3
+
+
 @pytest.mark.parametrize(
     ("moment", "message"),
     [

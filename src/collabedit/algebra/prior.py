@@ -17,7 +17,7 @@ __all__ = ["Prior"]
 logger = logging.getLogger(__name__)
 
 #: Shares of the mean diagonal tried, in this order, to make a singular prior definite.
-_SHIFTS = (1e-10, 1e-8, 1e-6)
+_SHIFTS = (1e-10, 1e-8, 1e-6, 1e-4)
 
 #: Columns of past keys, as a share of ``d_in``, above which a new Cholesky factor (``d_in^3 / 3``)
 #: costs less than carrying them through one more solve (``d_in^2 p``).
@@ -51,7 +51,7 @@ class Prior:
     def from_second_moment(cls, second_moment: Tensor, weight: float) -> Prior:
         """MEMIT's prior ``A0 = lambda C`` (Meng et al., 2023, eq. 15).
 
-        A second moment of too few samples is singular. A shift of the diagonal, 1e-6 of its mean
+        A second moment of too few samples is singular. A shift of the diagonal, 1e-4 of its mean
         at most, then makes it definite, and a warning says so.
 
         Args:
