@@ -71,7 +71,7 @@ class PlainObjective:
         return nll.mean() + settings.kl_factor * kept + settings.target_weight_decay * decay
 
     def _run(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """The changed layer's own output ``[b, s, d_out]`` and ``[b, s, vocabulary]``."""
+        """What ``delta`` is added to, ``[b, s, d_out]``, and ``[b, s, vocabulary]``."""
         seen: list[Tensor] = []
 
         def add_delta(_module: Any, _args: Any, output: Any) -> Any:
@@ -83,7 +83,10 @@ class PlainObjective:
             )
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-        handle = self.model.layer(self.settings.layers[-1]).register_forward_hook(add_delta)
+        block = self.model.layer(self.settings.layers[-1])
+        # A norm may come between the MLP and what it is added to: targets are outputs of the MLP.
+        changed = block.mlp if hasattr(block, "post_feedforward_layernorm") else block
+        handle = changed.register_forward_hook(add_delta)
         try:
             output = self.model.hf(
                 input_ids=self.input_ids, attention_mask=self.mask, use_cache=False

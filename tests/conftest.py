@@ -141,7 +141,9 @@ def make_model(
         for parameter in hf.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0.0, 0.15)
-    return LanguageModel(hf.to(dtype), tokenizer, f"tiny-{family}")
+    for parameter in hf.parameters():  # not the buffers: loaded models keep them in float32
+        parameter.data = parameter.data.to(dtype)
+    return LanguageModel(hf, tokenizer, f"tiny-{family}")
 
 
 def half_step(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -6,14 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.editing import Hyperparameters, default_hyperparameters
+from collabedit.editing import (
+    Hyperparameters,
+    default_hyperparameters,
+    editors,
+    resolve_editor,
+)
+from collabedit.editing.presets import preset_names
 from collabedit.errors import InputError
 from collabedit.models import LanguageModel
+from tests.conftest import make_model
 
 
 def test_published_presets(tiny_gpt2: LanguageModel) -> None:
     preset = default_hyperparameters("openai-community/gpt2-xl", tiny_gpt2.structure)
     settings = preset.hyperparameters
+    assert preset.source == "preset gpt2-xl, published with MEMIT"
     assert (settings.layers, settings.prior_weight) == ((13, 14, 15, 16, 17), 20000)
     assert (settings.target_steps, settings.clamp_factor, settings.kl_factor) == (20, 0.75, 0.0625)
     settings = default_hyperparameters("EleutherAI/gpt-j-6B", tiny_gpt2.structure).hyperparameters
@@ -26,6 +34,22 @@ def test_other_models_get_layers_by_depth(tiny_gpt2: LanguageModel) -> None:
     preset = default_hyperparameters("my-gpt2-xl-copy", deep)
     assert preset.hyperparameters.layers == (8, 9, 10, 11, 12)
     assert preset.source == "scaled to 48 layers, not tuned"
+
+
+@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("editor", [editor.name for editor in editors()])
+def test_every_preset_is_valid_and_says_what_it_rests_on(
+    name: str, editor: str, tiny_gpt2: LanguageModel
+) -> None:
+    preset = default_hyperparameters(name, tiny_gpt2.structure, editor)
+    assert preset.source.startswith(f"preset {name}, ")
+    resolve_editor(editor).check(preset.hyperparameters)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "olmo2"])
+def test_models_with_a_norm_behind_the_mlp_get_one_layer(family: str) -> None:
+    structure = replace(make_model(family).structure, n_layers=18)
+    assert default_hyperparameters("some-model", structure).hyperparameters.layers == (5,)
 
 
 def test_the_papers_files_are_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import transformers
 from accelerate import init_empty_weights
 from torch import nn
@@ -34,6 +35,8 @@ def test_every_family_is_inferred(family_model: LanguageModel) -> None:
     assert (structure.layers, structure.down_projection) == (layers, projection)
     assert structure.final_norm == norm
     assert (structure.n_layers, structure.hidden_size, structure.mlp_size) == (4, 32, 48)
+    normed = family_model.name in ("tiny-gemma2", "tiny-gemma3", "tiny-olmo2")
+    assert structure.output_norm == ("post_feedforward_layernorm" if normed else None)
     assert structure.transposed == (family_model.name == "tiny-gpt2")
 
 
@@ -49,27 +52,31 @@ def test_the_meta_device_is_enough() -> None:
     assert (structure.n_layers, structure.mlp_size) == (12, 3072)
 
 
-def test_mixture_of_experts_is_refused() -> None:
-    config = transformers.MixtralConfig(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=2,
-    )
-    with init_empty_weights():
+def refusal(model: nn.Module) -> str:
+    with pytest.raises(ModelError) as caught:
+        infer_structure(model)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "name", ["deepseek_v3", "gpt_oss", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"]
+)
+def test_mixture_of_experts_is_refused(name: str) -> None:
+    config = transformers.AutoConfig.for_model(name, num_hidden_layers=5)
+    with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ModelError, match="mixture-of-experts"):
-        infer_structure(model)
+    assert refusal(model).startswith(f"{name}: mixture-of-experts layers (model.layers.")
 
 
-def test_encoder_decoder_is_refused() -> None:
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_encoder_decoder_is_refused(name: str) -> None:
     with init_empty_weights():
-        model = transformers.T5ForConditionalGeneration(transformers.T5Config(num_layers=2))
-    with pytest.raises(ModelError, match="encoder-decoder"):
-        infer_structure(model)
+        model = transformers.AutoModelForSeq2SeqLM.from_config(
+            transformers.AutoConfig.for_model(name)
+        )
+    assert refusal(model).startswith(f"{name}: encoder-decoder models cannot be edited")
 
 
 def test_a_model_without_layers_is_refused_by_part() -> None:

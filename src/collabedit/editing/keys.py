@@ -30,8 +30,8 @@ class Measurement:
     Attributes:
         keys: by layer, ``K [d_in, n]``, float64: the down-projection's input at the subject's last
             token, averaged over contexts.
-        hidden: ``[d_out, n]``, float64: the output of the last edited layer at the subject's last
-            token of the bare prompt.
+        hidden: ``[d_out, n]``, float64: what the site of the last edited layer gives
+            (:meth:`LanguageModel.site`) at the subject's last token of the bare prompt.
     """
 
     keys: dict[int, Tensor]
@@ -108,8 +108,8 @@ def _add_keys(
 def _last_token_pass(
     model: LanguageModel, batch: Batch, layers: Sequence[int], last_layer: int
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Projection inputs ``[rows, d_in]`` by layer, and the last output ``[rows, d_out]``."""
-    end = model.layer(last_layer)
+    """Projection inputs ``[rows, d_in]`` by layer, and the last site's output ``[rows, d_out]``."""
+    end = model.site(last_layer)
     shape = (*batch.input_ids.shape, -1)
     with ExitStack() as stack:
         inputs = stack.enter_context(

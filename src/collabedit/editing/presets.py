@@ -25,7 +25,7 @@ class Preset:
 
     Attributes:
         hyperparameters: the settings.
-        source: ``preset NAME``, or that they were scaled by depth and not tuned.
+        source: the preset and what it rests on, or that they were scaled by depth and not tuned.
     """
 
     hyperparameters: Hyperparameters
@@ -39,8 +39,9 @@ def default_hyperparameters(
 
     A preset is taken when the name is the preset's, or ends in it as a path or a Hub id does
     (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
-    An editor of a single layer takes the middle one of them, and every editor its own settings
-    where it has some for the model, or for all.
+    An editor of a single layer takes the middle one of them, as every editor does of a model that
+    takes edits in one layer only, and every editor its own settings where it has some for the
+    model, or for all.
 
     Args:
         name: of the model.
@@ -57,9 +58,10 @@ def default_hyperparameters(
     own = by_model.get("*", {})
     for preset, known in _stored("presets").items():
         if name == preset or name.rstrip("/").endswith(f"/{preset}"):
-            source, values = f"preset {preset}", known
+            source = f"preset {preset}, {known.pop('source')}"
+            values = known
             own = by_model.get(preset, own)
-    if chosen.single_layer:
+    if chosen.single_layer or structure.output_norm is not None:
         values["layers"] = [values["layers"][(len(values["layers"]) - 1) // 2]]
     return Preset(Hyperparameters.model_validate({**values, **own}), source)
 

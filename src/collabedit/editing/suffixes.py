@@ -68,6 +68,7 @@ class Suffixes:
         texts: the texts.
         prefix: a ``transformers`` cache; by layer, keys and values ``[b, heads, p, head size]``.
         hidden: ``[b, s, d_out]``, the unedited output of the changed layer.
+        site: ``[b, d_out]``, what the layer's site gives at the subject's last token.
         edit: ``[b]``, each text's edit.
         inputs: ``input_ids [b, s]``, ``attention_mask [b, p + s]``, ``position_ids [b, s]``.
         rows: ``[n]``, the rows of the positions that predict; those with a target come first.
@@ -77,12 +78,17 @@ class Suffixes:
     """
 
     def __init__(
-        self, texts: Sequence[Text], prefix: Iterable[_KeysValues], hidden: Tensor
+        self,
+        texts: Sequence[Text],
+        prefix: Iterable[_KeysValues],
+        hidden: Tensor,
+        site: Tensor,
     ) -> None:
         device = hidden.device
         self.texts = texts
         self.prefix = _cache_of(prefix)
         self.hidden = hidden
+        self.site = site
         start = _longest_start(texts)
         offsets = [start - text.start for text in texts]
         input_ids, mask = _padded(texts, offsets, start + hidden.shape[1], device)
@@ -106,7 +112,7 @@ class Suffixes:
             for layer in self.prefix.layers
             for at in (index.to(layer.keys.device),)  # sharded models have several
         ]
-        return Suffixes(texts, prefix, self.hidden[index, : _longest(texts)])
+        return Suffixes(texts, prefix, self.hidden[index, : _longest(texts)], self.site[index])
 
     @classmethod
     def joined(cls, groups: Sequence[Suffixes]) -> Suffixes:
@@ -122,7 +128,7 @@ class Suffixes:
             for layer in zip(*(group.prefix.layers for group in groups), strict=True)
         ]
         hidden = [pad(g.hidden, (0, 0, 0, length - g.hidden.shape[1])) for g in groups]
-        return cls(texts, prefix, torch.cat(hidden))
+        return cls(texts, prefix, torch.cat(hidden), torch.cat([group.site for group in groups]))
 
 
 def regrouped(groups: Sequence[Suffixes], edits: Container[int], max_tokens: int) -> list[Suffixes]:
@@ -209,11 +215,11 @@ class SuffixModel:
         input_ids, mask = _padded(texts, [0] * len(texts), len(texts[-1].ids), device)
         cache = _cache_of(_repeated(beginning, len(texts)))
         with ExitStack() as stack:
-            changed = {self.layer: self.model.layer(self.layer)}
+            changed = {"layer": self.model.layer(self.layer), "site": self.model.site(self.layer)}
             outputs = stack.enter_context(hooks.seen_outputs(changed))
             stack.enter_context(hooks.stops_before(self.model.head))
             self.model.hf(**_inputs(input_ids, mask, stem), past_key_values=cache)
-        self._output_like = outputs[self.layer]
+        self._output_like = outputs["layer"]
         last = torch.tensor([text.start for text in texts], device=device)
         longest = _longest_start(texts)
 
@@ -226,16 +232,21 @@ class SuffixModel:
             texts,
             [(prefix(i, c.keys), prefix(i, c.values)) for i, c in enumerate(cache.layers)],
             _windows(hooks.hidden_states(self._output_like), last - stem, _longest(texts)),
+            _windows(hooks.hidden_states(outputs["site"]), last - stem, 1)[:, 0],
         )
 
-    def logits(self, group: Suffixes, hidden: Tensor) -> Tensor:
+    def logits(self, group: Suffixes, change: Tensor | None = None) -> Tensor:
         """Logits ``[n, vocabulary]`` where a group predicts.
 
         Args:
             group: the texts.
-            hidden: ``[b, s, d_out]``, what the changed layer is to give.
+            change: ``[b, d_out]``, added to what the layer's site gives at the first token.
         """
         model = self.model
+        hidden = group.hidden
+        if change is not None:
+            first = hidden[:, 0] + model.effect(self.layer, group.site, change)
+            hidden = torch.cat([first[:, None].to(hidden.dtype), hidden[:, 1:]], dim=1)
         below = [model.layer(layer) for layer in range(self.layer)]
         with ExitStack() as stack:
             stack.enter_context(

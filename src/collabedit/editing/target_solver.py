@@ -91,7 +91,7 @@ class TargetSolver:
 
     def _group_loss(self, group: Suffixes, delta: Tensor) -> Tensor:
         """What a group's texts add to each edit's loss ``[edits]``."""
-        logits = self._logits(group, delta[group.edit])
+        logits = self.model.logits(group, delta[group.edit])
         sizes = [len(group.target_ids), len(logits) - len(group.target_ids)]
         edit, kept_edit = group.edit[group.rows].split(sizes)
         predicted, kept = logits.split(sizes)
@@ -107,14 +107,6 @@ class TargetSolver:
     @torch.no_grad()
     def _distributions(self, groups: Sequence[Suffixes]) -> Tensor:
         """Log-probabilities ``[edits, vocabulary]`` after each edit's text that must not change."""
-        logits = torch.cat([self._logits(group) for group in groups])
+        logits = torch.cat([self.model.logits(group) for group in groups])
         order = torch.cat([group.edit for group in groups]).argsort()
         return logits[order].float().log_softmax(dim=-1)
-
-    def _logits(self, group: Suffixes, change: Tensor | None = None) -> Tensor:
-        """Logits ``[n, vocabulary]`` with a change ``[b, d_out]`` of the first token."""
-        hidden = group.hidden
-        if change is not None:
-            first = (hidden[:, 0] + change).to(hidden.dtype)
-            hidden = torch.cat([first[:, None], hidden[:, 1:]], dim=1)
-        return self.model.logits(group, hidden)

@@ -118,6 +118,24 @@ class LanguageModel:
         """The down-projection of one layer."""
         return self.module(self.structure.projection_path(layer))
 
+    def site(self, layer: int) -> nn.Module:
+        """The module whose output an edit of the layer's weight moves by just what it adds.
+
+        That is the layer, since its output is a sum with what the down-projection gives; or the
+        projection itself where a norm comes between.
+        """
+        normed = self.structure.output_norm is not None
+        return self.projection(layer) if normed else self.layer(layer)
+
+    def effect(self, layer: int, output: Tensor, change: Tensor) -> Tensor:
+        """How a change ``[..., d_out]`` of what :meth:`site` gives moves the layer's output."""
+        if self.structure.output_norm is None:
+            return change
+        norm: nn.Module = self.layer(layer).get_submodule(self.structure.output_norm)
+        output = output.to(torch.promote_types(output.dtype, change.dtype))
+        moved: Tensor = norm(output + change) - norm(output)
+        return moved
+
     def weight_names(self, layers: Sequence[int]) -> list[str]:
         """Names of the edited weights of some layers.
 

@@ -87,12 +87,11 @@ def default_device() -> str:
 
 def load_structure_only(name: str) -> Any:
     """The module on the meta device: its structure without its weights."""
-    from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(resolve(name))
-        with init_empty_weights():
+        with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         model.tie_weights()
         return model

@@ -6,6 +6,7 @@ down-projection is the last projection of a block back to the hidden size outsid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ class ModelStructure:
     Attributes:
         layers: path of the list of decoder layers, e.g. ``model.layers``.
         down_projection: path of the MLP down-projection inside a layer, e.g. ``mlp.down_proj``.
+        output_norm: path inside a layer of the norm between the down-projection and the residual
+            stream, or ``None`` where what the projection gives is added as it is.
         final_norm: path of the norm after the last layer, or ``None`` where there is none.
         head: path of the output embedding, e.g. ``lm_head``.
         transposed: whether the stored weight is ``[d_in, d_out]`` (GPT-2's Conv1D).
@@ -35,6 +38,7 @@ class ModelStructure:
 
     layers: str
     down_projection: str
+    output_norm: str | None
     final_norm: str | None
     head: str
     transposed: bool
@@ -42,6 +46,21 @@ class ModelStructure:
     n_layers: int
     hidden_size: int
     mlp_size: int
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Check that these layers can be edited together.
+
+        Layers share a residual since all of them add to the same stream. Behind a norm of its own
+        a layer cannot add what it is asked to, only turn what it adds, so edits take one layer.
+
+        Raises:
+            ModelError: when there are several and the model takes one.
+        """
+        if self.output_norm is not None and len(layers) > 1:
+            raise ModelError(
+                f"the MLP's output passes a norm ({self.output_norm}) in this model, so that a "
+                f"single layer can be edited; give one of {list(layers)}"
+            )
 
     def layer_path(self, layer: int) -> str:
         """Module path of one decoder layer."""
@@ -79,6 +98,7 @@ def infer_structure(model: nn.Module) -> ModelStructure:
     return ModelStructure(
         layers=path,
         down_projection=projection_path,
+        output_norm=_find_output_norm(layers[0]),
         final_norm=_find_final_norm(model, path, d_out),
         head=head_path,
         transposed=transposed,
@@ -149,6 +169,15 @@ def _output_size(projection: nn.Linear | Conv1D) -> int:
 def _is_expert(path: str, module: nn.Module) -> bool:
     parts = path.split(".")
     return "experts" in parts or "router" in parts or type(module).__name__.endswith("MoE")
+
+
+def _find_output_norm(layer: nn.Module) -> str | None:
+    """The norm of what the MLP gives, as in Gemma and OLMo 2, by how its name starts in all."""
+    for child_name, child in layer.named_children():
+        after_mlp = child_name.startswith(("post_feedforward", "post_mlp"))
+        if after_mlp and "Norm" in type(child).__name__:
+            return child_name
+    return None
 
 
 def _find_final_norm(model: nn.Module, layers_path: str, hidden_size: int) -> str | None:

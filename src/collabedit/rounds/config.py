@@ -252,6 +252,7 @@ def new_round(
         or default_hyperparameters(model.name, model.structure, editor).hyperparameters
     )
     rules.check(settings)
+    model.structure.check_layers(settings.layers)
     weights = model.weight_names(settings.layers)
     return RoundConfig(
         model=model.name,
