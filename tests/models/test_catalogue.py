@@ -105,3 +105,12 @@ def test_every_part_is_pinned_and_no_file_is_taken_twice(name: str) -> None:
 
 def test_gemma_names_its_terms() -> None:
     assert "https://ai.google.dev/gemma/terms" in catalogue.entry("gemma-3-270m").terms
+
+
+def test_a_version_that_misreads_gguf_files_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loading, "_GGUF_NEEDS", "transformers>=99")
+    with pytest.raises(ModelError, match=r"m\.gguf: GGUF files need transformers>=99, installed"):
+        loading.convert_gguf(tmp_path / "m.gguf", tmp_path / "converted")
+    assert not list(tmp_path.iterdir())

@@ -23,7 +23,8 @@ def use_small_attention(hf: Any) -> None:
     """
     if not getattr(hf, "_supports_attention_backend", False):
         return  # its form cannot be chosen
-    if not getattr(hf, "_supports_sdpa", False):
+    capped = getattr(hf.config, "attn_logit_softcapping", None) is not None
+    if capped or not getattr(hf, "_supports_sdpa", False):
         hf.set_attn_implementation("eager")
         return
     from transformers import AttentionInterface, AttentionMaskInterface

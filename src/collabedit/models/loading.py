@@ -23,6 +23,9 @@ __all__ = [
     "resolve",
 ]
 
+#: Older versions put a token in front of texts, or end them by another one, whatever a file says.
+_GGUF_NEEDS = "transformers>=5.20"
+
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -124,6 +127,9 @@ def convert_gguf(source: Path, target: Path) -> Path:
 
     Returns:
         ``target``, which is complete or does not exist.
+
+    Raises:
+        ModelError: when the file cannot be read, or ``transformers`` is too old for it.
     """
     if (target / "config.json").is_file():
         return target
@@ -131,7 +137,15 @@ def convert_gguf(source: Path, target: Path) -> Path:
     import tempfile
 
     import transformers
+    from transformers.utils.versions import require_version
 
+    try:
+        require_version(_GGUF_NEEDS)
+    except ImportError:
+        raise ModelError(
+            f"{source.name}: GGUF files need {_GGUF_NEEDS}, installed is "
+            f"{transformers.__version__}, which would make a wrong tokenizer of it"
+        ) from None
     options: dict[str, Any] = {}
     if hasattr(transformers, "GgufConfig"):  # newer versions keep weights packed unless told
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
