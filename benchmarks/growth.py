@@ -1,20 +1,22 @@
 """Growth: seconds and peak memory of each stage as edits and parties become more.
 
     python -m benchmarks.growth [--edits 16 64 256 1024] [--clients 2 4 8 16 32 64]
-        [--client-edits 128] [--dataset FILE] [--steps N] [--budget-minutes 3] [--plot FILE.png]
+        [--client-edits 128] [--memory-budgets 256 512 1024] [--dataset FILE] [--steps N]
+        [--budget-minutes 3] [--plot FILE.png]
 
 Sizes beyond the data set (worldfacts has 240 records) are left out; ``--dataset`` takes a larger
 one. Targets take by far the longest: sizes that do not fit into the budget are estimated from the
 largest one measured, and marked ``~``. The second table has a fixed number of edits in the hands of
 more and more parties; targets are left out of it. Residuals are random and the prior is diagonal in
-the merge, whose cost does not depend on their values.
+the merge, whose cost does not depend on their values. The third sets the peak of every stage of a
+model's passes beside a memory budget, in MB.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from torch import Tensor
 from benchmarks.machine import print_machine, with_peak_memory
 from benchmarks.report import timed
 from collabedit.algebra import Factors, LowRankUpdate, Prior, compress
+from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
 from collabedit.editing import (
     Contexts,
@@ -44,6 +47,10 @@ from collabedit.requests import EditRequest, Record
 PARTIES = 4
 STAGES = ("keys", "targets", "statistics, merge", "evaluation")
 CLIENT_STAGES = ("keys", "statistics", "merge")
+BUDGET_STAGES = ("keys", "targets", "covariance", "evaluation")
+#: The peak is reached in the first steps and tokens.
+_BUDGET_STEPS = 3
+_BUDGET_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,9 @@ def main() -> None:
     counts = [count for count in options.clients if count <= len(requests)]
     rows = ((count, client_costs(setting, requests, count)) for count in counts)
     by_clients = printed(f"parties of {len(requests)} edits", CLIENT_STAGES, rows)
+    chosen = records[: options.budget_edits]
+    rows = budget_rows(setting, chosen, sorted(options.memory_budgets))
+    printed(f"MB for {len(chosen)} edits", BUDGET_STAGES, rows)
     if options.plot:
         plot(by_edits, by_clients, len(requests), options.plot)
         print(f"plot: {options.plot}")
@@ -110,6 +120,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--edits", type=int, nargs="*", default=[16, 64, 256, 1024])
     parser.add_argument("--clients", type=int, nargs="*", default=[2, 4, 8, 16, 32, 64])
     parser.add_argument("--client-edits", type=int, default=128)
+    parser.add_argument("--memory-budgets", type=int, nargs="*", default=[256, 512, 1024])
+    parser.add_argument("--budget-edits", type=int, default=64)
     parser.add_argument("--steps", type=int, help="of the targets; the model's preset by default")
     parser.add_argument("--budget-minutes", type=float, default=3.0)
     parser.add_argument("--plot", type=Path)
@@ -186,6 +198,31 @@ def client_costs(setting: Setting, requests: Sequence[EditRequest], count: int) 
     uploads, compressing = cost_of(lambda: statistics(setting, pooled, parts))
     _, merge = cost_of(lambda: merged(setting, uploads))
     return {"keys": keys, "statistics": compressing, "merge": merge}
+
+
+def budget_rows(
+    setting: Setting, records: Sequence[Record], budgets: Sequence[int]
+) -> Iterator[Row]:
+    """What the stages that run the model take when it may take so many megabytes beyond itself."""
+    requests = [record.request for record in records]
+    few = setting.hyperparameters.with_changes(target_steps=_BUDGET_STEPS)
+    for megabytes in budgets:
+        model = replace(setting.model, memory_budget=megabytes * 10**6)
+        bounded = replace(setting, model=model, hyperparameters=few)
+        _, covariance = cost_of(
+            lambda model=model: collect(
+                model, setting.layers, SelfCorpus(0), tokens=_BUDGET_TOKENS, say=lambda _: None
+            )
+        )
+        yield (
+            megabytes,
+            {
+                "keys": cost_of(lambda bounded=bounded: measured_keys(bounded, requests))[1],
+                "targets": targets_cost(bounded, requests),
+                "covariance": covariance,
+                "evaluation": cost_of(lambda model=model: evaluate(model, records))[1],
+            },
+        )
 
 
 def measured_keys(setting: Setting, requests: Sequence[EditRequest]) -> Measurement:

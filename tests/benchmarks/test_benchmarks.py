@@ -81,10 +81,12 @@ def test_merging_in_processes_of_its_own(monkeypatch, capsys) -> None:
 def test_growth(monkeypatch, capsys, model_folder) -> None:
     sizes = ["--edits", "1", "2", "999", "--clients", "2", "999", "--client-edits", "2"]
     limits = ["--steps", "2", "--budget-minutes", "1e-6"]
+    limits += ["--memory-budgets", "50", "--budget-edits", "2"]
     run(monkeypatch, "growth", "--model", model_folder, *sizes, *limits)
     out = capsys.readouterr().out
     assert "left out: [999]" in out
     assert "~" in out  # two edits do not fit into the budget
+    assert "MB for 2 edits" in out
 
 
 @pytest.mark.slow

@@ -102,9 +102,14 @@ def _solve_moments(moments: Moments, prior: Prior, ridge: float) -> LowRankUpdat
 
 
 def _from_system(cross: Tensor, system: Tensor, prior: Prior) -> LowRankUpdate:
-    """``N S^-1`` of a system that nobody needs afterwards."""
-    torch.linalg.cholesky(system, out=system)  # in place: LAPACK does it so, and memory is short
-    delta = torch.cholesky_solve(cross.T, system).T
+    """``N S^-1`` of a system that nobody needs afterwards; its lower half is read.
+
+    Memory is short here. LAPACK counts by columns, so what it calls the upper half is our lower
+    one, and it factorises in place; for both solves it takes the factor as it lies.
+    """
+    torch.linalg.cholesky(system.mT, upper=True, out=system.mT)
+    solved = torch.linalg.solve_triangular(system, cross.T, upper=False)
+    delta = torch.linalg.solve_triangular(system.mT, solved, upper=True).T
     if prior.basis is not None:
         delta = delta @ prior.basis.T
     return LowRankUpdate.from_dense(delta.contiguous())
