@@ -12,6 +12,7 @@ from collabedit.algebra import relative_distance
 from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
 from collabedit.editing import (
+    TargetCache,
     default_hyperparameters,
     editors,
     fine_tune,
@@ -23,7 +24,15 @@ from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
-from collabedit.rounds import Coordinator, Delta, Party, Schedule, new_round, run_round
+from collabedit.rounds import (
+    Coordinator,
+    Delta,
+    Party,
+    RoundState,
+    Schedule,
+    new_round,
+    run_round,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -82,15 +91,40 @@ def test_four_unequal_parties_get_the_pooled_update(setting: Setting, schedule: 
     assert scores[0]["score"] > unedited["score"] + 30
 
 
+@pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.parametrize("editor", [e.name for e in editors() if e.at_once])
-def test_every_editor_merges_exactly(setting: Setting, editor: str) -> None:
-    pooled = setting.merged(Schedule.ONE_SHOT, (sum(SIZES),), "GLOBAL", editor)
-    merged = setting.merged(Schedule.ONE_SHOT, SIZES, "CollabEdit", editor)
+def test_every_editor_merges_exactly(setting: Setting, editor: str, schedule: Schedule) -> None:
+    pooled = setting.merged(schedule, (sum(SIZES),), "GLOBAL", editor)
+    merged = setting.merged(schedule, SIZES, "CollabEdit", editor)
     for name, expected in pooled.changes.items():
         assert relative_distance(merged.changes[name], expected) < 1e-6
     with setting.model.edited(merged.changes):
         summary = summarise(evaluate(setting.model, setting.records))
     assert summary["ES"] > 80
+
+
+@pytest.mark.parametrize("editor", [e.name for e in editors() if e.at_once])
+def test_a_second_round_merges_exactly_too(setting: Setting, editor: str) -> None:
+    """With the keys of the first one in its prior, as each side gathered them."""
+    config = new_round(
+        setting.model, editor=editor, schedule=Schedule.ONE_SHOT, contexts=setting.contexts
+    )
+    static = config.priors(setting.covariance)
+    half = sum(SIZES) // 2
+    states = {"CollabEdit": RoundState(), "GLOBAL": RoundState()}
+    for start in (0, half):
+        parties = [
+            Party(setting.model, [setting.requests[i]], config, targets=setting.targets[:, [i]])
+            for i in range(start, start + half)
+        ]
+        changes = {}
+        for method, state in states.items():
+            coordinator = Coordinator(config, state.priors(static, 1.0), resolve_method(method))
+            together = parties if method == "CollabEdit" else [Party.pooled(parties)]
+            changes[method] = run_round(together, coordinator).changes
+            states[method] = state.after(changes[method], coordinator.keys)
+        for name, expected in changes["GLOBAL"].items():
+            assert relative_distance(changes["CollabEdit"][name], expected) < 1e-6
 
 
 def test_rome_of_three_parties_is_that_of_one(setting: Setting) -> None:
@@ -109,6 +143,19 @@ def test_rome_of_three_parties_is_that_of_one(setting: Setting) -> None:
     )
     (name,) = config.weights
     assert relative_distance(merged.changes[name], pooled.changes[name]) < 1e-6
+
+
+def test_rome_changes_little_for_an_edit_that_holds(setting: Setting) -> None:
+    """Another party's copy of an edit finds its target met."""
+    config = new_round(setting.model, editor="ROME", contexts=setting.contexts)
+    priors = config.priors(setting.covariance)
+    party = Party(setting.model, setting.requests[:1], config, cache=TargetCache())
+    once, twice = (
+        run_round([party] * copies, Coordinator(config, priors, resolve_method("CollabEdit")))
+        for copies in (1, 2)
+    )
+    (name,) = config.weights
+    assert relative_distance(twice.changes[name], once.changes[name]) < 0.25
 
 
 def test_fine_tuning_learns_within_its_bound(setting: Setting) -> None:

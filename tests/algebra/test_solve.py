@@ -153,6 +153,27 @@ def test_equality_gives_a_repeated_key_the_mean_of_what_it_is_asked(
 
 
 @forms
+@pytest.mark.parametrize("counts", [(1, 1), (3, 1), (2, 5)], ids=str)
+def test_conflicting_answers_to_one_question_weigh_by_their_number(
+    form: Form, counts: tuple[int, int]
+) -> None:
+    """The weighted mean at that key: all of it under equality, else ``n s / (1 + n s)`` of it."""
+    n, key, answers = sum(counts), random(D_IN, 1, seed=4), random(D_OUT, 2, seed=5)
+    residuals = torch.cat(
+        [answers[:, :1].expand(-1, counts[0]), answers[:, 1:].expand(-1, counts[1])], dim=1
+    )
+    parties = parts(key.expand(-1, n), residuals, [counts[0], counts[1]])
+    update = solve(Factors.stack(parties), form.prior, form.ridge).dense()
+    mean = (counts[0] * answers[:, :1] + counts[1] * answers[:, 1:]) / n
+    strength = float(form.prior.whiten(key).norm() ** 2)
+    written = n * strength / (1 + n * strength) if form.ridge else 1.0
+    if form.prior.basis is None or form.ridge:
+        assert relative(update @ key, written * mean) < 1e-10
+    once = solve(compress(key, mean), form.prior, 0.0).dense()
+    assert relative(update, written * once) < 1e-10
+
+
+@forms
 def test_a_repeated_edit_that_agrees_holds_as_one_does(form: Form) -> None:
     keys, residuals = repeated()
     residuals[:, 4] = residuals[:, 0]

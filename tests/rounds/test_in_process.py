@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from collabedit.algebra import LowRankUpdate, relative_distance
 from collabedit.covariance import Covariance
 from collabedit.editing import Hyperparameters, editors, fine_tune, measure, optimise_targets
 from collabedit.errors import CovarianceError, InputError, RoundError
+from collabedit.evaluation import score
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
+from collabedit.requests import EditRequest
 from collabedit.rounds import (
     Coordinator,
     Delta,
@@ -160,6 +163,103 @@ def test_alpha_edit_gathers_the_keys_of_earlier_rounds(tiny_llama: LanguageModel
             assert relative_distance(found, LowRankUpdate.from_dense(expected)) < 1e-9
             past[name] = torch.cat([past[name], now.keys[layer]], dim=1)
         state = state.after(delta.changes, coordinator.keys)
+
+
+@pytest.mark.parametrize("editor", AT_ONCE)
+def test_several_rounds_of_several_parties_are_those_of_one(
+    tiny_llama: LanguageModel, editor: str
+) -> None:
+    """Keys of earlier rounds gather the same, whoever held them."""
+    config = round_of(tiny_llama, editor, Schedule.ONE_SHOT)  # float32 weights round 1e-15 apart
+    static = config.priors(covariance_of(config))
+    many, one = RoundState(), RoundState()
+    for requests in (REQUESTS[:3], REQUESTS[3:5], REQUESTS[4:]):
+        with tiny_llama.starting_from(many.changes):
+            now = config.on(tiny_llama)
+            parties = [Party(tiny_llama, [request], now) for request in requests]
+            merging = Coordinator(now, many.priors(static, 1.0), resolve_method("CollabEdit"))
+            pooling = Coordinator(now, one.priors(static, 1.0), resolve_method("GLOBAL"))
+            merged = run_round(parties, merging)
+            pooled = run_round([Party.pooled(parties)], pooling)
+        for name, expected in pooled.changes.items():
+            assert relative_distance(merged.changes[name], expected) < 1e-10
+        many = many.after(merged.changes, merging.keys)
+        one = one.after(pooled.changes, pooling.keys)
+    for name in config.weights:
+        assert many.keys[name].shape[1] >= 6
+        ours, theirs = (state.keys[name] @ state.keys[name].T for state in (many, one))
+        assert float((ours - theirs).norm() / theirs.norm()) < 1e-10
+
+
+# The same edit from several parties, and conflicting ones
+
+
+def other_answer(request: EditRequest) -> EditRequest:
+    """The same question with the object of another request."""
+    objects = [other.target_new for other in REQUESTS if other.target_new != request.target_new]
+    return replace(request, target_new=objects[0])
+
+
+@pytest.mark.parametrize("editor", AT_ONCE)
+@pytest.mark.parametrize("again", ["agrees", "conflicts"])
+def test_questions_that_parties_share_merge_exactly(
+    tiny_llama: LanguageModel, editor: str, again: str
+) -> None:
+    config = round_of(tiny_llama, editor)
+    first = REQUESTS[0]
+    shared = first if again == "agrees" else other_answer(first)
+    parties = [
+        Party(tiny_llama, share, config)
+        for share in (REQUESTS[:2], [shared], [shared, REQUESTS[3]])
+    ]
+    merged = edited_by("CollabEdit", parties)
+    pooled = edited_by("GLOBAL", [Party.pooled(parties)])
+    for name, expected in pooled.changes.items():
+        assert torch.isfinite(merged.changes[name].dense()).all()
+        assert relative_distance(merged.changes[name], expected) < 1e-10
+
+
+def test_emmet_gives_conflicting_answers_their_mean(tiny_llama: LanguageModel) -> None:
+    """One key with three residuals of one answer and one of another: three to one."""
+    config = round_of(tiny_llama, "EMMET", Schedule.ONE_SHOT)
+    ours, theirs = REQUESTS[0], other_answer(REQUESTS[0])
+    parties = [Party(tiny_llama, [request], config) for request in (ours, ours, theirs, ours)]
+    delta = edited_by("CollabEdit", parties)
+    now = measure(tiny_llama, [ours], CONTEXTS, config.layers, 2)
+    targets = (3 * parties[0].targets.double() + parties[2].targets.double()) / 4
+    for layer, name in zip(config.layers, config.weights, strict=True):
+        wanted = config.residual_share(layer) * (targets - now.hidden)
+        found = delta.changes[name].dense() @ now.keys[layer]
+        assert float((found - wanted).norm() / wanted.norm()) < 1e-9
+
+
+def test_emmet_hears_an_edit_once_however_many_say_it(tiny_llama: LanguageModel) -> None:
+    config = round_of(tiny_llama, "EMMET")
+    once = edited_by("GLOBAL", parties_of(tiny_llama, config, [2]))
+    parties = [Party(tiny_llama, share, config) for share in (REQUESTS[:1], REQUESTS[:2])]
+    twice = edited_by("CollabEdit", parties)
+    for name, expected in once.changes.items():  # targets are found in other batches
+        assert relative_distance(twice.changes[name], expected) < 1e-4
+
+
+def probe(model: LanguageModel, request: EditRequest) -> float:
+    """Negative log-likelihood of a request's object."""
+    return score(model, [(request.text, request.target_new)])[0].nll
+
+
+def test_rome_writes_the_later_of_two_answers(tiny_llama: LanguageModel) -> None:
+    """Each constraint holds when it is made; the next one at the same key takes its place."""
+    settings = SETTINGS.with_changes(layers=(2,), target_steps=20)
+    config = new_round(tiny_llama, editor="ROME", hyperparameters=settings, contexts=(("{}",),))
+    ours, theirs = REQUESTS[0], other_answer(REQUESTS[0])
+    for order in ((ours, theirs), (theirs, ours)):
+        parties = [Party(tiny_llama, [request], config) for request in order]
+        earlier, later = order
+        before = {request: probe(tiny_llama, request) for request in order}
+        with tiny_llama.edited(edited_by("CollabEdit", parties).changes):
+            after = {request: probe(tiny_llama, request) for request in order}
+        assert after[later] < after[earlier]
+        assert after[later] < before[later]
 
 
 # One edit at a time
