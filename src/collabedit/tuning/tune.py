@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def _open(settings: TuneSettings, results: Path, fresh: bool) -> _Tuning:
     present = settings.hyperparameters or preset.hyperparameters
     resolve_editor(settings.editor).check(present)
     model.weight_names(present.layers)
+    model.structure.check_layers(present.layers)
     params = {
         "experiment": "tune",
         "settings": settings.model_dump(mode="json"),
@@ -222,12 +224,22 @@ class _Bench:
         self.tuning = tuning
         self.records = records
         self.editor = resolve_editor(tuning.settings.editor)
-        model, seed = tuning.model, tuning.settings.seed
-        self.covariance = tuning.covariance or default_covariance(model, layers, seed)
-        self.covariance.check_model(model.fingerprint(model.weight_names(layers)))
-        self.contexts: Contexts = sample_contexts(model, seed)
+        self.layers = layers
         self.most = tuning.settings.trials * len(weights(tuning.present, self.editor))
         self.finished = 0
+
+    @cached_property
+    def covariance(self) -> Covariance:
+        """Of all layers that may be tried; only needed where a trial is not finished."""
+        model, seed = self.tuning.model, self.tuning.settings.seed
+        covariance = self.tuning.covariance or default_covariance(model, self.layers, seed)
+        covariance.check_model(model.fingerprint(model.weight_names(self.layers)))
+        return covariance
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        """The same for all trials."""
+        return sample_contexts(self.tuning.model, self.tuning.settings.seed)
 
     def tried(self, kinds: Sequence[Hyperparameters]) -> list[Trial]:
         """Trials of some kinds of targets with all weights of the prior."""
