@@ -41,6 +41,7 @@ from collabedit.files import cache_directory, load_tensors, save_tensors, sha256
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import captured_inputs, stops_before
 from collabedit.models.memory import pass_tokens
+from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, batches
 from collabedit.progress import Progress, progress, say
 
@@ -412,6 +413,7 @@ class _Collector:
             if checkpoint is not None:
                 checkpoint.offer(self.sums)
 
+    @quick_products()
     def _add_block(self, block: Sequence[Window], bar: Progress, share: float) -> None:
         for batch in batches(block, self.batch_tokens, self.model.device):
             for name, rows in self._inputs(batch).items():

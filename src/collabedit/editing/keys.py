@@ -13,6 +13,7 @@ from collabedit.editing.contexts import Contexts, context_weights
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens
+from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, encode, equal_length_batches, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
@@ -49,6 +50,7 @@ class Measurement:
         )
 
 
+@quick_products()
 @torch.no_grad()
 def measure(
     model: LanguageModel,

@@ -16,7 +16,6 @@ enters at one layer and one position, so
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from collabedit.files import cache_directory, load_tensors, save_tensors, sha256
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
-from collabedit.models.precision import rounded_products
+from collabedit.models.precision import quick_products
 from collabedit.models.tokens import encode, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
@@ -198,7 +197,7 @@ def _solved(
             texts = [_texts(model.tokenizer, t, batch) for t, _ in context_weights(contexts)]
             kept = _kept_texts(model.tokenizer, batch)
             start = hidden.T.float().to(device_of(model.layer(layer)))
-            with rounded_products() if quick else nullcontext():
+            with quick_products(rounded=quick):
                 solver = TargetSolver(suffix_model, texts, kept, start, settings, max_tokens)
                 found = solver.run(bar)
             yield found.T.cpu()

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from collabedit.errors import InputError
 from collabedit.evaluation.scoring import context_length
 from collabedit.models import LanguageModel
+from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, batches
 from collabedit.progress import progress
 
@@ -67,6 +68,7 @@ def _windows(
     return [row for row in rows if len(row) > 1]
 
 
+@quick_products()
 @torch.no_grad()
 def _loss(model: LanguageModel, batch: Batch) -> torch.Tensor:
     """Sum of the negative log-likelihoods of all tokens but each row's first."""

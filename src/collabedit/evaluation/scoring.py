@@ -17,6 +17,7 @@ from collabedit.errors import RequestError
 from collabedit.evaluation.forest import Forest, attention_window, can_branch, logits_at, plant
 from collabedit.models import LanguageModel
 from collabedit.models.memory import pass_tokens
+from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, EncodedText, PromptText, batches, encode
 from collabedit.progress import progress
 
@@ -156,6 +157,7 @@ def _check(text: EncodedText, limit: int | None) -> None:
         )
 
 
+@quick_products()
 @torch.no_grad()
 def _read(model: LanguageModel, batch: Batch, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
     """Which target tokens a batch answers for, their losses, and whether each is the argmax."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
-__all__ = ["has_fast_bfloat16", "rounded_products"]
+__all__ = ["has_fast_bfloat16", "quick_products"]
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -21,20 +23,31 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def rounded_products() -> Iterator[None]:
-    """Let float32 products on the CPU round their factors to bfloat16, for speed.
+def quick_products(*, rounded: bool = False) -> Iterator[None]:
+    """Compute float32 products on the CPU by oneDNN where that is quicker than the usual way.
 
-    Sums stay in float32. oneDNN computes them then; without matrix units (AMX) it does not round at
-    all, and is twice as quick as MKL, the usual way, on processors that are not Intel's. Versions
-    of torch that cannot be told go on as usual.
+    On processors with AVX-512 that are not Intel's, MKL leaves half of their rate unused. With
+    matrix units (AMX) oneDNN rounds the factors to bfloat16, while sums stay in float32. Neither
+    pays for products of a few rows, as in generation. Versions of torch that cannot be told go on
+    as usual.
+
+    Args:
+        rounded: whether the factors may be rounded.
     """
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
-    if matmul is None:
+    if matmul is None or not (rounded or _keeps_float32()):
         yield
         return
     usual = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
+    matmul.fp32_precision = "bf16"  # a permission, of which only AMX and ARM processors make use
     try:
         yield
     finally:
         matmul.fp32_precision = usual
+
+
+@cache
+def _keeps_float32() -> bool:
+    """Whether oneDNN, though it may round float32 to bfloat16, does not."""
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
+    return platform.machine().lower() in ("x86_64", "amd64") and not amx
