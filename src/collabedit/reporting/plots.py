@@ -141,9 +141,10 @@ def _tuning(figure: Any, summary: Mapping[str, Any]) -> None:
     traced, trials = summary["trace"], summary["methods"]
     left, *rest = figure.subplots(1, 2 if trials else 1, squeeze=False)[0]
     centre = (traced["window"] - 1) / 2
+    around = f"MLPs of {traced['window']} layers around it" if centre else "its MLP"
     for name, shift, label in (
         ("hidden", 0.0, "its state"),
-        ("mlp", centre, f"MLPs of {traced['window']} layers around it"),
+        ("mlp", centre, around),
     ):
         layers = [layer + shift for layer in range(len(traced[name]))]
         effects = [100 * effect for effect in traced[name]]
@@ -153,6 +154,7 @@ def _tuning(figure: Any, summary: Mapping[str, Any]) -> None:
         high = [effect + error for effect, error in zip(effects, errors, strict=True)]
         left.fill_between(layers, low, high, alpha=0.2)
     left.set(xlabel="layer", ylabel="average indirect effect, percent", ylim=(0, None))
+    left.xaxis.get_major_locator().set_params(integer=True)
     for axes in rest:
         _trials(axes, trials)
     if "preset" in summary:
