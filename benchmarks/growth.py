@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.covariance import prompts_corpus
 from benchmarks.machine import print_machine, with_peak_memory
 from benchmarks.report import timed
 from collabedit.algebra import Factors, LowRankUpdate, Prior, compress
-from collabedit.covariance import SelfCorpus, collect
+from collabedit.covariance import collect
 from collabedit.datasets import load_dataset
 from collabedit.editing import (
     Contexts,
@@ -206,12 +207,13 @@ def budget_rows(
     """What the stages that run the model take when it may take so many megabytes beyond itself."""
     requests = [record.request for record in records]
     few = setting.hyperparameters.with_changes(target_steps=_BUDGET_STEPS)
+    corpus = prompts_corpus()
     for megabytes in budgets:
         model = replace(setting.model, memory_budget=megabytes * 10**6)
         bounded = replace(setting, model=model, hyperparameters=few)
         _, covariance = cost_of(
             lambda model=model: collect(
-                model, setting.layers, SelfCorpus(0), tokens=_BUDGET_TOKENS, say=lambda _: None
+                model, setting.layers, corpus, tokens=_BUDGET_TOKENS, say=lambda _: None
             )
         )
         yield (

@@ -100,7 +100,7 @@ def doctor(
         hyperparameters=settings,
         tokens=0 if covariance else wanted,
         itemsize=kind.itemsize,
-        quick=quick and (budget is None or 2 * shape.numbers <= budget),
+        quick=quick and (budget is None or shape.quick_copy_bytes <= budget),
         memory_budget=budget,
     )
     room = machine.free_memory(place)

@@ -159,8 +159,7 @@ def _can_be_quick(model: LanguageModel) -> bool:
     """Whether a bfloat16 copy is much faster, and within the memory budget."""
     if not model.can_be_quick:
         return False
-    copied = 2 * sum(parameter.numel() for parameter in model.hf.parameters())
-    return model.memory_budget is None or copied <= model.memory_budget
+    return model.memory_budget is None or model.quick_copy_bytes <= model.memory_budget
 
 
 def _edits_at_once(model: LanguageModel, contexts: Contexts, layers: int) -> int:

@@ -90,8 +90,7 @@ class LanguageModel:
         """
         if not self.can_be_quick:
             return self
-        layers = range(self.structure.n_layers)
-        matrices = {id(p) for layer in layers for p in _matrices(self.layer(layer))}
+        matrices = {id(p) for p in self._matrices()}
         parameters: dict[int, Any] = {  # deepcopy takes these for the copies it would make
             id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False) if id(p) in matrices else p
             for p in self.hf.parameters()
@@ -100,10 +99,24 @@ class LanguageModel:
         if self.device.type == "cpu":
             use_small_attention(hf)
         quick = LanguageModel(hf, self.tokenizer, self.name, self.memory_budget)
-        for layer in layers:
+        for layer in range(self.structure.n_layers):
             module = quick.layer(layer)
             module.forward = torch.autocast(self.device.type, torch.bfloat16)(module.forward)
         return quick
+
+    @property
+    def quick_copy_bytes(self) -> int:
+        """What a quick copy takes beyond the model."""
+        return 2 * sum(parameter.numel() for parameter in self._matrices())
+
+    def _matrices(self) -> Iterator[nn.Parameter]:
+        """What the layers' linear maps multiply by, and add."""
+        from transformers.pytorch_utils import Conv1D
+
+        for layer in range(self.structure.n_layers):
+            for linear in self.layer(layer).modules():
+                if isinstance(linear, nn.Linear | Conv1D):
+                    yield from linear.parameters(recurse=False)
 
     def module(self, path: str) -> nn.Module:
         """The module at a path."""
@@ -240,15 +253,6 @@ class LanguageModel:
         except AttributeError:
             raise ModelError(f"{self.name} has no weight {name}; is it another model?") from None
         return module, own_name
-
-
-def _matrices(module: nn.Module) -> Iterator[nn.Parameter]:
-    """What its linear maps multiply by, and add."""
-    from transformers.pytorch_utils import Conv1D
-
-    for linear in module.modules():
-        if isinstance(linear, nn.Linear | Conv1D):
-            yield from linear.parameters(recurse=False)
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -72,6 +72,11 @@ class ModelShape:
     vocabulary: int
     key_value: int
 
+    @property
+    def quick_copy_bytes(self) -> int:
+        """What the copy takes that multiplies the layers' matrices in bfloat16."""
+        return 2 * self.layers * self.layer_numbers
+
     @classmethod
     def of(cls, hf: Any, structure: ModelStructure) -> ModelShape:
         """The shape of a ``transformers`` model; weights on the meta device will do."""
@@ -315,7 +320,7 @@ def _covariance_memory(shape: ModelShape, work: Workload) -> float:
 
 
 def _quick_copy(shape: ModelShape, work: Workload) -> float:
-    return 2.0 * shape.numbers if work.quick else 0.0
+    return float(shape.quick_copy_bytes) if work.quick else 0.0
 
 
 def _targets_memory(shape: ModelShape, work: Workload) -> float:

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from collabedit.models import LanguageModel
+from collabedit.models.precision import has_fast_bfloat16, quick_products
+from tests.conftest import make_model
+
+needs_bfloat16 = pytest.mark.skipif(
+    not has_fast_bfloat16(torch.device("cpu")), reason="the processor has no fast bfloat16"
+)
+needs_choice = pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul"), reason="torch cannot be told who multiplies"
+)
+IDS = torch.tensor([[3, 5, 7, 11, 2, 9]])
+
+
+@needs_bfloat16
+def test_a_quick_copy_gives_nearly_the_same_logits(family_model: LanguageModel) -> None:
+    with torch.no_grad():
+        exact = family_model.hf(IDS).logits
+        quick = family_model.quick_copy().hf(IDS).logits
+        again = family_model.hf(IDS).logits
+    assert quick.dtype == torch.float32
+    assert 0 < (quick - exact).norm() < 0.02 * exact.norm()
+    assert torch.equal(again, exact)
+
+
+@needs_bfloat16
+def test_a_quick_copy_is_nearer_than_a_model_in_bfloat16(tiny_llama: LanguageModel) -> None:
+    rounded = make_model("llama", dtype=torch.bfloat16)
+    with torch.no_grad():
+        exact = tiny_llama.hf(IDS).logits
+        quick = (tiny_llama.quick_copy().hf(IDS).logits - exact).norm()
+        throughout = (rounded.hf(IDS).logits.float() - exact).norm()
+    assert quick < throughout
+
+
+@needs_bfloat16
+def test_a_quick_copy_takes_what_it_says(family_model: LanguageModel) -> None:
+    own = {parameter.data_ptr() for parameter in family_model.hf.parameters()}
+    copied = [p for p in family_model.quick_copy().hf.parameters() if p.data_ptr() not in own]
+    assert {parameter.dtype for parameter in copied} == {torch.bfloat16}
+    assert sum(parameter.nbytes for parameter in copied) == family_model.quick_copy_bytes
+
+
+@needs_choice
+def test_who_multiplies_is_restored() -> None:
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    usual = matmul.fp32_precision
+    with quick_products(rounded=True):
+        assert matmul.fp32_precision == "bf16"
+    assert matmul.fp32_precision == usual
+    with pytest.raises(ValueError, match="stop"), quick_products(rounded=True):
+        raise ValueError("stop")
+    assert matmul.fp32_precision == usual
+
+
+def test_products_keep_float32() -> None:
+    rows, columns = torch.randn(64, 300), torch.randn(300, 200)
+    expected = rows.double() @ columns.double()
+    with quick_products():
+        found = rows @ columns
+    assert (found - expected).norm() < 1e-6 * expected.norm()
