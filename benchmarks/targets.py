@@ -149,11 +149,11 @@ def counted_products(model: LanguageModel, settings: Hyperparameters) -> Iterato
     products: list[int] = []
     logits = SuffixModel.logits
 
-    def counting(self: SuffixModel, group: Suffixes, hidden: Tensor) -> Tensor:
+    def counting(self: SuffixModel, group: Suffixes, *change: Tensor) -> Tensor:
         tokens = sum(text.length for text in group.texts)
         directions = 2 if torch.is_grad_enabled() else 1
         products.append(directions * (tokens * above + len(group.rows) * head))
-        return logits(self, group, hidden)
+        return logits(self, group, *change)
 
     with patch.object(SuffixModel, "logits", counting):
         yield products

@@ -182,7 +182,7 @@ def test_memory_and_time_grow_with_what_is_asked() -> None:
         assert all(costs[stage].memory >= base[stage].memory for stage in STAGES)
         assert any(costs[stage].amount > base[stage].amount for stage in STAGES)
     quick = estimate(LARGE, large(itemsize=4, quick=True))["targets"].memory
-    assert quick - estimate(LARGE, large(itemsize=4))["targets"].memory == 2 * LARGE.numbers
+    assert quick - estimate(LARGE, large(itemsize=4))["targets"].memory == LARGE.quick_copy_bytes
 
 
 @pytest.mark.parametrize("editor", [each.name for each in editors()])
