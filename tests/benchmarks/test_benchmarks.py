@@ -60,6 +60,17 @@ def test_evaluation(monkeypatch, capsys, model_folder) -> None:
     assert "ours / plain" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_targets(monkeypatch, capsys, model_folder) -> None:
+    run(monkeypatch, "targets", "--model", model_folder, "--edits", "2", "--plain-edits", "1")
+    *_, exactly = (
+        float(line.split()[-1].rstrip("%"))
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("relative difference")
+    )
+    assert abs(exactly) < 0.01  # percent, of ours in float32 and the plain way
+
+
 @pytest.mark.parametrize("way", [merge.paper_way, merge.sampled_paper_way])
 def test_merging(tmp_path, way) -> None:
     size = merge.Size(48, 16, clients=3, edits=4, speedup=1)
