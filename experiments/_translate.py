@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 
 from collabedit.cli.run import show_run
 from collabedit.editing import Hyperparameters
+from collabedit.editing.presets import preset_hyperparameters, preset_names
 from collabedit.errors import CollabEditError, InputError, UnknownNameError
 from collabedit.experiments import (
     AugmentationSettings,
@@ -204,14 +203,13 @@ def _hyperparameters(name: str, editor: str) -> Hyperparameters:
     for path in (Path("hparams") / editor / name, Path(name)):
         if path.is_file():
             return Hyperparameters.from_file(path)
-    text = resources.files("collabedit.editing").joinpath("presets.json").read_text("utf-8")
-    presets = {f"{key.replace('/', '_')}.json": value for key, value in json.loads(text).items()}
+    presets = {f"{preset.replace('/', '_')}.json": preset for preset in preset_names()}
     if name not in presets:
         raise InputError(
             f"no hyper-parameters {name!r}: there is no such file, here or in hparams/{editor}; "
             f"built in are: {', '.join(presets)}"
         )
-    return Hyperparameters.model_validate(presets[name])
+    return preset_hyperparameters(presets[name])
 
 
 def _dataset(name: str) -> str:

@@ -100,7 +100,7 @@ def doctor(
         hyperparameters=settings,
         tokens=0 if covariance else wanted,
         itemsize=kind.itemsize,
-        quick=quick and (budget is None or shape.quick_copy_bytes <= budget),
+        quick=quick and shape.has_room_for_quick_copy(budget),
         memory_budget=budget,
     )
     room = machine.free_memory(place)

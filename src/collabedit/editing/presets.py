@@ -11,7 +11,7 @@ from collabedit.editing.editors import DEFAULT_EDITOR, resolve_editor
 from collabedit.editing.hyperparameters import Hyperparameters
 from collabedit.models.structure import ModelStructure
 
-__all__ = ["Preset", "default_hyperparameters", "preset_names"]
+__all__ = ["Preset", "default_hyperparameters", "preset_hyperparameters", "preset_names"]
 
 #: Where the five edited layers begin, as a share of the depth; the published presets and the tuned
 #: ones lie between 0.11 and 0.27.
@@ -64,6 +64,13 @@ def default_hyperparameters(
     if chosen.single_layer or structure.output_norm is not None:
         values["layers"] = [values["layers"][(len(values["layers"]) - 1) // 2]]
     return Preset(Hyperparameters.model_validate({**values, **own}), source)
+
+
+def preset_hyperparameters(name: str) -> Hyperparameters:
+    """The settings of a preset as they are stored, without those of an editor."""
+    values = _stored("presets")[name]
+    del values["source"]
+    return Hyperparameters.model_validate(values)
 
 
 def preset_names() -> list[str]:

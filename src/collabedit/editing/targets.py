@@ -127,10 +127,8 @@ def optimise_targets(
     """
     quick = quick and _can_be_quick(model)
     above = model.structure.n_layers - settings.layers[-1] - 1
-    max_tokens = max_tokens or pass_tokens(
-        model, MAX_TOKENS, read_share=_READ_SHARE, kept_layers=above
-    )
-    max_edits = max_edits or _edits_at_once(model, contexts, above)
+    max_tokens = max_tokens or _tokens_at_once(model, quick, above)
+    max_edits = max_edits or _edits_at_once(model, quick, contexts, above)
     edits = [(request.prompt, request.subject, request.target_new) for request in requests]
     places = {edit: place for place, edit in enumerate(edits)}  # those repeated are found once
     targets = torch.zeros(model.structure.hidden_size, len(requests))
@@ -156,15 +154,31 @@ def optimise_targets(
 
 
 def _can_be_quick(model: LanguageModel) -> bool:
-    """Whether a bfloat16 copy is much faster, and within the memory budget."""
+    """Whether a bfloat16 copy is much faster, and leaves half the memory budget."""
     if not model.can_be_quick:
         return False
-    return model.memory_budget is None or model.quick_copy_bytes <= model.memory_budget
+    return model.memory_budget is None or 2 * _fixed_bytes(model, True) <= model.memory_budget
 
 
-def _edits_at_once(model: LanguageModel, contexts: Contexts, layers: int) -> int:
+def _fixed_bytes(model: LanguageModel, quick: bool) -> int:
+    """What is taken however few the texts: a quick copy, and the head as products order it."""
+    head: Tensor = model.head.weight  # type: ignore[assignment]
+    return head.numel() * head.itemsize + (model.quick_copy_bytes if quick else 0)
+
+
+def _tokens_at_once(model: LanguageModel, quick: bool, layers: int) -> int:
+    """Tokens of one pass; what is not fixed of the budget is halved between it and the texts."""
+    fixed = _fixed_bytes(model, quick)
+    reserved = fixed + max(0, (model.memory_budget or 0) - fixed) / 2
+    return pass_tokens(
+        model, MAX_TOKENS, read_share=_READ_SHARE, kept_layers=layers, reserved=reserved
+    )
+
+
+def _edits_at_once(model: LanguageModel, quick: bool, contexts: Contexts, layers: int) -> int:
     texts = 1 + len(context_weights(contexts))
-    return max(1, texts_at_once(model, MAX_EDITS * texts, _PREFIX_TOKENS, layers) // texts)
+    most, reserved = MAX_EDITS * texts, _fixed_bytes(model, quick)
+    return max(1, texts_at_once(model, most, _PREFIX_TOKENS, layers, reserved=reserved) // texts)
 
 
 def _batches(

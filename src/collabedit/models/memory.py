@@ -9,12 +9,20 @@ __all__ = ["HIDDEN_WIDTHS", "LOGIT_COPIES", "MLP_WIDTHS", "pass_tokens", "texts_
 #: Activations of one layer for one token, in hidden and in MLP widths: norms, queries, keys,
 #: values, attention's output and residual; gate, up, activation and their product.
 HIDDEN_WIDTHS, MLP_WIDTHS = 12, 4
+#: The part of a budget that is given away: freed pieces are not all used again, and products are
+#: reordered on their way.
+_USABLE = 0.5
 #: Copies of a token's logits: the product, the log-softmax and its gradient.
 LOGIT_COPIES = 3
 
 
 def pass_tokens(
-    model: LanguageModel, most: int, *, read_share: float = 0.0, kept_layers: int = 0
+    model: LanguageModel,
+    most: int,
+    *,
+    read_share: float = 0.0,
+    kept_layers: int = 0,
+    reserved: float = 0.0,
 ) -> int:
     """Tokens of one pass: ``most``, or fewer where the model's memory budget is tighter.
 
@@ -23,6 +31,7 @@ def pass_tokens(
         most: as many as are quickest.
         read_share: share of the tokens that logits are computed for.
         kept_layers: layers whose activations are kept for a backward pass.
+        reserved: bytes of the budget that something else takes.
     """
     if model.memory_budget is None:
         return most
@@ -30,19 +39,27 @@ def pass_tokens(
     vocabulary = len(model.head.weight)  # type: ignore[arg-type]
     activations = (1 + kept_layers) * layer * model.dtype.itemsize
     logits = read_share * LOGIT_COPIES * 4 * vocabulary
-    return max(1, min(most, int(model.memory_budget / (activations + logits))))
+    return max(1, min(most, int(_usable(model.memory_budget, reserved) / (activations + logits))))
 
 
-def texts_at_once(model: LanguageModel, most: int, tokens: int, layers: int) -> int:
-    """Texts whose keys and values are held together: ``most``, or fewer within half the budget.
+def texts_at_once(
+    model: LanguageModel, most: int, tokens: int, layers: int, *, reserved: float = 0.0
+) -> int:
+    """Texts whose keys and values are held together: ``most``, or fewer where memory is tight.
 
     Args:
         model: the model.
         most: as many as are quickest.
         tokens: of one text.
         layers: whose keys and values are held.
+        reserved: bytes of the budget that something else takes.
     """
     if model.memory_budget is None:
         return most
     each = tokens * 2 * layers * model.structure.hidden_size * model.dtype.itemsize
-    return max(1, min(most, int(model.memory_budget / 2 / each))) if each else most
+    room = _usable(model.memory_budget, reserved)
+    return max(1, min(most, int(room / each))) if each else most
+
+
+def _usable(budget: int, reserved: float) -> float:
+    return _USABLE * max(0.0, budget - reserved)

@@ -77,6 +77,11 @@ class ModelShape:
         """What the copy takes that multiplies the layers' matrices in bfloat16."""
         return 2 * self.layers * self.layer_numbers
 
+    def has_room_for_quick_copy(self, memory_budget: int | None) -> bool:
+        """Whether the copy, and the head as products order it, leave half the budget."""
+        fixed = self.quick_copy_bytes + 4 * self.vocabulary * self.hidden
+        return memory_budget is None or 2 * fixed <= memory_budget
+
     @classmethod
     def of(cls, hf: Any, structure: ModelStructure) -> ModelShape:
         """The shape of a ``transformers`` model; weights on the meta device will do."""

@@ -49,7 +49,7 @@ def _changes(shape: ModelShape, work: Workload) -> Iterator[tuple[str, Workload]
             if budget is not None and work.memory_budget and budget >= work.memory_budget:
                 continue
             option = "" if budget is None else f"--memory-budget {budget // 10**6}MB"
-            quick = kind.quick and (budget is None or shape.quick_copy_bytes <= budget)
+            quick = kind.quick and shape.has_room_for_quick_copy(budget)
             changed = kind.with_changes(memory_budget=budget, quick=quick)
             advice = " ".join(part for part in (dtype, option) if part)
             if advice:
