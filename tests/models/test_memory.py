@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +11,8 @@ from collabedit.cli.options import read_bytes
 from collabedit.editing import Hyperparameters, measure, optimise_targets
 from collabedit.errors import InputError
 from collabedit.evaluation import score
-from collabedit.models.memory import pass_tokens, texts_at_once
+from collabedit.models.loading import load_model
+from collabedit.models.memory import least_budget, pass_tokens, texts_at_once
 from collabedit.requests import EditRequest
 from tests.conftest import make_model
 
@@ -86,3 +89,14 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--memory-budget"):
         read_bytes(text)
+
+
+def test_a_budget_too_small_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model("llama")
+    model.hf.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    least = least_budget(model)
+    load_model(str(tmp_path), memory_budget=least)
+    assert "too small" not in capsys.readouterr().err
+    load_model(str(tmp_path), memory_budget=least - 1)
+    assert "too small" in capsys.readouterr().err

@@ -12,7 +12,9 @@ import torch
 from collabedit.errors import InputError, ModelError
 from collabedit.models import catalogue
 from collabedit.models.language_model import LanguageModel
+from collabedit.models.memory import least_budget
 from collabedit.models.placement import room_for_weights
+from collabedit.progress import say
 
 __all__ = [
     "convert_gguf",
@@ -80,7 +82,19 @@ def load_model(
         tokenizer = _load_tokenizer(source, name)
     if device != "auto":
         model = model.to(device)
-    return LanguageModel(model, tokenizer, name, memory_budget)
+    loaded = LanguageModel(model, tokenizer, name, memory_budget)
+    _check_budget(loaded)
+    return loaded
+
+
+def _check_budget(model: LanguageModel) -> None:
+    least = least_budget(model)
+    if model.memory_budget is not None and model.memory_budget < least:
+        say(
+            f"A memory budget of {model.memory_budget / 1e6:,.0f} MB is too small for "
+            f"{model.name}: some stages take about {least / 1e6:,.0f} MB, "
+            "however little they do at once."
+        )
 
 
 def default_device() -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from collabedit.models.language_model import LanguageModel
 
-__all__ = ["HIDDEN_WIDTHS", "LOGIT_COPIES", "MLP_WIDTHS", "pass_tokens", "texts_at_once"]
+__all__ = [
+    "HIDDEN_WIDTHS",
+    "LOGIT_COPIES",
+    "MLP_WIDTHS",
+    "least_budget",
+    "pass_tokens",
+    "texts_at_once",
+]
 
 #: Activations of one layer for one token, in hidden and in MLP widths: norms, queries, keys,
 #: values, attention's output and residual; gate, up, activation and their product.
@@ -12,8 +21,19 @@ HIDDEN_WIDTHS, MLP_WIDTHS = 12, 4
 #: The part of a budget that is given away: freed pieces are not all used again, and products are
 #: reordered on their way.
 _USABLE = 0.5
+#: Heads that fit the least budget.
+_HEADS = 4
 #: Copies of a token's logits: the product, the log-softmax and its gradient.
 LOGIT_COPIES = 3
+
+
+def least_budget(model: LanguageModel) -> int:
+    """Bytes below which a stage takes more than its budget, however little it does at once.
+
+    Four times the head: products order it anew, forward and backward, and the rest is less.
+    """
+    head: Tensor = model.head.weight  # type: ignore[assignment]
+    return _HEADS * head.numel() * head.itemsize
 
 
 def pass_tokens(
