@@ -28,6 +28,8 @@ from tests.conftest import CORPUS, FAMILIES, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
 #: Families whose MLP's output is normed before it is added.
+pytestmark = pytest.mark.slow  # all together
+
 NORMED = {"gemma2", "gemma3", "olmo2"}
 SHARES = (REQUESTS[:1], REQUESTS[1:4])
 CORPUS_OF_TEXT = TextCorpus("texts", {}, lambda: CORPUS)
