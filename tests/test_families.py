@@ -27,9 +27,9 @@ from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, new_round,
 from tests.conftest import CORPUS, FAMILIES, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
-#: Families whose MLP's output is normed before it is added.
 pytestmark = pytest.mark.slow  # all together
 
+#: Families whose MLP's output is normed before it is added.
 NORMED = {"gemma2", "gemma3", "olmo2"}
 SHARES = (REQUESTS[:1], REQUESTS[1:4])
 CORPUS_OF_TEXT = TextCorpus("texts", {}, lambda: CORPUS)
