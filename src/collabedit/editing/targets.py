@@ -16,6 +16,7 @@ enters at one layer and one position, so
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def _solved(
             texts = [_texts(model.tokenizer, t, batch) for t, _ in context_weights(contexts)]
             kept = _kept_texts(model.tokenizer, batch)
             start = hidden.T.float().to(device_of(model.layer(layer)))
-            with quick_products(rounded=quick):
+            with quick_products(rounded=True) if quick else nullcontext():
                 solver = TargetSolver(suffix_model, texts, kept, start, settings, max_tokens)
                 found = solver.run(bar)
             yield found.T.cpu()
