@@ -31,7 +31,7 @@ from collabedit.editing.target_solver import TargetSolver
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
-from collabedit.models.memory import pass_tokens, texts_at_once
+from collabedit.models.memory import head_bytes, pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
 from collabedit.models.precision import quick_products
 from collabedit.models.tokens import encode, fill_template
@@ -163,8 +163,7 @@ def _can_be_quick(model: LanguageModel) -> bool:
 
 def _fixed_bytes(model: LanguageModel, quick: bool) -> int:
     """What is taken however few the texts: a quick copy, and the head as products order it."""
-    head: Tensor = model.head.weight  # type: ignore[assignment]
-    return head.numel() * head.itemsize + (model.quick_copy_bytes if quick else 0)
+    return head_bytes(model) + (model.quick_copy_bytes if quick else 0)
 
 
 def _tokens_at_once(model: LanguageModel, quick: bool, layers: int) -> int:

@@ -7,7 +7,7 @@ file knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ def captured_inputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tens
 
     with ExitStack() as stack:
         for key, module in modules.items():
-            stack.callback(module.register_forward_pre_hook(partial(keep, key)).remove)
+            stack.enter_context(module.register_forward_pre_hook(partial(keep, key)))
         yield store
 
 
@@ -67,7 +67,7 @@ def seen_outputs(
 
     with ExitStack() as stack:
         for key, module in modules.items():
-            stack.callback(module.register_forward_hook(partial(keep, key)).remove)
+            stack.enter_context(module.register_forward_hook(partial(keep, key)))
         yield store
 
 
@@ -90,13 +90,8 @@ def _stopping(register: Callable[..., Any]) -> Iterator[None]:
     def hook(*_: Any) -> None:
         raise _StopForward
 
-    handle = register(hook)
-    try:
+    with suppress(_StopForward), register(hook):
         yield
-    except _StopForward:
-        pass
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -148,11 +143,8 @@ def added(module: nn.Module, change: Tensor) -> Iterator[None]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         return output + change.to(output)
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with module.register_forward_hook(hook):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -174,11 +166,8 @@ def replaced_states(
         changed.view(*shape, -1)[range(shape[0]), positions] = states.to(output)
         return changed
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with module.register_forward_hook(hook):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -195,8 +184,5 @@ def gathered(head: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]
         chosen = args[0][rows.to(device), positions.to(device)].unsqueeze(0)
         return (chosen.to(next(head.parameters()).dtype), *args[1:])
 
-    handle = head.register_forward_pre_hook(hook)
-    try:
+    with head.register_forward_pre_hook(hook):
         yield
-    finally:
-        handle.remove()

@@ -10,6 +10,7 @@ __all__ = [
     "HIDDEN_WIDTHS",
     "LOGIT_COPIES",
     "MLP_WIDTHS",
+    "head_bytes",
     "least_budget",
     "pass_tokens",
     "texts_at_once",
@@ -32,8 +33,13 @@ def least_budget(model: LanguageModel) -> int:
 
     Four times the head: products order it anew, forward and backward, and the rest is less.
     """
-    head: Tensor = model.head.weight  # type: ignore[assignment]
-    return _HEADS * head.numel() * head.itemsize
+    return _HEADS * head_bytes(model)
+
+
+def head_bytes(model: LanguageModel) -> int:
+    """What the output embedding takes, and again wherever products order it anew."""
+    weight: Tensor = model.head.weight  # type: ignore[assignment]
+    return weight.nbytes
 
 
 def pass_tokens(
