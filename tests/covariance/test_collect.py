@@ -201,6 +201,18 @@ def test_the_time_left_is_told_once(tiny_llama, corpus, corpus_tokens, monkeypat
     assert said[0].startswith("About ")
 
 
+def test_the_time_left_counts_the_further_passes(tiny_llama, corpus, corpus_tokens, monkeypatch):
+    said: list[list[str]] = []
+    for budget in (None, 1):
+        clock = iter(float(second) for second in range(10_000))
+        monkeypatch.setattr(collect_module.time, "monotonic", lambda clock=clock: next(clock))
+        monkeypatch.setattr(tiny_llama, "memory_budget", budget)
+        said.append([])
+        collect(tiny_llama, [0, 1, 2], corpus, tokens=corpus_tokens, say=said[-1].append)
+    together, one_by_one = (float(lines[0].split()[1]) for lines in said)
+    assert one_by_one > 2 * together
+
+
 class InterruptionError(Exception):
     """Stands for Ctrl-C."""
 

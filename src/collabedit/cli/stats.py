@@ -194,16 +194,20 @@ def _rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
     import math
 
     from collabedit.covariance.store import condition_number
+    from collabedit.progress import progress
 
     rows: dict[str, dict[str, float | int | None]] = {}
-    for name, moment in covariance.second_moments.items():
-        condition = condition_number(moment)
-        rows[name] = {
-            "size": len(moment),
-            "trace": float(moment.trace()),
-            "condition": condition if math.isfinite(condition) else None,
-            "sampling_error": covariance.sampling_error.get(name),
-        }
+    moments = covariance.second_moments
+    with progress("Checking the matrices", len(moments), "matrices") as bar:
+        for name, moment in moments.items():
+            condition = condition_number(moment)
+            rows[name] = {
+                "size": len(moment),
+                "trace": float(moment.trace()),
+                "condition": condition if math.isfinite(condition) else None,
+                "sampling_error": covariance.sampling_error.get(name),
+            }
+            bar.advance()
     return rows
 
 

@@ -124,9 +124,10 @@ def collect(
     if at_once >= len(names):
         return _collect(model, names, corpus, plan, batch_tokens, out, say)
     source = _Remembered(corpus)
+    groups = [names[start : start + at_once] for start in range(0, len(names), at_once)]
     parts = [
-        _part(model, names[start : start + at_once], source, plan, batch_tokens, out, say)
-        for start in range(0, len(names), at_once)
+        _part(model, group, source, plan, batch_tokens, out, say, len(groups) - number)
+        for number, group in enumerate(groups, 1)
     ]
     covariance = _joined([part for part, _ in parts])
     if out is None:
@@ -146,6 +147,7 @@ def _collect(
     batch_tokens: int,
     out: Path | None,
     say: Say,
+    further_passes: int = 0,
 ) -> Covariance:
     """The second moments of some weights, all in one pass."""
     fingerprint = model.fingerprint(names)
@@ -155,7 +157,7 @@ def _collect(
     if partial is not None:
         sums = _continued(partial, key, sums, say)
     with progress("Collecting second moments", plan.tokens, "tokens") as bar:
-        for_user = _Estimate(bar, plan.tokens, sums.samples, say)
+        for_user = _Estimate(bar, plan.tokens, sums.samples, say, further_passes)
         collector = _Collector(model, names, corpus, plan, batch_tokens, sums)
         collector.run(for_user, None if partial is None else _Checkpoint(partial, key))
         del collector  # and the products of its last block
@@ -176,17 +178,18 @@ def _part(
     batch_tokens: int,
     out: Path | None,
     say: Say,
+    further_passes: int,
 ) -> tuple[Covariance, Path | None]:
     """Some of the weights of a collection, in a file beside ``out`` that tells by its name what of.
 
     What is in the file already is not collected again.
     """
     if out is None:
-        return _collect(model, names, corpus, plan, batch_tokens, None, say), None
+        return _collect(model, names, corpus, plan, batch_tokens, None, say, further_passes), None
     key = _key(model.fingerprint(names), corpus, plan)
     path = out.with_name(f"{out.name}.{key[:16]}")
     if not path.is_file():
-        _collect(model, names, corpus, plan, batch_tokens, path, say)
+        _collect(model, names, corpus, plan, batch_tokens, path, say, further_passes)
     return Covariance.load(path), path
 
 
@@ -456,10 +459,13 @@ def _first(chunk: Sequence[Window], tokens: int) -> Iterator[Window]:
 
 
 class _Estimate(Progress):
-    """Passes progress on, and says once how long the rest will take."""
+    """Passes progress on, and says once how long the rest and the further passes will take."""
 
-    def __init__(self, bar: Progress, total: float, done: float, say: Say) -> None:
+    def __init__(
+        self, bar: Progress, total: float, done: float, say: Say, further_passes: int = 0
+    ) -> None:
         self._bar, self._total, self._start, self._done, self._say = bar, total, done, done, say
+        self._further = further_passes * total
         self._began = time.monotonic()
         self._said = False
         bar.advance(done)
@@ -471,7 +477,9 @@ class _Estimate(Progress):
         if self._said or worked < _ESTIMATE_AFTER * self._total:
             return
         self._said = True
-        seconds = (time.monotonic() - self._began) / worked * (self._total - self._done)
+        seconds = (
+            (time.monotonic() - self._began) / worked * (self._total - self._done + self._further)
+        )
         if seconds >= 1:
             self._say(f"About {seconds:,.0f} seconds to go.")
 
