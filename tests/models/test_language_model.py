@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from collabedit.algebra import LowRankUpdate
+from collabedit.editing import Hyperparameters
 from collabedit.errors import ModelError
 from collabedit.models import LanguageModel
+from collabedit.rounds import new_round
 from tests.conftest import half_step, make_model
 
 
@@ -199,3 +202,29 @@ def test_an_update_of_another_shape_is_refused(tiny_gpt2: LanguageModel) -> None
 def test_layers_that_do_not_exist_are_refused(tiny_llama: LanguageModel) -> None:
     with pytest.raises(ModelError, match="layers 0 to 3; there is no layer 4"):
         tiny_llama.weight_names([3, 4])
+
+
+def test_every_family_adds_what_its_projection_gives(family_model: LanguageModel) -> None:
+    for layer in range(family_model.structure.n_layers):
+        family_model.check_addition(layer)
+
+
+@pytest.mark.parametrize("change", ["scaled", "normed behind the sum"])
+def test_layers_that_add_it_in_another_way_are_refused(change: str) -> None:
+    if change == "scaled":
+        config = transformers.GraniteConfig(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            residual_multiplier=0.5,
+        )
+        hf = transformers.AutoModelForCausalLM.from_config(config)
+        model = LanguageModel(hf, make_model("llama").tokenizer, "tiny-granite")
+    else:
+        model = make_model("opt", do_layer_norm_before=False)
+    settings = Hyperparameters(layers=[1])
+    with pytest.raises(ModelError, match=r"layers\.1\.\S+ gives is not added") as caught:
+        new_round(model, hyperparameters=settings)
+    assert "\n" not in str(caught.value)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from collabedit.errors import ModelError
 from collabedit.files import sha256_of_json
 from collabedit.models.attention import use_small_attention
+from collabedit.models.hooks import added, hidden_states, seen_outputs, stops_after
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
@@ -148,6 +149,40 @@ class LanguageModel:
         output = output.to(torch.promote_types(output.dtype, change.dtype))
         moved: Tensor = norm(output + change) - norm(output)
         return moved
+
+    @torch.no_grad()
+    def check_addition(self, layer: int) -> None:
+        """Check that what the layer's down-projection gives moves its output by just that.
+
+        All closed forms need it (see :meth:`site`). A structure does not tell: Granite scales what
+        a block adds, one size of OPT has a norm behind the sum. So it is tried, with two tokens.
+
+        Raises:
+            ModelError: when it does not.
+        """
+        if self.structure.output_norm is not None:
+            return
+        before = self._output(layer)
+        generator = torch.Generator().manual_seed(0)
+        change = torch.randn(self.structure.hidden_size, generator=generator).to(before)
+        change *= before.norm(dim=-1).mean() / change.norm()
+        with added(self.projection(layer), change):
+            moved = self._output(layer) - before
+        if (moved - change).norm(dim=-1).max() > 0.1 * change.norm():  # bfloat16 rounds to 0.4 %
+            raise ModelError(
+                f"{self.name}: what {self.structure.projection_path(layer)} gives is not added to "
+                "the layer's output as it is, but scaled or normed on the way; such models cannot "
+                "be edited"
+            )
+
+    def _output(self, layer: int) -> Tensor:
+        """What a layer returns for two tokens, ``[2, d_out]``."""
+        module = self.layer(layer)
+        tokens = torch.tensor([[0, 1]], device=self.device)
+        with seen_outputs({layer: module}, hidden_states) as seen, stops_after(module):
+            self.hf(input_ids=tokens, use_cache=False)
+        output: Tensor = seen[layer][0]
+        return output.float()
 
     def weight_names(self, layers: Sequence[int]) -> list[str]:
         """Names of the edited weights of some layers.

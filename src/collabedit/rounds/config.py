@@ -244,7 +244,8 @@ def new_round(
     Raises:
         UnknownNameError: when there is no such editor.
         InputError: when it cannot edit with these settings.
-        ModelError: when the model lacks a layer.
+        ModelError: when the model lacks a layer, or its layers do not add what the edited weights
+            give.
     """
     rules = resolve_editor(editor)
     settings = (
@@ -254,6 +255,7 @@ def new_round(
     rules.check(settings)
     model.structure.check_layers(settings.layers)
     weights = model.weight_names(settings.layers)
+    model.check_addition(settings.layers[-1])
     return RoundConfig(
         model=model.name,
         model_sha256=model.fingerprint(weights),
