@@ -163,6 +163,9 @@ class StoredTensors(Mapping[str, "torch.Tensor"]):
             tensor: torch.Tensor = stored.get_tensor(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from collabedit.covariance import Covariance, collect, import_npz, merge
 from collabedit.covariance.store import condition_number, layer_in_file_name
 from collabedit.errors import CovarianceError, InputError, ModelError
+from collabedit.files import StoredTensors
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +279,11 @@ def test_import_never_unpickles(tiny_gpt2, tmp_path):
     with pytest.raises(InputError, match=r"not an \.npz file of plain arrays"):
         import_npz({0: path}, tiny_gpt2)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_asking_for_a_weight_reads_no_matrix(covariance, tmp_path, monkeypatch):
+    covariance.save(tmp_path / "c.safetensors")
+    stored = Covariance.load(tmp_path / "c.safetensors").second_moments
+    monkeypatch.setattr(StoredTensors, "__getitem__", None)
+    assert "model.layers.1.mlp.down_proj.weight" in stored
+    assert "model.layers.3.mlp.down_proj.weight" not in stored

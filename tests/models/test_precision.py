@@ -45,6 +45,18 @@ def test_a_quick_copy_takes_what_it_says(family_model: LanguageModel) -> None:
     assert sum(parameter.nbytes for parameter in copied) == family_model.quick_copy_bytes
 
 
+def test_a_quick_copy_of_a_model_in_bfloat16_shares_all_of_it(tiny_llama: LanguageModel) -> None:
+    rounded = make_model("llama", dtype=torch.bfloat16)
+    own = {parameter.data_ptr() for parameter in rounded.hf.parameters()}
+    quick = rounded.quick_copy()
+    assert {parameter.data_ptr() for parameter in quick.hf.parameters()} == own
+    assert rounded.quick_copy_bytes == 0
+    with torch.no_grad():
+        exact = tiny_llama.hf(IDS).logits
+        usual, found = (model.hf(IDS).logits.float() for model in (rounded, quick))
+    assert (found - exact).norm() < 1.5 * (usual - exact).norm()
+
+
 @needs_choice
 def test_who_multiplies_is_restored() -> None:
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

@@ -311,6 +311,9 @@ class _StoredMoments(Mapping[str, Tensor]):
             raise CovarianceError(f"{self._tensors.path}: the matrix of {name} {problem}")
         return matrix.double()
 
+    def __contains__(self, name: object) -> bool:
+        return f"{name}{_SUFFIX}" in self._tensors
+
     def __iter__(self) -> Iterator[str]:
         return (name.removesuffix(_SUFFIX) for name in self._tensors)
 

@@ -118,7 +118,7 @@ def optimise_targets(
         contexts: template groups; all templates count alike here.
         settings: steps, rates and factors, and the layers, of which the last is meant.
         cache: where to look for, and keep, finished targets.
-        quick: run the steps in bfloat16 where that is much faster.
+        quick: run the steps on a quick copy (:meth:`LanguageModel.quick_copy`).
         max_edits: edits optimised together.
         max_tokens: tokens in one forward and backward pass. Of both, as many as are quick and fit
             the model's memory budget by default.
@@ -155,7 +155,7 @@ def optimise_targets(
 
 
 def _can_be_quick(model: LanguageModel) -> bool:
-    """Whether a bfloat16 copy is much faster, and leaves half the memory budget."""
+    """Whether a quick copy is faster, and leaves half the memory budget."""
     if not model.can_be_quick:
         return False
     return model.memory_budget is None or 2 * _fixed_bytes(model, True) <= model.memory_budget

@@ -75,19 +75,24 @@ class LanguageModel:
 
     @property
     def can_be_quick(self) -> bool:
-        """Whether a copy in bfloat16 is much faster.
+        """Whether a copy is much faster (see :meth:`quick_copy`).
 
         None is made of a model that is sharded or offloaded, since it hardly fits as it is.
         """
-        quick = self.dtype == torch.float32 and has_fast_bfloat16(self.device)
-        return quick and not is_dispatched(self.hf)
+        if is_dispatched(self.hf):
+            return False
+        if self.dtype == torch.bfloat16:
+            return self.device.type == "cpu"
+        return self.dtype == torch.float32 and has_fast_bfloat16(self.device)
 
     def quick_copy(self) -> LanguageModel:
-        """A copy that multiplies matrices in bfloat16 where that is much faster, else the model.
+        """A copy to differentiate and to sample with where that is much faster, else the model.
 
-        Only the products of the layers: the states between them, the norms and the head keep the
-        model's own type, because rounding the states once a layer is most of the error of a model
-        that computes in bfloat16 throughout. What is not rounded is shared with the model.
+        The copy of a float32 model multiplies matrices in bfloat16, and only the layers' matrices:
+        the states between them, the norms and the head keep the model's own type, because rounding
+        the states once a layer is most of the error of a model that computes in bfloat16
+        throughout. What is not rounded is shared with the model. On a CPU, also for a model in
+        bfloat16, attention is by plain products, whose gradient is quicker there.
         """
         if not self.can_be_quick:
             return self
@@ -100,15 +105,16 @@ class LanguageModel:
         if self.device.type == "cpu":
             use_small_attention(hf)
         quick = LanguageModel(hf, self.tokenizer, self.name, self.memory_budget)
-        for layer in range(self.structure.n_layers):
-            module = quick.layer(layer)
-            module.forward = torch.autocast(self.device.type, torch.bfloat16)(module.forward)
+        if self.dtype == torch.float32:
+            for layer in range(self.structure.n_layers):
+                module = quick.layer(layer)
+                module.forward = torch.autocast(self.device.type, torch.bfloat16)(module.forward)
         return quick
 
     @property
     def quick_copy_bytes(self) -> int:
         """What a quick copy takes beyond the model."""
-        return 2 * sum(parameter.numel() for parameter in self._matrices())
+        return sum(2 * p.numel() for p in self._matrices() if p.dtype != torch.bfloat16)
 
     def _matrices(self) -> Iterator[nn.Parameter]:
         """What the layers' linear maps multiply by, and add."""
