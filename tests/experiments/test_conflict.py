@@ -28,6 +28,8 @@ from collabedit.requests import Record
 from collabedit.rounds import Delta, RoundConfig, Schedule
 from tests.experiments.studies import Tiny, assert_alike, dense_round, relative, written
 
+pytestmark = pytest.mark.slow  # all together
+
 
 @dataclass(frozen=True)
 class Finished:

@@ -28,6 +28,8 @@ from collabedit.rounds import Schedule
 from tests.cli.commands import collabedit, fails
 from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny
 
+pytestmark = pytest.mark.slow  # all together
+
 METHODS = ("GLOBAL", "CollabEdit", "SA")
 
 

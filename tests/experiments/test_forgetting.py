@@ -33,6 +33,8 @@ from tests.experiments.studies import (
     written,
 )
 
+pytestmark = pytest.mark.slow  # all together
+
 FURTHER, BATCH = 5, 2
 
 

@@ -21,6 +21,8 @@ from collabedit.experiments import MultiRoundSettings, multi_round
 from collabedit.rounds import RoundState
 from tests.experiments.studies import LAYERS, Tiny
 
+pytestmark = pytest.mark.slow  # all together
+
 _COMMAND = "from collabedit.cli import main; main()"
 _MINUTES = 5.0
 
@@ -86,7 +88,6 @@ STUDIES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("study", "kills"), [("multi-round", 3), ("overlap", 2)])
 def test_a_killed_run_ends_with_the_same_bytes(
     tiny: Tiny, tmp_path: Path, study: str, kills: int

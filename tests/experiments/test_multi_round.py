@@ -38,6 +38,8 @@ from tests.experiments.studies import (
     written,
 )
 
+pytestmark = pytest.mark.slow  # all together
+
 ROUNDS = 3
 BETA = 2.0
 

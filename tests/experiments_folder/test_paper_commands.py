@@ -26,6 +26,8 @@ from experiments._flags import COMMANDS
 from experiments._translate import translate
 from tests.conftest import make_model
 
+pytestmark = pytest.mark.slow  # all together
+
 PRESET_FLAGS = "--alg_name=MEMIT --model_name=gpt2-xl --hparams_fname=gpt2-xl.json"
 
 

@@ -22,6 +22,8 @@ from collabedit.rounds import Coordinator, Party, new_round, run_round
 from collabedit.tuning import TuneSettings, causal_tracing, tune
 from tests.experiments.studies import LAYERS, Tiny
 
+pytestmark = pytest.mark.slow  # all together
+
 tune_module: Any = importlib.import_module("collabedit.tuning.tune")
 
 
@@ -194,7 +196,6 @@ def test_params_tell_all_that_the_results_depend_on(found: Path) -> None:
     assert {"model", "records", "covariance", "versions"} <= set(params)
 
 
-@pytest.mark.slow
 def test_the_real_model(
     smollm2: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
