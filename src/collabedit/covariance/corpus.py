@@ -22,6 +22,7 @@ from collabedit.errors import DatasetError, InputError, MissingExtraError
 from collabedit.files import sha256_of_json
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import gathered
+from collabedit.models.tokens import leading_special_tokens
 
 __all__ = [
     "Corpus",
@@ -256,7 +257,7 @@ def windows(tokenizer: Any, documents: Iterable[str], max_length: int) -> Iterat
         documents: texts; empty ones are skipped.
         max_length: tokens of a window at most, special tokens included.
     """
-    prefix = _prefix(tokenizer)
+    prefix = leading_special_tokens(tokenizer)
     room = max_length - len(prefix)
     rest = iter(documents)
     while batch := list(islice(rest, _TOKENISED_TOGETHER)):
@@ -322,14 +323,6 @@ def _paragraph_groups(text: str) -> list[str]:
     return [document.strip() for document in documents if document.strip()]
 
 
-def _prefix(tokenizer: Any) -> tuple[int, ...]:
-    """The special tokens that the tokenizer puts in front of a text."""
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
-    ordinary = special.index(0) if 0 in special else len(special)
-    return tuple(ids[:ordinary])
-
-
 def _special_ids(tokenizer: Any) -> list[int]:
     added = tokenizer.added_tokens_decoder.items()
     return sorted({*tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)})
@@ -387,7 +380,7 @@ def _beginnings(
     tokenizer: Any, special: Sequence[int], rows: int, generator: torch.Generator
 ) -> Tensor:
     """``[rows, n]``, the first token ids of texts to sample."""
-    prefix = _prefix(tokenizer)
+    prefix = leading_special_tokens(tokenizer)
     if prefix:
         return torch.tensor([prefix] * rows, device=generator.device)
     choices = torch.tensor(_first_tokens(tokenizer, special), device=generator.device)

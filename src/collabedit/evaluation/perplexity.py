@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import takewhile
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -13,7 +12,7 @@ from collabedit.errors import InputError
 from collabedit.evaluation.scoring import context_length
 from collabedit.models import LanguageModel
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import Batch, batches
+from collabedit.models.tokens import Batch, batches, leading_special_tokens
 from collabedit.progress import progress
 
 __all__ = ["perplexity"]
@@ -58,13 +57,11 @@ def perplexity(
 def _windows(
     model: LanguageModel, text: str, max_tokens: int | None, window: int
 ) -> Sequence[list[int]]:
-    beginning = model.tokenizer("a", return_special_tokens_mask=True)
-    marked = zip(beginning["input_ids"], beginning["special_tokens_mask"], strict=True)
-    start = [token for token, _ in takewhile(lambda item: item[1], marked)]
+    start = leading_special_tokens(model.tokenizer)
     encoded = model.tokenizer(text, add_special_tokens=False, verbose=False)
     ids: list[int] = encoded["input_ids"][:max_tokens]
     step = max(1, window - len(start))
-    rows = [start + ids[place : place + step] for place in range(0, len(ids), step)]
+    rows = [[*start, *ids[place : place + step]] for place in range(0, len(ids), step)]
     return [row for row in rows if len(row) > 1]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "encode",
     "equal_length_batches",
     "fill_template",
+    "leading_special_tokens",
     "pad_right",
 ]
 
@@ -70,6 +72,13 @@ class EncodedText:
     def target_ids(self) -> tuple[int, ...]:
         """Token ids of the target."""
         return self.ids[self.target_start :]
+
+
+def leading_special_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts in front of a text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    marked = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    return tuple(token for token, _ in takewhile(lambda item: item[1], marked))
 
 
 def fill_template(template: str, prompt: str, subject: str, target: str = "") -> PromptText:
