@@ -52,7 +52,7 @@ format: setup ## Sort imports, apply safe fixes and format
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-bench: setup ## Run the benchmarks
+bench: setup ## Run all benchmarks (hours; up to 13 GB)
 	$(PY) -m benchmarks
 
 lock: ## Renew requirements/dev.lock (needs uv; UPGRADE=--upgrade takes newer versions)
