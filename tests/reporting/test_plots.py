@@ -90,7 +90,7 @@ def test_metrics_that_are_missing_are_left_blank(tmp_path: Path, study: str) -> 
 
 @needs_matplotlib
 def test_the_picture_shows_the_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The lines of the multi-round picture, left all edits so far, right those of each round."""
+    """The lines of the multi-round picture, left the rounds' means, right each round."""
     from matplotlib.figure import Figure
 
     drawn: list[Figure] = []

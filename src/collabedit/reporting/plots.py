@@ -52,7 +52,7 @@ def _bars(figure: Any, summary: Mapping[str, Any]) -> None:
     axes.set_xticks([n + 0.4 - width / 2 for n in range(len(rows))], rows, rotation=20, ha="right")
     axes.set_ylim(0, 100)
     axes.set_ylabel("percent")
-    axes.legend(ncols=4, loc="lower right")
+    figure.legend(ncols=max(1, len(keys)), loc="outside upper center")
 
 
 def _editors(figure: Any, summary: Mapping[str, Any]) -> None:
@@ -68,18 +68,18 @@ def _editors(figure: Any, summary: Mapping[str, Any]) -> None:
     axes.set_xticks([n + 0.4 - width / 2 for n in range(len(parts))], labels, fontsize="small")
     axes.set_ylim(0, 100)
     axes.set_ylabel("Score, percent")
-    axes.legend(ncols=len(methods), loc="lower right", fontsize="small")
+    figure.legend(ncols=len(methods), loc="outside upper center", fontsize="small")
 
 
 def _rounds(figure: Any, summary: Mapping[str, Any]) -> None:
-    """Left, the Score of all edits so far by round; right, of each round's edits at the end."""
+    """Left, the mean Score of the rounds so far; right, that of each round's edits at the end."""
     left, right = figure.subplots(1, 2, sharey=True)
     for name, parts in summary["rounds"].items():
         so_far = [_mean_score(part) for part in parts]
         left.plot(range(1, len(parts) + 1), so_far, marker="o", label=name)
         last = [metrics.get("score", math.nan) for metrics in parts[-1]]
         right.plot(range(1, len(last) + 1), last, marker="o", label=name)
-    left.set(xlabel="after round", ylabel="Score of all edits so far")
+    left.set(xlabel="after round", ylabel="mean Score of the rounds so far")
     right.set(xlabel="edited in round", title="after the last round")
     left.legend(fontsize="small")
     for axes in (left, right):
@@ -133,7 +133,7 @@ def _augmentation(figure: Any, summary: Mapping[str, Any]) -> None:
         axes.bar([n + place * width for n in range(len(rows))], heights, width, label=label)
     axes.set_xticks([n + width / 2 for n in range(len(rows))], rows)
     axes.set(ylabel="percent of records where the conflict wins", ylim=(0, 100))
-    axes.legend()
+    figure.legend(ncols=2, loc="outside upper center")
 
 
 def _tuning(figure: Any, summary: Mapping[str, Any]) -> None:
