@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from collabedit.cli.run import show_run
-from collabedit.editing import Hyperparameters
-from collabedit.editing.presets import preset_hyperparameters, preset_names
+from collabedit.editors import Hyperparameters
+from collabedit.editors import preset_hyperparameters, preset_names
 from collabedit.errors import CollabEditError, InputError, UnknownNameError
 from collabedit.experiments import (
     AugmentationSettings,
@@ -34,7 +34,7 @@ from collabedit.experiments.summaries import load_paper_summary
 from collabedit.merging import resolve_method
 from collabedit.progress import say
 from collabedit.reporting.tables import console, summary_tables
-from collabedit.rounds import Schedule
+from collabedit.messages import Schedule
 from experiments._flags import read_flags
 
 __all__ = ["main", "translate"]

@@ -15,15 +15,20 @@ import transformers
 from torch import Tensor
 
 from collabedit.algebra import relative_distance
-from collabedit.covariance import Covariance, collect
+from collabedit.messages import Covariance
+from collabedit.covariance import collect
 from collabedit.covariance.corpus import TextCorpus
-from collabedit.editing import Contexts, Hyperparameters, measure
-from collabedit.editing.contexts import bare_contexts
+from collabedit.editors import Contexts, Hyperparameters
+from collabedit.editing import measure
+from collabedit.editors import bare_contexts
 from collabedit.errors import ModelError
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel, load_model
-from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, new_round, run_round
+from collabedit.rounds import Coordinator
+from collabedit.messages import Delta, RoundConfig
+from collabedit.parties import Party, new_round
+from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, FAMILIES, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
@@ -55,7 +60,7 @@ def parties_of(model: LanguageModel, config: RoundConfig) -> list[Party]:
 
 def merged(config: RoundConfig, parties: list[Party], covariance: Covariance, method: str) -> Delta:
     coordinator = Coordinator(config, config.priors(covariance), resolve_method(method))
-    return run_round(parties, coordinator)
+    return run_in_process(parties, coordinator)
 
 
 def logits(hf: transformers.PreTrainedModel) -> Tensor:

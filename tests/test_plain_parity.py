@@ -14,12 +14,17 @@ from torch import Tensor
 
 from benchmarks.plain import plain_hidden, plain_keys, plain_target
 from collabedit.algebra import LowRankUpdate
-from collabedit.covariance import Covariance, collect
+from collabedit.messages import Covariance
+from collabedit.covariance import collect
 from collabedit.covariance.corpus import TextCorpus
-from collabedit.editing import Hyperparameters, measure, optimise_targets
+from collabedit.editors import Hyperparameters
+from collabedit.editing import measure, optimise_targets
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
-from collabedit.rounds import Coordinator, Party, RoundConfig, Schedule, new_round, run_round
+from collabedit.rounds import Coordinator
+from collabedit.parties import Party, new_round
+from collabedit.messages import RoundConfig, Schedule
+from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
@@ -141,7 +146,7 @@ def merged(
     ]
     if method == "GLOBAL":
         parties = [Party.pooled(parties)]
-    delta = run_round(
+    delta = run_in_process(
         parties, Coordinator(config, config.priors(covariance), resolve_method(method))
     )
     return {name: change.dense() for name, change in delta.changes.items()}

@@ -11,28 +11,18 @@ import transformers
 from collabedit.algebra import relative_distance
 from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import (
-    TargetCache,
-    default_hyperparameters,
-    editors,
-    fine_tune,
-    optimise_targets,
-    sample_contexts,
-)
+from collabedit.editing import TargetCache, optimise_targets, sample_contexts
+from collabedit.editors import default_hyperparameters, editors
+from collabedit.parties import fine_tune
 from collabedit.evaluation import evaluate, score, summarise
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
-from collabedit.rounds import (
-    Coordinator,
-    Delta,
-    Party,
-    RoundState,
-    Schedule,
-    new_round,
-    run_round,
-)
+from collabedit.rounds import Coordinator
+from collabedit.messages import Delta, RoundState, Schedule
+from collabedit.parties import Party, new_round
+from collabedit.transports import run_in_process
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +55,7 @@ class Setting:
             )
             start = end
         priors = config.priors(self.covariance)
-        return run_round(parties, Coordinator(config, priors, resolve_method(method)))
+        return run_in_process(parties, Coordinator(config, priors, resolve_method(method)))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +111,7 @@ def test_a_second_round_merges_exactly_too(setting: Setting, editor: str) -> Non
         for method, state in states.items():
             coordinator = Coordinator(config, state.priors(static, 1.0), resolve_method(method))
             together = parties if method == "CollabEdit" else [Party.pooled(parties)]
-            changes[method] = run_round(together, coordinator).changes
+            changes[method] = run_in_process(together, coordinator).changes
             states[method] = state.after(changes[method], coordinator.keys)
         for name, expected in changes["GLOBAL"].items():
             assert relative_distance(changes["CollabEdit"][name], expected) < 1e-6
@@ -138,7 +128,7 @@ def test_rome_of_three_parties_is_that_of_one(setting: Setting) -> None:
     priors = config.priors(setting.covariance)
     parties = [Party(setting.model, [request], config) for request in setting.requests[:3]]
     merged, pooled = (
-        run_round(some, Coordinator(config, priors, resolve_method(method)))
+        run_in_process(some, Coordinator(config, priors, resolve_method(method)))
         for some, method in ((parties, "CollabEdit"), ([Party.pooled(parties)], "GLOBAL"))
     )
     (name,) = config.weights
@@ -151,7 +141,7 @@ def test_rome_changes_little_for_an_edit_that_holds(setting: Setting) -> None:
     priors = config.priors(setting.covariance)
     party = Party(setting.model, setting.requests[:1], config, cache=TargetCache())
     once, twice = (
-        run_round([party] * copies, Coordinator(config, priors, resolve_method("CollabEdit")))
+        run_in_process([party] * copies, Coordinator(config, priors, resolve_method("CollabEdit")))
         for copies in (1, 2)
     )
     (name,) = config.weights

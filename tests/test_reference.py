@@ -10,12 +10,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collabedit.algebra import Prior, compress, solve
-from collabedit.editing import Hyperparameters, measure, optimise_targets
-from collabedit.editing.contexts import load_contexts
+from collabedit.editors import Hyperparameters
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import load_contexts
 from collabedit.merging import collab_edit, pooled, resolve_method, simple_average, ties
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest, load_records
-from collabedit.rounds import Coordinator, Party, RoundState, Schedule, new_round, run_round
+from collabedit.rounds import Coordinator
+from collabedit.parties import Party, new_round
+from collabedit.messages import RoundState, Schedule
+from collabedit.transports import run_in_process
 
 PARTIES = [slice(5 * i, 5 * i + 5) for i in range(4)]
 
@@ -134,7 +138,7 @@ def test_rounds_from_the_captured_targets(captured: Captured, schedule: Schedule
         Party(captured.model, captured.requests[part], config, targets=targets[:, part])
         for part in PARTIES
     ]
-    delta = run_round(parties, Coordinator(config, captured.priors(), resolve_method("CollabEdit")))
+    delta = run_in_process(parties, Coordinator(config, captured.priors(), resolve_method("CollabEdit")))
     if schedule is Schedule.SEQUENTIAL:
         expected = load_file(captured.folder / "memit" / "memit.safetensors")
         expected = {name: expected[f"delta.{name}"] for name in captured.weights}

@@ -7,26 +7,21 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collabedit.covariance import Covariance, default_covariance
+    from collabedit.messages import Covariance
+    from collabedit.covariance import default_covariance
     from collabedit.datasets import load_dataset, partition
-    from collabedit.editing import Hyperparameters, TargetCache, editors, resolve_editor
+    from collabedit.editors import Hyperparameters, editors, resolve_editor
+    from collabedit.editing import TargetCache
     from collabedit.errors import CollabEditError
     from collabedit.evaluation import evaluate, summarise
     from collabedit.export import save_edited_model
     from collabedit.merging import merge_methods, resolve_method
     from collabedit.models import LanguageModel, load_model
     from collabedit.requests import EditRequest, Record, load_records
-    from collabedit.rounds import (
-        Coordinator,
-        Delta,
-        EditUpdate,
-        Party,
-        RoundConfig,
-        Schedule,
-        merge_deltas,
-        new_round,
-        run_round,
-    )
+    from collabedit.rounds import Coordinator, merge_deltas
+    from collabedit.messages import Delta, Contribution, RoundConfig, Schedule
+    from collabedit.parties import Party, new_round
+    from collabedit.transports import run_in_process
 
 try:
     __version__ = version("collabedit")
@@ -48,13 +43,13 @@ _HOMES = {
     "rounds": (
         "Coordinator",
         "Delta",
-        "EditUpdate",
+        "Contribution",
         "Party",
         "RoundConfig",
         "Schedule",
         "merge_deltas",
         "new_round",
-        "run_round",
+        "run_in_process",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -65,7 +60,7 @@ __all__ = [
     "Covariance",
     "Delta",
     "EditRequest",
-    "EditUpdate",
+    "Contribution",
     "Hyperparameters",
     "LanguageModel",
     "Party",
@@ -86,7 +81,7 @@ __all__ = [
     "partition",
     "resolve_editor",
     "resolve_method",
-    "run_round",
+    "run_in_process",
     "save_edited_model",
     "summarise",
 ]

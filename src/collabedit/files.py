@@ -22,10 +22,13 @@ __all__ = [
     "atomic_path",
     "cache_directory",
     "load_tensors",
+    "parse_json",
     "read_json",
     "save_tensors",
     "sha256_of_json",
     "tensor_metadata",
+    "tensors_from_bytes",
+    "tensors_to_bytes",
     "utc_now",
     "write_json",
     "write_text",
@@ -48,8 +51,9 @@ def cache_directory(*parts: str) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` only if all went well."""
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -64,54 +68,100 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         temporary.chmod(0o644)
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
     """Write ``value`` as JSON atomically; NaN and infinities are refused."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, what: str = "file") -> Any:
+def parse_json(data: bytes, source: str) -> Any:
+    """Parse JSON in UTF-8.
+
+    Raises:
+        InputError: when it is something else.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{source}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+        ) from None
+
+
+def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
     """Read a JSON file.
 
     Raises:
         InputError: when the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from None
+    return parse_json(data, os.fspath(path))
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, Any],
 ) -> None:
     """Write a ``.safetensors`` file atomically; metadata values are stored as JSON strings."""
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata={key: json.dumps(value, allow_nan=False) for key, value in metadata.items()},
-        )
+        save_file(_plain(tensors), temporary, metadata=_as_text(metadata))
 
 
-def _open_tensors(path: Path, what: str) -> Any:
+def tensors_to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """What :func:`save_tensors` would write."""
+    from safetensors.torch import save
+
+    return save(_plain(tensors), metadata=_as_text(metadata))
+
+
+def tensors_from_bytes(
+    data: bytes, what: str = "message"
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and metadata in bytes that :func:`tensors_to_bytes` made.
+
+    Raises:
+        InputError: when they are something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+        size = int.from_bytes(data[:8], "little")
+        raw = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        return tensors, {key: json.loads(value) for key, value in raw.items()}
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise InputError(f"{what}: not a safetensors file ({error})") from None
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()}
+
+
+def _open_tensors(path: str | os.PathLike[str], what: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(f"cannot read the {what} {path}: no such file")
     try:
         return safe_open(path, framework="pt")
@@ -119,7 +169,7 @@ def _open_tensors(path: Path, what: str) -> Any:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
 
 
-def tensor_metadata(path: Path, what: str = "file") -> dict[str, Any]:
+def tensor_metadata(path: str | os.PathLike[str], what: str = "file") -> dict[str, Any]:
     """Metadata of a ``.safetensors`` file that collabedit wrote, without reading its tensors."""
     with _open_tensors(path, what) as stored:
         raw = stored.metadata() or {}
@@ -129,7 +179,7 @@ def tensor_metadata(path: Path, what: str = "file") -> dict[str, Any]:
         raise InputError(f"{path}: its metadata is not collabedit's") from None
 
 
-def load_tensors(path: Path, what: str = "file") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(path: str | os.PathLike[str], what: str = "file") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata of a ``.safetensors`` file that collabedit wrote.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from collabedit.algebra import relative_distance
-from collabedit.rounds import Delta
+from collabedit.messages import Delta
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model
 from tests.editing.facts import REQUESTS

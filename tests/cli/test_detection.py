@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from collabedit.algebra import relative_distance
 from collabedit.evaluation import score
 from collabedit.files import tensor_metadata
-from collabedit.rounds import Decision, Delta, UpdateMetadata
+from collabedit.messages import Decision, Delta, ContributionMetadata
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model
 
@@ -182,7 +182,7 @@ def test_a_preferred_party_keeps_its_edits(announced: list[Path], tmp_path: Path
     decision = tmp_path / "decision.json"
     collabedit("detect", *announced, "--policy", "prefer", "--prefer", announced[1], "-o", decision)
     places = [
-        Decision.load(decision).places(UpdateMetadata.load(path).fingerprints) for path in announced
+        Decision.load(decision).places(ContributionMetadata.load(path).fingerprints) for path in announced
     ]
     assert list(map(len, places)) == [2, 1, 1]
 
@@ -194,7 +194,7 @@ def test_what_the_model_knows_is_skipped(place: Path, tmp_path: Path) -> None:
     threshold = (known[1] + known[2]) / 2
     out = update(place, "hospital", path, "--skip-known", threshold)
     assert out.startswith("skipped 1 of 3 edits that the model already knows\n")
-    about = UpdateMetadata.load(path)
+    about = ContributionMetadata.load(path)
     assert (about.edits, about.skipped, len(about.fingerprints)) == (2, 1, 2)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from collabedit.algebra import relative_distance
-from collabedit.editing import editors
+from collabedit.editors import editors
 from collabedit.experiments import load_summary
-from collabedit.rounds import Delta, RoundConfig
+from collabedit.messages import Delta, RoundConfig
 from tests.cli.commands import collabedit, fails
 from tests.cli.test_by_files import place  # noqa: F401
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain import plain_target
-from collabedit.editing import Hyperparameters, TargetCache, optimise_targets
+from collabedit.editors import Hyperparameters
+from collabedit.editing import TargetCache, optimise_targets
 from collabedit.editing.suffixes import cheapest_parts
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.models import LanguageModel

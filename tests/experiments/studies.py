@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from collabedit.covariance import Covariance, collect, file_corpus
-from collabedit.editing import Hyperparameters, measure, optimise_targets
+from collabedit.messages import Covariance
+from collabedit.covariance import collect, file_corpus
+from collabedit.editors import Hyperparameters
+from collabedit.editing import measure, optimise_targets
 from collabedit.evaluation import CaseResult
 from collabedit.experiments import Run
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundConfig, RoundState, Schedule
+from collabedit.messages import RoundConfig, RoundState, Schedule
 from tests.conftest import CORPUS, make_model
 
 __all__ = [

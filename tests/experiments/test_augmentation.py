@@ -20,7 +20,7 @@ from collabedit.experiments import AugmentationSettings, Run, augmentation, load
 from collabedit.experiments.augmentation import _rounds
 from collabedit.models import LanguageModel
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundConfig, Schedule
+from collabedit.messages import RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     dense_round,

@@ -25,7 +25,7 @@ from collabedit.experiments import (
 )
 from collabedit.experiments.study import deal, records_of, requests_of
 from collabedit.requests import Record
-from collabedit.rounds import Delta, RoundConfig, Schedule
+from collabedit.messages import Delta, RoundConfig, Schedule
 from tests.experiments.studies import Tiny, assert_alike, dense_round, relative, written
 
 pytestmark = pytest.mark.slow  # all together

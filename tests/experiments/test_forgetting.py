@@ -21,7 +21,7 @@ from collabedit.experiments import (
 )
 from collabedit.experiments.study import deal
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundConfig, Schedule
+from collabedit.messages import RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     assert_alike,

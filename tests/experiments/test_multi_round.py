@@ -25,7 +25,7 @@ from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
-from collabedit.rounds import RoundConfig, Schedule
+from collabedit.messages import RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     assert_alike,

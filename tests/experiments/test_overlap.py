@@ -17,7 +17,7 @@ from collabedit.experiments import OverlapSettings, Run, load_summary, overlap
 from collabedit.experiments.study import deal
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
-from collabedit.rounds import Delta, RoundConfig, Schedule
+from collabedit.messages import Delta, RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     dense_round,

@@ -11,7 +11,7 @@ import transformers
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.export import save_edited_model
-from collabedit.rounds import Delta
+from collabedit.messages import Delta
 from tests.conftest import half_step, make_model
 from tests.rounds.test_round import make_round
 

@@ -5,10 +5,10 @@ import torch
 import transformers
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
 from collabedit.errors import ModelError
 from collabedit.models import LanguageModel
-from collabedit.rounds import new_round
+from collabedit.parties import new_round
 from tests.conftest import half_step, make_model
 
 

@@ -12,15 +12,21 @@ import torch
 import transformers
 from torch import Tensor
 
-from collabedit.covariance import Covariance, TextCorpus, collect
-from collabedit.editing import Hyperparameters, fine_tune, measure, optimise_targets
+from collabedit.messages import Covariance
+from collabedit.covariance import TextCorpus, collect
+from collabedit.editors import Hyperparameters
+from collabedit.parties import fine_tune
+from collabedit.editing import measure, optimise_targets
 from collabedit.evaluation import evaluate_generations, perplexity, score
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel, load_model
 from collabedit.models.placement import is_dispatched, room_for_weights
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Coordinator, Delta, Party, new_round, run_round
+from collabedit.rounds import Coordinator
+from collabedit.messages import Delta
+from collabedit.parties import Party, new_round
+from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, make_model
 
 CONTEXTS = (("{}",), ("Then. {}", "So it is: {}"))
@@ -133,7 +139,7 @@ def edited_delta(model: LanguageModel) -> Delta:
     config = new_round(model, hyperparameters=SETTINGS, contexts=CONTEXTS)
     party = Party(model, REQUESTS, config, targets=targets_of(model))
     priors = config.priors(collected(model))
-    return run_round([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    return run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
 
 
 def test_a_round_edits_and_restores_and_saves_it(

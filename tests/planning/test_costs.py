@@ -9,15 +9,17 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from collabedit.covariance import TextCorpus, collect
-from collabedit.editing import Hyperparameters, fine_tune, measure, optimise_targets
-from collabedit.editing.editors import editors, resolve_editor
+from collabedit.editors import Hyperparameters
+from collabedit.parties import fine_tune
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import editors, resolve_editor
 from collabedit.evaluation import evaluate
 from collabedit.models import LanguageModel
 from collabedit.models.loading import load_structure_only
 from collabedit.models.tokens import encode, fill_template
 from collabedit.planning import STAGES, Cost, ModelShape, Texts, Workload, estimate, peak, remedy
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Schedule
+from collabedit.messages import Schedule
 from tests.conftest import CORPUS, make_model
 
 CONTEXTS = (("{}",), ("Then. {}", "So it. {}"))

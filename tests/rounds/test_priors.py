@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from collabedit.algebra import Prior, relative_distance
-from collabedit.editing.editors import editors
+from collabedit.editors import editors
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
-from collabedit.rounds import Coordinator, Party, RoundConfig, RoundState, new_round, run_round
-from collabedit.rounds.priors import Priors, priors_at_once
+from collabedit.rounds import Coordinator
+from collabedit.parties import Party, new_round
+from collabedit.messages import RoundConfig, RoundState
+from collabedit.transports import run_in_process
+from collabedit.rounds import Priors, priors_at_once
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.rounds.test_in_process import covariance_of
@@ -73,7 +76,7 @@ def test_a_tight_budget_gives_the_same_update(model: LanguageModel, editor: str)
     )
     covariance = covariance_of(config)
     free, tight = (
-        run_round(
+        run_in_process(
             [Party(model, REQUESTS[:2], config)],
             Coordinator(config, config.priors(covariance, budget), resolve_method("GLOBAL")),
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +46,15 @@ class LowRankUpdate:
     def shape(self) -> tuple[int, int]:
         """``(d_out, d_in)``."""
         return self.left.shape[0], self.right.shape[1]
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the shapes and bytes of both factors."""
+        digest = hashlib.sha256()
+        for factor in (self.left, self.right):
+            digest.update(f"{factor.dtype} {tuple(factor.shape)}".encode())
+            digest.update(factor.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def dense(self) -> Tensor:
         """``Delta [d_out, d_in]``."""

@@ -41,7 +41,7 @@ app.command("summarize")(run.summarize)
 
 def _show_version(value: bool) -> None:
     if value:
-        from collabedit import __version__
+        from collabedit._version import __version__
 
         print(f"collabedit {__version__}")
         raise typer.Exit

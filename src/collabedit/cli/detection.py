@@ -13,7 +13,8 @@ from collabedit.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from collabedit.rounds import Decision, Detection, Policy, UpdateMetadata
+    from collabedit.messages import Decision, Policy, ContributionMetadata
+    from collabedit.privacy import Detection
 
 _CAPTION = "overlapping / conflicting questions of two parties; on the diagonal, within one"
 
@@ -44,13 +45,14 @@ def detect(
     parties then make their updates with that --decision, before anything is merged.
     """
     from collabedit.reporting.tables import console
-    from collabedit.rounds import UpdateMetadata, decide
-    from collabedit.rounds import detect as find
-    from collabedit.rounds.detection import parse_policy
+    from collabedit.messages import ContributionMetadata
+    from collabedit.privacy import decide
+    from collabedit.privacy import detect as find
+    from collabedit.messages import parse_policy
 
     chosen = parse_policy(policy)
     _check_out(chosen, out)
-    detection = find({str(path): UpdateMetadata.load(path) for path in updates})
+    detection = find({str(path): ContributionMetadata.load(path) for path in updates})
     decision = decide(detection, chosen, None if prefer is None else str(prefer))
     console().print(_table(detection))
     print(_describe(detection))
@@ -61,13 +63,13 @@ def detect(
         print("To settle them: --policy first, majority, prefer or drop, and -o decision.json")
 
 
-def print_shared(updates: Mapping[str, UpdateMetadata]) -> None:
+def print_shared(updates: Mapping[str, ContributionMetadata]) -> None:
     """Say in one line what updates have in common, if fingerprints tell that they do.
 
     Raises:
-        UpdateError: when the fingerprints were made with different keys.
+        ContributionError: when the fingerprints were made with different keys.
     """
-    from collabedit.rounds import detect as find
+    from collabedit.privacy import detect as find
 
     detection = find({party: about for party, about in updates.items() if about.fingerprints})
     if detection.questions:

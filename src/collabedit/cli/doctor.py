@@ -59,8 +59,8 @@ def doctor(
 
     from collabedit.covariance import SelfCorpus
     from collabedit.covariance.collect import TOKENS_PER_INPUT
-    from collabedit.editing import default_hyperparameters, resolve_editor
-    from collabedit.editing.hyperparameters import Hyperparameters
+    from collabedit.editors import default_hyperparameters, resolve_editor
+    from collabedit.editors import Hyperparameters
     from collabedit.models.loading import (
         default_device,
         load_model,
@@ -77,7 +77,7 @@ def doctor(
         run_trial,
         typical_rates,
     )
-    from collabedit.rounds.config import parse_schedule
+    from collabedit.messages import parse_schedule
 
     rules, place = resolve_editor(editor), device or default_device()
     budget, kind = read_bytes(memory_budget), parse_dtype(dtype)

@@ -11,8 +11,8 @@ import typer
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
-    from collabedit.covariance import Covariance
-    from collabedit.editing import Hyperparameters
+    from collabedit.messages import Covariance
+    from collabedit.editors import Hyperparameters
     from collabedit.models import LanguageModel
 
 ModelOption = Annotated[
@@ -79,7 +79,7 @@ def read_hyperparameters(
     model: LanguageModel, hparams: Path | None, prior_weight: float | None, editor: str
 ) -> Hyperparameters:
     """The settings of a file, or the model's defaults for an editor, with a given ``lambda``."""
-    from collabedit.editing import Hyperparameters, default_hyperparameters
+    from collabedit.editors import Hyperparameters, default_hyperparameters
 
     if hparams is not None:
         settings = Hyperparameters.from_file(hparams)
@@ -92,7 +92,8 @@ def read_covariance(
     path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int
 ) -> Covariance:
     """The covariance of a file, or the one that is collected and cached by default."""
-    from collabedit.covariance import Covariance, default_covariance
+    from collabedit.messages import Covariance
+    from collabedit.covariance import default_covariance
 
     return default_covariance(model, layers, seed) if path is None else Covariance.load(path)
 

@@ -26,8 +26,9 @@ from collabedit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collabedit.editing import Editor
-    from collabedit.rounds import Delta, EditUpdate, Party
+    from collabedit.editors import Editor
+    from collabedit.messages import Delta, Contribution
+    from collabedit.parties import Party
 
 round_app = typer.Typer(no_args_is_help=True, help="Agree on a round between parties.")
 
@@ -62,11 +63,11 @@ def new(
 
     Send the file to all parties. It holds no fact of anyone's.
     """
-    from collabedit.editing import resolve_editor
-    from collabedit.editing.contexts import load_contexts
+    from collabedit.editors import resolve_editor
+    from collabedit.editors import load_contexts
     from collabedit.models import load_model
-    from collabedit.rounds import new_round
-    from collabedit.rounds.config import parse_schedule
+    from collabedit.parties import new_round
+    from collabedit.messages import parse_schedule
 
     rules = resolve_editor(editor)
     _refuse_rounds_by_files(rules)
@@ -158,8 +159,10 @@ def update(
     from collabedit.errors import InputError
     from collabedit.models import load_model
     from collabedit.requests import load_records
-    from collabedit.rounds import Decision, Delta, Party, RoundConfig, load_key
-    from collabedit.rounds.party import checked_threshold
+    from collabedit.messages import Decision, Delta, RoundConfig
+    from collabedit.parties import Party
+    from collabedit.privacy import load_key
+    from collabedit.parties import checked_threshold
 
     if dtype not in ("float32", "float64"):
         raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
@@ -204,7 +207,7 @@ def _report_left_out(party: Party, edits: int) -> None:
         print(f"left out {party.left_out} of {edits} edits, as decided")
 
 
-def _report_update(made: EditUpdate, out: Path) -> None:
+def _report_update(made: Contribution, out: Path) -> None:
     about = made.metadata
     if not made.statistics:
         print(f"{out}: fingerprints of {about.edits} edits, no statistics and no text")
@@ -252,7 +255,8 @@ def merge(
     from collabedit.errors import InputError
     from collabedit.files import tensor_metadata
     from collabedit.merging import resolve_method
-    from collabedit.rounds import Delta, merge_deltas
+    from collabedit.messages import Delta
+    from collabedit.rounds import merge_deltas
 
     chosen = resolve_method(method)
     options = chosen.checked(_read_options(option or []))
@@ -284,9 +288,10 @@ def _merge_updates(
     delta: Path | None,
     memory_budget: int | None,
 ) -> Delta:
-    from collabedit.covariance import Covariance
+    from collabedit.messages import Covariance
     from collabedit.merging import resolve_method
-    from collabedit.rounds import Coordinator, Delta, EditUpdate, RoundConfig
+    from collabedit.rounds import Coordinator
+    from collabedit.messages import Delta, Contribution, RoundConfig
 
     config = RoundConfig.load(round_file)
     coordinator = Coordinator(
@@ -296,7 +301,7 @@ def _merge_updates(
         options=options,
         delta=Delta.load(delta) if delta else None,
     )
-    updates = {str(path): EditUpdate.load(path) for path in inputs}
+    updates = {str(path): Contribution.load(path) for path in inputs}
     merged = coordinator.merge(updates, weights)
     print_shared({party: update.metadata for party, update in updates.items()})
     return merged
@@ -328,7 +333,7 @@ def apply(
     from collabedit.export import save_edited_model
     from collabedit.export.model_directory import check_output_directory
     from collabedit.models import load_model
-    from collabedit.rounds import Delta
+    from collabedit.messages import Delta
 
     check_output_directory(out, overwrite=overwrite)
     loaded_delta = Delta.load(delta)
@@ -367,14 +372,17 @@ def edit(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Edit a model alone: one party, all in one go."""
-    from collabedit.editing import TargetCache, resolve_editor
+    from collabedit.editing import TargetCache
+    from collabedit.editors import resolve_editor
     from collabedit.export import save_edited_model
     from collabedit.export.model_directory import check_output_directory
     from collabedit.merging import resolve_method
     from collabedit.models import load_model
     from collabedit.requests import load_records
-    from collabedit.rounds import Coordinator, Party, new_round, run_round
-    from collabedit.rounds.config import parse_schedule
+    from collabedit.rounds import Coordinator
+    from collabedit.parties import Party, new_round
+    from collabedit.transports import run_in_process
+    from collabedit.messages import parse_schedule
 
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
@@ -395,7 +403,7 @@ def edit(
     )
     priors = config.priors(moments, loaded.memory_budget)
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-    delta = run_round([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     if as_delta:
         delta.save(out)
     else:

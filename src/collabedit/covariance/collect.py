@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from collabedit.covariance.corpus import Corpus, Plan, Report, SelfCorpus, Window, grouped
-from collabedit.covariance.store import Covariance
+from collabedit.messages import Covariance
 from collabedit.errors import CollabEditError, CovarianceError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json, utc_now
 from collabedit.models import LanguageModel

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collabedit.editing.contexts import Contexts, context_weights
+from collabedit.editors import Contexts, context_weights
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens

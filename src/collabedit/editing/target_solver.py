@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from collabedit.editing.hyperparameters import Hyperparameters
+from collabedit.editors import Hyperparameters
 from collabedit.editing.suffixes import Suffixes, SuffixModel, Text, regrouped
 from collabedit.progress import Progress
 

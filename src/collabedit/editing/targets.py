@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collabedit.editing.contexts import Contexts, bare_contexts, context_weights
-from collabedit.editing.hyperparameters import Hyperparameters
+from collabedit.editors import Contexts, bare_contexts, context_weights
+from collabedit.editors import Hyperparameters
 from collabedit.editing.keys import measure
 from collabedit.editing.suffixes import SuffixModel, Text
 from collabedit.editing.target_solver import TargetSolver

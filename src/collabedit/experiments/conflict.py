@@ -26,7 +26,7 @@ from collabedit.experiments.study import (
 )
 from collabedit.merging import resolve_method
 from collabedit.requests import Record
-from collabedit.rounds import Delta
+from collabedit.messages import Delta
 
 __all__ = ["MODES", "ConflictSettings", "conflict"]
 

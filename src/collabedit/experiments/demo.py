@@ -11,7 +11,7 @@ from collabedit.experiments.summaries import load_summary
 from collabedit.files import read_json
 from collabedit.models import LanguageModel, load_model
 from collabedit.reporting.tables import console, summary_table
-from collabedit.rounds import Delta
+from collabedit.messages import Delta
 
 __all__ = ["run_demo"]
 

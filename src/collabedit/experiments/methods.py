@@ -9,8 +9,11 @@ from torch import Tensor
 
 from collabedit.algebra import Prior, relative_distance
 from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
-from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, run_round
-from collabedit.rounds.coordinator import merge_deltas
+from collabedit.rounds import Coordinator
+from collabedit.messages import Delta, RoundConfig
+from collabedit.parties import Party
+from collabedit.transports import run_in_process
+from collabedit.rounds import merge_deltas
 
 __all__ = ["POOLED", "Merged", "distance", "distances", "edit_alone", "merge_edits"]
 
@@ -53,18 +56,18 @@ def merge_edits(
     """
     if method.merges is Merges.UPDATES:
         if config.one_exchange:
-            return Merged(run_round(parties, Coordinator(config, priors, method)))
+            return Merged(run_in_process(parties, Coordinator(config, priors, method)))
         own = own_deltas or (lambda: _own_deltas(parties, config, priors))
         return Merged(merge_deltas(own(), method))
     together = [Party.pooled(parties)] if method.name == POOLED else parties
     coordinator = Coordinator(config, priors, method)
-    delta = run_round(together, coordinator)
+    delta = run_in_process(together, coordinator)
     return Merged(delta, coordinator.keys, coordinator.residual_norms)
 
 
 def edit_alone(party: Party, config: RoundConfig, priors: Mapping[str, Prior]) -> Delta:
     """The delta of one party that edits to the end by itself."""
-    return run_round([party], Coordinator(config, priors, resolve_method(POOLED)))
+    return run_in_process([party], Coordinator(config, priors, resolve_method(POOLED)))
 
 
 def _own_deltas(

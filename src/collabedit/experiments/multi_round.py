@@ -25,7 +25,7 @@ from collabedit.experiments.study import (
 )
 from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.requests import Record
-from collabedit.rounds import RoundState
+from collabedit.messages import RoundState
 
 __all__ = ["DEFAULT_BETA", "MultiRoundSettings", "multi_round"]
 

@@ -26,7 +26,8 @@ from collabedit.experiments.study import (
 from collabedit.experiments.trajectory import Trajectory
 from collabedit.merging import resolve_method
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Delta, Party
+from collabedit.messages import Delta
+from collabedit.parties import Party
 
 __all__ = ["OverlapSettings", "overlap"]
 

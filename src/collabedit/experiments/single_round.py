@@ -21,7 +21,8 @@ from collabedit.experiments.study import (
 )
 from collabedit.merging import resolve_method
 from collabedit.requests import Record
-from collabedit.rounds import Delta, Party
+from collabedit.messages import Delta
+from collabedit.parties import Party
 
 __all__ = ["SingleRoundSettings", "case_of", "edit_and_measure", "single_round", "write_cases"]
 

@@ -17,21 +17,24 @@ from pydantic import (
 )
 
 from collabedit.algebra import Prior
-from collabedit.covariance import Covariance, default_covariance
+from collabedit.messages import Covariance
+from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
-from collabedit.editing import Hyperparameters, TargetCache, optimise_targets, resolve_editor
-from collabedit.editing.contexts import Contexts
-from collabedit.editing.editors import DEFAULT_EDITOR
-from collabedit.editing.hyperparameters import one_line
+from collabedit.editors import Hyperparameters, resolve_editor
+from collabedit.editing import TargetCache, optimise_targets
+from collabedit.editors import Contexts
+from collabedit.editors import DEFAULT_EDITOR
+from collabedit.errors import one_line
 from collabedit.errors import InputError
 from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Party, RoundConfig, Schedule, new_round
-from collabedit.rounds.coordinator import require_statistics
+from collabedit.parties import Party, new_round
+from collabedit.messages import RoundConfig, Schedule
+from collabedit.rounds import require_statistics
 
 __all__ = [
     "ALL_METHODS",

@@ -11,7 +11,7 @@ from collabedit.experiments.methods import POOLED, distance, merge_edits
 from collabedit.experiments.study import Study
 from collabedit.merging import Merges, resolve_method
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundState
+from collabedit.messages import RoundState
 
 __all__ = ["RoundFacts", "Trajectory", "trajectories"]
 

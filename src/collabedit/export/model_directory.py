@@ -9,7 +9,7 @@ from pathlib import Path
 from collabedit.errors import InputError
 from collabedit.files import write_json
 from collabedit.models.language_model import LanguageModel
-from collabedit.rounds.delta import Delta
+from collabedit.messages import Delta
 
 __all__ = ["check_output_directory", "save_edited_model"]
 

@@ -26,13 +26,13 @@ from typing import Any
 
 from torch import nn
 
-from collabedit.editing.editors import Editor
-from collabedit.editing.hyperparameters import Hyperparameters
+from collabedit.editors import Editor
+from collabedit.editors import Hyperparameters
 from collabedit.editing.keys import MAX_TOKENS as KEYS_TOKENS
 from collabedit.editing.targets import MAX_EDITS, MAX_TOKENS
 from collabedit.models.memory import HIDDEN_WIDTHS, LOGIT_COPIES, MLP_WIDTHS
 from collabedit.models.structure import ModelStructure
-from collabedit.rounds import Schedule
+from collabedit.messages import Schedule
 
 __all__ = ["STAGES", "Cost", "ModelShape", "Workload", "estimate", "peak"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
-from collabedit.editing import Editor, Hyperparameters
-from collabedit.editing.editors import PriorKind
+from collabedit.editors import Editor, Hyperparameters
+from collabedit.editors import PriorKind
 from collabedit.evaluation import CaseResult, summarise
 from collabedit.tuning.causal_tracing import CausalTrace
 

@@ -12,17 +12,12 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from collabedit.covariance import Covariance, default_covariance
+from collabedit.messages import Covariance
+from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset
-from collabedit.editing import (
-    Contexts,
-    Hyperparameters,
-    TargetCache,
-    default_hyperparameters,
-    resolve_editor,
-    sample_contexts,
-)
-from collabedit.editing.editors import DEFAULT_EDITOR
+from collabedit.editors import Contexts, Hyperparameters, default_hyperparameters, resolve_editor
+from collabedit.editing import TargetCache, sample_contexts
+from collabedit.editors import DEFAULT_EDITOR
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import evaluate, summarise
 from collabedit.experiments.methods import edit_alone
@@ -33,7 +28,8 @@ from collabedit.models import LanguageModel
 from collabedit.progress import say
 from collabedit.reporting.tuning_tables import tuning_grids
 from collabedit.requests import Record
-from collabedit.rounds import Delta, Party, Schedule, new_round
+from collabedit.messages import Delta, Schedule
+from collabedit.parties import Party, new_round
 from collabedit.tuning.causal_tracing import CausalTrace, known_facts, trace
 from collabedit.tuning.search import (
     Trial,
