@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from collabedit.errors import InputError, ModelError
+from collabedit.errors import InputError
 from collabedit.models import catalogue
+from collabedit.models.failures import loading_error
+from collabedit.models.gguf import convert_gguf, converted_directory
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import least_budget
 from collabedit.models.placement import room_for_weights
+from collabedit.models.quiet import quiet_transformers
 from collabedit.progress import say
 
 __all__ = [
-    "convert_gguf",
     "default_device",
     "load_model",
     "load_structure_only",
     "parse_dtype",
     "resolve",
 ]
-
-#: Older versions put a token in front of texts, or end them by another one, whatever a file says.
-_GGUF_NEEDS = "transformers>=5.20"
 
 _DTYPES = {
     "float32": torch.float32,
@@ -77,7 +75,7 @@ def load_model(
     if device == "auto":
         room = room_for_weights(max_memory, memory_budget or 0)
         options.update(device_map="auto", max_memory=room)
-    with _quiet_transformers():
+    with quiet_transformers():
         model = _from_pretrained(source, name, options)
         tokenizer = _load_tokenizer(source, name)
     if device != "auto":
@@ -113,7 +111,7 @@ def load_structure_only(name: str) -> Any:
         model.tie_weights()
         return model
     except (OSError, ValueError) as error:
-        raise _loading_error(name, error) from error
+        raise loading_error(name, error) from error
 
 
 def resolve(name: str) -> str:
@@ -124,7 +122,7 @@ def resolve(name: str) -> str:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"cannot read the model {path}: no such file")
-        return str(convert_gguf(path, catalogue.converted_directory(path)))
+        return str(convert_gguf(path, converted_directory(path)))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{path}: no config.json in it; give the directory of a model")
@@ -134,60 +132,13 @@ def resolve(name: str) -> str:
     return name
 
 
-def convert_gguf(source: Path, target: Path) -> Path:
-    """Dequantise a GGUF file once and keep it as a safetensors model directory.
-
-    Packed weights can be neither edited nor saved, so the copy is dense float32.
-
-    Returns:
-        ``target``, which is complete or does not exist.
-
-    Raises:
-        ModelError: when the file cannot be read, or ``transformers`` is too old for it.
-    """
-    if (target / "config.json").is_file():
-        return target
-    import shutil
-    import tempfile
-
-    import transformers
-    from transformers.utils.versions import require_version
-
-    try:
-        require_version(_GGUF_NEEDS)
-    except ImportError:
-        raise ModelError(
-            f"{source.name}: GGUF files need {_GGUF_NEEDS}, installed is "
-            f"{transformers.__version__}, which would make a wrong tokenizer of it"
-        ) from None
-    options: dict[str, Any] = {}
-    if hasattr(transformers, "GgufConfig"):  # newer versions keep weights packed unless told
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _quiet_transformers():
-        try:
-            place: dict[str, Any] = {"gguf_file": source.name}
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **place)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                source.parent, dtype=torch.float32, **place, **options
-            )
-        except (OSError, ValueError, ImportError) as error:
-            raise _loading_error(str(source), error) from error
-        staged = Path(scratch) / "model"
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
-    return target
-
-
 def _from_pretrained(source: str, name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        raise _loading_error(name, error) from error
+        raise loading_error(name, error) from error
 
 
 def _load_tokenizer(source: str, name: str) -> Any:
@@ -196,34 +147,7 @@ def _load_tokenizer(source: str, name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise _loading_error(name, error) from error
+        raise loading_error(name, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _loading_error(name: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(
-        f"cannot load the model {name!r}: {first_line} "
-        f"(built-in names: {', '.join(catalogue.names())})"
-    )
-
-
-class _quiet_transformers:  # noqa: N801  (reads as a context manager)
-    """Silence transformers' own progress bars and warnings; ours say what users need."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as transformers_logging
-
-        self._bars = transformers_logging.is_progress_bar_enabled()
-        self._level = transformers_logging.get_verbosity()
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity(logging.ERROR)
-
-    def __exit__(self, *_exception: object) -> None:
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.set_verbosity(self._level)
-        if self._bars:
-            transformers_logging.enable_progress_bar()
