@@ -26,8 +26,9 @@ from torch import Tensor
 from collabedit.editing.contexts import Contexts, bare_contexts, context_weights
 from collabedit.editing.hyperparameters import Hyperparameters
 from collabedit.editing.keys import measure
-from collabedit.editing.suffixes import SuffixModel, Text
+from collabedit.editing.passes import quickest_passes
 from collabedit.editing.target_solver import TargetSolver
+from collabedit.editing.text_groups import Passes, Text
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
@@ -50,6 +51,10 @@ _READ_SHARE = 0.5
 _PREFIX_TOKENS = 24
 
 _KL_PROMPT = "{} is a"
+
+#: Edits, and the length of a change relative to the hidden state, that the shorter way is tried
+#: with.
+_TRIED_EDITS, _TRIED_CHANGE = 2, 0.5
 
 #: What a target depends on of the settings, besides the last layer.
 _SETTINGS = {
@@ -203,17 +208,41 @@ def _solved(
     if not batches:
         return
     layer = settings.layers[-1]
-    suffix_model = SuffixModel(model.quick_copy() if quick else model, layer)
     initial = [measure(model, batch, bare_contexts(), (), layer).hidden for batch in batches]
+    passes = _passes(model, quick, layer, batches[0], contexts, initial[0], max_tokens)
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, hidden in zip(batches, initial, strict=True):
             texts = [_texts(model.tokenizer, t, batch) for t, _ in context_weights(contexts)]
             kept = _kept_texts(model.tokenizer, batch)
             start = hidden.T.float().to(device_of(model.layer(layer)))
             with quick_products(rounded=True) if quick else nullcontext():
-                solver = TargetSolver(suffix_model, texts, kept, start, settings, max_tokens)
+                solver = TargetSolver(passes, texts, kept, start, settings, max_tokens)
                 found = solver.run(bar)
             yield found.T.cpu()
+
+
+def _passes(
+    model: LanguageModel,
+    quick: bool,
+    layer: int,
+    batch: Sequence[EditRequest],
+    contexts: Contexts,
+    hidden: Tensor,
+    max_tokens: int,
+) -> Passes[Any]:
+    """How to run texts, tried on some of a batch's, in its longest and shortest contexts."""
+    some = batch[:_TRIED_EDITS]
+    templates = sorted((template for template, _ in context_weights(contexts)), key=len)
+    texts = [
+        text
+        for template in {templates[0], templates[-1]}
+        for text in _texts(model.tokenizer, template, some)
+    ]
+    texts += _kept_texts(model.tokenizer, some)
+    sizes = _TRIED_CHANGE * hidden[:, : len(some)].float().norm(dim=0)
+    sizes = sizes.to(device_of(model.layer(layer)))
+    copy = model.quick_copy() if quick else model
+    return quickest_passes(model, copy, layer, texts, sizes, max_tokens)
 
 
 def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> list[Text]:

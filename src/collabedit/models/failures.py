@@ -2,12 +2,86 @@
 
 from __future__ import annotations
 
-from collabedit.errors import ModelError
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["loading_error"]
+import torch
+from safetensors import SafetensorError
+
+from collabedit.errors import CollabEditError, ModelError
+
+__all__ = ["explained", "loading_error"]
+
+_LONGEST = 300
+_PACKAGE = re.compile(r"pip install (?:-U |--upgrade )?[`'\"]?([A-Za-z][\w.\-\[\]]*)")
 
 
-def loading_error(name: str, error: Exception) -> ModelError:
-    """The error to raise for what a library raised while it loaded the model ``name``."""
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(f"cannot load the model {name!r}: {first_line}")
+@contextmanager
+def explained(name: str, what: str = "the model") -> Iterator[None]:
+    """Turn whatever a library raises while it loads something into one line.
+
+    ``transformers`` raises errors of a dozen classes, of its own and of other packages, so all are
+    caught here; the original one stays attached as the cause.
+
+    Raises:
+        ModelError: in place of any other exception.
+    """
+    try:
+        yield
+    except CollabEditError:
+        raise
+    except Exception as error:
+        raise loading_error(name, error, what) from error
+
+
+def loading_error(name: str, error: Exception, what: str = "the model") -> ModelError:
+    """The error to raise for what a library raised while it loaded ``what`` of ``name``."""
+    return ModelError(f"cannot load {what} {name!r}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, SafetensorError):
+        return f"a .safetensors file is damaged ({text}); download it again"
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        return (
+            "its .bin file is damaged or holds more than tensors, which could run foreign code and "
+            "is never read; use a copy in safetensors"
+        )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "it does not fit into memory; try --dtype bfloat16 or --device auto"
+    if "trust_remote_code" in text or "custom code" in text:
+        return (
+            "it comes with Python code of its own, which runs only if you allow it: read the code, "
+            "then give --trust-remote-code (in Python: trust_remote_code=True)"
+        )
+    if "Unrecognized configuration class" in text:
+        return (
+            "transformers knows it as another kind of model, not as a causal language model "
+            f"({_class_named(text)}); give a text model"
+        )
+    if isinstance(error, ImportError):
+        return _missing_package(text, error)
+    if "does not recognize this architecture" in text or "Unrecognized model" in text:
+        return f"{_shortened(text)}; a newer transformers may know it"
+    return _shortened(text or type(error).__name__)
+
+
+def _class_named(text: str) -> str:
+    found = re.search(r"<class '[\w.]*?(\w+)'>", text)
+    return found.group(1) if found else "by its config.json"
+
+
+def _missing_package(text: str, error: ImportError) -> str:
+    if found := _PACKAGE.search(text):
+        return f"a package is missing; install it with: pip install {found.group(1)}"
+    if error.name:
+        return f"the package {error.name!r} is missing; install it with: pip install {error.name}"
+    return _shortened(text)
+
+
+def _shortened(text: str) -> str:
+    text = text.rstrip(".")
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -15,19 +15,23 @@ import torch
 
 from collabedit.errors import ModelError
 from collabedit.files import cache_directory
-from collabedit.models.failures import loading_error
+from collabedit.models.failures import explained
 from collabedit.models.quiet import quiet_transformers
+from collabedit.models.report import load_checked
 
 __all__ = ["convert_gguf", "converted_directory"]
 
 #: Older versions put a token in front of texts, or end them by another one, whatever a file says.
 _NEEDS = "transformers>=5.20"
+#: Copies of an earlier kind were made without a check that the file is complete.
+_COPIES = "checked"
 
 
 def converted_directory(gguf: Path) -> Path:
     """Where the dense copy of a GGUF file is kept: by its path, size and time of change."""
     status = gguf.resolve().stat()
-    key = hashlib.sha256(f"{gguf.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+    parts = (_COPIES, gguf.resolve(), status.st_size, status.st_mtime_ns)
+    key = hashlib.sha256(" ".join(map(str, parts)).encode())
     return cache_directory("models") / f"{gguf.stem}-{key.hexdigest()[:16]}"
 
 
@@ -45,10 +49,8 @@ def convert_gguf(source: Path, target: Path) -> Path:
     _check_version(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, quiet_transformers():
-        try:
+        with explained(str(source)):
             tokenizer, model = _read(source)
-        except (OSError, ValueError, ImportError) as error:
-            raise loading_error(str(source), error) from error
         staged = Path(scratch) / "model"
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
@@ -58,7 +60,7 @@ def convert_gguf(source: Path, target: Path) -> Path:
 
 
 def _read(source: Path) -> tuple[Any, Any]:
-    """The tokenizer and the dense model of a file."""
+    """The tokenizer and the dense model of a file, all of whose weights are the file's."""
     import transformers
 
     options: dict[str, Any] = {"dtype": torch.float32}
@@ -66,8 +68,7 @@ def _read(source: Path) -> tuple[Any, Any]:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     place: dict[str, Any] = {"gguf_file": source.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **place)
-    model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, **place, **options)
-    return tokenizer, model
+    return tokenizer, load_checked(source.parent, str(source), **place, **options)
 
 
 def _check_version(source: Path) -> None:

@@ -1,11 +1,14 @@
 """What editing must know of a model, inferred from the loaded module.
 
-Nothing here goes by a family's name: the decoder layers are the longest list of equal blocks, the
-down-projection is the last projection of a block back to the hidden size outside its attention.
+Nothing here goes by a family's name: the decoder layers are the longest list of equal blocks of the
+text model, the down-projection is the last projection of a block's MLP back to the hidden size.
+Whether an edit of it does what it should is tried on the running model
+(:mod:`collabedit.models.trial`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +19,15 @@ from transformers.pytorch_utils import Conv1D
 from collabedit.errors import ModelError
 
 __all__ = ["ModelStructure", "infer_structure"]
+
+#: Paths of what is not the text model, and inside a layer, of attention, of the MLP, and of what
+#: also projects to the hidden size: other mixers of tokens, adapters, per-layer embeddings.
+_OTHER_SENSES = re.compile("vision|visual|image|audio|speech")
+_ATTENTION = re.compile("attn|attention")
+_MLP = re.compile("mlp|ffn|feed_?forward")
+_OTHER_PARTS = re.compile(
+    "attn|attention|mamba|ssm|mixer|conv|recurrent|adapter|lora|per_layer|altup|laurel"
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,9 @@ def infer_structure(model: nn.Module) -> ModelStructure:
     name = getattr(config, "model_type", type(model).__name__)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name}: encoder-decoder models cannot be edited; use a decoder-only one")
-    path, layers = _find_layers(model, name)
+    lists = _layer_lists(model, name)
     head_path, head = _find_head(model, name)
+    path, layers = _longest(lists, head.in_features)
     projection_path, projection = _find_down_projection(layers, head, path, name)
     transposed = isinstance(projection, Conv1D)
     d_out, d_in = projection.weight.shape[::-1] if transposed else projection.weight.shape
@@ -109,18 +122,28 @@ def infer_structure(model: nn.Module) -> ModelStructure:
     )
 
 
-def _find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
+def _layer_lists(model: nn.Module, name: str) -> list[tuple[str, nn.ModuleList]]:
+    """Lists of equal blocks with attention, outside what sees or hears."""
     lists = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) > 0
         and len({type(block) for block in module}) == 1
-        and any("attn" in n or "attention" in n for n, _ in module[0].named_modules())
+        and not _OTHER_SENSES.search(path)
+        and any(_ATTENTION.search(inner) for inner, _ in module.named_modules())
     ]
     if not lists:
         raise ModelError(f"{name}: no list of equal decoder layers with attention was found in it")
-    return max(lists, key=lambda item: len(item[1]))
+    return lists
+
+
+def _longest(
+    lists: Sequence[tuple[str, nn.ModuleList]], hidden_size: int
+) -> tuple[str, nn.ModuleList]:
+    """The longest list, of those that project back to the head's width where there are any."""
+    of_the_head = [item for item in lists if _projections(item[1][0], hidden_size)]
+    return max(of_the_head or lists, key=lambda item: len(item[1]))
 
 
 def _find_head(model: nn.Module, name: str) -> tuple[str, nn.Linear]:
@@ -141,17 +164,10 @@ def _find_down_projection(
                 f"{name}: mixture-of-experts layers ({path}.{inner}) cannot be edited; "
                 "use a model with dense MLPs"
             )
-    found = [
-        (inner, module)
-        for inner, module in layers[0].named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and _output_size(module) == hidden_size
-        and "attn" not in inner
-        and "attention" not in inner
-    ]
+    found = _projections(layers[0], hidden_size)
     if not found:
         raise ModelError(
-            f"{name}: no projection from the MLP back to the hidden size {hidden_size} was found "
+            f"{name}: no projection from an MLP back to the hidden size {hidden_size} was found "
             f"in {path}.0; its modules are: {', '.join(n for n, _ in layers[0].named_modules())}"
         )
     inner, projection = found[-1]
@@ -160,6 +176,18 @@ def _find_down_projection(
         if other is None or other.weight.shape != projection.weight.shape:
             raise ModelError(f"{name}: {path}.{index}.{inner} differs from that of layer 0")
     return inner, projection
+
+
+def _projections(layer: nn.Module, hidden_size: int) -> list[tuple[str, nn.Linear | Conv1D]]:
+    """Projections to the hidden size: of what is called an MLP, or of all but other known parts."""
+    found = [
+        (inner, module)
+        for inner, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and _output_size(module) == hidden_size
+        and not _OTHER_PARTS.search(inner)
+    ]
+    return [item for item in found if _MLP.search(item[0])] or found
 
 
 def _output_size(projection: nn.Linear | Conv1D) -> int:

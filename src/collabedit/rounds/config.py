@@ -253,9 +253,8 @@ def new_round(
         or default_hyperparameters(model.name, model.structure, editor).hyperparameters
     )
     rules.check(settings)
-    model.structure.check_layers(settings.layers)
+    model.check_layers(settings.layers)
     weights = model.weight_names(settings.layers)
-    model.check_addition(settings.layers[-1])
     return RoundConfig(
         model=model.name,
         model_sha256=model.fingerprint(weights),

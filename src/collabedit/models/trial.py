@@ -1,0 +1,213 @@
+"""Trying on the running model that an edit of a layer's weight does what the algebra assumes.
+
+A structure does not tell: some models scale what a block adds, some norm it before or after, some
+add more to it, round their weights in every pass, or run a layer twice. So a change of rank one is
+made that should move what the down-projection gives at one token by a known vector, and what moves
+is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from collabedit.errors import ModelError
+from collabedit.models.failures import explained
+from collabedit.models.hooks import hidden_states
+from collabedit.models.structure import ModelStructure
+
+__all__ = ["Tail", "try_layer"]
+
+#: Ordinary tokens, beyond the special ones that vocabularies begin with.
+_TOKENS = (7, 11, 5, 9)
+#: How far a value may be off, relative to its size, where products are exact to 24 bits or to 8.
+_TOLERANCE, _ROUNDED_TOLERANCE = 1e-3, 0.05
+#: Rounding of a layer's output, in units of its type.
+_ROUNDINGS = 4
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What lies between a down-projection and its layer's output.
+
+    Attributes:
+        direct: whether the output moves by just what the projection gives more.
+        scale: otherwise, the factor between the move of the output and that of what the projection
+            gives (behind the output norm, where there is one); ``None`` for anything else.
+    """
+
+    direct: bool
+    scale: float | None = None
+
+
+class _Model(Protocol):
+    """What a trial needs of :class:`collabedit.models.LanguageModel`."""
+
+    hf: Any
+    name: str
+    structure: ModelStructure
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def layer(self, layer: int) -> nn.Module: ...
+
+    def projection(self, layer: int) -> nn.Module: ...
+
+    def changed(self, changes: Mapping[str, Any]) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True)
+class _RankOne:
+    """A change by which a weight gives ``move [d_out]`` more for ``key [d_in]``."""
+
+    key: Tensor
+    move: Tensor
+
+    @property
+    def sha256(self) -> str:
+        return ""
+
+    def dense(self) -> Tensor:
+        return torch.outer(self.move, self.key / self.key.square().sum())
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was seen at the last token: float64, on the CPU.
+
+    Attributes:
+        key: ``[d_in]``, what the projection was given.
+        given: ``[d_out]``, what it gave.
+        output: ``[d_out]``, what the layer returned; for several streams, all of them in a row.
+    """
+
+    key: Tensor
+    given: Tensor
+    output: Tensor
+
+
+@torch.no_grad()
+def try_layer(model: _Model, layer: int) -> Tail:
+    """Edit one layer's weight for a moment and see what moves.
+
+    Raises:
+        ModelError: when the weight does not act as a matrix that is applied once to each token,
+            when its layer's output does not depend on it, or when later tokens change earlier ones.
+    """
+    path = model.structure.projection_path(layer)
+    before = _look(model, layer, _TOKENS)
+    _check_causal(model, layer)
+    generator = torch.Generator().manual_seed(0)
+    move = torch.randn(len(before.given), generator=generator, dtype=torch.float64)
+    move *= max(before.output.norm() / _streams(before), before.given.norm()) / move.norm()
+    with model.changed({f"{path}.weight": _RankOne(before.key, move)}):
+        after = _look(model, layer, _TOKENS)
+    noise = _ROUNDINGS * torch.finfo(model.dtype).eps
+    tolerance = _tolerance(model)
+    error = (after.given - before.given - move).norm()
+    if not error <= tolerance * move.norm() + noise * after.given.norm():
+        raise ModelError(
+            f"{model.name}: {path} does not act as its weight says (a change of the weight moves "
+            "what it gives by something else); such layers cannot be edited"
+        )
+    moved, rounding = after.output - before.output, noise * before.output.norm()
+    if not moved.norm() > rounding:
+        raise ModelError(
+            f"{model.name}: the output of {model.structure.layer_path(layer)} does not depend on "
+            f"what {path} gives; such layers cannot be edited"
+        )
+    return _tail(model, layer, (before, after), tolerance, rounding)
+
+
+def _tail(
+    model: _Model, layer: int, looks: tuple[_Look, _Look], tolerance: float, rounding: Tensor
+) -> Tail:
+    """The form in which the output followed, the simplest first."""
+    before, after = looks
+    moved, expected = after.output - before.output, after.given - before.given
+    if moved.shape != expected.shape:  # several streams
+        return Tail(direct=False)
+    normed = model.structure.output_norm is not None
+    if normed:
+        expected = _normed(model, layer, after.given) - _normed(model, layer, before.given)
+    scale = float(moved @ expected / expected.square().sum())
+    error = (moved - scale * expected).norm()
+    if not error <= tolerance * moved.norm() + rounding:
+        return Tail(direct=False)
+    if abs(scale - 1) <= max(_TOLERANCE, _ROUNDINGS * torch.finfo(model.dtype).eps):
+        return Tail(direct=not normed, scale=1.0)
+    return Tail(direct=False, scale=scale)
+
+
+def _normed(model: _Model, layer: int, given: Tensor) -> Tensor:
+    """What the layer's output norm makes of what the projection gave."""
+    norm = model.layer(layer).get_submodule(str(model.structure.output_norm))
+    inputs = given.to(next(norm.parameters(), torch.empty(0, device=model.device)).device)
+    result: Tensor = norm(inputs.to(model.dtype))
+    return result.cpu().double()
+
+
+def _tolerance(model: _Model) -> float:
+    exact = model.dtype in (torch.float32, torch.float64)
+    return _TOLERANCE if exact else _ROUNDED_TOLERANCE
+
+
+def _streams(look: _Look) -> float:
+    """Factor by which several streams of equal size make an output longer."""
+    return float((len(look.output) / len(look.given)) ** 0.5)
+
+
+def _check_causal(model: _Model, layer: int) -> None:
+    longer, shorter = (_look(model, layer, _TOKENS[:n], at=1) for n in (3, 2))
+    error = (longer.output - shorter.output).norm()
+    noise = _ROUNDINGS * torch.finfo(model.dtype).eps
+    if not error <= (_tolerance(model) + noise) * shorter.output.norm():
+        raise ModelError(
+            f"{model.name}: later tokens change what {model.structure.layer_path(layer)} gives at "
+            "earlier ones, so it is no left-to-right language model and cannot be edited"
+        )
+
+
+def _look(model: _Model, layer: int, tokens: Sequence[int], at: int = -1) -> _Look:
+    """Run a few tokens and see what a layer and its projection give at one of them."""
+    seen: dict[str, list[Tensor]] = {"key": [], "given": [], "output": []}
+
+    def saw_projection(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen["key"].append(args[0].detach())
+        seen["given"].append(output.detach().clone())  # some add to it in place
+
+    def saw_layer(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen["output"].append(hidden_states(output).detach())
+
+    with (
+        model.projection(layer).register_forward_hook(saw_projection),
+        model.layer(layer).register_forward_hook(saw_layer),
+    ):
+        _run(model, tokens)
+    if [len(states) for states in seen.values()] != [1, 1, 1]:
+        raise ModelError(
+            f"{model.name}: {model.structure.projection_path(layer)} runs {len(seen['given'])} "
+            "times in one pass, and an edit needs one; such layers cannot be edited"
+        )
+    at_token = {
+        name: states[0].reshape(-1, len(tokens), states[0].shape[-1])[:, at]
+        for name, states in seen.items()
+    }
+    return _Look(**{name: state.flatten().cpu().double() for name, state in at_token.items()})
+
+
+def _run(model: _Model, tokens: Sequence[int]) -> None:
+    """A whole pass, since a layer may run again later in it."""
+    embedded = model.hf.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([tokens], device=model.device) % embedded
+    with explained(model.name, "and run the model"):
+        model.hf(input_ids=ids, use_cache=False)
