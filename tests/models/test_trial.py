@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
 from collabedit.editing import Hyperparameters
@@ -16,51 +14,10 @@ from collabedit.models import LanguageModel
 from collabedit.models.hooks import added, hidden_states, seen_outputs
 from collabedit.models.trial import Tail
 from collabedit.rounds import new_round
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_model
+from tests.models.architectures import gemma4, granite, post_norm
 
 NORMED = {"tiny-gemma2", "tiny-gemma3", "tiny-olmo2"}
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-
-
-def built(kind: str, **options: Any) -> LanguageModel:
-    tokenizer = make_tokenizer()
-    config = transformers.AutoConfig.for_model(
-        kind, vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, pad_token_id=1, **options
-    )
-    torch.manual_seed(0)
-    hf = transformers.AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in hf.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0.0, 0.15)
-    return LanguageModel(hf, tokenizer, f"tiny-{kind}")
-
-
-def granite() -> LanguageModel:
-    return built("granite", **SMALL, residual_multiplier=0.25)
-
-
-def gemma4(scalar: float = 0.25, **options: Any) -> LanguageModel:
-    if not hasattr(transformers, "Gemma4TextConfig"):
-        pytest.skip("this version of transformers has no Gemma 4")
-    settings = {"head_dim": 8, "sliding_window": 16, "num_kv_shared_layers": 0}
-    settings |= {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 400, **options}
-    model = built("gemma4_text", **SMALL, **settings)
-    for name, buffer in model.hf.named_buffers():
-        if name.endswith("layer_scalar"):
-            buffer.fill_(scalar)
-    return model
-
-
-def post_norm() -> LanguageModel:
-    return make_model("opt", do_layer_norm_before=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

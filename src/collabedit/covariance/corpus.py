@@ -356,7 +356,7 @@ def _sample(
 
     def choose(logits: Tensor, _position: int) -> Tensor:
         logits = logits[:, : len(tokenizer)]
-        logits[:, special] = -torch.inf
+        logits[:, [id_ for id_ in special if id_ < logits.shape[1]]] = -torch.inf
         report(rows)
         return _draw(logits, generator)
 

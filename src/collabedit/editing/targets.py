@@ -29,6 +29,7 @@ from collabedit.editing.keys import measure
 from collabedit.editing.passes import quickest_passes
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.editing.text_groups import Passes, Text
+from collabedit.editing.texts import KL_PROMPT, check_requests
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
@@ -49,8 +50,6 @@ MAX_TOKENS = 512
 #: texts as they are; what memory is estimated with.
 _READ_SHARE = 0.5
 _PREFIX_TOKENS = 24
-
-_KL_PROMPT = "{} is a"
 
 #: Edits, and the length of a change relative to the hidden state, that the shorter way is tried
 #: with.
@@ -130,7 +129,11 @@ def optimise_targets(
 
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
+
+    Raises:
+        RequestError: when a text is too long for the model, or has a token that it does not know.
     """
+    check_requests(model, requests, contexts)
     quick = quick and _can_be_quick(model)
     above = model.structure.n_layers - settings.layers[-1] - 1
     max_tokens = max_tokens or _tokens_at_once(model, quick, above)
@@ -256,7 +259,7 @@ def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> li
 
 def _kept_texts(tokenizer: Any, requests: Sequence[EditRequest]) -> list[Text]:
     """Each edit's text, up to the subject, after which the next token must not change."""
-    filled = [fill_template("{}", _KL_PROMPT, request.subject) for request in requests]
+    filled = [fill_template("{}", KL_PROMPT, request.subject) for request in requests]
     return [
         Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
         for edit, text in enumerate(encode(tokenizer, filled))

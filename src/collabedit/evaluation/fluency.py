@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from collabedit.errors import MissingExtraError, RequestError
-from collabedit.evaluation.scoring import context_length
 from collabedit.models import LanguageModel
+from collabedit.models.lengths import context_length
 from collabedit.models.sampling import extend
 from collabedit.models.tokens import PromptText, encode
 from collabedit.progress import progress

@@ -113,7 +113,11 @@ def _pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
         if key.endswith(".lora_A.weight") and key.startswith(_PREFIX):
             path = key.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
             other = tensors.get(f"{_PREFIX}{path}.lora_B.weight")
-            if other is not None and tensors[key].ndim == other.ndim == 2:
+            if (
+                other is not None
+                and tensors[key].ndim == other.ndim == 2
+                and len(tensors[key]) == other.shape[1]
+            ):
                 pairs[path] = tensors[key], other
     if 2 * len(pairs) != len(tensors):
         unknown = next(k for k in sorted(tensors) if not _of(k, pairs))

@@ -28,9 +28,7 @@ def find_model(path: Path) -> Path:
         return _gguf(path)
     if path.is_file():
         what = "a weights file" if path.suffix in _WEIGHTS else "a file, not a model"
-        raise InputError(
-            f"{path} is {what}; give the directory that holds the model: {path.parent}"
-        )
+        raise InputError(f"{path} is {what}; give the model's directory: {path.parent}")
     if not (path / "config.json").is_file():
         raise InputError(f"{path}: no config.json in it; {_instead(path)}")
     return path

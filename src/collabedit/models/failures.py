@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from collabedit.errors import CollabEditError, ModelError
 
-__all__ = ["explained", "loading_error"]
+__all__ = ["explained", "loading_error", "reason_of"]
 
 _LONGEST = 300
 _PACKAGE = re.compile(r"pip install (?:-U |--upgrade )?[`'\"]?([A-Za-z][\w.\-\[\]]*)")
@@ -38,10 +38,11 @@ def explained(name: str, what: str = "the model") -> Iterator[None]:
 
 def loading_error(name: str, error: Exception, what: str = "the model") -> ModelError:
     """The error to raise for what a library raised while it loaded ``what`` of ``name``."""
-    return ModelError(f"cannot load {what} {name!r}: {_reason(error)}")
+    return ModelError(f"cannot load {what} {name!r}: {reason_of(error)}")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What went wrong and what to do, in one line without a full stop."""
     text = " ".join(str(error).split())
     if isinstance(error, SafetensorError):
         return f"a .safetensors file is damaged ({text}); download it again"

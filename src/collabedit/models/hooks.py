@@ -33,7 +33,7 @@ class _StopForward(Exception):  # noqa: N818  (no error)
 
 def hidden_states(output: Any) -> Tensor:
     """The hidden states in what a decoder layer returned."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    hidden: Tensor = output[0] if isinstance(output, tuple | list) else output
     return hidden
 
 

@@ -129,13 +129,17 @@ def _layer_lists(model: nn.Module, name: str) -> list[tuple[str, nn.ModuleList]]
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) > 0
-        and len({type(block) for block in module}) == 1
         and not _OTHER_SENSES.search(path)
         and any(_ATTENTION.search(inner) for inner, _ in module.named_modules())
     ]
-    if not lists:
-        raise ModelError(f"{name}: no list of equal decoder layers with attention was found in it")
-    return lists
+    equal = [item for item in lists if len({type(block) for block in item[1]}) == 1]
+    if equal:
+        return equal
+    if lists:
+        path, mixed = max(lists, key=lambda item: len(item[1]))
+        kinds = ", ".join(sorted({type(block).__name__ for block in mixed}))
+        raise ModelError(f"{name}: the layers in {path} are of several kinds ({kinds})")
+    raise ModelError(f"{name}: no list of equal decoder layers with attention was found in it")
 
 
 def _longest(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from collabedit.errors import ModelError
-from collabedit.models.failures import explained
+from collabedit.models.failures import reason_of
 from collabedit.models.hooks import hidden_states
 from collabedit.models.structure import ModelStructure
 
@@ -198,16 +198,22 @@ def _look(model: _Model, layer: int, tokens: Sequence[int], at: int = -1) -> _Lo
             f"{model.name}: {model.structure.projection_path(layer)} runs {len(seen['given'])} "
             "times in one pass, and an edit needs one; such layers cannot be edited"
         )
-    at_token = {
-        name: states[0].reshape(-1, len(tokens), states[0].shape[-1])[:, at]
-        for name, states in seen.items()
-    }
-    return _Look(**{name: state.flatten().cpu().double() for name, state in at_token.items()})
+    states = {name: found[0] for name, found in seen.items()}
+    if any(each.shape[-2] != len(tokens) for each in states.values()):
+        raise ModelError(
+            f"{model.name}: {model.structure.layer_path(layer)} does not see one state for each "
+            "token; such models cannot be edited"
+        )
+    return _Look(**{k: each[..., at, :].flatten().cpu().double() for k, each in states.items()})
 
 
 def _run(model: _Model, tokens: Sequence[int]) -> None:
     """A whole pass, since a layer may run again later in it."""
     embedded = model.hf.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([tokens], device=model.device) % embedded
-    with explained(model.name, "and run the model"):
+    try:
         model.hf(input_ids=ids, use_cache=False)
+    except Exception as error:  # of any kind, from any architecture
+        raise ModelError(
+            f"{model.name}: the model does not run on a few tokens: {reason_of(error)}"
+        ) from error

@@ -13,6 +13,7 @@ from torch import Tensor
 from collabedit.algebra import compress
 from collabedit.editing.keys import Measurement, measure
 from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.editing.texts import check_requests
 from collabedit.errors import InputError, RequestError, RoundError
 from collabedit.evaluation import score
 from collabedit.models.language_model import LanguageModel
@@ -42,7 +43,7 @@ class Party:
             not skipped.
 
     Raises:
-        RequestError: when it has no requests.
+        RequestError: when it has no requests, or a text of one does not fit the model.
         InputError: when the threshold or the key cannot be used, or the decision has no key.
         RoundError: when the model is not the round's.
     """
@@ -64,6 +65,7 @@ class Party:
         if decision is not None and fingerprint_key is None:
             raise InputError("a decision needs the key of the fingerprints that it was made from")
         config.check_model(model)
+        check_requests(model, requests, config.contexts)
         self.model = model
         self.config = config
         self._given = list(requests)
