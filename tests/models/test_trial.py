@@ -12,10 +12,10 @@ from collabedit.editing import Hyperparameters
 from collabedit.errors import ModelError
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import added, hidden_states, seen_outputs
-from collabedit.models.trial import Tail
+from collabedit.models.trial import Tail, reaches_later_tokens
 from collabedit.rounds import new_round
 from tests.conftest import make_model
-from tests.models.architectures import gemma4, granite, post_norm
+from tests.models.architectures import gemma4, gemma4_shared, granite, post_norm
 
 NORMED = {"tiny-gemma2", "tiny-gemma3", "tiny-olmo2"}
 
@@ -133,3 +133,15 @@ def test_layers_that_edits_cannot_reach_are_refused(
         new_round(model, hyperparameters=Hyperparameters(layers=[1]))
     assert "\n" not in str(caught.value)
     assert all(torch.equal(p, weights[name]) for name, p in model.hf.named_parameters())
+
+
+def test_a_layer_that_no_later_token_hears_of_is_refused() -> None:
+    model = gemma4_shared()
+    new_round(model, hyperparameters=Hyperparameters(layers=[0]))
+    with pytest.raises(ModelError, match="layer 1 gives reaches no later token"):
+        new_round(model, hyperparameters=Hyperparameters(layers=[1]))
+
+
+def test_all_layers_but_the_last_reach_later_tokens(family_model: LanguageModel) -> None:
+    found = [reaches_later_tokens(family_model, layer) for layer in range(4)]
+    assert found == [True, True, True, False]

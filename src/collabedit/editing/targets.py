@@ -51,9 +51,8 @@ MAX_TOKENS = 512
 _READ_SHARE = 0.5
 _PREFIX_TOKENS = 24
 
-#: Edits, and the length of a change relative to the hidden state, that the shorter way is tried
-#: with.
-_TRIED_EDITS, _TRIED_CHANGE = 2, 0.5
+#: Length, relative to the hidden state, of the change that the shorter way is tried with.
+_TRIED_CHANGE = 0.5
 
 #: What a target depends on of the settings, besides the last layer.
 _SETTINGS = {
@@ -233,16 +232,11 @@ def _passes(
     hidden: Tensor,
     max_tokens: int,
 ) -> Passes[Any]:
-    """How to run texts, tried on some of a batch's, in its longest and shortest contexts."""
-    some = batch[:_TRIED_EDITS]
-    templates = sorted((template for template, _ in context_weights(contexts)), key=len)
-    texts = [
-        text
-        for template in {templates[0], templates[-1]}
-        for text in _texts(model.tokenizer, template, some)
-    ]
-    texts += _kept_texts(model.tokenizer, some)
-    sizes = _TRIED_CHANGE * hidden[:, : len(some)].float().norm(dim=0)
+    """How to run texts, tried on two of unlike length, those of a batch's first edit."""
+    first = batch[:1]
+    longest = max((template for template, _ in context_weights(contexts)), key=len)
+    texts = [*_texts(model.tokenizer, longest, first), *_kept_texts(model.tokenizer, first)]
+    sizes = _TRIED_CHANGE * hidden[:, :1].float().norm(dim=0)
     sizes = sizes.to(device_of(model.layer(layer)))
     copy = model.quick_copy() if quick else model
     return quickest_passes(model, copy, layer, texts, sizes, max_tokens)

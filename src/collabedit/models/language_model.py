@@ -18,7 +18,7 @@ from collabedit.models.attention import use_small_attention
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
-from collabedit.models.trial import Tail, try_layer
+from collabedit.models.trial import Tail, reaches_later_tokens, try_layer
 
 __all__ = ["LanguageModel", "WeightChange"]
 
@@ -200,8 +200,9 @@ class LanguageModel:
         """Check, by trial on this model, that these layers can be edited together.
 
         Raises:
-            ModelError: when a layer does not exist or cannot be edited, or when there are several
-                although the model's layers do not share one residual.
+            ModelError: when a layer does not exist or cannot be edited, when there are several
+                although the model's layers do not share one residual, or when none but the token
+                at which they are edited would notice.
         """
         self.weight_names(layers)
         self.structure.check_layers(layers)
@@ -211,6 +212,12 @@ class LanguageModel:
                 f"{self.name}: what {self.structure.projection_path(indirect[0])} gives is not "
                 "added to the layer's output as it is, so that a single layer can be edited; "
                 f"give one of {list(layers)}"
+            )
+        last = max(layers, default=0)
+        if last < self.structure.n_layers - 1 and not reaches_later_tokens(self, last):
+            raise ModelError(
+                f"{self.name}: what layer {last} gives reaches no later token, since the layers "
+                "above take keys and values of lower ones; edit a lower layer"
             )
 
     def weight_names(self, layers: Sequence[int]) -> list[str]:

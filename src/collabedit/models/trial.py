@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from collabedit.errors import ModelError
 from collabedit.models.failures import reason_of
-from collabedit.models.hooks import hidden_states
+from collabedit.models.hooks import added_states, hidden_states
 from collabedit.models.structure import ModelStructure
 
-__all__ = ["Tail", "try_layer"]
+__all__ = ["Tail", "reaches_later_tokens", "try_layer"]
 
 #: Ordinary tokens, beyond the special ones that vocabularies begin with.
 _TOKENS = (7, 11, 5, 9)
@@ -128,6 +128,24 @@ def try_layer(model: _Model, layer: int) -> Tail:
     return _tail(model, layer, (before, after), tolerance, rounding)
 
 
+@torch.no_grad()
+def reaches_later_tokens(model: _Model, layer: int) -> bool:
+    """Whether what a layer gives at one token can change what is predicted after a later one.
+
+    Not so in the last layer, and where all layers above take keys and values of lower ones.
+    """
+    outputs = []
+    for size in (0.0, 1.0):
+        given = _look(model, layer, _TOKENS, at=1).given
+        generator = torch.Generator().manual_seed(0)
+        change = torch.randn(1, len(given), generator=generator, dtype=torch.float64)
+        change *= size * given.norm() / change.norm()
+        shape, at = (1, len(_TOKENS)), torch.tensor([1])
+        with added_states(model.projection(layer), shape, at, change.to(model.device)):
+            outputs.append(_run(model, _TOKENS).logits[0, -1].double())
+    return not torch.equal(*outputs)
+
+
 def _tail(
     model: _Model, layer: int, looks: tuple[_Look, _Look], tolerance: float, rounding: Tensor
 ) -> Tail:
@@ -207,12 +225,12 @@ def _look(model: _Model, layer: int, tokens: Sequence[int], at: int = -1) -> _Lo
     return _Look(**{k: each[..., at, :].flatten().cpu().double() for k, each in states.items()})
 
 
-def _run(model: _Model, tokens: Sequence[int]) -> None:
+def _run(model: _Model, tokens: Sequence[int]) -> Any:
     """A whole pass, since a layer may run again later in it."""
     embedded = model.hf.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([tokens], device=model.device) % embedded
     try:
-        model.hf(input_ids=ids, use_cache=False)
+        return model.hf(input_ids=ids, use_cache=False)
     except Exception as error:  # of any kind, from any architecture
         raise ModelError(
             f"{model.name}: the model does not run on a few tokens: {reason_of(error)}"
