@@ -1,10 +1,10 @@
 """Which architectures can be edited: tiny random models of all causal LMs of ``transformers``.
 
 Each is built from its own configuration class, made small by the names that settings have; its
-structure is inferred, a layer is tried (``LanguageModel.tail``), and targets are optimised for a
-step. Prints the table of ``docs/models.md``:
+structure is inferred, layers are tried (``LanguageModel.tail``), and targets are optimised for a
+step. Writes the table of ``docs/models.md``, or prints that of some types:
 
-    python tools/check_architectures.py > table.md
+    python tools/check_architectures.py
     python tools/check_architectures.py llama gemma2
 """
 
@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ from collabedit.errors import CollabEditError
 from collabedit.models import LanguageModel
 from collabedit.requests import EditRequest
 
+TABLE = Path(__file__).parents[1] / "docs" / "models.md"
+_BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
 #: A small value for each name that configurations have for the same thing.
 _SIZES = {
     32: "hidden_size d_model n_embd dim embedding_size embed_dim emb_dim n_embed lru_width "
@@ -76,8 +79,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "roc_bert": {"shape_vocab_size": 32, "pronunciation_vocab_size": 32},
     "xmod": {"default_language": "en_XX"},
     "mpt": {"expansion_ratio": 2},
-    "minicpm3": {"rotary_dim": None, "head_dim": None},
-    "youtu": {"rotary_dim": None, "head_dim": None},
+    "minicpm3": {"num_key_value_heads": 4},
+    "youtu": {"num_key_value_heads": 4},
+    "dots3_note_text": {"num_key_value_heads": 4},
+    "zaya": {"num_experts_per_tok": 1},
+    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "xlnet": {"max_position_embeddings": None},
     "rembert": {"input_embedding_size": 32, "output_embedding_size": 32},
     "granite": {"residual_multiplier": 0.5},
     "granite_swa": {"residual_multiplier": 0.5},
@@ -216,19 +223,27 @@ def table(outcomes: Sequence[Outcome]) -> str:
     refused = [o for o in outcomes if o.built and not o.weight]
     unbuilt = [o for o in outcomes if not o.built]
     lines = [
-        f"{len(edited)} of {len(outcomes)} model types can be edited.",
+        f"Of the {len(outcomes)} types in transformers {transformers.__version__}, {len(edited)} "
+        f"can be edited, {len(refused)} are refused, and {len(unbuilt)} were not tried.",
         "",
-        "| model type | edited weight of layer N | layers at once | targets |",
+        "| model type | edited weight of layer N | layers | targets |",
         "|---|---|---|---|",
+        *map(row, edited),
     ]
-    for o in edited:
-        layers, way = "several" if o.several else "one", "quick" if o.short else "whole passes"
-        lines.append(f"| {o.kind} | `{o.weight}` | {layers} | {way} |")
     lines += ["", "Refused:", "", "| model type | reason |", "|---|---|"]
-    lines += [f"| {o.kind} | {_cell(o.reason)} |" for o in refused]
+    lines += map(row, refused)
     lines += ["", "Not tried, since no tiny model could be made or run:", ""]
     lines += [", ".join(o.kind for o in unbuilt) + "."]
     return "\n".join(lines)
+
+
+def row(outcome: Outcome) -> str:
+    """One line of the table."""
+    if not outcome.weight:
+        return f"| {outcome.kind} | {_cell(outcome.reason)} |"
+    layers = "several" if outcome.several else "one"
+    way = "quick" if outcome.short else "whole texts"
+    return f"| {outcome.kind} | `{outcome.weight}` | {layers} | {way} |"
 
 
 def _cell(text: str) -> str:
@@ -239,12 +254,18 @@ def _cell(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kinds", nargs="*", help="model types; all by default")
-    kinds = parser.parse_args().kinds or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    options = parser.parse_args()
+    kinds = options.kinds or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     outcomes = []
     for outcome in check_all(kinds):
         outcomes.append(outcome)
         print(outcome, file=sys.stderr, flush=True)
-    print(table(outcomes))
+    if options.kinds:
+        print(table(outcomes))
+        return
+    before, _, rest = TABLE.read_text("utf-8").partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    TABLE.write_text(f"{before}{_BEGIN}\n\n{table(outcomes)}\n\n{_END}{after}", "utf-8")
 
 
 if __name__ == "__main__":
