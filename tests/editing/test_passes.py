@@ -110,7 +110,7 @@ def test_a_short_way_that_is_wrong_is_not_taken(
 def test_a_quick_copy_that_differs_is_not_used(
     tiny_llama: LanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = make_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 3.0})
+    other = make_model("llama", hidden_act="relu")
     taken = quickest_passes(tiny_llama, other, 1, TEXTS, torch.ones(2), 1000)
     assert taken.model is tiny_llama
     assert "quick copy differs" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import parse
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -95,7 +96,9 @@ def test_a_stored_copy_of_a_tied_head_does_no_harm(folder: Path) -> None:
 
 def test_prefixed_names_are_told_from_missing_ones(folder: Path) -> None:
     change_weights(folder, lambda w: {f"base_model.model.{k}": v for k, v in w.items()})
-    assert "named 'base_model.model.' + 'model." in refusal(folder)
+    message = refusal(folder)
+    assert "base_model.model.' + 'model." in message
+    assert "save the model inside the wrapper" in message
 
 
 def test_weights_without_a_place_are_named(folder: Path) -> None:
@@ -121,8 +124,10 @@ def test_computed_buffers_and_heads_of_training_are_left_out(folder: Path, name:
 def test_other_sizes_are_named(folder: Path) -> None:
     change_config(folder, intermediate_size=64)
     message = refusal(folder)
-    assert "model.layers.0.mlp.down_proj.weight is (32, 48) in the checkpoint" in message
-    assert "but (32, 64) by config.json (and 11 more)" in message
+    assert "model.layers.0.mlp.down_proj.weight" in message
+    assert "(and 11 more)" in message
+    if parse(transformers.__version__).major >= 5:  # older ones tell no sizes
+        assert "is (32, 48) in the checkpoint, but (32, 64) by config.json" in message
 
 
 def test_a_report_of_errors_is_passed_on(tiny_llama: LanguageModel) -> None:
@@ -209,7 +214,9 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "{", '{"version": "1.0"}'])
 def test_an_unreadable_tokenizer_is_refused(folder: Path, text: str) -> None:
     (folder / "tokenizer.json").write_text(text)
-    assert "tokenizer" in refusal(folder)
+    message = refusal(folder)
+    assert "cannot load the tokenizer of" in message
+    assert "copy the tokenizer's files from the original model again" in message
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
@@ -384,6 +391,16 @@ def test_other_packed_weights_are_refused_before_any_work(
     assert "unpacked original" in message
     with pytest.raises(ModelError, match="packed"):
         load_structure_only(str(folder))
+
+
+def test_a_format_that_needs_a_package_names_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collabedit.models.quantisation.find_spec", lambda name: None)
+    change_config(folder, quantization_config={"quant_method": "compressed-tensors"})
+    message = refusal(folder)
+    assert "packed (compressed-tensors)" in message
+    assert "pip install compressed-tensors" in message or "unpacked original" in message
 
 
 def lora(folder: Path, **settings: Any) -> dict[str, Tensor]:

@@ -12,18 +12,24 @@ from safetensors import SafetensorError
 
 from collabedit.errors import CollabEditError, ModelError
 
-__all__ = ["explained", "loading_error", "reason_of"]
+__all__ = ["explained", "reason_of"]
 
 _LONGEST = 300
+_PICKLE = ("weights_only", "Unable to load weights from pytorch checkpoint")
 _PACKAGE = re.compile(r"pip install (?:-U |--upgrade )?[`'\"]?([A-Za-z][\w.\-\[\]]*)")
 
 
 @contextmanager
-def explained(name: str, what: str = "the model") -> Iterator[None]:
+def explained(name: str, what: str = "the model", remedy: str = "") -> Iterator[None]:
     """Turn whatever a library raises while it loads something into one line.
 
     ``transformers`` raises errors of a dozen classes, of its own and of other packages, so all are
     caught here; the original one stays attached as the cause.
+
+    Args:
+        name: what the user called it.
+        what: what is loaded.
+        remedy: what to do, beyond what follows from the error.
 
     Raises:
         ModelError: in place of any other exception.
@@ -33,12 +39,8 @@ def explained(name: str, what: str = "the model") -> Iterator[None]:
     except CollabEditError:
         raise
     except Exception as error:
-        raise loading_error(name, error, what) from error
-
-
-def loading_error(name: str, error: Exception, what: str = "the model") -> ModelError:
-    """The error to raise for what a library raised while it loaded ``what`` of ``name``."""
-    return ModelError(f"cannot load {what} {name!r}: {reason_of(error)}")
+        end = f"; {remedy}" if remedy else ""
+        raise ModelError(f"cannot load {what} {name!r}: {reason_of(error)}{end}") from error
 
 
 def reason_of(error: Exception) -> str:
@@ -46,7 +48,7 @@ def reason_of(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, SafetensorError):
         return f"a .safetensors file is damaged ({text}); download it again"
-    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+    if isinstance(error, pickle.UnpicklingError) or any(sign in text for sign in _PICKLE):
         return (
             "its .bin file is damaged or holds more than tensors, which could run foreign code and "
             "is never read; use a copy in safetensors"

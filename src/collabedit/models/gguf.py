@@ -23,6 +23,7 @@ __all__ = ["convert_gguf", "converted_directory"]
 
 #: Older versions put a token in front of texts, or end them by another one, whatever a file says.
 _NEEDS = "transformers>=5.20"
+_REMEDY = "if the file is damaged, download it again"
 #: Copies of an earlier kind were made without a check that the file is complete.
 _COPIES = "checked"
 
@@ -49,7 +50,7 @@ def convert_gguf(source: Path, target: Path) -> Path:
     _check_version(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, quiet_transformers():
-        with explained(str(source)):
+        with explained(str(source), remedy=_REMEDY):
             tokenizer, model = _read(source)
         staged = Path(scratch) / "model"
         model.save_pretrained(staged)

@@ -33,6 +33,9 @@ __all__ = [
     "resolve",
 ]
 
+#: Names that files of a tokenizer have.
+_TOKENIZERS = ("tokenizer*", "*vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+_TOKENIZER_REMEDY = "copy the tokenizer's files from the original model again"
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -90,7 +93,8 @@ def load_model(
         options.update(device_map="auto", max_memory=room)
     with quiet_transformers():
         config = _load_config(source, name, trust_remote_code)
-        options.update(unpacking_options(name, config))
+        with explained(name):
+            options.update(unpacking_options(name, config))
         hf = _load_weights(source, name, config, options, trust_remote_code)
         tokenizer = _load_tokenizer(source, name, config, trust_remote_code)
     if device != "auto":
@@ -124,8 +128,8 @@ def load_structure_only(name: str, *, trust_remote_code: bool = False) -> Any:
     source = resolve(name)
     with quiet_transformers():
         config = _load_config(source, name, trust_remote_code)
-        unpacking_options(name, config)
         with explained(name), torch.device("meta"):
+            unpacking_options(name, config)
             hf = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         hf.tie_weights()
     return hf
@@ -204,12 +208,12 @@ def _load_tokenizer(source: str, name: str, config: Any, trusted: bool) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("*vocab*")):
+    if folder.is_dir() and not any(path for kind in _TOKENIZERS for path in folder.glob(kind)):
         raise ModelError(
             f"{name}: there is no tokenizer in {folder}; copy tokenizer.json and "
             "tokenizer_config.json of the original model into it"
         )
-    with explained(name, "the tokenizer of"):
+    with explained(name, "the tokenizer of", _TOKENIZER_REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trusted)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

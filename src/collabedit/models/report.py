@@ -83,13 +83,16 @@ def check_report(name: str, hf: Any, report: Mapping[str, Any]) -> None:
 
 
 def _check_sizes(name: str, mismatched: Collection[Sequence[Any]]) -> None:
-    if mismatched:
-        key, in_file, in_model = sorted(mismatched, key=lambda item: str(item[0]))[0][:3]
-        more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
-        raise ModelError(
-            f"{name}: {key} is {tuple(in_file)} in the checkpoint, but {tuple(in_model)} by "
-            f"config.json{more}; use the config.json that belongs to it"
-        )
+    if not mismatched:
+        return
+    first = min(mismatched, key=str)
+    more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
+    if isinstance(first, str):  # older versions of transformers
+        what = f"{first} has another size in the checkpoint than by config.json"
+    else:
+        key, in_file, in_model = first[:3]
+        what = f"{key} is {tuple(in_file)} in the checkpoint, but {tuple(in_model)} by config.json"
+    raise ModelError(f"{name}: {what}{more}; use the config.json that belongs to it")
 
 
 def _tied(hf: Any) -> set[str]:
