@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from collabedit.errors import ModelError
 from collabedit.progress import say
 
 __all__ = ["unpacking_options"]
-
-#: Packages without which ``transformers`` cannot read a format.
-_PACKAGES = {"compressed-tensors": "compressed_tensors"}
 
 
 def unpacking_options(name: str, config: Any) -> dict[str, Any]:
@@ -41,12 +37,6 @@ def unpacking_options(name: str, config: Any) -> dict[str, Any]:
         raise ModelError(
             f"{name}: its weights are packed ({method}), so they can be neither edited nor saved "
             "as they are; use the unpacked original that its model card names, or a GGUF file of it"
-        )
-    package = _PACKAGES.get(method)
-    if package and find_spec(package) is None:
-        raise ModelError(
-            f"{name}: its weights are packed ({method}), and the package that unpacks them is "
-            f"missing; install it with: pip install {package.replace('_', '-')}"
         )
     say(f"{name}: unpacking its {method} weights; the edited model will be saved unpacked.")
     return {"quantization_config": unpacker}
