@@ -30,6 +30,7 @@ from collabedit.editing import Hyperparameters, optimise_targets
 from collabedit.editing.contexts import bare_contexts
 from collabedit.errors import CollabEditError
 from collabedit.models import LanguageModel
+from collabedit.models.trial import check_causal
 from collabedit.requests import EditRequest
 
 TABLE = Path(__file__).parents[1] / "docs" / "models.md"
@@ -194,6 +195,7 @@ def check(kind: str) -> Outcome:
 def tried(kind: str, model: LanguageModel) -> Outcome:
     """Try layers 1 and 2 of a model, and targets for layer 1."""
     tails = [model.tail(layer) for layer in (1, 2)]
+    check_causal(model, 1)
     settings = Hyperparameters(layers=(1,), target_steps=2)
     requests = [EditRequest(1, "The capital of {} is", "France", "Paris")]
     with contextlib.redirect_stderr(io.StringIO()) as said:

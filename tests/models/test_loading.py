@@ -180,6 +180,13 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     assert f"names {first.name}, which is missing" in refusal(folder)
 
 
+def test_files_that_are_not_read_may_be_missing_or_pointers(folder: Path) -> None:
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "consolidated.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    load_model(str(folder), device="cpu")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"model_type": "no-such-model"}'])
 def test_unreadable_configurations_are_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)

@@ -14,6 +14,7 @@ __all__ = ["check_files", "find_model", "read_json_object"]
 
 _LFS_POINTER = b"version https://git-lfs"
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
+_SMALL_FILES = ("config.json", "tokenizer*", "*vocab*", "merges.txt", "*.model")
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"}
 
 
@@ -84,26 +85,39 @@ def check_files(folder: Path) -> None:
     Raises:
         ModelError: when a file is a Git LFS pointer, is truncated, or is missing.
     """
+    weights = _weights(folder)
+    others = [path for kind in _SMALL_FILES for path in sorted(folder.glob(kind))]
+    for path in [*weights, *others]:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise _lfs_error(path)
     read_json_object(folder / "config.json")
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.stat().st_size < 1024:
-            with path.open("rb") as file:
-                if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                    raise _lfs_error(path)
-    weights = sorted(folder.glob("*.safetensors"))
     for path in weights:
-        _check_safetensors(path)
-    for index in sorted(folder.glob("*.index.json")):
-        for name in _indexed(index):
-            if not (folder / name).is_file():
-                raise ModelError(
-                    f"{index} names {name}, which is missing; download the model again"
-                )
+        if path.suffix == ".safetensors":
+            _check_safetensors(path)
 
 
-def _indexed(index: Path) -> Iterator[str]:
+def _weights(folder: Path) -> list[Path]:
+    """The files that weights are read from, of those that may lie there: as transformers chooses.
+
+    Raises:
+        ModelError: when an index names one that is missing.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        single, index = folder / name, folder / f"{name}.index.json"
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            return list(_indexed(index))
+    return []
+
+
+def _indexed(index: Path) -> Iterator[Path]:
     names = read_json_object(index).get("weight_map", {})
-    yield from sorted({str(name) for name in names.values()} if isinstance(names, dict) else ())
+    for name in sorted({str(name) for name in names.values()} if isinstance(names, dict) else ()):
+        if not (index.parent / name).is_file():
+            raise ModelError(f"{index} names {name}, which is missing; download the model again")
+        yield index.parent / name
 
 
 def _check_safetensors(path: Path) -> None:

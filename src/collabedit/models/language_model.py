@@ -18,7 +18,7 @@ from collabedit.models.attention import use_small_attention
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
-from collabedit.models.trial import Tail, reaches_later_tokens, try_layer
+from collabedit.models.trial import Tail, check_causal, reaches_later_tokens, try_layer
 
 __all__ = ["LanguageModel", "WeightChange"]
 
@@ -201,8 +201,8 @@ class LanguageModel:
 
         Raises:
             ModelError: when a layer does not exist or cannot be edited, when there are several
-                although the model's layers do not share one residual, or when none but the token
-                at which they are edited would notice.
+                although the model's layers do not share one residual, when later tokens change
+                earlier ones, or when no later token would notice the edit.
         """
         self.weight_names(layers)
         self.structure.check_layers(layers)
@@ -214,6 +214,7 @@ class LanguageModel:
                 f"give one of {list(layers)}"
             )
         last = max(layers, default=0)
+        check_causal(self, last)
         if last < self.structure.n_layers - 1 and not reaches_later_tokens(self, last):
             raise ModelError(
                 f"{self.name}: what layer {last} gives reaches no later token, since the layers "
