@@ -74,6 +74,10 @@ def test_one_layer_of_such_models_can_be_edited(make: Callable[[], LanguageModel
         new_round(model, hyperparameters=Hyperparameters(layers=[1, 2]))
 
 
+def test_the_default_settings_fit_a_scaled_model() -> None:
+    assert len(new_round(granite()).layers) == 1
+
+
 def replaced(model: LanguageModel, layer: int, make: Callable[[nn.Module], nn.Module]) -> None:
     """Put another module in the place of a layer's down-projection."""
     parent, _, own = model.structure.projection_path(layer).rpartition(".")

@@ -39,6 +39,7 @@ class ModelStructure:
         down_projection: path of the MLP down-projection inside a layer, e.g. ``mlp.down_proj``.
         output_norm: path inside a layer of the norm between the down-projection and the residual
             stream, or ``None`` where what the projection gives is added as it is.
+        scaled: whether the configuration scales what a block adds to the residual stream.
         final_norm: path of the norm after the last layer, or ``None`` where there is none.
         head: path of the output embedding, e.g. ``lm_head``.
         transposed: whether the stored weight is ``[d_in, d_out]`` (GPT-2's Conv1D).
@@ -51,6 +52,7 @@ class ModelStructure:
     layers: str
     down_projection: str
     output_norm: str | None
+    scaled: bool
     final_norm: str | None
     head: str
     transposed: bool
@@ -59,19 +61,27 @@ class ModelStructure:
     hidden_size: int
     mlp_size: int
 
-    def check_layers(self, layers: Sequence[int]) -> None:
-        """Check that these layers can be edited together.
+    @property
+    def single_layer(self) -> bool:
+        """Whether edits take one layer, as far as the structure tells.
 
         Layers share a residual since all of them add to the same stream. Behind a norm of its own
-        a layer cannot add what it is asked to, only turn what it adds, so edits take one layer.
+        a layer cannot add what it is asked to, only turn what it adds. The running model has the
+        last word (:meth:`LanguageModel.check_layers`).
+        """
+        return self.output_norm is not None or self.scaled
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Check that these layers can be edited together, as far as the structure tells.
 
         Raises:
             ModelError: when there are several and the model takes one.
         """
-        if self.output_norm is not None and len(layers) > 1:
+        if self.single_layer and len(layers) > 1:
+            what = f"passes a norm ({self.output_norm})" if self.output_norm else "is scaled"
             raise ModelError(
-                f"the MLP's output passes a norm ({self.output_norm}) in this model, so that a "
-                f"single layer can be edited; give one of {list(layers)}"
+                f"the MLP's output {what} in this model, so that a single layer can be edited; "
+                f"give one of {list(layers)}"
             )
 
     def layer_path(self, layer: int) -> str:
@@ -112,6 +122,7 @@ def infer_structure(model: nn.Module) -> ModelStructure:
         layers=path,
         down_projection=projection_path,
         output_norm=_find_output_norm(layers[0]),
+        scaled=getattr(config, "residual_multiplier", None) not in (None, 1.0),
         final_norm=_find_final_norm(model, path, d_out),
         head=head_path,
         transposed=transposed,
