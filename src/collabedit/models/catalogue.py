@@ -22,6 +22,7 @@ from typing import Any
 
 from collabedit.errors import ModelError, UnknownNameError
 from collabedit.files import atomic_path, cache_directory
+from collabedit.models.failures import explained
 from collabedit.models.gguf import convert_gguf
 from collabedit.progress import progress, say
 
@@ -97,7 +98,8 @@ def fetch(name: str) -> Path:
     downloads = cache_directory("downloads", target.name)
     gguf = downloads / f"{name}.gguf"
     if not gguf.is_file():
-        _join(_download(model, downloads), model, gguf)
+        with explained(name, remedy=f"remove {downloads} and try again"):
+            _join(_download(model, downloads), model, gguf)
     say(f"Converting {name} to safetensors in {target}")
     convert_gguf(gguf, target)
     shutil.rmtree(downloads, ignore_errors=True)

@@ -53,10 +53,11 @@ def convert_gguf(source: Path, target: Path) -> Path:
         with explained(str(source), remedy=_REMEDY):
             tokenizer, model = _read(source)
         staged = Path(scratch) / "model"
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
+        with explained(str(source), "a dense copy of"):
+            model.save_pretrained(staged)
+            tokenizer.save_pretrained(staged)
+            shutil.rmtree(target, ignore_errors=True)
+            staged.rename(target)
     return target
 
 

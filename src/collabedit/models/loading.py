@@ -97,11 +97,11 @@ def load_model(
             options.update(unpacking_options(name, config))
         hf = _load_weights(source, name, config, options, trust_remote_code)
         tokenizer = _load_tokenizer(source, name, config, trust_remote_code)
-    if device != "auto":
-        with explained(name):
+    with explained(name):
+        if device != "auto":
             hf = hf.to(device)
-    loaded = LanguageModel(hf, tokenizer, name, memory_budget)
-    check_tokenizer(tokenizer, len(hf.get_input_embeddings().weight), name)
+        loaded = LanguageModel(hf, tokenizer, name, memory_budget)
+        check_tokenizer(tokenizer, len(hf.get_input_embeddings().weight), name)
     _check_budget(loaded)
     return loaded
 
@@ -131,7 +131,7 @@ def load_structure_only(name: str, *, trust_remote_code: bool = False) -> Any:
         with explained(name), torch.device("meta"):
             unpacking_options(name, config)
             hf = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        hf.tie_weights()
+            hf.tie_weights()
     return hf
 
 
@@ -144,8 +144,8 @@ def resolve(name: str) -> str:
     """
     if name in catalogue.names():
         return str(catalogue.fetch(name))
-    path = Path(name).expanduser()
-    if path.exists() or path.suffix.lower() == ".gguf":
+    path, exists = _path(name)
+    if exists or path.suffix.lower() == ".gguf":
         found = find_model(path)
         if found.is_file():
             return str(convert_gguf(found, converted_directory(found)))
@@ -154,6 +154,16 @@ def resolve(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
         raise InputError(f"no model at {name!r}: the directory does not exist")
     return name
+
+
+def _path(name: str) -> tuple[Path, bool]:
+    """The path that a name may mean, and whether it exists."""
+    try:
+        path = Path(name).expanduser()
+        return path, path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"no model at {name[:80]!r}: {reason}") from None
 
 
 def _load_config(source: str, name: str, trusted: bool) -> Any:
