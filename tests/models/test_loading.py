@@ -22,6 +22,7 @@ from collabedit.errors import CollabEditError, InputError, ModelError
 from collabedit.models import LanguageModel, gguf, load_model
 from collabedit.models.devices import checked_device
 from collabedit.models.loading import load_structure_only, resolve
+from collabedit.models.quantisation import _while_read
 from collabedit.models.report import check_report
 from tests.conftest import make_model
 
@@ -357,17 +358,15 @@ FP8 = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme"
 def test_fp8_is_unpacked_edited_and_saved_dense(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from collabedit.models.quantisation import _unpacker
-
     change_weights(folder, packed_fp8)
     change_config(folder, quantization_config=FP8)
-    if _unpacker(FP8) is None:
+    if _while_read(FP8) is None:
         assert "its weights are packed (fp8)" in refusal(folder)
         return
     model = load_model(str(folder), device="cpu")
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "unpacking its fp8 weights" in said
+    assert "unpacking its weights (fp8)" in said
     expected = unpacked_fp8(load_file(folder / "model.safetensors"))
     for name, parameter in model.hf.named_parameters():
         assert parameter.dtype == torch.float32
@@ -386,9 +385,6 @@ def test_fp8_is_unpacked_edited_and_saved_dense(
 @pytest.mark.parametrize(
     ("packed", "named"),
     [
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes, 4 bits"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes, 8 bits"),
-        ({"load_in_8bit": True}, "bitsandbytes, 8 bits"),
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
         ({"quant_method": "awq", "bits": 4}, "awq"),
         ({"quant_method": "of-next-year"}, "of-next-year"),
@@ -404,6 +400,50 @@ def test_other_packed_weights_are_refused_before_any_work(
     assert "unpacked original" in message
     with pytest.raises(ModelError, match="packed"):
         load_structure_only(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("packed", "bits"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
+        ({"load_in_8bit": True}, 8),
+    ],
+)
+def test_bitsandbytes_is_named_where_it_is_missing(
+    folder: Path, packed: dict[str, Any], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collabedit.models.quantisation.find_spec", lambda name: None)
+    change_config(folder, quantization_config=packed)
+    message = refusal(folder)
+    assert f"packed (bitsandbytes, {bits} bits)" in message
+    assert "pip install bitsandbytes" in message
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bitsandbytes_is_unpacked_and_saved_dense(bits: int, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    whole = make_model("llama", hidden_size=64, intermediate_size=128)
+    whole.hf.save_pretrained(tmp_path / "whole")
+    asked: Any = transformers.BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    packed = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole", quantization_config=asked, dtype=torch.float32
+    )
+    packed.save_pretrained(tmp_path / "packed")
+    whole.tokenizer.save_pretrained(tmp_path / "packed")
+    model = load_model(str(tmp_path / "packed"), device="cpu")
+    for name, parameter in model.hf.named_parameters():
+        assert parameter.dtype == torch.float32
+        exact = whole.hf.get_parameter(name)  # within half a step of the coarsest grid
+        step = exact.abs().max() / (127 if bits == 8 else 3)
+        assert (parameter - exact).abs().max() <= step
+    model.hf.save_pretrained(tmp_path / "saved")
+    stored = load_file(tmp_path / "saved" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    assert "quantization_config" not in json.loads((tmp_path / "saved/config.json").read_text())
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(again), logits(model.hf))
 
 
 def test_a_format_that_needs_a_package_names_it(folder: Path) -> None:

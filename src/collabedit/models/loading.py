@@ -19,7 +19,7 @@ from collabedit.models.gguf import convert_gguf, converted_directory
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import least_budget
 from collabedit.models.placement import room_for_weights
-from collabedit.models.quantisation import unpacking_options
+from collabedit.models.quantisation import Unpacking, unpacked, unpacking
 from collabedit.models.quiet import quiet_transformers
 from collabedit.models.report import load_checked
 from collabedit.models.tokens import check_tokenizer
@@ -94,8 +94,9 @@ def load_model(
     with quiet_transformers():
         config = _load_config(source, name, trust_remote_code)
         with explained(name):
-            options.update(unpacking_options(name, config))
-        hf = _load_weights(source, name, config, options, trust_remote_code)
+            packing = unpacking(name, config)
+        options["trust_remote_code"] = trust_remote_code
+        hf = _load_weights(source, name, config, options, packing)
         tokenizer = _load_tokenizer(source, name, config, trust_remote_code)
     with explained(name):
         if device != "auto":
@@ -129,7 +130,7 @@ def load_structure_only(name: str, *, trust_remote_code: bool = False) -> Any:
     with quiet_transformers():
         config = _load_config(source, name, trust_remote_code)
         with explained(name), torch.device("meta"):
-            unpacking_options(name, config)
+            unpacking(name, config)
             hf = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
             hf.tie_weights()
     return hf
@@ -193,14 +194,18 @@ def _not_found(name: str, error: Exception) -> ModelError:
 
 
 def _load_weights(
-    source: str, name: str, config: Any, options: Mapping[str, Any], trusted: bool
+    source: str, name: str, config: Any, options: dict[str, Any], packing: Unpacking | None
 ) -> Any:
-    """The model with all weights of its checkpoint, and nothing else."""
+    """The model with all weights of its checkpoint, dense, and nothing else."""
+    if packing is not None:
+        options = {**options, **packing.options}
     folder = Path(source)
     with ExitStack() as stack, explained(name):
         adapted = folder.is_dir() and has_adapter(folder)
         place = stack.enter_context(without_adapter(folder)) if adapted else source
-        hf = load_checked(place, name, config=config, trust_remote_code=trusted, **options)
+        hf = load_checked(place, name, config=config, **options)
+        if packing is not None:
+            hf = unpacked(name, hf, packing)
         hf.name_or_path = hf.config.name_or_path = source
         if adapted:
             merge_adapter_(name, hf, folder)
@@ -209,8 +214,6 @@ def _load_weights(
             f"{name} is an adapter; merge it into its model with peft (merge_and_unload, then "
             "save_pretrained) and give the result"
         )
-    if "quantization_config" in options:
-        hf.__dict__.pop("_weight_conversions", None)  # with it, saving would pack them again
     return hf
 
 
