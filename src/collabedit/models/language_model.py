@@ -18,7 +18,7 @@ from collabedit.models.attention import use_small_attention
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
-from collabedit.models.trial import Tail, check_causal, reaches_later_tokens, try_layer
+from collabedit.models.trial import Tail, check_causal, reaches_later_tokens, try_layers
 
 __all__ = ["LanguageModel", "WeightChange"]
 
@@ -156,7 +156,7 @@ class LanguageModel:
             ModelError: when no edit of the layer's weight would do what it should.
         """
         if layer not in self._tails:
-            self._tails[layer] = try_layer(self, layer)
+            self._tails.update(try_layers(self, [layer]))
         return self._tails[layer]
 
     def check_addition(self, layer: int) -> None:
@@ -206,6 +206,8 @@ class LanguageModel:
         """
         self.weight_names(layers)
         self.structure.check_layers(layers)
+        if untried := [layer for layer in layers if layer not in self._tails]:
+            self._tails.update(try_layers(self, untried))
         indirect = [layer for layer in layers if not self.tail(layer).direct]
         if indirect and len(layers) > 1:
             raise ModelError(

@@ -8,9 +8,11 @@ is looked at.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +23,7 @@ from collabedit.models.failures import reason_of
 from collabedit.models.hooks import added_states, hidden_states, seen_outputs, stops_after
 from collabedit.models.structure import ModelStructure
 
-__all__ = ["Tail", "check_causal", "reaches_later_tokens", "try_layer"]
+__all__ = ["Tail", "check_causal", "reaches_later_tokens", "try_layers"]
 
 #: Ordinary tokens, beyond the special ones that vocabularies begin with.
 _TOKENS = (7, 11, 5, 9)
@@ -30,6 +32,9 @@ _TOKENS = (7, 11, 5, 9)
 _TOLERANCE, _ROUNDED_TOLERANCE = 5e-3, 0.05
 #: Rounding of a layer's output, in units of its type.
 _ROUNDINGS = 4
+#: How near to one a factor counts as one.
+_UNIT = 1e-3
+_PARTS = ("key", "given", "output")
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,12 @@ class _RankOne:
 
 @dataclass(frozen=True)
 class _Look:
-    """What was seen at the last token: float64, on the CPU.
+    """What was seen of a layer at some tokens: float64, on the CPU.
 
     Attributes:
-        key: ``[d_in]``, what the projection was given.
-        given: ``[d_out]``, what it gave.
-        output: ``[d_out]``, what the layer returned; for several streams, all of them in a row.
+        key: ``[tokens, d_in]``, what the projection was given.
+        given: ``[tokens, d_out]``, what it gave.
+        output: ``[tokens, d_out]``, what the layer returned; several streams in a row.
     """
 
     key: Tensor
@@ -97,35 +102,38 @@ class _Look:
 
 
 @torch.no_grad()
-def try_layer(model: _Model, layer: int) -> Tail:
-    """Edit one layer's weight for a moment and see what moves.
+def try_layers(model: _Model, layers: Sequence[int]) -> dict[int, Tail]:
+    """Edit each layer's weight for a moment and see what moves.
 
     Raises:
-        ModelError: when the weight does not act as a matrix that is applied once to each token, or
+        ModelError: when a weight does not act as a matrix that is applied once to each token, or
             when its layer's output does not depend on it.
     """
+    before = _look(model, layers, _TOKENS, whole=True)
+    return {layer: _tried(model, layer, before[layer]) for layer in layers}
+
+
+def _tried(model: _Model, layer: int, before: _Look) -> Tail:
     path = model.structure.projection_path(layer)
-    before = _look(model, layer, _TOKENS, whole=True)
-    generator = torch.Generator().manual_seed(0)
-    move = torch.randn(len(before.given), generator=generator, dtype=torch.float64)
-    move *= max(before.output.norm() / _streams(before), before.given.norm()) / move.norm()
-    with model.changed({f"{path}.weight": _RankOne(before.key, move)}):
-        after = _look(model, layer, _TOKENS)
-    noise = _ROUNDINGS * torch.finfo(model.dtype).eps
-    tolerance = _tolerance(model)
-    error = (after.given - before.given - move).norm()
-    if not error <= tolerance * move.norm() + noise * after.given.norm():
+    key, given, output = before.key[-1], before.given[-1], before.output[-1]
+    streams = len(output) / len(given)
+    move = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).double()
+    move *= max(output.norm() / streams**0.5, given.norm()) / move.norm()
+    with model.changed({f"{path}.weight": _RankOne(key, move)}):
+        after = _look(model, [layer], _TOKENS)[layer]
+    noise, tolerance = _noise(model), _tolerance(model)
+    error = (after.given[-1] - given - move).norm()
+    if not error <= tolerance * move.norm() + noise * after.given[-1].norm():
         raise ModelError(
             f"{model.name}: {path} does not act as its weight says (a change of the weight moves "
             "what it gives by something else); such layers cannot be edited"
         )
-    moved, rounding = after.output - before.output, noise * before.output.norm()
-    if not moved.norm() > rounding:
+    if not (after.output[-1] - output).norm() > noise * output.norm():
         raise ModelError(
             f"{model.name}: the output of {model.structure.layer_path(layer)} does not depend on "
             f"what {path} gives; such layers cannot be edited"
         )
-    return _tail(model, layer, (before, after), tolerance, rounding)
+    return _tail(model, layer, before, after)
 
 
 @torch.no_grad()
@@ -135,10 +143,8 @@ def check_causal(model: _Model, layer: int) -> None:
     Raises:
         ModelError: when it does: the model is an encoder.
     """
-    longer, shorter = (_look(model, layer, _TOKENS[:n], at=1) for n in (3, 2))
-    error = (longer.output - shorter.output).norm()
-    noise = _ROUNDINGS * torch.finfo(model.dtype).eps
-    if not error <= (_tolerance(model) + noise) * shorter.output.norm():
+    longer, shorter = (_look(model, [layer], _TOKENS[:n])[layer].output[1] for n in (3, 2))
+    if not (longer - shorter).norm() <= (_tolerance(model) + _noise(model)) * shorter.norm():
         raise ModelError(
             f"{model.name}: later tokens change what {model.structure.layer_path(layer)} gives at "
             "earlier ones, so it is no left-to-right language model and cannot be edited"
@@ -162,22 +168,20 @@ def reaches_later_tokens(model: _Model, layer: int) -> bool:
     return not torch.equal(before, after)
 
 
-def _tail(
-    model: _Model, layer: int, looks: tuple[_Look, _Look], tolerance: float, rounding: Tensor
-) -> Tail:
-    """The form in which the output followed, the simplest first."""
-    before, after = looks
-    moved, expected = after.output - before.output, after.given - before.given
+def _tail(model: _Model, layer: int, before: _Look, after: _Look) -> Tail:
+    """The form in which the last token's output followed, the simplest first."""
+    moved = after.output[-1] - before.output[-1]
+    expected = after.given[-1] - before.given[-1]
     if moved.shape != expected.shape:  # several streams
         return Tail(direct=False)
     normed = model.structure.output_norm is not None
     if normed:
-        expected = _normed(model, layer, after.given) - _normed(model, layer, before.given)
+        expected = _normed(model, layer, after.given[-1]) - _normed(model, layer, before.given[-1])
     scale = float(moved @ expected / expected.square().sum())
-    error = (moved - scale * expected).norm()
-    if not error <= tolerance * moved.norm() + rounding:
+    rounding = _noise(model) * before.output[-1].norm()
+    if not (moved - scale * expected).norm() <= _tolerance(model) * moved.norm() + rounding:
         return Tail(direct=False)
-    if abs(scale - 1) <= max(_TOLERANCE, _ROUNDINGS * torch.finfo(model.dtype).eps):
+    if abs(scale - 1) <= max(_UNIT, _noise(model)):
         return Tail(direct=not normed, scale=1.0)
     return Tail(direct=False, scale=scale)
 
@@ -195,44 +199,54 @@ def _tolerance(model: _Model) -> float:
     return _TOLERANCE if exact else _ROUNDED_TOLERANCE
 
 
-def _streams(look: _Look) -> float:
-    """Factor by which several streams of equal size make an output longer."""
-    return float((len(look.output) / len(look.given)) ** 0.5)
+def _noise(model: _Model) -> float:
+    """How far rounding may move a value, relative to its size."""
+    return _ROUNDINGS * torch.finfo(model.dtype).eps
 
 
 def _look(
-    model: _Model, layer: int, tokens: Sequence[int], at: int = -1, *, whole: bool = False
-) -> _Look:
-    """Run a few tokens and see what a layer and its projection give at one of them.
+    model: _Model, layers: Sequence[int], tokens: Sequence[int], *, whole: bool = False
+) -> dict[int, _Look]:
+    """Run a few tokens and see what layers and their projections give.
 
-    A ``whole`` pass shows whether the layer runs again.
+    A ``whole`` pass shows whether a layer runs again.
     """
-    seen: dict[str, list[Tensor]] = {"key": [], "given": [], "output": []}
+    seen: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
-    def saw_projection(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        seen["key"].append(args[0].detach())
-        seen["given"].append(output.detach().clone())  # some add to it in place
+    def saw_projection(layer: int, _m: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[layer, "key"].append(args[0].detach())
+        seen[layer, "given"].append(output.detach().clone())  # some add to it in place
 
-    def saw_layer(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen["output"].append(hidden_states(output).detach().clone())
+    def saw_layer(layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        seen[layer, "output"].append(hidden_states(output).detach().clone())
 
-    with (
-        model.projection(layer).register_forward_hook(saw_projection),
-        model.layer(layer).register_forward_hook(saw_layer),
-    ):
-        _run(model, tokens, None if whole else model.layer(layer))
-    if [len(states) for states in seen.values()] != [1, 1, 1]:
-        raise ModelError(
-            f"{model.name}: {model.structure.projection_path(layer)} runs {len(seen['given'])} "
-            "times in one pass, and an edit needs one; such layers cannot be edited"
+    with ExitStack() as stack:
+        for layer in layers:
+            hook = model.projection(layer).register_forward_hook(partial(saw_projection, layer))
+            stack.enter_context(hook)
+            stack.enter_context(model.layer(layer).register_forward_hook(partial(saw_layer, layer)))
+        _run(model, tokens, None if whole else model.layer(max(layers)))
+    return {
+        layer: _Look(
+            **{part: _once(model, layer, seen[layer, part], len(tokens)) for part in _PARTS}
         )
-    states = {name: found[0] for name, found in seen.items()}
-    if any(each.shape[-2] != len(tokens) for each in states.values()):
+        for layer in layers
+    }
+
+
+def _once(model: _Model, layer: int, states: Sequence[Tensor], tokens: int) -> Tensor:
+    """The states ``[tokens, ...]`` that were seen, which must be one for each token, once."""
+    if len(states) != 1:
+        raise ModelError(
+            f"{model.name}: {model.structure.projection_path(layer)} runs {len(states)} times in "
+            "one pass, and an edit needs one; such layers cannot be edited"
+        )
+    if states[0].shape[-2] != tokens:
         raise ModelError(
             f"{model.name}: {model.structure.layer_path(layer)} does not see one state for each "
             "token; such models cannot be edited"
         )
-    return _Look(**{k: each[..., at, :].flatten().cpu().double() for k, each in states.items()})
+    return states[0].movedim(-2, 0).reshape(tokens, -1).cpu().double()
 
 
 def _run(model: _Model, tokens: Sequence[int], last: nn.Module | None = None) -> Any:
