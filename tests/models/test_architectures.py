@@ -6,7 +6,16 @@ import pytest
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tools.check_architectures import TABLE, Outcome, check_all, row
+from collabedit.errors import ModelError
+from collabedit.models import LanguageModel
+from tools.check_architectures import (
+    TABLE,
+    Outcome,
+    check_all,
+    make_tokenizer,
+    row,
+    tiny_config,
+)
 
 #: One of each kind of outcome: added as it is, behind norms and factors, from several streams,
 #: beside vision, with states in place of keys; experts, loops, encoders, tokens of its own.
@@ -51,13 +60,12 @@ def test_all_are_as_documented(kind: str) -> None:
 
 def test_encoders_are_refused() -> None:
     """Their attention is to both sides unless the configuration says otherwise."""
-    from collabedit.errors import ModelError
-    from collabedit.models import LanguageModel
-    from tools.check_architectures import make_tokenizer, tiny_config
-
     config = tiny_config("bert")
     config.is_decoder = False
     hf = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in hf.parameters():
+        if parameter.ndim == 2:
+            parameter.data.normal_(0.0, 0.15)
     model = LanguageModel(hf, make_tokenizer(), "tiny-bert")
     with pytest.raises(ModelError, match="no left-to-right language model"):
         model.check_layers([1])
