@@ -152,3 +152,16 @@ def test_stacked_factors_are_the_pooled_edits() -> None:
     summed = sum((Moments.of(part) for part in parts[1:]), Moments.of(parts[0]))
     assert relative(Moments.of(stacked).key_moment, summed.key_moment) < 1e-14
     assert relative(Moments.of(stacked).cross_moment, summed.cross_moment) < 1e-14
+
+
+def test_updates_are_told_apart_by_digest() -> None:
+    left, right = torch.ones(3, 2, dtype=torch.float64), torch.zeros(2, 5, dtype=torch.float64)
+    update = LowRankUpdate(left, right)
+    assert LowRankUpdate(left.clone(), right.T.contiguous().T).sha256 == update.sha256
+    others = [
+        LowRankUpdate(left, right + 1),
+        LowRankUpdate(left.float(), right.float()),
+        LowRankUpdate(left[:2], right),
+        LowRankUpdate(right.T, left.T),
+    ]
+    assert len({update.sha256, *(other.sha256 for other in others)}) == 5

@@ -49,11 +49,12 @@ class LowRankUpdate:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the shapes and bytes of both factors."""
+        """Digest of the factors' types, shapes and bytes; two updates with one digest are equal."""
         digest = hashlib.sha256()
         for factor in (self.left, self.right):
             digest.update(f"{factor.dtype} {tuple(factor.shape)}".encode())
-            digest.update(factor.contiguous().numpy().data)
+            flat = factor.detach().cpu().contiguous().view(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def dense(self) -> Tensor:

@@ -59,6 +59,14 @@ DeviceOption = Annotated[
         "all GPUs, main memory and disk (docs/large-models.md)."
     ),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that comes with the model. Read it first; without this, such models "
+        "are refused.",
+    ),
+]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 MemoryOption = Annotated[

@@ -398,11 +398,11 @@ def edit(
         hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
         seed=seed,
     )
+    party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
     moments = (
         read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
     )
     priors = config.priors(moments, loaded.memory_budget)
-    party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
     delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     if as_delta:
         delta.save(out)

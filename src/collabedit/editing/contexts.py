@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from collabedit.editors.contexts import BARE, Contexts
 from collabedit.models.language_model import LanguageModel
-from collabedit.models.tokens import PromptText, encode, pad_right
+from collabedit.models.sampling import extend
+from collabedit.models.tokens import PromptText, encode
 
 __all__ = ["sample_contexts"]
 
 _FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")
 
 
-@torch.no_grad()
 def sample_contexts(
     model: LanguageModel, seed: int, *, length: int = 10, top_k: int = 5
 ) -> Contexts:
@@ -29,20 +30,21 @@ def sample_contexts(
         top_k: how many of the likeliest tokens are sampled from.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = [list(row.ids) for row in encode(model.tokenizer, [PromptText(w) for w in _FIRST_WORDS])]
-    starts = [len(row) for row in rows]
-    while min(len(row) - start for row, start in zip(rows, starts, strict=True)) < length:
-        batch = pad_right(rows, device=model.device)
-        logits = model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        last = logits[batch.rows, batch.lengths - 1].float().cpu()
-        values, tokens = last.topk(min(top_k, last.shape[-1]))
-        choice = torch.multinomial(values.softmax(dim=-1), 1, generator=generator)
-        for row, token in zip(rows, tokens.gather(1, choice).flatten().tolist(), strict=True):
-            row.append(token)
-    return (
-        (BARE,),
-        tuple(_as_template(model.tokenizer.decode(r, skip_special_tokens=True)) for r in rows),
-    )
+
+    def choose(logits: Tensor, _position: int) -> Tensor:
+        values, tokens = logits.cpu().topk(min(top_k, logits.shape[-1]))
+        chosen = torch.multinomial(values.softmax(dim=-1), 1, generator=generator)
+        return tokens.gather(1, chosen)
+
+    encoded = encode(model.tokenizer, [PromptText(word) for word in _FIRST_WORDS])
+    written: dict[int, list[int]] = {}
+    for start in sorted({len(text.ids) for text in encoded}):
+        places = [place for place, text in enumerate(encoded) if len(text.ids) == start]
+        rows = torch.tensor([encoded[place].ids for place in places], device=model.device)
+        extended = extend(model, rows, start + length, choose)
+        written.update(zip(places, extended.tolist(), strict=True))
+    texts = (model.tokenizer.decode(written[i], skip_special_tokens=True) for i in sorted(written))
+    return ((BARE,), tuple(_as_template(text) for text in texts))
 
 
 def _as_template(text: str) -> str:

@@ -127,5 +127,5 @@ def _last_token_pass(
 
     return (
         {layer: at_last(inputs[layer].view(shape)) for layer in layers},
-        at_last(hooks.hidden_states(outputs[last_layer])),
+        at_last(hooks.hidden_states(outputs[last_layer]).view(shape)),
     )

@@ -78,7 +78,7 @@ def default_hyperparameters(
             source = f"preset {preset}, {known.pop('source')}"
             values = known
             own = by_model.get(preset, own)
-    if chosen.single_layer or structure.output_norm is not None:
+    if chosen.single_layer or structure.single_layer:
         values["layers"] = [values["layers"][(len(values["layers"]) - 1) // 2]]
     return Preset(Hyperparameters.model_validate({**values, **own}), source)
 

@@ -4,15 +4,11 @@ It asks parties over a :class:`Transport`, checks and merges what they send, and
 :class:`Ledger`. Importing this package does not load transformers.
 """
 
-from collabedit.rounds.coordinator import (
-    Coordinator,
-    gives_statistics,
-    merge_deltas,
-    require_statistics,
-)
+from collabedit.rounds import Coordinator, gives_statistics, merge_deltas, require_statistics
 from collabedit.rounds.ledger import Entry, Exchange, Ledger
-from collabedit.rounds.loop import Dropout, run_round
-from collabedit.rounds.priors import Priors, dynamic_priors, priors_at_once, static_priors
+from collabedit.rounds.loop import Dropout, run_in_process
+from collabedit.rounds import Priors, priors_at_once
+from collabedit.rounds.priors import dynamic_priors, static_priors
 from collabedit.rounds.transport import Failure, Transport
 
 __all__ = [
@@ -29,6 +25,6 @@ __all__ = [
     "merge_deltas",
     "priors_at_once",
     "require_statistics",
-    "run_round",
+    "run_in_process",
     "static_priors",
 ]

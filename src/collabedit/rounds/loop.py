@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from collabedit.errors import CollabEditError, ContributionError, RoundError
 from collabedit.messages import Contribution, Delta, Ready, Request, RequestKind
-from collabedit.rounds.coordinator import Coordinator
+from collabedit.rounds import Coordinator
 from collabedit.rounds.ledger import Ledger
 from collabedit.rounds.transport import Failure, Transport
 
-__all__ = ["Dropout", "run_round"]
+__all__ = ["Dropout", "run_in_process"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Dropout(str, Enum):
     without it, so that the result is exact for those who remain."""
 
 
-def run_round(
+def run_in_process(
     transport: Transport,
     coordinator: Coordinator,
     *,
