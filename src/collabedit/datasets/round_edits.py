@@ -8,6 +8,7 @@ Any CounterFact records can stand in for them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,9 @@ class RoundEdit:
 
 
 def load_round_edits(
-    dataset: str, wordings: Mapping[str, Sequence[str]] | None = None, seed: int = 0
+    dataset: str | os.PathLike[str],
+    wordings: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
 ) -> list[RoundEdit]:
     """Round-edit records of a file, or made of CounterFact records.
 
@@ -73,11 +76,11 @@ def load_round_edits(
         InputError: when the file cannot be read.
         RequestError: when a record is malformed.
     """
-    path = Path(dataset)
+    path, source = Path(dataset), os.fspath(dataset)
     values = read_json(path, "records file") if path.suffix == ".json" and path.is_file() else None
-    if isinstance(values, list) and values and isinstance(values[0], dict) and "edit" in values[0]:
-        made = [_parse(value, place, dataset) for place, value in enumerate(values)]
-        _check_case_ids(made, dataset)
+    if isinstance(values, list) and values and _is_round_edit(values[0]):
+        made = [_parse(value, place, source) for place, value in enumerate(values)]
+        _check_case_ids(made, source)
         made = _with_conflicts(made, seed)
     else:
         made = _from_records(load_dataset(dataset), seed)
@@ -88,7 +91,7 @@ def load_round_edits(
     ]
 
 
-def load_wordings(path: Path) -> dict[str, list[str]]:
+def load_wordings(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Other prompts by relation id, from a JSON object of lists.
 
     Raises:
@@ -105,6 +108,12 @@ def load_wordings(path: Path) -> dict[str, list[str]]:
                 f"{path}, {relation}: expected a list of prompts, each with {{}} once"
             )
     return values
+
+
+def _is_round_edit(value: Any) -> bool:
+    """Whether an object is of this form; RippleEdits have ``edit``, too, but no relation in it."""
+    edit = value.get("edit") if isinstance(value, Mapping) else None
+    return isinstance(edit, Mapping) and isinstance(edit.get("relation"), Mapping)
 
 
 def _parse(value: Any, place: int, source: str) -> RoundEdit:
