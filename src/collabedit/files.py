@@ -98,33 +98,41 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
-    """Read a UTF-8 text file of at most 512 MiB; a byte order mark is dropped.
+def read_text(path: str | os.PathLike[str], what: str = "file", *, limit: int = _MAX_BYTES) -> str:
+    """Read a UTF-8 text file of at most ``limit`` bytes; a byte order mark is dropped.
 
     Raises:
         InputError: when the file is missing, unreadable, too large or not UTF-8 text.
     """
     try:
         with Path(path).open("rb") as stream:
-            return decode_text(read_bounded(stream, str(path)), str(path))
+            return decode_text(read_bounded(stream, str(path), limit=limit), str(path))
     except OSError as error:
         raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
     except ValueError as error:  # a path with a NUL character
         raise InputError(f"cannot read the {what} {os.fspath(path)!r}: {error}") from None
 
 
-def read_bounded(stream: IO[bytes], source: str) -> bytes:
+def read_bounded(stream: IO[bytes], source: str, *, limit: int = _MAX_BYTES) -> bytes:
     """All bytes of a stream, refused before they fill the memory.
 
     Raises:
-        InputError: when there are more than 512 MiB.
+        InputError: when there are more than ``limit``, 512 MiB by default.
     """
-    status = os.fstat(stream.fileno()) if _has_descriptor(stream) else None
-    small = status is None or not stat.S_ISREG(status.st_mode) or status.st_size <= _MAX_BYTES
-    raw = stream.read(_MAX_BYTES + 1) if small else b""
-    if not small or len(raw) > _MAX_BYTES:
-        raise InputError(f"{source}: larger than {_MAX_BYTES >> 20} MiB; split it")
+    size = _size(stream)
+    raw = b"" if size > limit else stream.read(limit + 1)
+    if size > limit or len(raw) > limit:
+        raise InputError(f"{source}: larger than {limit >> 20} MiB, too large to read; split it")
     return raw
+
+
+def _size(stream: IO[bytes]) -> int:
+    """Bytes of a regular file; 0 of what does not tell its size."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, AttributeError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def decode_text(raw: bytes, source: str) -> str:
@@ -166,8 +174,8 @@ def decode_json(text: str, source: str) -> Any:
         raise InputError(f"{source}: its JSON is nested too deeply; flatten it") from None
     except ValueError:  # CPython's limit on the digits of an integer
         found = re.search(r"\d{1000,}", text)
-        line = text.count("\n", 0, found.start()) + 1 if found else 1
-        place = f" (line {line})" if "\n" in text else ""
+        before = text[: found.start()].count("\n") if found else 0
+        place = f" (line {before + 1})" if "\n" in text else ""
         raise InputError(
             f"{source}: a number of too many digits{place}; put it in quotes or shorten it"
         ) from None
@@ -191,14 +199,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     counts = Counter(name for name, _ in pairs)
     made.repeated = next(name for name, count in counts.items() if count > 1)
     return made
-
-
-def _has_descriptor(stream: IO[bytes]) -> bool:
-    try:
-        stream.fileno()
-    except (OSError, AttributeError):
-        return False
-    return True
 
 
 def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from collabedit.errors import RequestError
+from collabedit.errors import RequestError, shown
 from collabedit.files import RepeatedNames
 
 __all__ = ["Fields", "checked_text"]
@@ -33,7 +32,7 @@ class Fields:
         if not isinstance(item, Mapping):
             raise self.error(f"expected a JSON object, found {type(item).__name__}")
         if isinstance(item, RepeatedNames):
-            raise self.error(f"gives {_shown(item.repeated)} twice; keep one")
+            raise self.error(f"gives {shown(item.repeated)} twice; keep one")
         self.values = item
         self._read: set[str] = set()
         self._nested: dict[str, list[Fields]] = {}
@@ -81,7 +80,7 @@ class Fields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(f"{name!r} must be a whole number, found {_shown(value)}")
+            raise self.error(f"{name!r} must be a whole number, found {shown(value)}")
         if not -_LARGEST_ID <= value < _LARGEST_ID:
             raise self.error(f"{name!r} must be a whole number of at most 18 digits")
         return value
@@ -176,8 +175,3 @@ def _leaves(value: Any) -> Iterator[str]:
             yield from _leaves(inner)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield str(value)
-
-
-def _shown(value: Any) -> str:
-    """A value in a message: short, and on one line."""
-    return reprlib.repr(value)

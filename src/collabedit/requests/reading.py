@@ -6,14 +6,13 @@ import csv
 import io
 import os
 import re
-import reprlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collabedit.errors import InputError
+from collabedit.errors import InputError, shown
 from collabedit.files import decode_json, decode_text, read_bounded, read_text
 
 __all__ = ["STANDARD_INPUT", "Located", "read_objects", "source_name"]
@@ -136,7 +135,7 @@ def _rows(text: str, source: str) -> Iterator[Located]:
 def _check_header(names: Sequence[str], source: str) -> None:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"{source}: two columns are called {reprlib.repr(twice)}; rename one")
+        raise InputError(f"{source}: two columns are called {shown(twice)}; rename one")
 
 
 def _row(names: Sequence[str], cells: Sequence[str], where: str) -> Located:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from collabedit.errors import RequestError
+from collabedit.errors import RequestError, shown
 from collabedit.requests.fields import Fields, checked_text
 from collabedit.requests.formats import recognise
 from collabedit.requests.reading import Located, read_objects, source_name
@@ -330,7 +329,7 @@ def _unknown_fields(parsed: Iterable[_Parsed]) -> list[str]:
     counts = Counter(name for entry in parsed for name in entry.unknown)
     if not counts:
         return []
-    names = ", ".join(reprlib.repr(name) for name in list(counts)[:_SHOWN])
+    names = ", ".join(shown(name) for name in list(counts)[:_SHOWN])
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     return [f"unknown fields, not used: {names}{more}"]
 

@@ -20,7 +20,7 @@ _FOLLOWS = (
 _UNTOUCHED = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")
 
 #: Where a sentence goes over from the subject to the object.
-_VERB = re.compile(r" (?:is|are|follows|is followed by) ")
+_VERB = re.compile(r" (?:is followed by|is|are|follows) ")
 
 #: Heads in which the subject does not stand after an "of".
 _CLAUSE = re.compile(
