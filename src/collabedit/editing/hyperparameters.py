@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from collabedit.editing.published import is_published, read_published
-from collabedit.errors import InputError
-from collabedit.files import decode_json, read_text
+from collabedit.errors import InputError, shown
+from collabedit.files import RepeatedNames, decode_json, read_text
 
 __all__ = ["Hyperparameters", "one_line"]
 
@@ -125,6 +125,8 @@ class Hyperparameters(BaseModel):
         values = _read(path)
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected an object of hyper-parameters")
+        if isinstance(values, RepeatedNames):
+            raise InputError(f"{path}: gives {shown(values.repeated)} twice; keep one")
         if is_published(values):
             values = read_published(values, str(path))
         try:
@@ -153,6 +155,9 @@ def _read(path: str | os.PathLike[str]) -> Any:
 def one_line(error: ValidationError) -> str:
     """The first complaint of a validation error, as one line that names the field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    parts = (str(part) for part in first["loc"])
+    place = ".".join(
+        part if part.isprintable() and len(part) < 80 else shown(part) for part in parts
+    )
     message = first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

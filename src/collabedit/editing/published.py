@@ -113,9 +113,10 @@ def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     ignored = {name: o for name, o in told.items() if not _equal(values[name], o.value)}
     for name, only in ignored.items():
         if not only.warns:
+            supported = "" if only.value is None else f" (only {shown(only.value)} is)"
             raise InputError(
-                f"{source}: {name}: {shown(values[name])} is not supported; {only.instead}: "
-                "change or remove the setting"
+                f"{source}: {name}: {shown(values[name])} is not supported{supported}; "
+                f"{only.instead}: change or remove the setting"
             )
     for name in _MODULES:
         for module in _listed(values.get(name)):
