@@ -52,11 +52,7 @@ def test_bad_requests_stop_a_command_before_its_model_is_loaded(
 ) -> None:
     path = write(tmp_path, {**GOOD, "subject": ""})
     fixtures = Path(__file__).parents[1] / "fixtures" / "v1" / "one-shot"
-    own = (
-        ["--round", fixtures / "round.json"]
-        if command == "update"
-        else ["--model", "no-such-model"]
-    )
+    own = {"update": ["--round", fixtures / "round.json"], "edit": ["--model", "no-such-model"]}
     arguments = [command, *own[command], "-r", path, "-o", tmp_path / "out.safetensors"]
     assert "record 0: 'subject' is empty" in fails(*arguments)
     assert "no good records in it" in fails(*arguments, "--skip-bad")
