@@ -17,6 +17,7 @@ line prints that line and exits with status 2; nothing half-written is left behi
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ __all__ = [
     "RoundError",
     "UnknownNameError",
     "one_line",
+    "shown",
 ]
 
 
@@ -98,6 +100,18 @@ class MissingExtraError(CollabEditError):
 def one_line(error: ValidationError) -> str:
     """The first complaint of a validation error, as one line that names the field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    parts = (str(part) for part in first["loc"])
+    place = ".".join(
+        part if part.isprintable() and len(part) < 80 else shown(part) for part in parts
+    )
     message = first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
+
+
+def shown(value: object) -> str:
+    """A value of a user's as a message shows it: on one line, and at most about 80 characters."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80

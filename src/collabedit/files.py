@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from collabedit.errors import InputError
 
@@ -18,12 +21,16 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "RepeatedNames",
     "StoredTensors",
     "atomic_path",
     "cache_directory",
+    "decode_json",
+    "decode_text",
     "load_tensors",
-    "parse_json",
+    "read_bounded",
     "read_json",
+    "read_text",
     "save_tensors",
     "sha256_of_json",
     "tensor_metadata",
@@ -33,6 +40,20 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+
+#: Largest text file that is read into memory.
+_MAX_BYTES = 512 << 20
+
+#: What files that are not UTF-8 text begin with, what they are, and the remedy.
+_FOREIGN_FILES = (
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save it as CSV UTF-8"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
+    (b"PAR1", "a Parquet file", "convert it to JSON Lines or CSV"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file", "run 'git lfs pull'"),
+)
 
 
 def cache_directory(*parts: str) -> Path:
@@ -80,22 +101,107 @@ def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None =
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def parse_json(data: bytes, source: str) -> Any:
-    """Parse JSON in UTF-8.
+def read_text(path: str | os.PathLike[str], what: str = "file", *, limit: int = _MAX_BYTES) -> str:
+    """Read a UTF-8 text file of at most ``limit`` bytes; a byte order mark is dropped.
 
     Raises:
-        InputError: when it is something else.
+        InputError: when the file is missing, unreadable, too large or not UTF-8 text.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        with Path(path).open("rb") as stream:
+            return decode_text(read_bounded(stream, str(path), limit=limit), str(path))
+    except OSError as error:
+        raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a path with a NUL character
+        raise InputError(f"cannot read the {what} {os.fspath(path)!r}: {error}") from None
+
+
+def read_bounded(stream: IO[bytes], source: str, *, limit: int = _MAX_BYTES) -> bytes:
+    """All bytes of a stream, refused before they fill the memory.
+
+    Raises:
+        InputError: when there are more than ``limit``, 512 MiB by default.
+    """
+    size = _size(stream)
+    raw = b"" if size > limit else stream.read(limit + 1)
+    if size > limit or len(raw) > limit:
+        raise InputError(f"{source}: larger than {limit >> 20} MiB, too large to read; split it")
+    return raw
+
+
+def _size(stream: IO[bytes]) -> int:
+    """Bytes of a regular file; 0 of what does not tell its size."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, AttributeError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def decode_text(raw: bytes, source: str) -> str:
+    """Decode UTF-8 text; whatever else it looks like is named.
+
+    Raises:
+        InputError: when the bytes are not UTF-8 text.
+    """
+    for magic, kind, remedy in _FOREIGN_FILES:
+        if raw.startswith(magic):
+            raise InputError(f"{source}: {kind}; {remedy}")
+    try:
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{source}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"{source}: not UTF-8 text (line {line}, byte {error.start}); save it as UTF-8"
         ) from None
+    if "\x00" in text:
+        line = text.count("\n", 0, text.index("\x00")) + 1
+        raise InputError(f"{source}, line {line}: a NUL byte; remove it, or save the file as UTF-8")
+    return text
+
+
+def decode_json(text: str, source: str) -> Any:
+    """Decode JSON text; an object that gives a name twice becomes a :class:`RepeatedNames`.
+
+    Raises:
+        InputError: when it is not JSON, nested too deeply, or has a number of too many digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
         raise InputError(
-            f"{source}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
+            f"{source}: not valid JSON ({line}column {error.colno}: {error.msg})"
         ) from None
+    except RecursionError:
+        raise InputError(f"{source}: its JSON is nested too deeply; flatten it") from None
+    except ValueError:  # CPython's limit on the digits of an integer
+        found = re.search(r"\d{1000,}", text)
+        before = text[: found.start()].count("\n") if found else 0
+        place = f" (line {before + 1})" if "\n" in text else ""
+        raise InputError(
+            f"{source}: a number of too many digits{place}; put it in quotes or shorten it"
+        ) from None
+
+
+class RepeatedNames(dict[str, Any]):
+    """A JSON object that gives a name more than once; as in :mod:`json`, the last value counts.
+
+    Attributes:
+        repeated: the first name that it repeats.
+    """
+
+    repeated: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    made = RepeatedNames(values)
+    counts = Counter(name for name, _ in pairs)
+    made.repeated = next(name for name, count in counts.items() if count > 1)
+    return made
 
 
 def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
@@ -104,11 +210,7 @@ def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
     Raises:
         InputError: when the file is missing, unreadable or not JSON.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
-    return parse_json(data, os.fspath(path))
+    return decode_json(read_text(path, what), str(path))
 
 
 def save_tensors(
