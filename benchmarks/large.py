@@ -31,11 +31,11 @@ from collabedit.editors import default_hyperparameters
 from collabedit.evaluation import CaseResult, evaluate
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
-from collabedit.models import LanguageModel, load_model
-from collabedit.requests import Record
-from collabedit.rounds import Coordinator
 from collabedit.messages import Delta
+from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, new_round
+from collabedit.requests import Record
+from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
 
 Result = TypeVar("Result")
@@ -121,7 +121,7 @@ def edited(options: argparse.Namespace, folder: Path) -> int:
             model, config.layers, corpus, tokens=options.tokens, out=folder / "c.safetensors"
         ),
     )
-    priors = stages.run("priors", lambda: config.priors(covariance, budget))
+    priors = stages.run("priors", lambda: static_priors(config, covariance, budget))
     party = Party(model, [record.request for record in records], config)
     stages.run("targets", lambda: party.targets)
     coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))

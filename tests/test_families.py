@@ -15,19 +15,17 @@ import transformers
 from torch import Tensor
 
 from collabedit.algebra import relative_distance
-from collabedit.messages import Covariance
 from collabedit.covariance import collect
 from collabedit.covariance.corpus import TextCorpus
-from collabedit.editors import Contexts, Hyperparameters
 from collabedit.editing import measure
-from collabedit.editors import bare_contexts
+from collabedit.editors import Contexts, Hyperparameters, bare_contexts
 from collabedit.errors import ModelError
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, Delta, RoundConfig
 from collabedit.models import LanguageModel, load_model
-from collabedit.rounds import Coordinator
-from collabedit.messages import Delta, RoundConfig
 from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, FAMILIES, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
@@ -59,7 +57,7 @@ def parties_of(model: LanguageModel, config: RoundConfig) -> list[Party]:
 
 
 def merged(config: RoundConfig, parties: list[Party], covariance: Covariance, method: str) -> Delta:
-    coordinator = Coordinator(config, config.priors(covariance), resolve_method(method))
+    coordinator = Coordinator(config, static_priors(config, covariance), resolve_method(method))
     return run_in_process(parties, coordinator)
 
 

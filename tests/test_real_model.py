@@ -13,15 +13,14 @@ from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
 from collabedit.editing import TargetCache, optimise_targets, sample_contexts
 from collabedit.editors import default_hyperparameters, editors
-from collabedit.parties import fine_tune
 from collabedit.evaluation import evaluate, score, summarise
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
-from collabedit.models import LanguageModel
-from collabedit.requests import Record
-from collabedit.rounds import Coordinator
 from collabedit.messages import Delta, RoundState, Schedule
-from collabedit.parties import Party, new_round
+from collabedit.models import LanguageModel
+from collabedit.parties import Party, fine_tune, new_round
+from collabedit.requests import Record
+from collabedit.rounds import Coordinator, dynamic_priors, static_priors
 from collabedit.transports import run_in_process
 
 pytestmark = pytest.mark.slow
@@ -54,7 +53,7 @@ class Setting:
                 )
             )
             start = end
-        priors = config.priors(self.covariance)
+        priors = static_priors(config, self.covariance)
         return run_in_process(parties, Coordinator(config, priors, resolve_method(method)))
 
 
@@ -99,7 +98,7 @@ def test_a_second_round_merges_exactly_too(setting: Setting, editor: str) -> Non
     config = new_round(
         setting.model, editor=editor, schedule=Schedule.ONE_SHOT, contexts=setting.contexts
     )
-    static = config.priors(setting.covariance)
+    static = static_priors(config, setting.covariance)
     half = sum(SIZES) // 2
     states = {"CollabEdit": RoundState(), "GLOBAL": RoundState()}
     for start in (0, half):
@@ -109,7 +108,9 @@ def test_a_second_round_merges_exactly_too(setting: Setting, editor: str) -> Non
         ]
         changes = {}
         for method, state in states.items():
-            coordinator = Coordinator(config, state.priors(static, 1.0), resolve_method(method))
+            coordinator = Coordinator(
+                config, dynamic_priors(static, state.keys, 1.0), resolve_method(method)
+            )
             together = parties if method == "CollabEdit" else [Party.pooled(parties)]
             changes[method] = run_in_process(together, coordinator).changes
             states[method] = state.after(changes[method], coordinator.keys)
@@ -125,26 +126,26 @@ def test_rome_of_three_parties_is_that_of_one(setting: Setting) -> None:
         hyperparameters=usual.hyperparameters.with_changes(target_steps=4),
         contexts=setting.contexts,
     )
-    priors = config.priors(setting.covariance)
+    priors = static_priors(config, setting.covariance)
     parties = [Party(setting.model, [request], config) for request in setting.requests[:3]]
     merged, pooled = (
         run_in_process(some, Coordinator(config, priors, resolve_method(method)))
         for some, method in ((parties, "CollabEdit"), ([Party.pooled(parties)], "GLOBAL"))
     )
-    (name,) = config.weights
+    (name,) = config.weight_names
     assert relative_distance(merged.changes[name], pooled.changes[name]) < 1e-6
 
 
 def test_rome_changes_little_for_an_edit_that_holds(setting: Setting) -> None:
     """Another party's copy of an edit finds its target met."""
     config = new_round(setting.model, editor="ROME", contexts=setting.contexts)
-    priors = config.priors(setting.covariance)
+    priors = static_priors(config, setting.covariance)
     party = Party(setting.model, setting.requests[:1], config, cache=TargetCache())
     once, twice = (
         run_in_process([party] * copies, Coordinator(config, priors, resolve_method("CollabEdit")))
         for copies in (1, 2)
     )
-    (name,) = config.weights
+    (name,) = config.weight_names
     assert relative_distance(twice.changes[name], once.changes[name]) < 0.25
 
 

@@ -26,9 +26,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from collabedit.editors import Hyperparameters
 from collabedit.editing import optimise_targets
-from collabedit.editors import bare_contexts
+from collabedit.editors import Hyperparameters, bare_contexts
 from collabedit.errors import CollabEditError
 from collabedit.models import LanguageModel
 from collabedit.models.trial import check_causal

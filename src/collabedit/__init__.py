@@ -7,20 +7,19 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collabedit.messages import Covariance
     from collabedit.covariance import default_covariance
     from collabedit.datasets import load_dataset, partition
-    from collabedit.editors import Hyperparameters, editors, resolve_editor
     from collabedit.editing import TargetCache
+    from collabedit.editors import Hyperparameters, editors, resolve_editor
     from collabedit.errors import CollabEditError
     from collabedit.evaluation import evaluate, summarise
     from collabedit.export import save_edited_model
     from collabedit.merging import merge_methods, resolve_method
+    from collabedit.messages import Contribution, Covariance, Delta, RoundConfig, Schedule
     from collabedit.models import LanguageModel, load_model
+    from collabedit.parties import Party, new_round
     from collabedit.requests import EditRequest, Record, load_records
     from collabedit.rounds import Coordinator, merge_deltas
-    from collabedit.messages import Delta, Contribution, RoundConfig, Schedule
-    from collabedit.parties import Party, new_round
     from collabedit.transports import run_in_process
 
 try:
@@ -56,11 +55,11 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CollabEditError",
+    "Contribution",
     "Coordinator",
     "Covariance",
     "Delta",
     "EditRequest",
-    "Contribution",
     "Hyperparameters",
     "LanguageModel",
     "Party",

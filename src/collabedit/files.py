@@ -281,7 +281,9 @@ def tensor_metadata(path: str | os.PathLike[str], what: str = "file") -> dict[st
         raise InputError(f"{path}: its metadata is not collabedit's") from None
 
 
-def load_tensors(path: str | os.PathLike[str], what: str = "file") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(
+    path: str | os.PathLike[str], what: str = "file"
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata of a ``.safetensors`` file that collabedit wrote.
 
     Raises:
@@ -303,7 +305,7 @@ class StoredTensors(Mapping[str, "torch.Tensor"]):
         InputError: when the file is missing or not safetensors.
     """
 
-    def __init__(self, path: Path, what: str = "file") -> None:
+    def __init__(self, path: str | os.PathLike[str], what: str = "file") -> None:
         self.path, self._what = path, what
         with _open_tensors(path, what) as stored:
             self._names: list[str] = sorted(stored.keys())

@@ -13,20 +13,19 @@ from torch.nn.functional import cross_entropy
 from collabedit.algebra import relative_distance
 from collabedit.covariance import collect
 from collabedit.covariance.corpus import TextCorpus
-from collabedit.editors import Hyperparameters
 from collabedit.editing import measure, optimise_targets
 from collabedit.editing import passes as passes_module
-from collabedit.editors import bare_contexts
 from collabedit.editing.passes import quickest_passes
 from collabedit.editing.suffixes import SuffixModel
 from collabedit.editing.text_groups import Text, WholeModel, regrouped
+from collabedit.editors import Hyperparameters, bare_contexts
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import added_states
 from collabedit.models.tokens import encode, fill_template
-from collabedit.requests import EditRequest
-from collabedit.rounds import Coordinator
 from collabedit.parties import Party, new_round
+from collabedit.requests import EditRequest
+from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, make_model
 from tests.editing.facts import REQUESTS
@@ -177,7 +176,7 @@ def test_an_edit_without_slack_reaches_its_target(make: Make) -> None:
     config = new_round(model, editor="EMMET", hyperparameters=settings, contexts=bare_contexts())
     party = Party(model, REQUESTS[:2], config)
     corpus = TextCorpus("texts", {}, lambda: CORPUS)
-    priors = config.priors(collect(model, config.layers, corpus, tokens=100, max_length=32))
+    priors = static_priors(config, collect(model, config.layers, corpus, tokens=100, max_length=32))
 
     def hidden() -> Tensor:
         return measure(model, party.requests, bare_contexts(), (), layer).hidden

@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.editing.test_published import ALPHA_EDIT, EASYEDIT, EMMET, FT, MEMIT, PMET, ROME
 
 from collabedit import Coordinator, Delta, Hyperparameters, Party, new_round, resolve_method
 from collabedit.algebra import Prior
-from collabedit.parties import fine_tune
 from collabedit.errors import CollabEditError, InputError
 from collabedit.models import LanguageModel
+from collabedit.parties import fine_tune
 from tests.editing.facts import CONTEXTS, REQUESTS
-from tests.editing.test_published import ALPHA_EDIT, EASYEDIT, EMMET, FT, MEMIT, PMET, ROME
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -56,7 +56,7 @@ def test_emmets_ridge_enters_its_update(tiny_llama: LanguageModel) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(config.d_in, 3 * config.d_in, generator=generator, dtype=torch.float64)
     second_moment = x @ x.T / x.shape[1]
-    (name,) = config.weights
+    (name,) = config.weight_names
     priors = {name: Prior.from_second_moment(second_moment, 5.0)}
     sent = Party(tiny_llama, REQUESTS[:3], config).contribute(Delta.empty(config), dtype="float64")
     coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))

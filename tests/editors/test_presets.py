@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.editors import Hyperparameters, default_hyperparameters, editors, resolve_editor
-from collabedit.editors import preset_names
+from collabedit.editors import (
+    Hyperparameters,
+    default_hyperparameters,
+    editors,
+    preset_names,
+    resolve_editor,
+)
 from collabedit.errors import InputError
 from collabedit.models import LanguageModel
 from tests.conftest import make_model

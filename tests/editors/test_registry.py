@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.editors import Hyperparameters, default_hyperparameters, editors, resolve_editor
-from collabedit.editors import PriorKind
+from collabedit.editors import (
+    Hyperparameters,
+    PriorKind,
+    default_hyperparameters,
+    editors,
+    resolve_editor,
+)
 from collabedit.errors import InputError, UnknownNameError
 from collabedit.models import LanguageModel
 

@@ -23,8 +23,8 @@ from collabedit.experiments import (
     single_round,
     study,
 )
-from collabedit.reporting.tables import summary_csv
 from collabedit.messages import Schedule
+from collabedit.reporting.tables import summary_csv
 from tests.cli.commands import collabedit, fails
 from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny
 

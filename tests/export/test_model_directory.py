@@ -25,7 +25,7 @@ def test_a_saved_model_keeps_its_type_and_has_the_rounded_sum(tmp_path: Path, dt
     def random(*shape: int) -> torch.Tensor:
         return 0.02 * torch.randn(*shape, dtype=torch.float64, generator=generator)
 
-    changes = {name: LowRankUpdate(random(32, 2), random(2, 48)) for name in config.weights}
+    changes = {name: LowRankUpdate(random(32, 2), random(2, 48)) for name in config.weight_names}
     exact = {name: model.weight(name).double() + changes[name].dense() for name in changes}
     save_edited_model(model, Delta.of(config, changes), tmp_path / "edited")
     saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited", dtype="auto")

@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from collabedit.messages import Covariance
-from collabedit.covariance import collect, import_npz, merge
 from collabedit.algebra import condition_number
-from collabedit.covariance import layer_in_file_name
+from collabedit.covariance import collect, import_npz, layer_in_file_name, merge
 from collabedit.errors import CovarianceError, InputError, ModelError
 from collabedit.files import StoredTensors
+from collabedit.messages import Covariance
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from torch import Tensor
 from collabedit.algebra import LowRankUpdate, Prior
 from collabedit.errors import InputError, RoundError
 from collabedit.files import load_tensors, save_tensors
-from collabedit.models import LanguageModel
 from collabedit.messages import Delta, RoundState
+from collabedit.models import LanguageModel
+from collabedit.rounds import dynamic_priors
 from tests.conftest import half_step, make_model
 from tests.rounds.test_round import make_round
 
@@ -89,7 +90,7 @@ def test_the_next_priors_are_the_dense_sum(ranks: tuple[int, ...], beta: float) 
     finished = rounds(*ranks)
     moments = {name: second_moment(seed) for seed, name in enumerate(NAMES)}
     static = {name: Prior.from_second_moment(moment, 15.0) for name, moment in moments.items()}
-    priors = state_after(finished).priors(static, beta)
+    priors = dynamic_priors(static, state_after(finished).keys, beta)
     assert list(priors) == list(NAMES)
     for name in NAMES:
         keys = sum(own[name] @ own[name].T for _, own in finished)
@@ -123,9 +124,9 @@ def test_without_beta_or_keys_the_priors_are_the_static_ones() -> None:
     static = {name: Prior.from_second_moment(second_moment(1), 2.0) for name in NAMES}
     changes, keys = rounds(2)[0]
     unchanged = [
-        state_after([(changes, keys)]).priors(static, 0.0),
-        state_after([(changes, {})]).priors(static, 5.0),
-        RoundState().priors(static, 5.0),
+        dynamic_priors(static, state_after([(changes, keys)]).keys, 0.0),
+        dynamic_priors(static, state_after([(changes, {})]).keys, 5.0),
+        dynamic_priors(static, RoundState().keys, 5.0),
     ]
     for priors in unchanged:
         assert all(priors[name] is static[name] for name in NAMES)
@@ -134,7 +135,7 @@ def test_without_beta_or_keys_the_priors_are_the_static_ones() -> None:
 def test_only_weights_with_keys_get_another_prior() -> None:
     static = {name: Prior.from_second_moment(second_moment(1), 2.0) for name in NAMES}
     changes, keys = rounds(2)[0]
-    priors = state_after([(changes, {NAMES[1]: keys[NAMES[1]]})]).priors(static, 1.0)
+    priors = dynamic_priors(static, state_after([(changes, {NAMES[1]: keys[NAMES[1]]})]).keys, 1.0)
     assert priors[NAMES[0]] is static[NAMES[0]]
     assert relative(priors[NAMES[1]].dense(), static[NAMES[1]].dense()) > 1e-3
 

@@ -6,16 +6,15 @@ import pytest
 
 from collabedit.covariance.corpus import Plan, SelfCorpus
 from collabedit.editing import optimise_targets, sample_contexts
-from collabedit.editors import bare_contexts
-from collabedit.editors import Hyperparameters
 from collabedit.editing.texts import check_requests
+from collabedit.editors import Hyperparameters, bare_contexts
 from collabedit.errors import RequestError
 from collabedit.evaluation import evaluate
 from collabedit.models import LanguageModel
 from collabedit.models.lengths import check_lengths, context_length
 from collabedit.models.tokens import PromptText
-from collabedit.requests import EditRequest, Record
 from collabedit.parties import Party, new_round
+from collabedit.requests import EditRequest, Record
 from tests.conftest import make_model
 
 SHORT = EditRequest(1, "The capital of {} is", "France", "Rome")

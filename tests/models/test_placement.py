@@ -12,20 +12,18 @@ import torch
 import transformers
 from torch import Tensor
 
-from collabedit.messages import Covariance
 from collabedit.covariance import TextCorpus, collect
-from collabedit.editors import Hyperparameters
-from collabedit.parties import fine_tune
 from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters
 from collabedit.evaluation import evaluate_generations, perplexity, score
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, Delta
 from collabedit.models import LanguageModel, load_model
 from collabedit.models.placement import is_dispatched, room_for_weights
+from collabedit.parties import Party, fine_tune, new_round
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Coordinator
-from collabedit.messages import Delta
-from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, make_model
 
@@ -138,7 +136,7 @@ def test_generated_texts_are_the_same(pair: tuple[LanguageModel, LanguageModel])
 def edited_delta(model: LanguageModel) -> Delta:
     config = new_round(model, hyperparameters=SETTINGS, contexts=CONTEXTS)
     party = Party(model, REQUESTS, config, targets=targets_of(model))
-    priors = config.priors(collected(model))
+    priors = static_priors(config, collected(model))
     return run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from collabedit.editors import Hyperparameters
-from collabedit.parties import fine_tune
 from collabedit.evaluation import score
 from collabedit.models import LanguageModel
+from collabedit.parties import fine_tune
 from tests.conftest import make_model
 from tests.editing.facts import REQUESTS
 

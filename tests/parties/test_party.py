@@ -9,11 +9,11 @@ import torch
 
 from collabedit.algebra import relative_distance
 from collabedit.errors import InputError, RequestError, RoundError
-from collabedit.models import LanguageModel
-from collabedit.requests import EditRequest
 from collabedit.messages import Delta, Policy, Schedule
+from collabedit.models import LanguageModel
 from collabedit.parties import Party
 from collabedit.privacy import decide, detect
+from collabedit.requests import EditRequest
 from tests.editing.facts import REQUESTS
 from tests.rounds.test_round import edited_by, make_parties, make_round
 

@@ -11,15 +11,25 @@ from typing import Any
 import pytest
 
 from collabedit.algebra import relative_distance
-from collabedit.errors import InputError, RequestError, RoundError, UnknownNameError, ContributionError
+from collabedit.errors import (
+    ContributionError,
+    InputError,
+    RequestError,
+    RoundError,
+    UnknownNameError,
+)
+from collabedit.messages import (
+    ContributionMetadata,
+    Decision,
+    Fingerprint,
+    Policy,
+    Schedule,
+    parse_policy,
+)
 from collabedit.models import LanguageModel
-from collabedit.requests import EditRequest
-from collabedit.messages import Decision, Fingerprint, Policy, Schedule, ContributionMetadata
-from collabedit.privacy import Detection, decide, detect, fingerprint
 from collabedit.parties import Party
-from collabedit.privacy import left_out
-from collabedit.messages import parse_policy
-from collabedit.privacy import key_id
+from collabedit.privacy import Detection, decide, detect, fingerprint, key_id, left_out
+from collabedit.requests import EditRequest
 from tests.rounds.test_round import edited_by, make_round
 
 KEY = b"an example's key of 32 bytes, ok"
@@ -44,7 +54,7 @@ def about(edits: list[tuple[str, str]], key: bytes = KEY) -> ContributionMetadat
         delta_sha256="",
         layers=(1,),
         edits=len(edits),
-        schedule=Schedule.SEQUENTIAL,
+        schedule=Schedule.LAYERWISE,
         contexts_sha256="",
         fingerprints=tuple(sorted(prints_of(edits))),
         fingerprint_key_id=key_id(key),

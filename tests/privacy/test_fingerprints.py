@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from collabedit.errors import InputError, ContributionError
+from collabedit.errors import ContributionError, InputError
 from collabedit.files import tensor_metadata
+from collabedit.messages import Contribution, ContributionMetadata, Delta, Fingerprint
 from collabedit.models import LanguageModel
-from collabedit.requests import EditRequest
-from collabedit.messages import Delta, Contribution, Fingerprint, ContributionMetadata
 from collabedit.parties import Party
-from collabedit.privacy import fingerprint, load_key
-from collabedit.privacy import key_id, normalise
+from collabedit.privacy import fingerprint, key_id, load_key, normalise
+from collabedit.requests import EditRequest
 from tests.editing.facts import REQUESTS
 from tests.rounds.test_round import make_round
 

@@ -4,19 +4,18 @@ import weakref
 
 import pytest
 import torch
+from tests.rounds.test_in_process import covariance_of
 
 from collabedit.algebra import Prior, relative_distance
 from collabedit.editors import editors
 from collabedit.merging import resolve_method
-from collabedit.models import LanguageModel
-from collabedit.rounds import Coordinator
-from collabedit.parties import Party, new_round
 from collabedit.messages import RoundConfig, RoundState
+from collabedit.models import LanguageModel
+from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, Priors, dynamic_priors, priors_at_once, static_priors
 from collabedit.transports import run_in_process
-from collabedit.rounds import Priors, priors_at_once
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
-from tests.rounds.test_in_process import covariance_of
 from tests.rounds.test_round import SETTINGS
 
 
@@ -56,7 +55,7 @@ def test_how_many_fit() -> None:
 
 def test_the_next_rounds_priors_are_held_alike() -> None:
     keys = {"1": torch.ones(3, 1, dtype=torch.float64)}
-    following = RoundState(keys=keys).priors(Priors("12", prior_of, 0), 2.0)
+    following = dynamic_priors(Priors("12", prior_of, 0), RoundState(keys=keys).keys, 2.0)
     assert following.held == 0
     expected = torch.eye(3, dtype=torch.float64) + 2.0
     torch.testing.assert_close(following["1"].dense(), expected)
@@ -78,7 +77,9 @@ def test_a_tight_budget_gives_the_same_update(model: LanguageModel, editor: str)
     free, tight = (
         run_in_process(
             [Party(model, REQUESTS[:2], config)],
-            Coordinator(config, config.priors(covariance, budget), resolve_method("GLOBAL")),
+            Coordinator(
+                config, static_priors(config, covariance, budget), resolve_method("GLOBAL")
+            ),
         )
         for budget in (None, 1)
     )

@@ -10,13 +10,13 @@ import torch
 
 from collabedit.algebra import Factors, LowRankUpdate, Prior, relative_distance
 from collabedit.editors import Hyperparameters
-from collabedit.errors import RequestError, RoundError, ContributionError
+from collabedit.errors import ContributionError, RequestError, RoundError
 from collabedit.merging import resolve_method
+from collabedit.messages import Contribution, Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel
+from collabedit.parties import Party, new_round
 from collabedit.requests import EditRequest
 from collabedit.rounds import Coordinator, merge_deltas
-from collabedit.messages import Delta, Contribution, RoundConfig, Schedule
-from collabedit.parties import Party, new_round
 from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
@@ -26,14 +26,14 @@ SETTINGS = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=4)
 SCHEDULES = list(Schedule)
 
 
-def make_round(model: LanguageModel, schedule: Schedule = Schedule.SEQUENTIAL) -> RoundConfig:
+def make_round(model: LanguageModel, schedule: Schedule = Schedule.LAYERWISE) -> RoundConfig:
     return new_round(model, schedule=schedule, hyperparameters=SETTINGS, contexts=CONTEXTS)
 
 
 def make_priors(config: RoundConfig) -> dict[str, Prior]:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(config.d_in, 4 * config.d_in, generator=generator, dtype=torch.float64)
-    return {w: Prior.from_second_moment(x @ x.T / x.shape[1], 5.0) for w in config.weights}
+    return {w: Prior.from_second_moment(x @ x.T / x.shape[1], 5.0) for w in config.weight_names}
 
 
 def make_parties(
@@ -312,7 +312,7 @@ def test_averaging_methods_refuse_statistics_in_a_sequential_round(
 
 def test_priors_of_another_width_are_refused(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
-    priors = {w: Prior(torch.eye(40, dtype=torch.float64)) for w in config.weights}
+    priors = {w: Prior(torch.eye(40, dtype=torch.float64)) for w in config.weight_names}
     coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))
     with pytest.raises(RoundError, match="40 wide; keys are 48"):
         coordinator.merge({"bank": one_update(tiny_llama, config)})

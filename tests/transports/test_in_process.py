@@ -11,18 +11,16 @@ import torch
 from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate, relative_distance
-from collabedit.messages import Covariance
-from collabedit.editors import Hyperparameters, editors
-from collabedit.parties import fine_tune
 from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters, editors
 from collabedit.errors import CovarianceError, InputError, RoundError
 from collabedit.evaluation import score
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, Delta, RoundConfig, RoundState, Schedule
 from collabedit.models import LanguageModel
+from collabedit.parties import Party, fine_tune, new_round, round_on
 from collabedit.requests import EditRequest
-from collabedit.rounds import Coordinator, merge_deltas
-from collabedit.messages import Delta, RoundConfig, RoundState, Schedule
-from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, dynamic_priors, merge_deltas, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
@@ -42,7 +40,7 @@ AT_ONCE = [editor.name for editor in editors() if editor.at_once]
 
 
 def round_of(
-    model: LanguageModel, editor: str, schedule: Schedule = Schedule.SEQUENTIAL
+    model: LanguageModel, editor: str, schedule: Schedule = Schedule.LAYERWISE
 ) -> RoundConfig:
     one_layer = editor in ("ROME", "FT-L")
     settings = SETTINGS.with_changes(layers=(2,)) if one_layer else SETTINGS
@@ -56,7 +54,7 @@ def covariance_of(config: RoundConfig) -> Covariance:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(config.d_in, 4 * config.d_in, generator=generator, dtype=torch.float64)
     return Covariance(
-        second_moments=dict.fromkeys(config.weights, x @ x.T / x.shape[1]),
+        second_moments=dict.fromkeys(config.weight_names, x @ x.T / x.shape[1]),
         samples=x.shape[1],
         corpus="random numbers",
         model=config.model,
@@ -78,7 +76,7 @@ def parties_of(
 
 def coordinator_of(config: RoundConfig, method: str) -> Coordinator:
     covariance = covariance_of(config) if config.rules.has_statistics else None
-    return Coordinator(config, config.priors(covariance), resolve_method(method))
+    return Coordinator(config, static_priors(config, covariance), resolve_method(method))
 
 
 def edited_by(method: str, parties: Sequence[Party]) -> Delta:
@@ -89,7 +87,7 @@ def dense_update(
     config: RoundConfig, keys: Tensor, residuals: Tensor, past: Tensor | None = None
 ) -> Tensor:
     """The editors' formulas as their papers give them, with dense inverses."""
-    moment = covariance_of(config).second_moments[config.weights[0]]
+    moment = covariance_of(config).second_moments[config.weight_names[0]]
     earlier = torch.zeros_like(moment) if past is None else past @ past.T
     identity = torch.eye(len(moment), dtype=torch.float64)
     if config.editor == "AlphaEdit":
@@ -140,18 +138,18 @@ def test_a_sequential_round_is_the_papers_formula(tiny_llama: LanguageModel, edi
 
 def test_alpha_edit_gathers_the_keys_of_earlier_rounds(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "AlphaEdit", Schedule.ONE_SHOT)
-    static = config.priors(covariance_of(config))
+    static = static_priors(config, covariance_of(config))
     state = RoundState()
-    past = {name: torch.zeros(config.d_in, 0, dtype=torch.float64) for name in config.weights}
+    past = {name: torch.zeros(config.d_in, 0, dtype=torch.float64) for name in config.weight_names}
     for requests in (REQUESTS[:2], REQUESTS[2:4], REQUESTS[4:]):
         with tiny_llama.starting_from(state.changes):
-            party = Party(tiny_llama, requests, config.on(tiny_llama))
+            party = Party(tiny_llama, requests, round_on(config, tiny_llama))
             coordinator = Coordinator(
-                party.config, state.priors(static, beta=1.0), resolve_method("GLOBAL")
+                party.config, dynamic_priors(static, state.keys, 1.0), resolve_method("GLOBAL")
             )
             delta = run_in_process([party], coordinator)
             now = measure(tiny_llama, requests, CONTEXTS, config.layers, 2)
-        for layer, name in zip(config.layers, config.weights, strict=True):
+        for layer, name in zip(config.layers, config.weight_names, strict=True):
             residuals = config.residual_share(layer) * (party.targets.double() - now.hidden)
             expected = dense_update(config, now.keys[layer], residuals, past[name])
             found = delta.changes[name]
@@ -166,21 +164,25 @@ def test_several_rounds_of_several_parties_are_those_of_one(
 ) -> None:
     """Keys of earlier rounds gather the same, whoever held them."""
     config = round_of(tiny_llama, editor, Schedule.ONE_SHOT)  # float32 weights round 1e-15 apart
-    static = config.priors(covariance_of(config))
+    static = static_priors(config, covariance_of(config))
     many, one = RoundState(), RoundState()
     for requests in (REQUESTS[:3], REQUESTS[3:5], REQUESTS[4:]):
         with tiny_llama.starting_from(many.changes):
-            now = config.on(tiny_llama)
+            now = round_on(config, tiny_llama)
             parties = [Party(tiny_llama, [request], now) for request in requests]
-            merging = Coordinator(now, many.priors(static, 1.0), resolve_method("CollabEdit"))
-            pooling = Coordinator(now, one.priors(static, 1.0), resolve_method("GLOBAL"))
+            merging = Coordinator(
+                now, dynamic_priors(static, many.keys, 1.0), resolve_method("CollabEdit")
+            )
+            pooling = Coordinator(
+                now, dynamic_priors(static, one.keys, 1.0), resolve_method("GLOBAL")
+            )
             merged = run_in_process(parties, merging)
             pooled = run_in_process([Party.pooled(parties)], pooling)
         for name, expected in pooled.changes.items():
             assert relative_distance(merged.changes[name], expected) < 1e-10
         many = many.after(merged.changes, merging.keys)
         one = one.after(pooled.changes, pooling.keys)
-    for name in config.weights:
+    for name in config.weight_names:
         assert many.keys[name].shape[1] >= 6
         ours, theirs = (state.keys[name] @ state.keys[name].T for state in (many, one))
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-10
@@ -222,7 +224,7 @@ def test_emmet_gives_conflicting_answers_their_mean(tiny_llama: LanguageModel) -
     delta = edited_by("CollabEdit", parties)
     now = measure(tiny_llama, [ours], CONTEXTS, config.layers, 2)
     targets = (3 * parties[0].targets.double() + parties[2].targets.double()) / 4
-    for layer, name in zip(config.layers, config.weights, strict=True):
+    for layer, name in zip(config.layers, config.weight_names, strict=True):
         wanted = config.residual_share(layer) * (targets - now.hidden)
         found = delta.changes[name].dense() @ now.keys[layer]
         assert float((found - wanted).norm() / wanted.norm()) < 1e-9
@@ -268,7 +270,7 @@ def test_rome_edits_in_the_order_of_parties_and_requests(tiny_llama: LanguageMod
     merged = edited_by("CollabEdit", parties)
     pooled = edited_by("GLOBAL", [Party.pooled(parties)])
     assert tiny_llama.state_fingerprint() == before
-    (name,) = config.weights
+    (name,) = config.weight_names
     assert relative_distance(merged.changes[name], pooled.changes[name]) < 1e-10
     assert (merged.metadata.parties, merged.metadata.edits) == (3, 6)
     assert (pooled.metadata.parties, pooled.metadata.edits) == (1, 6)
@@ -287,7 +289,7 @@ def test_rome_tells_of_all_its_edits(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "ROME")
     coordinator = coordinator_of(config, "CollabEdit")
     run_in_process(parties_of(tiny_llama, config, [2, 1]), coordinator)
-    (name,) = config.weights
+    (name,) = config.weight_names
     assert coordinator.keys[name].shape == (config.d_in, 3)
     assert coordinator.residual_norms[name] > 0
     assert coordinator.delta.metadata.complete
@@ -308,7 +310,7 @@ def test_fine_tuning_is_pooled_and_its_deltas_merge(tiny_llama: LanguageModel) -
     parties = parties_of(tiny_llama, config)
     pooled = edited_by("GLOBAL", [Party.pooled(parties)])
     expected = fine_tune(tiny_llama, REQUESTS, config.hyperparameters)
-    (name,) = config.weights
+    (name,) = config.weight_names
     assert torch.equal(pooled.changes[name].dense(), expected[name].dense())
     assert (pooled.metadata.editor, pooled.metadata.edits) == ("FT-L", 6)
     own = {str(place): edited_by("GLOBAL", [party]) for place, party in enumerate(parties)}
@@ -339,7 +341,7 @@ def test_a_weighted_average_goes_by_the_edits_of_the_parties(tiny_llama: Languag
     own = [edited_by("GLOBAL", [party]) for party in parties]
     from_updates = edited_by("WSA", parties)
     from_deltas = merge_deltas({str(i): d for i, d in enumerate(own)}, resolve_method("WSA"))
-    for name in config.weights:
+    for name in config.weight_names:
         dense = [delta.changes[name].dense() for delta in own]
         expected = LowRankUpdate.from_dense((dense[0] + 3 * dense[1] + 2 * dense[2]) / 6)
         assert relative_distance(from_updates.changes[name], expected) < 1e-10
@@ -358,15 +360,15 @@ def test_a_weighted_average_goes_by_the_users_weights(
     updates = {str(i): p.contribute(coordinator.delta) for i, p in enumerate(parties)}
     from_updates = coordinator.merge(updates, weights)
     from_deltas = merge_deltas(own, resolve_method("WSA"), weights=weights)
-    for name in config.weights:
+    for name in config.weight_names:
         parts = [w * own[str(i)].changes[name].dense() for i, w in enumerate(weights)]
         expected = LowRankUpdate.from_dense(torch.stack(parts).sum(dim=0) / sum(weights))
         assert relative_distance(from_updates.changes[name], expected) < 1e-10
         assert relative_distance(from_deltas.changes[name], expected) < 1e-10
-    assert from_updates.metadata.weights == from_deltas.metadata.weights == weights
-    by_edits = merge_deltas(own, resolve_method("WSA")).metadata.weights
+    assert from_updates.metadata.party_weights == from_deltas.metadata.party_weights == weights
+    by_edits = merge_deltas(own, resolve_method("WSA")).metadata.party_weights
     assert by_edits == (1.0, 3.0, 2.0)
-    assert merge_deltas(own, resolve_method("SA")).metadata.weights == ()
+    assert merge_deltas(own, resolve_method("SA")).metadata.party_weights == ()
 
 
 def test_weights_that_do_not_fit_leave_the_round_as_it_was(tiny_llama: LanguageModel) -> None:
@@ -402,17 +404,17 @@ def test_several_layers_are_refused_before_any_work(tiny_llama: LanguageModel) -
 def test_priors_need_a_covariance_of_the_model(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "EMMET")
     with pytest.raises(CovarianceError, match="EMMET needs a covariance"):
-        config.priors(None)
+        static_priors(config, None)
     other = make_model("llama")
-    other.apply_({config.weights[0]: change(other)})
+    other.apply_({config.weight_names[0]: change(other)})
     with pytest.raises(CovarianceError, match="another model"):
-        config.priors(covariance_of(round_of(other, "EMMET")))
-    assert round_of(tiny_llama, "FT-L").priors(None) == {}
+        static_priors(config, covariance_of(round_of(other, "EMMET")))
+    assert static_priors(round_of(tiny_llama, "FT-L"), None) == {}
 
 
 def test_a_null_space_without_directions_is_refused(tiny_llama: LanguageModel) -> None:
     settings = SETTINGS.with_changes(null_space_threshold=1e-6)
     config = new_round(tiny_llama, editor="AlphaEdit", hyperparameters=settings, contexts=CONTEXTS)
     with pytest.raises(CovarianceError, match="raise null_space_threshold above that") as caught:
-        config.priors(covariance_of(config))
-    assert config.weights[0] in str(caught.value)
+        static_priors(config, covariance_of(config))
+    assert config.weight_names[0] in str(caught.value)

@@ -18,8 +18,8 @@ from collabedit.evaluation import evaluate, summarise
 from collabedit.experiments import load_summary
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
-from collabedit.rounds import Coordinator
 from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
 from collabedit.tuning import TuneSettings, causal_tracing, tune
 from tests.experiments.studies import LAYERS, Tiny
@@ -101,7 +101,7 @@ def test_the_rows_are_what_editing_with_their_settings_gives(found: Path, tiny: 
     chosen = random.Random(0).sample(records, len(records))[:3]
     assert summary["unedited"] == summarise(evaluate(model, chosen))
     config = new_round(model, hyperparameters=Hyperparameters.from_file(found / "preset.json"))
-    priors = config.priors(default_covariance(model, (0, 1, 2)))
+    priors = static_priors(config, default_covariance(model, (0, 1, 2)))
     party = Party(model, [record.request for record in chosen], config)
     delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     with model.edited(delta.changes):

@@ -59,8 +59,8 @@ def doctor(
 
     from collabedit.covariance import SelfCorpus
     from collabedit.covariance.collect import TOKENS_PER_INPUT
-    from collabedit.editors import default_hyperparameters, resolve_editor
-    from collabedit.editors import Hyperparameters
+    from collabedit.editors import Hyperparameters, default_hyperparameters, resolve_editor
+    from collabedit.messages import parse_schedule
     from collabedit.models.devices import checked_device, default_device
     from collabedit.models.loading import load_model, load_structure_only, parse_dtype
     from collabedit.models.precision import has_fast_bfloat16
@@ -73,7 +73,6 @@ def doctor(
         run_trial,
         typical_rates,
     )
-    from collabedit.messages import parse_schedule
 
     rules, place = resolve_editor(editor), checked_device(device)
     budget, kind = read_bytes(memory_budget), parse_dtype(dtype)

@@ -11,8 +11,8 @@ import typer
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
-    from collabedit.messages import Covariance
     from collabedit.editors import Hyperparameters
+    from collabedit.messages import Covariance
     from collabedit.models import LanguageModel
 
 ModelOption = Annotated[
@@ -30,7 +30,8 @@ EditorOption = Annotated[
 ScheduleOption = Annotated[
     str,
     typer.Option(
-        help="'sequential' measures each layer's residual anew (best edits, one exchange a layer); "
+        help="'layerwise' measures the residual again for each layer (best edits, one exchange a "
+        "layer); "
         "'one-shot' takes all from the unedited model (one exchange in all)."
     ),
 ]
@@ -77,6 +78,16 @@ MemoryOption = Annotated[
         "as much as is quickest.",
     ),
 ]
+RoundOption = Annotated[
+    Path, typer.Option("--round", help="The round.json that all parties share.")
+]
+SoFarOption = Annotated[
+    Path | None,
+    typer.Option("--delta", help="Layerwise rounds: the delta of the layers merged so far."),
+]
+LambdaOption = Annotated[
+    float | None, typer.Option("--lambda", help="Weight of the prior; the preset's by default.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling.")]
 SkipBadOption = Annotated[
     bool,
@@ -106,8 +117,8 @@ def read_covariance(
     path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int
 ) -> Covariance:
     """The covariance of a file, or the one that is collected and cached by default."""
-    from collabedit.messages import Covariance
     from collabedit.covariance import default_covariance
+    from collabedit.messages import Covariance
 
     return default_covariance(model, layers, seed) if path is None else Covariance.load(path)
 
@@ -155,3 +166,8 @@ def read_bytes(text: str | None) -> int | None:
     if size < 1:
         raise InputError(f"--memory-budget: cannot read {text!r}; write it like 2GB or 500MB")
     return size
+
+
+def spread(layers: tuple[int, ...]) -> str:
+    """Layers as people write them: ``5-9``, or ``5``."""
+    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])

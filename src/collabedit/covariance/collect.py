@@ -35,9 +35,9 @@ import torch
 from torch import Tensor
 
 from collabedit.covariance.corpus import Corpus, Plan, Report, SelfCorpus, Window, grouped
-from collabedit.messages import Covariance
 from collabedit.errors import CollabEditError, CovarianceError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json, utc_now
+from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import captured_inputs, stops_before
 from collabedit.models.memory import pass_tokens

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from collabedit.editors import Hyperparameters
 from collabedit.editing.text_groups import Passes, Text, TextGroup, regrouped
+from collabedit.editors import Hyperparameters
 from collabedit.progress import Progress
 
 __all__ = ["TargetSolver"]

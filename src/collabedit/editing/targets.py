@@ -23,13 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collabedit.editors import Contexts, bare_contexts, context_weights
-from collabedit.editors import Hyperparameters
 from collabedit.editing.keys import measure
 from collabedit.editing.passes import quickest_passes
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.editing.text_groups import Passes, Text
 from collabedit.editing.texts import KL_PROMPT, check_requests
+from collabedit.editors import Contexts, Hyperparameters, bare_contexts, context_weights
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from collabedit.editors.published import is_published, read_published
-from collabedit.errors import InputError, one_line
+from collabedit.errors import InputError, one_line, shown
 from collabedit.files import RepeatedNames, decode_json, read_text
 
 __all__ = ["Hyperparameters"]

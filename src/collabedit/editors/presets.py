@@ -32,8 +32,8 @@ class Depth(Protocol):
         """Number of decoder layers."""
 
     @property
-    def output_norm(self) -> str | None:
-        """The norm behind the MLP, if there is one; such models take edits in one layer."""
+    def single_layer(self) -> bool:
+        """Whether the model takes edits in one layer only."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ class Preset:
     source: str
 
 
-def default_hyperparameters(
-    name: str, structure: Depth, editor: str = DEFAULT_EDITOR
-) -> Preset:
+def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_EDITOR) -> Preset:
     """The settings to use for a model when the user gives none.
 
     A preset is taken when the name is the preset's, or ends in it as a path or a Hub id does

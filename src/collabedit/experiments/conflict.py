@@ -25,8 +25,8 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.merging import resolve_method
-from collabedit.requests import Record
 from collabedit.messages import Delta
+from collabedit.requests import Record
 
 __all__ = ["MODES", "ConflictSettings", "conflict"]
 

@@ -25,9 +25,9 @@ from collabedit.experiments.study import (
 )
 from collabedit.files import read_json, write_text
 from collabedit.merging import POOLED, resolve_method
+from collabedit.messages import RoundConfig, Schedule
 from collabedit.reporting.editor_tables import editor_grids
 from collabedit.requests import Record
-from collabedit.messages import RoundConfig, Schedule
 from collabedit.rounds import gives_statistics
 
 __all__ = ["EITHER", "EditorsSettings", "compare_editors"]

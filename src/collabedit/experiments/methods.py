@@ -9,11 +9,10 @@ from torch import Tensor
 
 from collabedit.algebra import Prior, relative_distance
 from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
-from collabedit.rounds import Coordinator
 from collabedit.messages import Delta, RoundConfig
 from collabedit.parties import Party
+from collabedit.rounds import Coordinator, merge_deltas
 from collabedit.transports import run_in_process
-from collabedit.rounds import merge_deltas
 
 __all__ = ["POOLED", "Merged", "distance", "distances", "edit_alone", "merge_edits"]
 
@@ -31,7 +30,7 @@ class Merged:
 
     delta: Delta
     keys: Mapping[str, Tensor] = field(default_factory=dict)
-    residual_norms: Mapping[str, float] = field(default_factory=dict)
+    residual_norms: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def merge_edits(

@@ -24,8 +24,8 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.experiments.trajectory import Trajectory, trajectories
-from collabedit.requests import Record
 from collabedit.messages import RoundState
+from collabedit.requests import Record
 
 __all__ = ["DEFAULT_BETA", "MultiRoundSettings", "multi_round"]
 

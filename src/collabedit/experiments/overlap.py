@@ -25,9 +25,9 @@ from collabedit.experiments.study import (
 )
 from collabedit.experiments.trajectory import Trajectory
 from collabedit.merging import resolve_method
-from collabedit.requests import EditRequest, Record
 from collabedit.messages import Delta
 from collabedit.parties import Party
+from collabedit.requests import EditRequest, Record
 
 __all__ = ["OverlapSettings", "overlap"]
 

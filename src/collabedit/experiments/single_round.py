@@ -20,9 +20,9 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.merging import resolve_method
-from collabedit.requests import Record
 from collabedit.messages import Delta
 from collabedit.parties import Party
+from collabedit.requests import Record
 
 __all__ = ["SingleRoundSettings", "case_of", "edit_and_measure", "single_round", "write_cases"]
 

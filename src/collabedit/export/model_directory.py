@@ -8,8 +8,9 @@ from pathlib import Path
 
 from collabedit.errors import InputError
 from collabedit.files import write_json
-from collabedit.models.language_model import LanguageModel
 from collabedit.messages import Delta
+from collabedit.models.language_model import LanguageModel
+from collabedit.parties import apply_delta
 
 __all__ = ["check_output_directory", "save_edited_model"]
 
@@ -47,7 +48,7 @@ def save_edited_model(
     """
     check_output_directory(path, overwrite=overwrite)
     delta.require_complete()
-    delta.apply_to(model)
+    apply_delta(model, delta)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:

@@ -88,7 +88,9 @@ class TensorMessage(ABC):
 
     @classmethod
     @abstractmethod
-    def unpack(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str) -> Self:
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
         """The message in arrays and metadata that may come from anyone.
 
         Args:

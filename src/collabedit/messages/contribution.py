@@ -109,7 +109,9 @@ class Contribution(TensorMessage):
         return tensors, self.metadata.model_dump(mode="json")
 
     @classmethod
-    def unpack(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str) -> Self:
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
         """Read a contribution, trusting nothing in it.
 
         Raises:
@@ -152,9 +154,7 @@ class Contribution(TensorMessage):
                     "there can't be more directions than edits"
                 )
 
-    def _check_place(
-        self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]
-    ) -> None:
+    def _check_place(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
         metadata = self.metadata
         if metadata.model_sha256 != config.model_sha256:
             raise ContributionError(

@@ -83,7 +83,9 @@ class Covariance(TensorMessage):
         return tensors, header.model_dump(mode="json")
 
     @classmethod
-    def unpack(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str) -> Self:
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
         """Read second moments that may come from anyone.
 
         Raises:

@@ -162,7 +162,9 @@ class Delta(TensorMessage):
         return packed_updates(self.changes), self.metadata.model_dump(mode="json")
 
     @classmethod
-    def unpack(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str) -> Self:
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
         """Read a delta, trusting nothing in it.
 
         Raises:

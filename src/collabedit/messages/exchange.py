@@ -56,7 +56,9 @@ class Request(TensorMessage):
         return tensors, _RequestMetadata(kind=self.kind, delta=about).model_dump(mode="json")
 
     @classmethod
-    def unpack(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str) -> Self:
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
         """Read a request, trusting nothing in it.
 
         Raises:

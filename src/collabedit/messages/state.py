@@ -94,7 +94,9 @@ class RoundState(TensorMessage):
         return tensors, about.model_dump(mode="json")
 
     @classmethod
-    def unpack(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str) -> Self:
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
         """Read a state, trusting nothing in it.
 
         Raises:

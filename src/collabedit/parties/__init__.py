@@ -4,6 +4,7 @@ from collabedit.parties.applying import apply_delta
 from collabedit.parties.fine_tuning import fine_tune
 from collabedit.parties.opening import check_round_model, new_round, round_on
 from collabedit.parties.party import Party, checked_threshold
+from collabedit.parties.secret import stored_secret
 
 __all__ = [
     "Party",
@@ -13,4 +14,5 @@ __all__ = [
     "fine_tune",
     "new_round",
     "round_on",
+    "stored_secret",
 ]

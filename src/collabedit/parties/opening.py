@@ -66,12 +66,15 @@ def new_round(
         weight_names=tuple(names),
         d_in=model.structure.mlp_size,
         d_out=model.structure.hidden_size,
-        **({} if state is None or not state.finished else _continuing(state, fingerprint)),
+        state_sha256="" if state is None else state.sha256,
+        base_sha256={} if state is None else _base(state, fingerprint),
     )
 
 
-def _continuing(state: RoundState, fingerprint: dict[str, str]) -> dict[str, object]:
-    """What ties a later round to the earlier ones."""
+def _base(state: RoundState, fingerprint: dict[str, str]) -> dict[str, str]:
+    """The hashes of the weights before the first round; none if this is the first one."""
+    if not state.finished:
+        return {}
     base = {name: state.base_sha256.get(name, "") for name in fingerprint}
     if "" in base.values():
         raise InputError(
@@ -83,7 +86,7 @@ def _continuing(state: RoundState, fingerprint: dict[str, str]) -> dict[str, obj
             "the model is the one before the first round; give the model with the delta of the "
             "last round applied (collabedit apply)"
         )
-    return {"state_sha256": state.sha256, "base_sha256": base}
+    return base
 
 
 def round_on(config: RoundConfig, model: LanguageModel) -> RoundConfig:

@@ -17,6 +17,7 @@ from collabedit.algebra import compress
 from collabedit.editing.keys import Measurement, measure
 from collabedit.editing.targets import TargetCache, optimise_targets
 from collabedit.editing.texts import check_requests
+from collabedit.editors import Procedure
 from collabedit.errors import InputError, RequestError, RoundError
 from collabedit.evaluation import score
 from collabedit.messages import (
@@ -314,7 +315,7 @@ class Party:
         rules = self.config.rules
         if not rules.has_statistics:
             raise RoundError(f"{rules.name} has no statistics to send")
-        if rules.one_at_a_time and len(self.requests) > 1:
+        if rules.procedure is Procedure.ONE_BY_ONE and len(self.requests) > 1:
             raise RoundError(
                 f"{rules.name} takes one edit at a time, and this party has {len(self.requests)}; "
                 "EMMET with one layer takes them together"

@@ -89,7 +89,7 @@ def detect(updates: Mapping[str, ContributionMetadata]) -> Detection:
         updates: by a name for each party; their order is what :func:`decide` goes by.
 
     Raises:
-        ContributionError: when an update carries no fingerprints, or they were made with another key.
+        ContributionError: when a contribution carries no fingerprints, or some of another key.
     """
     _check_comparable(updates)
     fingerprints = {party: tuple(sorted(about.fingerprints)) for party, about in updates.items()}
@@ -196,5 +196,3 @@ def _surplus(
         else:
             places.append(place)
     return tuple(places)
-
-

@@ -4,11 +4,15 @@ It asks parties over a :class:`Transport`, checks and merges what they send, and
 :class:`Ledger`. Importing this package does not load transformers.
 """
 
-from collabedit.rounds import Coordinator, gives_statistics, merge_deltas, require_statistics
+from collabedit.rounds.coordinator import (
+    Coordinator,
+    gives_statistics,
+    merge_deltas,
+    require_statistics,
+)
 from collabedit.rounds.ledger import Entry, Exchange, Ledger
-from collabedit.rounds.loop import Dropout, run_in_process
-from collabedit.rounds import Priors, priors_at_once
-from collabedit.rounds.priors import dynamic_priors, static_priors
+from collabedit.rounds.loop import Dropout, run_round
+from collabedit.rounds.priors import Priors, dynamic_priors, priors_at_once, static_priors
 from collabedit.rounds.transport import Failure, Transport
 
 __all__ = [
@@ -25,6 +29,6 @@ __all__ = [
     "merge_deltas",
     "priors_at_once",
     "require_statistics",
-    "run_in_process",
+    "run_round",
     "static_priors",
 ]

@@ -178,7 +178,9 @@ class Ledger(TensorMessage):
         return tensors, header.model_dump(mode="json")
 
     @classmethod
-    def unpack(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str) -> Self:
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
         """Read a ledger.
 
         Raises:

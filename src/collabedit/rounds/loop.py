@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from collabedit.errors import CollabEditError, ContributionError, RoundError
 from collabedit.messages import Contribution, Delta, Ready, Request, RequestKind
-from collabedit.rounds import Coordinator
+from collabedit.rounds.coordinator import Coordinator
 from collabedit.rounds.ledger import Ledger
 from collabedit.rounds.transport import Failure, Transport
 
-__all__ = ["Dropout", "run_in_process"]
+__all__ = ["Dropout", "run_round"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Dropout(str, Enum):
     without it, so that the result is exact for those who remain."""
 
 
-def run_in_process(
+def run_round(
     transport: Transport,
     coordinator: Coordinator,
     *,
@@ -92,9 +92,7 @@ class _Asking:
         lost = len(self._parties) < before
         return None if lost and self._coordinator.ledger.exchanges else answers
 
-    def _ask(
-        self, kind: RequestKind, read: Callable[[str, bytes], Answer]
-    ) -> Mapping[str, Answer]:
+    def _ask(self, kind: RequestKind, read: Callable[[str, bytes], Answer]) -> Mapping[str, Answer]:
         request = Request(kind, self._coordinator.delta).to_bytes()
         replies = self._transport.exchange(request, self._parties)
         answers: dict[str, Answer] = {}
@@ -132,16 +130,12 @@ class _Asking:
     def _contribution(self, party: str, reply: bytes) -> Contribution:
         contribution = Contribution.from_bytes(reply, party)
         if contribution.metadata.party not in ("", party):
-            raise ContributionError(
-                f"it calls itself {contribution.metadata.party!r}", party=party
-            )
+            raise ContributionError(f"it calls itself {contribution.metadata.party!r}", party=party)
         self._coordinator.check(party, contribution)
         return contribution
 
 
-def _read(
-    party: str, reply: bytes, read: Callable[[str, bytes], Answer]
-) -> Answer | Failure:
+def _read(party: str, reply: bytes, read: Callable[[str, bytes], Answer]) -> Answer | Failure:
     """One bad message fails its party, not the round."""
     try:
         return read(party, reply)

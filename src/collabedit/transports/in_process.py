@@ -9,8 +9,7 @@ from collabedit.editors import Procedure
 from collabedit.errors import CollabEditError, RoundError
 from collabedit.messages import Delta, Request, RoundState
 from collabedit.parties import Party, fine_tune, round_on
-from collabedit.rounds import Coordinator, Failure
-from collabedit.transports import run_in_process
+from collabedit.rounds import Coordinator, Failure, run_round
 
 __all__ = ["InProcess", "run_in_process"]
 
@@ -69,7 +68,7 @@ def run_in_process(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
 
 
 def _together(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
-    return run_in_process(InProcess(parties), coordinator)
+    return run_round(InProcess(parties), coordinator)
 
 
 def _one_by_one(parties: Sequence[Party], coordinator: Coordinator) -> Delta:

@@ -13,7 +13,7 @@ from collabedit.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from collabedit.messages import Decision, Policy, ContributionMetadata
+    from collabedit.messages import ContributionMetadata, Decision, Policy
     from collabedit.privacy import Detection
 
 _CAPTION = "overlapping / conflicting questions of two parties; on the diagonal, within one"
@@ -44,11 +44,10 @@ def detect(
     It sees how many there are, and not what they say. With a policy it decides which stay: the
     parties then make their updates with that --decision, before anything is merged.
     """
-    from collabedit.reporting.tables import console
-    from collabedit.messages import ContributionMetadata
+    from collabedit.messages import ContributionMetadata, parse_policy
     from collabedit.privacy import decide
     from collabedit.privacy import detect as find
-    from collabedit.messages import parse_policy
+    from collabedit.reporting.tables import console
 
     chosen = parse_policy(policy)
     _check_out(chosen, out)
