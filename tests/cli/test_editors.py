@@ -59,7 +59,7 @@ def test_three_parties_by_files_get_the_pooled_edit(
     for party in ("party0", "party1", "party2", "all"):
         updates.append(tmp_path / f"{party}.safetensors")
         collabedit(
-            *("update", "--round", config, "--requests", place / f"{party}.jsonl"),
+            *("contribute", "--round", config, "--requests", place / f"{party}.jsonl"),
             *("-o", updates[-1]),
         )
     shared = ("--round", config, "--covariance", place / "cov.safetensors")

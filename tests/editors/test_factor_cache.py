@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collabedit.algebra import Prior
-from collabedit.covariance import factor_cache
+from collabedit.editors import factor_cache
 from collabedit.editors.factor_cache import null_space_prior_of, prior_of
 from collabedit.errors import CovarianceError
 

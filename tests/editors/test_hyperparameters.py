@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.editing.test_published import ALPHA_EDIT, EASYEDIT, EMMET, FT, MEMIT, PMET, ROME
 
 from collabedit import Coordinator, Delta, Hyperparameters, Party, new_round, resolve_method
 from collabedit.algebra import Prior
@@ -18,6 +17,7 @@ from collabedit.errors import CollabEditError, InputError
 from collabedit.models import LanguageModel
 from collabedit.parties import fine_tune
 from tests.editing.facts import CONTEXTS, REQUESTS
+from tests.editors.test_published import ALPHA_EDIT, EASYEDIT, EMMET, FT, MEMIT, PMET, ROME
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from collabedit.editors import (
+    CovariancePrior,
     Hyperparameters,
-    PriorKind,
+    NullSpacePrior,
+    Procedure,
     default_hyperparameters,
     editors,
     resolve_editor,
@@ -20,16 +22,21 @@ from collabedit.models import LanguageModel
 
 
 def test_the_registry_holds_what_the_documentation_lists() -> None:
-    rows = {e.name: (e.prior, e.ridge, e.single_layer, e.one_at_a_time) for e in editors()}
-    covariance = PriorKind.COVARIANCE
+    settings = Hyperparameters(
+        layers=(1,), prior_weight=7.0, null_space_threshold=0.5, null_space_weight=3.0
+    )
+    rows = {e.name: (e.procedure, e.ridge, e.single_layer, e.beta) for e in editors()}
     assert rows == {
-        "MEMIT": (covariance, 1.0, False, False),
-        "PMET": (covariance, 1.0, False, False),
-        "EMMET": (covariance, 0.0, False, False),
-        "ROME": (covariance, 0.0, True, True),
-        "AlphaEdit": (PriorKind.NULL_SPACE, 1.0, False, False),
-        "FT-L": (None, 1.0, True, False),
+        "MEMIT": (Procedure.TOGETHER, 1.0, False, 10.0),
+        "PMET": (Procedure.TOGETHER, 1.0, False, 10.0),
+        "EMMET": (Procedure.TOGETHER, 0.0, False, 10.0),
+        "ROME": (Procedure.ONE_BY_ONE, 0.0, True, 10.0),
+        "AlphaEdit": (Procedure.TOGETHER, 1.0, False, 1.0),
+        "FT-L": (Procedure.FINE_TUNING, 1.0, True, 10.0),
     }
+    specs = {e.name: e.prior_spec(settings) for e in editors() if e.has_statistics}
+    assert specs.pop("AlphaEdit") == NullSpacePrior(0.5, 3.0)
+    assert set(specs.values()) == {CovariancePrior(7.0)}
     page = Path(__file__).parents[2] / "docs" / "editors.md"
     assert all(f"| {name} |" in page.read_text("utf-8") for name in rows)
 

@@ -4,7 +4,6 @@ import weakref
 
 import pytest
 import torch
-from tests.rounds.test_in_process import covariance_of
 
 from collabedit.algebra import Prior, relative_distance
 from collabedit.editors import editors
@@ -17,6 +16,7 @@ from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.rounds.test_round import SETTINGS
+from tests.transports.test_in_process import covariance_of
 
 
 def prior_of(name: str) -> Prior:

@@ -13,6 +13,7 @@ from collabedit.cli.options import (
     RoundOption,
     SkipBadOption,
     SoFarOption,
+    TrustOption,
     read_bytes,
     spread,
 )

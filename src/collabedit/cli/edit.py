@@ -20,6 +20,7 @@ from collabedit.cli.options import (
     ScheduleOption,
     SeedOption,
     SkipBadOption,
+    TrustOption,
     read_bytes,
     read_covariance,
     read_hyperparameters,

@@ -16,6 +16,7 @@ from collabedit.cli.options import (
     ModelOption,
     ScheduleOption,
     SeedOption,
+    TrustOption,
     read_hyperparameters,
     spread,
 )

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from collabedit.experiments.methods import distances, edit_alone, merge_edits
+from collabedit.collaboration import distances, edit_alone, merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.study import (
     Measured,

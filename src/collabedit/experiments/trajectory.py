@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict, cast
 
-from collabedit.experiments.methods import POOLED, distance, merge_edits
+from collabedit.collaboration import distance, merge_edits
 from collabedit.experiments.study import Study
-from collabedit.merging import Merges, resolve_method
+from collabedit.merging import POOLED, Merges, resolve_method
 from collabedit.messages import RoundState
 from collabedit.requests import EditRequest
 from collabedit.rounds import dynamic_priors
@@ -28,7 +28,7 @@ class RoundFacts(TypedDict):
 
     edits: int
     skipped: int
-    residual_norms: dict[str, float]
+    residual_norms: dict[str, float | None]
     distance_from_pooled: float | None
 
 

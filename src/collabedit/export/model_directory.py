@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,7 +31,12 @@ def check_output_directory(path: Path, *, overwrite: bool = False) -> None:
 
 
 def save_edited_model(
-    model: LanguageModel, delta: Delta, path: Path, *, overwrite: bool = False
+    model: LanguageModel,
+    delta: Delta,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    applied: bool = False,
 ) -> None:
     """Apply a delta to a model and save it with its tokenizer and where the edits came from.
 
@@ -41,14 +47,17 @@ def save_edited_model(
         delta: a complete delta.
         path: the directory.
         overwrite: replace a directory that is not empty.
+        applied: whether the delta is in the model's weights already.
 
     Raises:
         InputError: when the directory may not be written.
         RoundError: when the delta is incomplete, or of another model.
     """
+    path = Path(path)
     check_output_directory(path, overwrite=overwrite)
     delta.require_complete()
-    apply_delta(model, delta)
+    if not applied:
+        apply_delta(model, delta)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:

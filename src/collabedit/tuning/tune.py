@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from collabedit.collaboration import edit_alone
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset
 from collabedit.editing import TargetCache, sample_contexts
@@ -24,7 +25,6 @@ from collabedit.editors import (
 )
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import evaluate, summarise
-from collabedit.experiments.methods import edit_alone
 from collabedit.experiments.runs import Run, open_run
 from collabedit.experiments.study import RunSettings
 from collabedit.files import sha256_of_json, write_json, write_text
