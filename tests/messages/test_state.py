@@ -230,7 +230,7 @@ def test_malformed_arrays_are_refused(
     [
         {"format": "collabedit.delta"},
         {"format": None},
-        {"version": 2},
+        {"version": 3},
         {"version": None},
         {"finished": None},
         {"finished": "many"},

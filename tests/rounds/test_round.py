@@ -16,7 +16,7 @@ from collabedit.messages import Contribution, Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round
 from collabedit.requests import EditRequest
-from collabedit.rounds import Coordinator, merge_deltas
+from collabedit.rounds import Coordinator, Ledger, merge_deltas
 from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
@@ -135,7 +135,7 @@ def test_files_carry_a_round_exactly(tiny_llama: LanguageModel, tmp_path: Path) 
     assert loaded == config
     assert loaded.sha256 == config.sha256
     parties = make_parties(tiny_llama, loaded)
-    delta = Delta.empty(loaded)
+    delta, ledger = Delta.empty(loaded), None
     for _ in loaded.layers:
         updates = {}
         for index, party in enumerate(parties):
@@ -143,10 +143,12 @@ def test_files_carry_a_round_exactly(tiny_llama: LanguageModel, tmp_path: Path) 
             party.contribute(delta).save(path)
             updates[path.name] = Contribution.load(path)
         coordinator = Coordinator(
-            loaded, make_priors(loaded), resolve_method("CollabEdit"), delta=delta
+            loaded, make_priors(loaded), resolve_method("CollabEdit"), ledger=ledger
         )
         coordinator.merge(updates).save(tmp_path / "delta.safetensors")
+        coordinator.ledger.save(tmp_path / "ledger.safetensors")
         delta = Delta.load(tmp_path / "delta.safetensors")
+        ledger = Ledger.load(tmp_path / "ledger.safetensors")
     assert delta.metadata.complete
     assert delta.metadata.method == "CollabEdit"
     expected = edited_by("GLOBAL", [Party.pooled(parties)])

@@ -359,7 +359,7 @@ def test_a_weighted_average_goes_by_the_users_weights(
     coordinator = coordinator_of(config, "WSA")
     updates = {str(i): p.contribute(coordinator.delta) for i, p in enumerate(parties)}
     from_updates = coordinator.merge(updates, weights)
-    from_deltas = merge_deltas(own, resolve_method("WSA"), weights=weights)
+    from_deltas = merge_deltas(own, resolve_method("WSA"), party_weights=weights)
     for name in config.weight_names:
         parts = [w * own[str(i)].changes[name].dense() for i, w in enumerate(weights)]
         expected = LowRankUpdate.from_dense(torch.stack(parts).sum(dim=0) / sum(weights))
