@@ -29,7 +29,7 @@ from collabedit.editing.keys import measure
 from collabedit.editing.suffixes import SuffixModel, Text
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.errors import InputError
-from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
+from collabedit.files import cache_directory, cache_tensors, load_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import head_bytes, pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
@@ -90,7 +90,7 @@ class TargetCache:
 
     def store(self, key: str, targets: Tensor) -> None:
         """Keep a batch's targets ``[d_out, n]``."""
-        save_tensors(self.path(key), {"targets": targets}, {})
+        cache_tensors(self.path(key), {"targets": targets}, {})
 
 
 def optimise_targets(

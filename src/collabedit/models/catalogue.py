@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from collabedit.errors import ModelError, UnknownNameError
-from collabedit.files import atomic_path, cache_directory
+from collabedit.files import atomic_path, cache_directory, make_directory
 from collabedit.progress import progress, say
 
 __all__ = ["BuiltinModel", "converted_directory", "entry", "fetch", "is_fetched", "names"]
@@ -102,7 +102,8 @@ def fetch(name: str) -> Path:
     say(f"Fetching {name}: {model.title}, {model.megabytes:,} MB, {model.licence} (only once)")
     if model.terms:
         say(model.terms)
-    downloads = cache_directory("downloads", target.name)
+    make_directory(target.parent)
+    downloads = make_directory(cache_directory("downloads", target.name))
     gguf = downloads / f"{name}.gguf"
     if not gguf.is_file():
         _join(_download(model, downloads), model, gguf)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from collabedit.errors import InputError, ModelError
+from collabedit.files import make_directory
 from collabedit.models import catalogue
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import least_budget
@@ -163,7 +164,7 @@ def convert_gguf(source: Path, target: Path) -> Path:
     options: dict[str, Any] = {}
     if hasattr(transformers, "GgufConfig"):  # newer versions keep weights packed unless told
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _quiet_transformers():
         try:
             place: dict[str, Any] = {"gguf_file": source.name}
