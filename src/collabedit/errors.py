@@ -17,6 +17,7 @@ line prints that line and exits with status 2; nothing half-written is left behi
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "RoundError",
     "UnknownNameError",
     "UpdateError",
+    "shown",
 ]
 
 
@@ -80,3 +82,12 @@ class MissingExtraError(CollabEditError):
             f"{purpose} needs the package {package!r}; install it with: "
             f'pip install "collabedit[{extra}]"'
         )
+
+
+def shown(value: object) -> str:
+    """A value of a user's as a message shows it: on one line, and at most about 80 characters."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80

@@ -8,13 +8,16 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
+import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from collabedit.errors import InputError
 
@@ -22,15 +25,21 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "RepeatedNames",
     "StoredTensors",
     "StrPath",
     "atomic_path",
     "cache_directory",
     "cache_tensors",
     "check_writable",
+    "decode_json",
+    "decode_text",
     "load_tensors",
     "make_directory",
+    "parse_json",
+    "read_bounded",
     "read_json",
+    "read_text",
     "save_tensors",
     "sha256_of_json",
     "tensor_metadata",
@@ -44,6 +53,20 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
+
+#: Largest text file that is read into memory.
+_MAX_BYTES = 512 << 20
+
+_LFS_POINTER = b"version https://git-lfs"
+#: What files that are not UTF-8 text begin with, what they are, and the remedy.
+_FOREIGN_FILES = (
+    (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save it as CSV UTF-8"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
+    (b"PAR1", "a Parquet file", "convert it to JSON Lines or CSV"),
+    (_LFS_POINTER, "a Git LFS pointer, not the file", "run 'git lfs pull'"),
+)
 
 #: Longest header of a ``.safetensors`` file that is read; it names tensors and holds metadata.
 MAX_HEADER_BYTES = 32 * 2**20
@@ -110,7 +133,7 @@ def check_writable(path: StrPath, size: int = 0) -> None:
     Raises:
         InputError: when it cannot be made, or the disk has too little room.
     """
-    target = Path(os.path.abspath(path))
+    target = Path(path).absolute()
     folder = target.parent
     try:
         while not folder.is_dir() and folder != folder.parent:
@@ -173,30 +196,156 @@ def write_json(path: StrPath, value: Any, *, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: StrPath, what: str = "file", *, limit: int = _MAX_BYTES) -> str:
+    """Read a UTF-8 text file of at most ``limit`` bytes; a byte order mark is dropped.
+
+    Raises:
+        InputError: when the file is missing, unreadable, too large or not UTF-8 text.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return decode_text(read_bounded(stream, str(path), limit=limit), str(path))
+    except OSError as error:
+        raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a path with a NUL character
+        raise InputError(f"cannot read the {what} {os.fspath(path)!r}: {error}") from None
+
+
+def read_bounded(stream: IO[bytes], source: str, *, limit: int = _MAX_BYTES) -> bytes:
+    """All bytes of a stream, refused before they fill the memory.
+
+    Raises:
+        InputError: when there are more than ``limit``, 512 MiB by default.
+    """
+    size = _size(stream)
+    raw = b"" if size > limit else stream.read(limit + 1)
+    if size > limit or len(raw) > limit:
+        raise InputError(f"{source}: larger than {limit >> 20} MiB, too large to read; split it")
+    return raw
+
+
+def _size(stream: IO[bytes]) -> int:
+    """Bytes of a regular file; 0 of what does not tell its size."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, AttributeError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def decode_text(raw: bytes, source: str) -> str:
+    """Decode UTF-8 text; whatever else it looks like is named.
+
+    Raises:
+        InputError: when the bytes are not UTF-8 text.
+    """
+    for magic, kind, remedy in _FOREIGN_FILES:
+        if raw.startswith(magic):
+            raise InputError(f"{source}: {kind}; {remedy}")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{source}: not UTF-8 text (line {line}, byte {error.start}); save it as UTF-8"
+        ) from None
+    if "\x00" in text:
+        line = text.count("\n", 0, text.index("\x00")) + 1
+        raise InputError(f"{source}, line {line}: a NUL byte; remove it, or save the file as UTF-8")
+    return text
+
+
+def decode_json(text: str, source: str) -> Any:
+    """Decode JSON text; an object that gives a name twice becomes a :class:`RepeatedNames`.
+
+    Raises:
+        InputError: when it is not JSON, nested too deeply, or has a number of too many digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        raise InputError(
+            f"{source}: not valid JSON ({line}column {error.colno}: {error.msg})"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{source}: its JSON is nested too deeply; flatten it") from None
+    except ValueError:  # CPython's limit on the digits of an integer
+        found = re.search(r"\d{1000,}", text)
+        before = text[: found.start()].count("\n") if found else 0
+        place = f" (line {before + 1})" if "\n" in text else ""
+        raise InputError(
+            f"{source}: a number of too many digits{place}; put it in quotes or shorten it"
+        ) from None
+
+
+class RepeatedNames(dict[str, Any]):
+    """A JSON object that gives a name more than once; as in :mod:`json`, the last value counts.
+
+    Attributes:
+        repeated: the first name that it repeats.
+    """
+
+    repeated: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    made = RepeatedNames(values)
+    counts = Counter(name for name, _ in pairs)
+    made.repeated = next(name for name, count in counts.items() if count > 1)
+    return made
+
+
 def read_json(path: StrPath, what: str = "file") -> Any:
     """Read a JSON file.
 
     Raises:
         InputError: when the file is missing, unreadable or not JSON.
     """
+    return decode_json(read_text(path, what), str(path))
+
+
+def parse_json(data: bytes, source: str) -> Any:
+    """Parse JSON that may come from anyone.
+
+    Args:
+        data: UTF-8 text.
+        source: what complaints call it.
+
+    Raises:
+        InputError: when it is not JSON, is nested too deeply, repeats a name in an object, or holds
+            a number that is not finite or text with half a character.
+    """
+    return _strict_json(decode_text(data, source), source)
+
+
+def _strict_json(text: str, source: str) -> Any:
+    value = decode_json(text, source)
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, RepeatedNames):
+            raise InputError(f"{source}: an object has the name {item.repeated[:80]!r} twice")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InputError(f"{source}: a number is not finite")
+        if isinstance(item, str) and not _is_whole_text(item):
+            raise InputError(f"{source}: a text has half a character (a lone surrogate)")
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+    return value
+
+
+def _is_whole_text(text: str) -> bool:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not usable JSON ({_json_problem(error)})") from None
-
-
-def _json_problem(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "its values are nested too deeply"
-    return str(error).splitlines()[0].partition(";")[0]
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def save_tensors(
@@ -298,57 +447,47 @@ def _first_line(error: Exception) -> str:
 def _check_header(stream: BinaryIO, size: int, what: str) -> dict[str, Any]:
     """Metadata of a ``.safetensors`` stream, after a check of all sizes that it announces."""
     try:
-        header = _read_header(stream, size)
+        header = _read_header(stream, size, what)
         metadata = header.pop("__metadata__", {})
         end = max([0, *(_end_of_tensor(name, about) for name, about in header.items())])
         if end != size - stream.tell():
             raise ValueError(f"it announces {end:,} bytes and has {size - stream.tell():,}")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what}: not a safetensors file ({_json_problem(error)})") from None
+    except ValueError as error:
+        raise InputError(f"{what}: not a safetensors file ({error})") from None
     try:
-        return {key: _parse_json(value) for key, value in metadata.items()}
-    except (ValueError, RecursionError, AttributeError, TypeError):
+        return {key: _strict_json(value, what) for key, value in metadata.items()}
+    except (InputError, AttributeError, TypeError):
         raise InputError(f"{what}: its metadata is not collabedit's") from None
 
 
-def _read_header(stream: BinaryIO, size: int) -> dict[str, Any]:
-    length = int.from_bytes(stream.read(8), "little")
+def _read_header(stream: BinaryIO, size: int, what: str) -> dict[str, Any]:
+    start = stream.read(8)
+    length = int.from_bytes(start, "little")
+    if start == _LFS_POINTER[:8] and stream.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
+        raise ValueError("it is a Git LFS pointer; run 'git lfs pull'")
     if size < 8 or length > size - 8:
         raise ValueError("it is truncated")
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header of {length:,} bytes is too long")
-    header = _parse_json(stream.read(length))
+    header = parse_json(stream.read(length), f"{what}: not a safetensors file; its header")
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     return header
-
-
-def _parse_json(text: str | bytes) -> Any:
-    """JSON of whole characters without duplicate names."""
-    value = json.loads(text, object_pairs_hook=_without_duplicates)
-    json.dumps(value, ensure_ascii=False).encode()  # half a character raises
-    return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a name is in it twice")
-    return values
 
 
 def _end_of_tensor(name: str, about: Any) -> int:
     """Where a tensor of a header ends, counted from the end of the header."""
     if not name.isprintable() or not isinstance(about, dict):
         raise ValueError("a tensor's entry is malformed")
-    shape, offsets = about.get("shape"), about.get("data_offsets")
-    if about.get("dtype") not in _ITEM_BYTES:
-        raise ValueError(f"{name} has the unknown type {about.get('dtype')!r}")
+    name = name[:80]
+    dtype, shape, offsets = (about.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise ValueError(f"{name} has the unknown type {str(dtype)[:20]!r}")
     if not _whole_numbers(shape, _MAX_DIMENSIONS) or not _whole_numbers(offsets, 2):
         raise ValueError(f"{name} has a malformed shape or place")
     if math.prod(max(length, 1) for length in shape) >= 2**62 or len(offsets) != 2:
         raise ValueError(f"{name} has an impossible shape")
-    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[about["dtype"]]:
+    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise ValueError(f"{name} has not the size that its shape says")
     return int(offsets[1])
 

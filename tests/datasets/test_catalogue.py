@@ -174,3 +174,10 @@ def test_taking_some() -> None:
     for limit in (0, -1):
         with pytest.raises(DatasetError, match="must be 1 or more"):
             take(records, limit)
+
+
+def test_a_data_set_may_contradict_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text("prompt,subject,target\n{} is,A,X\n{} is,A,Y\n")
+    assert [record.request.target_new for record in load_dataset(path)] == ["X", "Y"]
+    assert "1 contradiction, kept" in caplog.text

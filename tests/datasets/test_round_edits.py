@@ -202,10 +202,10 @@ def test_wordings_of_the_relation_come_after_the_records_own(tmp_path: Path) -> 
     ("value", "message"),
     [
         ([["{} is"]], "expected a JSON object of lists"),
-        ({"P36": "{} is"}, "P36: expected a list of prompts"),
-        ({"P36": ["{} is", "the capital is"]}, "P36: expected a list of prompts"),
-        ({"P36": ["{} and {} are"]}, "P36: expected a list of prompts"),
-        ({"P36": [7]}, "P36: expected a list of prompts"),
+        ({"P36": "{} is"}, "'P36': expected a list of prompts"),
+        ({"P36": ["{} is", "the capital is"]}, "'P36': expected a list of prompts"),
+        ({"P36": ["{} and {} are"]}, "'P36': expected a list of prompts"),
+        ({"P36": [7]}, "'P36': expected a list of prompts"),
     ],
 )
 def test_malformed_wordings_are_refused(tmp_path: Path, value: Any, message: str) -> None:
@@ -258,6 +258,8 @@ def damaged(*path: str, value: Any = None) -> dict[str, Any]:
         damaged("edit", "relation", "prompt", value="It has use(s), such as"),
         damaged("edit", "relation", "prompt", value="{} and {} have use(s), such as"),
         damaged("edit", "subject", value=" "),
+        damaged("edit", "subject", value="\ud83d"),
+        damaged("edit", "relation", "id", value=["P1"]),
         damaged("edit", "object", value=" "),
         damaged("edit", "new_object", value=" "),
         damaged("edit", "conflict_object", value=7),

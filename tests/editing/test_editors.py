@@ -107,5 +107,20 @@ def test_the_files_of_constrained_fine_tuning_are_read(tmp_path: Path) -> None:
     }
     found = read(tmp_path, published)
     assert (found.ft_steps, found.ft_learning_rate, found.ft_norm_bound) == (20, 3e-4, 5e-5)
-    with pytest.raises(InputError, match="ft_norm_bound"):
-        read(tmp_path, {**published, "norm_constraint": False})  # fine-tuning without a bound
+    unbound = read(tmp_path, {**published, "norm_constraint": False})
+    assert unbound.ft_norm_bound is None
+
+
+def test_the_ridge_softens_only_equalities_of_edits_made_together() -> None:
+    soft = Hyperparameters(layers=(1,), equality_ridge=0.1)
+    ridges = {editor.name: editor.ridge_of(soft) for editor in editors()}
+    assert ridges == {
+        "MEMIT": 1.0,
+        "PMET": 1.0,
+        "EMMET": 0.1,
+        "ROME": 0.0,
+        "AlphaEdit": 1.0,
+        "FT-L": 1.0,
+    }
+    hard = Hyperparameters(layers=(1,))
+    assert all(editor.ridge_of(hard) == editor.ridge for editor in editors())

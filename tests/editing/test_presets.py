@@ -84,7 +84,7 @@ def test_the_papers_files_are_read(tmp_path: Path) -> None:
         ({"layers": [1], "prior_weight": 0}, "prior_weight"),
         ({"layers": [1], "steps": 3}, "steps"),
         ({"layers": [1], "v_lr": 0.5, "fact_token": "subject_first"}, "subject_last"),
-        ([1], "JSON object"),
+        ([1], "expected an object"),
     ],
 )
 def test_bad_settings_name_the_field(tmp_path: Path, values: object, message: str) -> None:

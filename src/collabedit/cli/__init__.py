@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli import detection, doctor, models, rounds, run, stats, tune
+from collabedit.cli import detection, doctor, models, requests, rounds, run, stats, tune
 from collabedit.errors import CollabEditError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
+app.add_typer(requests.app, name="requests")
 app.command("tune")(tune.tune)
 app.command("demo")(run.demo)
 app.command("doctor")(doctor.doctor)

@@ -90,6 +90,7 @@ def doctor(
         else default_hyperparameters(model, structure, editor).hyperparameters
     )
     rules.check(settings)
+    settings.check_depth(structure.n_layers)
     computing = torch.device(default_device() if place == "auto" else place)
     quick = kind == torch.float32 and place != "auto" and has_fast_bfloat16(computing)
     wanted = tokens or max(SelfCorpus.default_tokens, TOKENS_PER_INPUT * shape.mlp)

@@ -70,6 +70,12 @@ MemoryOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling.")]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Go on without requests that cannot be used, and say how many they are."
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a model directory that is not empty.")
 ]

@@ -19,6 +19,7 @@ from collabedit.cli.options import (
     OverwriteOption,
     ScheduleOption,
     SeedOption,
+    SkipBadOption,
     read_bytes,
     read_covariance,
     read_decimals,
@@ -105,7 +106,10 @@ def _refuse_rounds_by_files(editor: Editor) -> None:
 def update(
     round_file: RoundOption,
     requests: Annotated[
-        Path, typer.Option("--requests", "-r", help="Your edits (.json or .jsonl); they stay here.")
+        Path,
+        typer.Option(
+            "--requests", "-r", help="Your edits, in any form of the field; they stay here."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The update file to send.")],
     delta: SoFarOption = None,
@@ -147,6 +151,7 @@ def update(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
     ] = False,
+    skip_bad: SkipBadOption = False,
 ) -> None:
     """Compute what a party sends: statistics of its edits, and no text.
 
@@ -170,7 +175,7 @@ def update(
     key = load_key(fingerprint_key) if fingerprint_key else None
     decided = Decision.load(decision) if decision else None
     config = RoundConfig.load(round_file)
-    records = load_records(requests)
+    records = load_records(requests, skip_bad=skip_bad)
     so_far = Delta.load(delta) if delta else Delta.empty(config)
     so_far.check_round(config)
     loaded = load_model(
@@ -342,7 +347,10 @@ def apply(
 
 def edit(
     requests: Annotated[
-        Path, typer.Option("--requests", "-r", help="Your edits, a .json or .jsonl file.")
+        Path,
+        typer.Option(
+            "--requests", "-r", help="Your edits, in any form of the field; - reads stdin."
+        ),
     ],
     out: Annotated[
         Path,
@@ -364,6 +372,7 @@ def edit(
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
     memory_budget: MemoryOption = None,
+    skip_bad: SkipBadOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Edit a model alone: one party, all in one go."""
@@ -378,7 +387,7 @@ def edit(
 
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
-    records = load_records(requests)
+    records = load_records(requests, skip_bad=skip_bad)
     as_delta = out.suffix == ".safetensors"
     if not as_delta:
         check_output_directory(out, overwrite=overwrite)

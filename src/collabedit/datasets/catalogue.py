@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from collabedit.requests import Record, load_records, parse_records
 __all__ = ["NamedDataset", "entry", "fetch", "load_dataset", "names", "recorded_sha256", "take"]
 
 _TIMEOUT_SECONDS = 30
+
+#: Suffixes by which a missing file is told from a misspelt name.
+_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -83,26 +87,28 @@ def entry(name: str) -> NamedDataset:
     return _DATASETS[name]
 
 
-def load_dataset(name_or_path: str | Path) -> list[Record]:
+def load_dataset(name_or_path: str | os.PathLike[str]) -> list[Record]:
     """Read all records of a data set.
 
     Args:
-        name_or_path: a name of the catalogue, or a ``.json`` or ``.jsonl`` file.
+        name_or_path: a name of the catalogue, or a file in any form that
+            :func:`collabedit.requests.load_records` reads. Unlike a file of edits to make, a data
+            set may contradict itself; a warning says so.
 
     Raises:
         UnknownNameError: when it is neither a name nor looks like a file.
         DatasetError: when a download fails or a checksum is wrong.
         InputError: when a file cannot be read; RequestError when a record in it is malformed.
     """
-    name = str(name_or_path)
+    name = os.fspath(name_or_path)
     if name not in _DATASETS:
         path = Path(name).expanduser()
-        if path.suffix not in (".json", ".jsonl") and not path.is_file():
-            raise UnknownNameError("data set", name, [*names(), "or a .json or .jsonl file"])
-        return load_records(path)
+        if path.suffix.lower() not in _SUFFIXES and not path.is_file():
+            raise UnknownNameError("data set", name, [*names(), "or a .json, .jsonl or .csv file"])
+        return load_records(path, allow_contradictions=True)
     if entry(name).url is None:
         return parse_records(_packaged(name), source=name)
-    return load_records(fetch(name))
+    return load_records(fetch(name), allow_contradictions=True)
 
 
 def take(records: Sequence[Record], limit: int | None) -> list[Record]:
@@ -184,7 +190,7 @@ def _download(name: str, dataset: NamedDataset, path: Path) -> None:
                 f"{dataset.url} has SHA-256 {digest}, expected {dataset.sha256}; it was not kept"
             )
         try:
-            load_records(temporary)
+            load_records(temporary, allow_contradictions=True)
         except InputError as error:
             problem = str(error).replace(str(temporary), "the file")
             raise DatasetError(

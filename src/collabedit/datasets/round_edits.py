@@ -8,6 +8,7 @@ Any CounterFact records can stand in for them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 from collabedit.datasets.catalogue import load_dataset
 from collabedit.datasets.conflicts import conflicting
-from collabedit.errors import DatasetError, RequestError
+from collabedit.errors import DatasetError, RequestError, shown
 from collabedit.files import read_json
 from collabedit.requests import EditRequest, Record
+from collabedit.requests.fields import Fields
 
 __all__ = ["RoundEdit", "load_round_edits", "load_wordings"]
 
@@ -56,7 +58,9 @@ class RoundEdit:
 
 
 def load_round_edits(
-    dataset: str, wordings: Mapping[str, Sequence[str]] | None = None, seed: int = 0
+    dataset: str | os.PathLike[str],
+    wordings: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
 ) -> list[RoundEdit]:
     """Round-edit records of a file, or made of CounterFact records.
 
@@ -73,11 +77,11 @@ def load_round_edits(
         InputError: when the file cannot be read.
         RequestError: when a record is malformed.
     """
-    path = Path(dataset)
+    path, source = Path(dataset), os.fspath(dataset)
     values = read_json(path, "records file") if path.suffix == ".json" and path.is_file() else None
-    if isinstance(values, list) and values and isinstance(values[0], dict) and "edit" in values[0]:
-        made = [_parse(value, place, dataset) for place, value in enumerate(values)]
-        _check_case_ids(made, dataset)
+    if isinstance(values, list) and values and _is_round_edit(values[0]):
+        made = [_parse(value, place, source) for place, value in enumerate(values)]
+        _check_case_ids(made, source)
         made = _with_conflicts(made, seed)
     else:
         made = _from_records(load_dataset(dataset), seed)
@@ -88,7 +92,7 @@ def load_round_edits(
     ]
 
 
-def load_wordings(path: Path) -> dict[str, list[str]]:
+def load_wordings(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Other prompts by relation id, from a JSON object of lists.
 
     Raises:
@@ -99,49 +103,60 @@ def load_wordings(path: Path) -> dict[str, list[str]]:
     if not isinstance(values, dict):
         raise RequestError(f"{path}: expected a JSON object of lists of prompts by relation id")
     for relation, prompts in values.items():
+        fields = Fields({"prompts": prompts}, f"{path}, {shown(relation)}")
         texts = prompts if isinstance(prompts, list) else [None]
         if not all(isinstance(text, str) and text.count("{}") == 1 for text in texts):
-            raise RequestError(
-                f"{path}, {relation}: expected a list of prompts, each with {{}} once"
-            )
+            raise fields.error("expected a list of prompts, each with {} once")
+        fields.texts("prompts")
     return values
+
+
+def _is_round_edit(value: Any) -> bool:
+    """Whether an object is of this form; RippleEdits have ``edit``, too, but no relation in it."""
+    edit = value.get("edit") if isinstance(value, Mapping) else None
+    return isinstance(edit, Mapping) and isinstance(edit.get("relation"), Mapping)
 
 
 def _parse(value: Any, place: int, source: str) -> RoundEdit:
     try:
-        edit, relation = value["edit"], value["edit"]["relation"]
-        preferred = _label(edit["object"])
-        if not isinstance(value["true_objects"], list):
-            raise TypeError("true_objects must be a list")
-        item = RoundEdit(
-            case_id=value.get("case_id", place),
-            prompt=relation["prompt"],
-            subject=_label(edit["subject"]),
-            relation_id=relation["id"],
-            edited=_label(edit["new_object"]),
-            preferred=preferred,
-            conflict=_label(edit["conflict_object"]) if "conflict_object" in edit else "",
-            further=tuple(
-                label for other in value["true_objects"] if (label := _label(other)) != preferred
-            ),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _round_edit(Fields(value, f"record {place}"), place)
+    except RequestError as error:
         raise RequestError(
-            f"{source}, record {place}: not a round-edit record ({error!r}); it needs edit with "
-            "relation, subject, object and new_object, and true_objects"
+            f"{source}, {error}; a round-edit record needs edit with relation, subject, object and "
+            "new_object, and true_objects"
         ) from None
-    if not isinstance(item.prompt, str) or item.prompt.count("{}") != 1:
-        raise RequestError(f"{source}, record {place}: the prompt needs {{}} once")
-    if not isinstance(item.case_id, int):
-        raise RequestError(f"{source}, record {place}: case_id must be a whole number")
-    return item
 
 
-def _label(value: Any) -> str:
-    label: str = (value if isinstance(value, str) else value["label"]).strip()
-    if not label:
-        raise ValueError("a subject or an object is empty")
-    return label
+def _round_edit(record: Fields, place: int) -> RoundEdit:
+    edit = record.nested("edit")
+    relation = edit.nested("relation")
+    preferred = _label(edit, "object")
+    prompt = relation.text("prompt")
+    if prompt.count("{}") != 1:
+        raise relation.error("the prompt needs {} once")
+    others = record.take("true_objects")
+    if not isinstance(others, list):
+        raise record.error("'true_objects' must be a list")
+    true = (
+        _label(Fields({"object": o}, f"{record.where}, true_objects"), "object") for o in others
+    )
+    return RoundEdit(
+        case_id=record.integer("case_id", default=place),
+        prompt=prompt,
+        subject=_label(edit, "subject"),
+        relation_id=relation.text("id"),
+        edited=_label(edit, "new_object"),
+        preferred=preferred,
+        conflict=_label(edit, "conflict_object") if "conflict_object" in edit else "",
+        further=tuple(label for label in true if label != preferred),
+    )
+
+
+def _label(fields: Fields, name: str) -> str:
+    """A subject or an object, given as a text or as an object with ``label``."""
+    if isinstance(fields.values.get(name), Mapping):
+        return fields.nested(name).text("label").strip()
+    return fields.text(name).strip()
 
 
 def _check_case_ids(items: Sequence[RoundEdit], source: str) -> None:

@@ -69,6 +69,11 @@ class Editor:
         """Share of the residual that the ``index``-th of ``count`` layers takes, from 0."""
         return 1 / math.pow(count - index, self.spread)
 
+    def ridge_of(self, settings: Hyperparameters) -> float:
+        """``e`` under these settings, which may soften the equality of edits made together."""
+        soft = settings.equality_ridge if self.ridge == 0 and self.at_once else None
+        return self.ridge if soft is None else soft
+
     def check(self, settings: Hyperparameters) -> None:
         """Check that the settings are some that it can edit with.
 

@@ -51,8 +51,9 @@ def fine_tune(
             if _backward(model, texts, name, weight, change) < settings.loss_threshold:
                 break
             optimizer.step()
-            with torch.no_grad():
-                change.clamp_(-settings.ft_norm_bound, settings.ft_norm_bound)
+            if settings.ft_norm_bound is not None:
+                with torch.no_grad():
+                    change.clamp_(-settings.ft_norm_bound, settings.ft_norm_bound)
             bar.advance(1)
     delta = change.detach().cpu().double()
     return {name: LowRankUpdate.from_dense(delta.T if model.structure.transposed else delta)}

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
-from collabedit.errors import InputError
-from collabedit.files import read_json
+from collabedit.editing.published import is_published, read_published
+from collabedit.errors import InputError, shown
+from collabedit.files import RepeatedNames, decode_json, read_text
 
 __all__ = ["Hyperparameters", "one_line"]
 
-#: Our names by those of the JSON files of ROME, MEMIT, AlphaEdit and their fine-tuning.
-_PAPER_NAMES = {
-    "layers": "layers",
-    "mom2_update_weight": "prior_weight",
-    "nullspace_threshold": "null_space_threshold",
-    "L2": "null_space_weight",
-    "v_num_grad_steps": "target_steps",
-    "v_lr": "target_learning_rate",
-    "v_weight_decay": "target_weight_decay",
-    "kl_factor": "kl_factor",
-    "clamp_norm_factor": "clamp_factor",
-    "num_steps": "ft_steps",
-    "lr": "ft_learning_rate",
-    "norm_constraint": "ft_norm_bound",
-}
+#: Largest hyper-parameter file; published ones have less than 2 KiB.
+_LARGEST_FILE = 1 << 20
 
 
 class Hyperparameters(BaseModel):
@@ -44,9 +42,13 @@ class Hyperparameters(BaseModel):
         kl_factor: factor of the divergence on "{subject} is a" in the loss.
         clamp_factor: largest ``|delta|`` as a share of ``|h|``.
         loss_threshold: an edit whose loss falls below it is finished.
+        loss_layer: the layer whose output gives the loss, as published files name it; the model's
+            last one, which is the default, is the only one supported.
+        equality_ridge: ``e`` of editors under which all edits hold exactly (EMMET); above zero the
+            edits give way where keys are nearly alike. The default is the editor's own, 0.
         ft_steps: most steps of fine-tuning.
         ft_learning_rate: of its Adam.
-        ft_norm_bound: the most that it changes an entry of the weight by.
+        ft_norm_bound: the most that it changes an entry of the weight by; ``None`` for no bound.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,14 +63,18 @@ class Hyperparameters(BaseModel):
     kl_factor: float = Field(default=0.0625, ge=0, allow_inf_nan=False)
     clamp_factor: float = Field(default=0.75, gt=0, allow_inf_nan=False)
     loss_threshold: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+    loss_layer: int | None = Field(default=None, ge=0)
+    equality_ridge: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     ft_steps: int = Field(default=25, ge=1)
     ft_learning_rate: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
-    ft_norm_bound: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
+    ft_norm_bound: float | None = Field(default=5e-4, gt=0, allow_inf_nan=False)
 
     @field_validator("layers")
     @classmethod
     def _consecutive(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if layers[0] < 0 or list(layers) != list(range(layers[0], layers[-1] + 1)):
+        # Compared by ends and steps: a range of 10^12 layers would fill the memory.
+        steps = all(after - before == 1 for before, after in itertools.pairwise(layers))
+        if layers[0] < 0 or not steps:
             raise ValueError("must be consecutive layers, lowest first, such as [5, 6, 7]")
         return layers
 
@@ -84,36 +90,74 @@ class Hyperparameters(BaseModel):
         except ValidationError as error:
             raise InputError(f"hyper-parameters: {one_line(error)}") from None
 
-    @classmethod
-    def from_file(cls, path: Path) -> Hyperparameters:
-        """Read a JSON file of ours, or one that ROME, MEMIT, AlphaEdit or CollabEdit publish.
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_later_versions(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave out settings that older files lack, so that a round keeps its digest."""
+        values: dict[str, Any] = handler(self)
+        later = ("loss_layer", "equality_ridge")
+        return {key: v for key, v in values.items() if key not in later or v is not None}
+
+    def check_depth(self, n_layers: int) -> None:
+        """Check that the settings fit a model with so many layers.
 
         Raises:
-            InputError: when the file is unreadable, or a setting is missing or out of range.
+            InputError: when the loss is not that of its last layer.
         """
-        values = read_json(path, "hyper-parameters file")
+        if self.loss_layer not in (None, n_layers - 1):
+            raise InputError(
+                f"hyper-parameters: loss_layer (v_loss_layer) {self.loss_layer} is not the last "
+                f"layer, {n_layers - 1}; the loss is always the last layer's: change or remove it"
+            )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Hyperparameters:
+        """Read a JSON or YAML file of ours, or one that the field publishes.
+
+        Files of ROME, MEMIT, PMET, EMMET, AlphaEdit, their fine-tuning and CollabEdit are read, and
+        EasyEdit's of these editors.
+
+        Raises:
+            InputError: when the file is unreadable, or a setting is missing, out of range or not
+                supported.
+        """
+        values = _read(path)
         if not isinstance(values, dict):
-            raise InputError(f"{path}: expected a JSON object of hyper-parameters")
-        if any(name in values for name, ours in _PAPER_NAMES.items() if name != ours):
-            values = cls._from_paper(values, path)
+            raise InputError(f"{path}: expected an object of hyper-parameters")
+        if isinstance(values, RepeatedNames):
+            raise InputError(f"{path}: gives {shown(values.repeated)} twice; keep one")
+        if is_published(values):
+            values = read_published(values, str(path))
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             raise InputError(f"{path}: {one_line(error)}") from None
 
-    @staticmethod
-    def _from_paper(values: dict[str, Any], path: Path) -> dict[str, Any]:
-        if values.get("fact_token", "subject_last") != "subject_last":
-            raise InputError(
-                f"{path}: fact_token {values['fact_token']!r} is not supported; "
-                "edits are made at the subject's last token (subject_last)"
-            )
-        return {ours: values[paper] for paper, ours in _PAPER_NAMES.items() if paper in values}
+
+def _read(path: str | os.PathLike[str]) -> Any:
+    text = read_text(path, "hyper-parameters file", limit=_LARGEST_FILE)
+    if Path(path).suffix.lower() not in (".yaml", ".yml"):
+        return decode_json(text, str(path))
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}: not valid YAML (line {line}: {error.problem})") from None
+    except RecursionError:
+        raise InputError(f"{path}: its YAML is nested too deeply; flatten it") from None
+    except Exception as error:  # PyYAML lets errors of all kinds through for ill-formed scalars
+        raise InputError(f"{path}: not valid YAML ({type(error).__name__})") from None
 
 
 def one_line(error: ValidationError) -> str:
     """The first complaint of a validation error, as one line that names the field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    parts = (str(part) for part in first["loc"])
+    place = ".".join(
+        part if part.isprintable() and len(part) < 80 else shown(part) for part in parts
+    )
     message = first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

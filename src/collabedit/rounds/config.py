@@ -254,6 +254,7 @@ def new_round(
     )
     rules.check(settings)
     model.structure.check_layers(settings.layers)
+    settings.check_depth(model.structure.n_layers)
     weights = model.weight_names(settings.layers)
     model.check_addition(settings.layers[-1])
     return RoundConfig(

@@ -116,7 +116,8 @@ class Coordinator:
         self, name: str, updates: Sequence[EditUpdate], weights: Sequence[float]
     ) -> LowRankUpdate:
         statistics = [update.statistics[name] for update in updates]
-        prior, ridge = self._prior(name), self.config.rules.ridge
+        prior = self._prior(name)
+        ridge = self.config.rules.ridge_of(self.config.hyperparameters)
         pooled = Factors.stack(statistics)
         self.keys[name], self.residual_norms[name] = pooled.keys, float(pooled.residuals.norm())
         if self.method.merges is Merges.STATISTICS:

@@ -90,7 +90,7 @@ def weights(settings: Hyperparameters, editor: Editor) -> list[Hyperparameters]:
 
     An editor whose edits hold exactly does not depend on the weight.
     """
-    if editor.ridge == 0:
+    if editor.ridge_of(settings) == 0:
         return [settings]
     name = weight_name(editor)
     present = getattr(settings, name)

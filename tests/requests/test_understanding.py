@@ -1,15 +1,24 @@
-"""Reading requests: three formats, and a message that names the record for every fault."""
+"""Requests as a whole: the basic forms, and a message that names the record for every fault."""
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from collabedit.errors import InputError, RequestError
-from collabedit.requests import load_records, parse_record, parse_records
+from collabedit.requests import (
+    EditRequest,
+    Facts,
+    as_records,
+    load_records,
+    parse_record,
+    parse_records,
+)
 
 COUNTERFACT: dict[str, Any] = {
     "case_id": 12,
@@ -36,6 +45,15 @@ ZSRE: dict[str, Any] = {
     "loc_ans": "Thames Head",
 }
 SHORT: dict[str, Any] = {"prompt": "The capital of {} is", "subject": "France", "target": "Lyon"}
+
+SHORT_LINE = json.dumps(SHORT).encode()
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def without(item: dict[str, Any], name: str) -> dict[str, Any]:
@@ -110,11 +128,17 @@ def test_the_short_form() -> None:
         ({**SHORT, "prompt": "The capital is"}, "the prompt has no '{}'"),
         ({**SHORT, "prompt": "{} and {}"}, "more than one '{}'"),
         ({**SHORT, "subject": "{}"}, "the subject contains '{}'"),
-        ({**SHORT, "paraphrase_prompts": "one"}, "'paraphrase_prompts' must be a list of texts"),
+        ({**SHORT, "case_id": 2**63}, "'case_id' must be a whole number of at most 18 digits"),
+        ({**SHORT, "paraphrase_prompts": 1}, "'paraphrase_prompts' must be a text or a list"),
+        ({**SHORT, "target_new": "Metz"}, "gives both 'target' and 'target_new', and they differ"),
+        ({**SHORT, "target": "Ly\ud83d"}, "'target' has half a character at position 2"),
+        ({**SHORT, "prompt": "{} \x00"}, "'prompt' has a NUL character"),
+        ({**SHORT, "paraphrase_prompts": ["\udc00"]}, "'paraphrase_prompts' has half a character"),
         ({**SHORT, "paraphrase_prompts": ["a", 1]}, "has an entry that is not a text, or is empty"),
         ({**SHORT, "neighborhood_prompts": [" "]}, "has an entry that is not a text, or is empty"),
         ({"requested_rewrite": None}, "expected a JSON object, found NoneType"),
-        (rewritten(target_new="English"), "target_new: expected a JSON object, found str"),
+        (rewritten(target_new=3), "target_new: expected a JSON object, found int"),
+        ({"requested_rewrite": []}, "'requested_rewrite' is an empty list"),
         (rewritten(target_new={}), "target_new: the field 'str' is missing"),
         (rewritten(target_true={"str": ""}), "target_true: 'str' is empty"),
         ({**ZSRE, "subject": "Somebody"}, "'src' does not contain the subject"),
@@ -166,11 +190,27 @@ def test_files_of_both_kinds(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("facts.json", b"[{]", "not valid JSON (line 1"),
-        ("facts.json", b'{"prompt": "x"}', "expected a JSON list of records; wrap"),
+        ("facts.json", b"[{]", "not valid JSON (column 3"),
+        ("facts.json", b"[\n{]", "not valid JSON (line 2, column 2"),
+        ("facts.json", b'{"prompt": "x {}"}', "line 1, record 0: the field 'subject' is missing"),
         ("facts.json", b"[]", "no records in it"),
         ("facts.json", b'["\xff"]', "not UTF-8"),
-        ("facts.jsonl", b"{}\n{]\n", "line 2: not valid JSON"),
+        ("facts.jsonl", SHORT_LINE + b"\n{]\n", "line 2: not valid JSON (column 2"),
+        ("facts.json", b"\xff\xfe[\x00]\x00", "UTF-16 text; save it as UTF-8"),
+        ("facts.json", b"[\x00]\x00", "line 1: a NUL byte"),
+        ("facts.json", b'["\n\xe9"]', "not UTF-8 text (line 2, byte 3); save it as UTF-8"),
+        ("facts.json", b"[" * 100_000, "nested too deeply"),
+        ("facts.jsonl", SHORT_LINE + b"\n" + b"[" * 100_000, "line 2: its JSON is nested too"),
+        ("facts.json", b"[\n" + b"1" * 5000 + b"]", "a number of too many digits (line 2)"),
+        ("facts.jsonl", SHORT_LINE[:-1] + b',"case_id":' + b"1" * 5000 + b"}", "too many digits"),
+        ("facts.xlsx", b"PK\x03\x04...", "a zip archive or an Excel workbook; unpack it, or save"),
+        ("facts.parquet", b"PAR1...", "a Parquet file; convert it to JSON Lines or CSV"),
+        ("facts.json.gz", b"\x1f\x8b...", "compressed with gzip; unpack it first"),
+        ("facts.json", b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        ("facts.csv", b'prompt,subject,target\n"{} is,X,Y\n', "not a table"),
+        ("facts.csv", b"prompt,prompt\n", "two columns are called 'prompt'"),
+        ("facts.csv", b"prompt,subject,target\n{} is,X,Y,Z\n", "line 2, record 0: 4 cells under 3"),
+        ("facts.csv", b"prompt,subject,target\n", "no records in it"),
         ("facts.jsonl", b"\n\n", "no records in it"),
         ("facts.jsonl", b'"\xff"', "not UTF-8"),
     ],
@@ -192,3 +232,130 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=r"directory"):
         load_records(tmp_path / name)
+
+
+def test_a_file_too_large_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "facts.json"
+    with path.open("wb") as stream:
+        stream.truncate(2**40)  # sparse: the disk holds none of it
+    with pytest.raises(InputError, match="larger than 512 MiB"):
+        load_records(path)
+    endless = io.TextIOWrapper(io.BufferedReader(Zeros()))
+    monkeypatch.setattr("sys.stdin", endless)
+    monkeypatch.setattr("collabedit.files._MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="standard input: "):
+        load_records("-")
+
+
+class Zeros(io.RawIOBase):
+    """As /dev/zero, with an end after 600 MiB."""
+
+    left = 600 << 20
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), self.left)
+        self.left -= size
+        return size
+
+
+def test_all_bad_records_are_reported_together_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    items = [SHORT, {**SHORT, "target": "Metz"}, {**SHORT, "subject": 3}, {**SHORT, "prompt": "x"}]
+    path.write_text("\n".join([*map(json.dumps, items), "{"]))
+    with pytest.raises(RequestError) as caught:
+        load_records(path)
+    head, *lines = str(caught.value).splitlines()
+    assert head == f"{path}: 4 bad records; correct or skip them"
+    assert [line.split(": ")[0] for line in lines] == [
+        "  line 2, record 1",
+        "  line 3, record 2",
+        "  line 4, record 3",
+        "  line 5",
+    ]
+
+
+def test_the_report_of_bad_records_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps([{}] * 1000))
+    with pytest.raises(RequestError) as caught:
+        load_records(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 22
+    assert lines[-1] == "  and 980 more"
+
+
+def test_bad_records_can_be_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps([{}, SHORT, {**SHORT, "target": "Metz"}]))
+    (record,) = load_records(path, skip_bad=True)
+    assert (record.case_id, record.request.target_new) == (1, "Lyon")
+    assert caplog.messages == [f"{path}: skipped 2 bad records"]
+    path.write_text("[{}]")
+    with pytest.raises(RequestError, match="no good records in it"):
+        load_records(path, skip_bad=True)
+
+
+def test_a_contradiction_names_both_records(caplog: pytest.LogCaptureFixture) -> None:
+    spelled = {"prompt": "The capital of France is ", "subject": "France", "target": "Metz"}
+    items = [{**SHORT, "subject": "Spain"}, SHORT, spelled]
+    with pytest.raises(RequestError, match=r"record 2: contradicts record 1, .*keep one"):
+        parse_records(items, "facts.json")
+    assert len(parse_records(items, "facts.json", allow_contradictions=True)) == 3
+    assert "1 contradiction, kept (record 2: contradicts record 1)" in caplog.text
+
+
+def test_repeated_facts_are_kept_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(parse_records([SHORT, SHORT, SHORT], "facts.json")) == 3
+    assert "2 repeated facts, kept (record 1 repeats record 0)" in caplog.text
+
+
+def test_unknown_fields_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    odd = rewritten(note="x")
+    odd["requested_rewrite"]["target_new"] = {"str": "English", "label": "x"}
+    items = [{**SHORT, "note": 1, "subject": name} for name in "abc"]
+    parse_records([{**odd, "pararel_idx": 3}, *items], "facts.json")
+    (message,) = caplog.messages
+    unknown = "'requested_rewrite.note', 'requested_rewrite.target_new.label', 'note'"
+    assert message.startswith("facts.json: unknown fields, not used: ")
+    assert set(message.split("used: ")[1].split(", ")) == set(unknown.split(", "))
+
+
+def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text('[{"prompt": "{} is", "subject": "X", "target": "A", "target": "B"}]')
+    with pytest.raises(RequestError, match="record 0: gives 'target' twice"):
+        load_records(path)
+
+
+def test_facts_however_they_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps([SHORT]))
+    (record,) = expected = load_records(path)
+    given: list[Facts] = [path, str(path), SHORT, [SHORT], record, record.request, iter([record])]
+    assert all(as_records(facts) == expected for facts in given)
+    mixed = as_records([record, replace(record.request, case_id=5, subject="Spain"), ZSRE])
+    assert [each.case_id for each in mixed] == [0, 5, 2]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (3, "expected a path or a list of facts, found int"),
+        ([], "no records in it"),
+        ([3], "facts, record 0: expected a JSON object, found int"),
+        (EditRequest(0, "no place for it", "X", "Y"), "the prompt needs '{}' once"),
+        (EditRequest(0, "{} is", "", "Y"), "'subject' must be a text that is not empty"),
+        (EditRequest(0, "{} is", "\ud800", "Y"), "'subject' has half a character"),
+        ([{"a": nested(10_000)}], "none of the fields"),
+        ([{"prompt": "{}", "subject": "X", "locality": nested(10_000)}], "nested too deeply"),
+    ],
+)
+def test_facts_that_are_no_facts(facts: Any, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        as_records(facts)
+    assert message in str(caught.value)

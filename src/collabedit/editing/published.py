@@ -1,0 +1,174 @@
+"""Hyper-parameter files that the field publishes, read setting by setting.
+
+ROME, MEMIT, PMET, EMMET, AlphaEdit and fine-tuning share one vocabulary, in the JSON files of their
+authors and in EasyEdit's YAML files. Each setting of a file is used, has no meaning here, must have
+the only supported value, or is warned about; none is dropped without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from collabedit.errors import InputError, shown
+
+__all__ = ["is_published", "read_published"]
+
+logger = logging.getLogger(__name__)
+
+#: Our names by the published ones.
+_USED = {
+    "layers": "layers",
+    "mom2_update_weight": "prior_weight",
+    "nullspace_threshold": "null_space_threshold",
+    "L2": "null_space_weight",
+    "emmet_lambda": "equality_ridge",
+    "v_num_grad_steps": "target_steps",
+    "v_lr": "target_learning_rate",
+    "v_weight_decay": "target_weight_decay",
+    "v_loss_layer": "loss_layer",
+    "kl_factor": "kl_factor",
+    "clamp_norm_factor": "clamp_factor",
+    "num_steps": "ft_steps",
+    "lr": "ft_learning_rate",
+    "norm_constraint": "ft_norm_bound",
+}
+
+#: Settings that the model, the covariance, the contexts or other options decide here, and those
+#: that only matter beside a value that is refused.
+_WITHOUT_MEANING = frozenset(
+    {
+        *("alg_name", "model_name", "stats_dir", "P_loc", "device", "model_parallel", "fp16"),
+        *("layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module"),
+        *("mom2_dataset", "mom2_n_samples", "mom2_dtype", "context_template_length_params"),
+        *("max_length", "calculate_objective_value", "dynamic_multiplier"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class _Only:
+    """A setting of which one value is supported.
+
+    Attributes:
+        value: the supported one.
+        instead: what is done whatever the file says.
+        warns: whether another value is warned about rather than refused.
+    """
+
+    value: Any
+    instead: str
+    warns: bool = False
+
+
+_ONLY = {
+    "fact_token": _Only("subject_last", "edits are made at the subject's last token"),
+    "layer_selection": _Only("all", "all layers of the file are edited"),
+    "update_norm_lambda": _Only(0, "the norm of an update has no penalty of its own"),
+    "weight_decay": _Only(0, "fine-tuning has no weight decay"),
+    "wd_power_law": _Only(None, "fine-tuning has no weight decay"),
+    "bias_update": _Only(False, "only weights are edited, no biases"),
+    "dynamic": _Only(False, "the covariance is that of the unedited model"),
+    "enable_prompt_keys": _Only(False, "keys are means over context templates"),
+    "enable_random_prefix_keys": _Only(True, "keys are means over context templates"),
+    "original_implementation": _Only(False, "keys are means over context templates"),
+    "nll_loss_factor": _Only(1, "the likelihood of the new object has the weight 1"),
+    "mom2_adjustment": _Only(True, "edits are weighed with the covariance", warns=True),
+    "objective_optimization": _Only(
+        "target_new", "the loss is that of the whole new object", warns=True
+    ),
+    "batch_size": _Only(None, "each step of fine-tuning sees all edits", warns=True),
+}
+
+#: Editors by the names that files give them; R-ROME is ROME with the same keys throughout.
+_EDITORS = frozenset({"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l"})
+
+_MODULES = ("rewrite_module_tmp", "rewrite_module_tmps")
+_DOWN_PROJECTIONS = frozenset({"c_proj", "down_proj", "fc_out", "dense_4h_to_h", "fc2", "w2", "wo"})
+_OTHER_PROJECTIONS = frozenset({"c_fc", "gate_proj", "up_proj", "fc_in", "dense_h_to_4h", "fc1"})
+_KNOWN = frozenset({*_USED, *_WITHOUT_MEANING, *_ONLY, *_MODULES})
+_OUR_NAMES = frozenset(_USED.values())
+
+
+def is_published(values: Mapping[str, Any]) -> bool:
+    """Whether settings have a name of the field's vocabulary that is not ours, too."""
+    return any(name in _KNOWN - _OUR_NAMES for name in values)
+
+
+def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Our settings for those of a published file; what cannot be followed is warned about.
+
+    Args:
+        values: the file's settings.
+        source: what messages call the file.
+
+    Raises:
+        InputError: when a setting has a value that changes the method and is not supported.
+    """
+    _check_editor(values, source)
+    told = {name: only for name, only in _ONLY.items() if name in values}
+    ignored = {name: o for name, o in told.items() if not _equal(values[name], o.value)}
+    for name, only in ignored.items():
+        if not only.warns:
+            supported = "" if only.value is None else f" (only {shown(only.value)} is)"
+            raise InputError(
+                f"{source}: {name}: {shown(values[name])} is not supported{supported}; "
+                f"{only.instead}: change or remove the setting"
+            )
+    for name in _MODULES:
+        for module in _listed(values.get(name)):
+            _check_module(module, f"{source}: {name}: {shown(module)}")
+    for name, only in ignored.items():
+        value = shown(values[name])
+        logger.warning("%s: %s: %s is not followed; %s", source, name, value, only.instead)
+    unknown = [shown(name) for name in values if name not in _KNOWN]
+    if unknown:
+        logger.warning("%s: unknown settings, not used: %s", source, ", ".join(unknown))
+    found = {ours: values[name] for name, ours in _USED.items() if name in values}
+    if found.get("ft_norm_bound") is False:
+        found["ft_norm_bound"] = None
+    return found
+
+
+def _check_editor(values: Mapping[str, Any], source: str) -> None:
+    name = values.get("alg_name")
+    if name is not None and str(name).lower() not in _EDITORS:
+        raise InputError(
+            f"{source}: alg_name: {shown(name)} is no editor of collabedit's; give a file of "
+            "ROME, MEMIT, PMET, EMMET, AlphaEdit or FT"
+        )
+    if "layers" not in values:
+        raise InputError(
+            f"{source}: no layers to edit; give a file of ROME, MEMIT, PMET, EMMET, AlphaEdit or FT"
+        )
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _check_module(module: Any, setting: str) -> None:
+    """Check that a template of a module's name is the MLP's down-projection, which is edited."""
+    *parents, last = str(module).removesuffix(".weight").split(".")
+    remedy = "only the MLP's down-projection is edited; give a file that names it"
+    if any(re.search("attn|attention", part, re.IGNORECASE) for part in (*parents, last)):
+        raise InputError(f"{setting} is part of the attention; {remedy}")
+    if "{}" in last or last in ("mlp", *_OTHER_PROJECTIONS):
+        raise InputError(f"{setting} is not the MLP's down-projection; {remedy}")
+    if last not in _DOWN_PROJECTIONS:
+        logger.warning("%s is taken for the MLP's down-projection", setting)
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    """Equality under which ``false`` and "0" are 0, as in files that mix them."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        return bool(value == wanted)
+    try:
+        return float(value) == wanted
+    except (TypeError, ValueError, OverflowError):
+        return False

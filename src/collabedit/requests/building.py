@@ -1,0 +1,130 @@
+"""What the formats share: making a checked request of its parts, and lists of questions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from collabedit.requests.fields import Fields
+from collabedit.requests.records import EditRequest, Question
+
+__all__ = ["Prompt", "neighbour", "prompt_about", "questions", "request"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with ``{}`` for the subject, and the subject as the prompt spells it."""
+
+    text: str
+    subject: str
+
+
+def request(
+    fields: Fields,
+    case_id: int,
+    prompt: Prompt,
+    target_new: str,
+    *,
+    target_true: str | None = None,
+    relation_id: str | None = None,
+) -> EditRequest:
+    """A request of its parts, trimmed.
+
+    Raises:
+        RequestError: when the prompt does not have ``{}`` once, or the subject has one.
+    """
+    count = prompt.text.count("{}")
+    if count != 1:
+        problem = "no" if count == 0 else "more than one"
+        raise fields.error(f"the prompt has {problem} '{{}}'; write {{}} once, for the subject")
+    if "{}" in prompt.subject:
+        raise fields.error("the subject contains '{}'; write the subject itself")
+    return EditRequest(
+        case_id,
+        prompt.text,
+        prompt.subject.strip(),
+        target_new.strip(),
+        target_true.strip() if target_true is not None else None,
+        relation_id,
+    )
+
+
+def prompt_about(fields: Fields, text_name: str, subject_name: str = "subject") -> Prompt:
+    """The prompt of two fields: with ``{}`` in it, or with the subject spelled out.
+
+    The subject's first whole-word occurrence becomes ``{}``, in any case of letters.
+
+    Raises:
+        RequestError: when a field is missing or the prompt does not hold the subject.
+    """
+    text = fields.text(text_name)
+    if subject_name not in fields:
+        raise fields.error(
+            f"the field {subject_name!r} is missing; edits are made at the subject's last token, "
+            "so name the subject as the prompt spells it"
+        )
+    subject = fields.text(subject_name).strip()
+    if "{}" in text:
+        return Prompt(text, subject)
+    found = _find(subject, text)
+    if found is None:
+        raise fields.error(
+            f"the prompt has no '{{}}', and {text_name!r} does not contain the subject; "
+            f"write {{}} for the subject, or spell it as {text_name!r} does"
+        )
+    return Prompt(f"{text[: found.start()]}{{}}{text[found.end() :]}", found.group())
+
+
+def _find(subject: str, text: str) -> re.Match[str] | None:
+    word = re.escape(subject)
+    whole = rf"(?<!\w){word}(?!\w)"
+    tries = ((whole, 0), (word, 0), (whole, re.IGNORECASE), (word, re.IGNORECASE))
+    found = (re.search(pattern, text, flags) for pattern, flags in tries)
+    return next((match for match in found if match), None)
+
+
+def questions(fields: Fields, name: str) -> tuple[Question, ...]:
+    """Questions with answers, in any of the field's shapes; those without an answer are left out.
+
+    A list of ``{prompt, ground_truth}`` or ``{loc, loc_ans}``; an object of such lists by kind
+    (KnowEdit); or an object of ``{prompt: [...], ground_truth: [...]}`` by kind (EasyEdit).
+
+    Raises:
+        RequestError: when it has another shape.
+    """
+    return tuple(_questions(fields.take(name), Fields({}, f"{fields.where}, {name}")))
+
+
+def _questions(value: Any, fields: Fields) -> list[Question]:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return []
+    if isinstance(value, Mapping) and not {"prompt", "loc"} & set(value):
+        return [item for kind in value.values() for item in _questions(kind, fields)]
+    if isinstance(value, Mapping):
+        return _paired(Fields(value, fields.where))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [item for entry in value for item in _questions(entry, fields)]
+    raise fields.error(f"expected questions with answers, found {type(value).__name__}")
+
+
+def _paired(fields: Fields) -> list[Question]:
+    prompt_name, answer_name = (
+        ("prompt", "ground_truth") if "prompt" in fields else ("loc", "loc_ans")
+    )
+    prompts, answers = fields.take(prompt_name), fields.take(answer_name)
+    if isinstance(prompts, list) and isinstance(answers, list) and len(prompts) == len(answers):
+        pairs = zip(prompts, answers, strict=True)
+        entries = (Fields({"prompt": p, "ground_truth": a}, fields.where) for p, a in pairs)
+        return [item for entry in entries for item in _paired(entry)]
+    found = fields.leaves(answer_name)
+    return [(fields.text(prompt_name), found)] if found else []
+
+
+def neighbour(locality: Sequence[Question]) -> tuple[tuple[str, ...], str | None]:
+    """The first of some questions as the neighbourhood that token accuracy is measured on."""
+    if not locality:
+        return (), None
+    prompt, answers = locality[0]
+    return (prompt,), answers[0].strip()

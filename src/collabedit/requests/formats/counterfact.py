@@ -1,0 +1,59 @@
+"""CounterFact and MultiCounterFact (Meng et al., 2022), nested or as the rows of a table."""
+
+from __future__ import annotations
+
+from collabedit.requests.building import prompt_about, request
+from collabedit.requests.fields import Fields
+from collabedit.requests.records import EditRequest, Record
+
+__all__ = ["flat_counterfact", "multi_counterfact", "rewrite", "with_prompts"]
+
+
+def multi_counterfact(fields: Fields, case_id: int) -> list[Record]:
+    """``requested_rewrite`` and lists of prompts."""
+    return [with_prompts(rewrite(fields.nested("requested_rewrite"), case_id), fields)]
+
+
+def flat_counterfact(fields: Fields, case_id: int) -> list[Record]:
+    """One row an edit, with the subject spelled out; ``target_false`` is the object to write."""
+    made = request(
+        fields,
+        case_id,
+        prompt_about(fields, "prompt"),
+        fields.text("target_false"),
+        target_true=fields.optional_text("target_true"),
+        relation_id=fields.optional_text("relation_id"),
+    )
+    return [with_prompts(made, fields)]
+
+
+def rewrite(fields: Fields, case_id: int) -> EditRequest:
+    """The request of a ``requested_rewrite``; its objects are texts, or objects with ``str``."""
+    return request(
+        fields,
+        case_id,
+        prompt_about(fields, "prompt"),
+        _object(fields, "target_new"),
+        target_true=_object(fields, "target_true") if "target_true" in fields else None,
+        relation_id=fields.optional_text("relation_id"),
+    )
+
+
+def _object(fields: Fields, name: str) -> str:
+    if isinstance(fields.values.get(name), str):
+        return fields.text(name)
+    inner = fields.nested(name)
+    inner.ignore("id")
+    return inner.text("str")
+
+
+def with_prompts(request: EditRequest, fields: Fields) -> Record:
+    """The record of a request and the lists of prompts beside it."""
+    return Record(
+        request,
+        paraphrase_prompts=fields.texts("paraphrase_prompts"),
+        neighborhood_prompts=fields.texts("neighborhood_prompts"),
+        attribute_prompts=fields.texts("attribute_prompts"),
+        generation_prompts=fields.texts("generation_prompts"),
+        reference_texts=fields.texts("reference_texts"),
+    )
