@@ -480,7 +480,9 @@ def _end_of_tensor(name: str, about: Any) -> int:
     if not name.isprintable() or not isinstance(about, dict):
         raise ValueError("a tensor's entry is malformed")
     name = name[:80]
-    dtype, shape, offsets = (about.get(key) for key in ("dtype", "shape", "data_offsets"))
+    dtype: Any = about.get("dtype")
+    shape: Any = about.get("shape")
+    offsets: Any = about.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise ValueError(f"{name} has the unknown type {str(dtype)[:20]!r}")
     if not _whole_numbers(shape, _MAX_DIMENSIONS) or not _whole_numbers(offsets, 2):
