@@ -36,7 +36,10 @@ def test_the_coordinators_half_loads_no_transformers(part: str) -> None:
 def test_the_layers_hold() -> None:
     """The contracts of pyproject.toml; ``make lint`` checks the same."""
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"], capture_output=True, text=True, check=False
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
+import math
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections import Counter
@@ -13,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from collabedit.errors import InputError
 
@@ -23,11 +27,16 @@ if TYPE_CHECKING:
 __all__ = [
     "RepeatedNames",
     "StoredTensors",
+    "StrPath",
     "atomic_path",
     "cache_directory",
+    "cache_tensors",
+    "check_writable",
     "decode_json",
     "decode_text",
     "load_tensors",
+    "make_directory",
+    "parse_json",
     "read_bounded",
     "read_json",
     "read_text",
@@ -41,10 +50,14 @@ __all__ = [
     "write_text",
 ]
 
+logger = logging.getLogger(__name__)
+
+StrPath: TypeAlias = "str | os.PathLike[str]"
 
 #: Largest text file that is read into memory.
 _MAX_BYTES = 512 << 20
 
+_LFS_POINTER = b"version https://git-lfs"
 #: What files that are not UTF-8 text begin with, what they are, and the remedy.
 _FOREIGN_FILES = (
     (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
@@ -52,56 +65,138 @@ _FOREIGN_FILES = (
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save it as CSV UTF-8"),
     (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
     (b"PAR1", "a Parquet file", "convert it to JSON Lines or CSV"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file", "run 'git lfs pull'"),
+    (_LFS_POINTER, "a Git LFS pointer, not the file", "run 'git lfs pull'"),
 )
+
+#: Longest header of a ``.safetensors`` file that is read; it names tensors and holds metadata.
+MAX_HEADER_BYTES = 32 * 2**20
+#: Bytes of one number by the format's name of its type; collabedit writes no other types.
+_ITEM_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_MAX_DIMENSIONS = 8
 
 
 def cache_directory(*parts: str) -> Path:
     """Folder of collabedit's cache, made readable by this user only.
 
-    ``COLLABEDIT_CACHE`` overrides the platform's default place.
+    ``COLLABEDIT_CACHE`` overrides the platform's default place. A cache that cannot be written is
+    no error here: reading finds nothing there, and writing says why it fails.
     """
     from platformdirs import user_cache_path
 
     root = os.environ.get("COLLABEDIT_CACHE")
     base = Path(root).expanduser() if root else user_cache_path("collabedit", appauthor=False)
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = base.joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        logger.info("the cache %s cannot be written: %s", folder, error.strerror or error)
     return folder
 
 
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` only if all went well."""
-    path = Path(path)
+def make_directory(path: StrPath) -> Path:
+    """Make a folder that a command cannot do without, such as the cache of fetched models.
+
+    Raises:
+        InputError: when it cannot be made or written.
+    """
+    folder = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror or error}; "
+            "COLLABEDIT_CACHE=DIR puts the cache elsewhere"
+        ) from None
+    return folder
+
+
+def check_writable(path: StrPath, size: int = 0) -> None:
+    """Check, before any work, that a file or folder can be made at ``path``; leaves no trace.
+
+    Args:
+        path: what is to be made; folders above it need not exist.
+        size: bytes that must be free there.
+
+    Raises:
+        InputError: when it cannot be made, or the disk has too little room.
+    """
+    target = Path(path).absolute()
+    folder = target.parent
     try:
+        while not folder.is_dir() and folder != folder.parent:
+            if folder.exists():
+                raise NotADirectoryError(20, f"{folder} is not a folder")
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(b"collabedit")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    if free < size:
+        raise InputError(
+            f"cannot write {path}: it needs about {size / 1e6:,.1f} MB and {folder} has "
+            f"{free / 1e6:,.1f} MB free; make room or choose another disk"
+        )
+
+
+@contextmanager
+def atomic_path(path: StrPath) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` only if all went well.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
-        temporary.replace(path)
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file atomically."""
+def write_text(path: StrPath, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        InputError: when it cannot be written, or the text has half a character.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"cannot write {path}: half a character ({error.object[error.start]!r}) is no text"
+            ) from None
         temporary.chmod(0o644)
 
 
-def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
+def write_json(path: StrPath, value: Any, *, indent: int | None = 2) -> None:
     """Write ``value`` as JSON atomically; NaN and infinities are refused."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_text(path: str | os.PathLike[str], what: str = "file", *, limit: int = _MAX_BYTES) -> str:
+def read_text(path: StrPath, what: str = "file", *, limit: int = _MAX_BYTES) -> str:
     """Read a UTF-8 text file of at most ``limit`` bytes; a byte order mark is dropped.
 
     Raises:
@@ -204,7 +299,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
+def read_json(path: StrPath, what: str = "file") -> Any:
     """Read a JSON file.
 
     Raises:
@@ -213,84 +308,221 @@ def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
     return decode_json(read_text(path, what), str(path))
 
 
+def parse_json(data: bytes, source: str) -> Any:
+    """Parse JSON that may come from anyone.
+
+    Args:
+        data: UTF-8 text.
+        source: what complaints call it.
+
+    Raises:
+        InputError: when it is not JSON, is nested too deeply, repeats a name in an object, or holds
+            a number that is not finite or text with half a character.
+    """
+    return _strict_json(decode_text(data, source), source)
+
+
+def _strict_json(text: str, source: str) -> Any:
+    value = decode_json(text, source)
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, RepeatedNames):
+            raise InputError(f"{source}: an object has the name {item.repeated[:80]!r} twice")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InputError(f"{source}: a number is not finite")
+        if isinstance(item, str) and not _is_whole_text(item):
+            raise InputError(f"{source}: a text has half a character (a lone surrogate)")
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+    return value
+
+
+def _is_whole_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def save_tensors(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, torch.Tensor],
-    metadata: Mapping[str, Any],
+    path: StrPath, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write a ``.safetensors`` file atomically; metadata values are stored as JSON strings."""
+    """Write a ``.safetensors`` file atomically; metadata values are stored as JSON strings.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file(_plain(tensors), temporary, metadata=_as_text(metadata))
+        try:
+            save_file(_storable(tensors), temporary, metadata=_metadata_texts(metadata))
+        except SafetensorError as error:
+            raise InputError(f"cannot write {path}: {error}") from None
 
 
 def tensors_to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """What :func:`save_tensors` would write."""
+    """What :func:`save_tensors` would write, for sending."""
     from safetensors.torch import save
 
-    return save(_plain(tensors), metadata=_as_text(metadata))
+    return save(_storable(tensors), metadata=_metadata_texts(metadata))
+
+
+def cache_tensors(
+    path: StrPath, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Keep tensors in a cache; one that cannot be written costs time later, not the work now."""
+    try:
+        save_tensors(path, tensors, metadata)
+    except InputError as error:
+        logger.warning("nothing is cached: %s", error)
+
+
+def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Dense tensors on the CPU, none of which shares memory with another."""
+    seen: set[int] = set()
+    storable = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        if own.untyped_storage().data_ptr() in seen:
+            own = own.clone()
+        seen.add(own.untyped_storage().data_ptr())
+        storable[name] = own
+    return storable
+
+
+def _metadata_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()}
 
 
 def tensors_from_bytes(
     data: bytes, what: str = "message"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata in bytes that :func:`tensors_to_bytes` made.
+    """Tensors and metadata of what :func:`tensors_to_bytes` made, which may come from anyone.
+
+    Sizes are checked before memory is taken.
+
+    Args:
+        data: the bytes.
+        what: what complaints call it.
 
     Raises:
-        InputError: when they are something else.
+        InputError: when the bytes are not a whole ``.safetensors`` file of collabedit's.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    metadata = _check_header(io.BytesIO(data), len(data), what)
     try:
-        tensors = load(data)
-        size = int.from_bytes(data[:8], "little")
-        raw = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-        return tensors, {key: json.loads(value) for key, value in raw.items()}
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise InputError(f"{what}: not a safetensors file ({error})") from None
+        return load(data), metadata
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what}: not a safetensors file ({_first_line(error)})") from None
 
 
-def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
-    return {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()}
-
-
-def _open_tensors(path: str | os.PathLike[str], what: str) -> Any:
+def _open_tensors(path: StrPath, what: str) -> tuple[Any, dict[str, Any]]:
+    """The open file and its metadata, both checked."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise InputError(f"cannot read the {what} {path}: no such file")
     try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a safetensors file ({error})") from None
+        with Path(path).open("rb") as stream:
+            metadata = _check_header(stream, os.fstat(stream.fileno()).st_size, str(path))
+        return safe_open(path, framework="pt"), metadata
+    except OSError as error:
+        raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({_first_line(error)})") from None
 
 
-def tensor_metadata(path: str | os.PathLike[str], what: str = "file") -> dict[str, Any]:
-    """Metadata of a ``.safetensors`` file that collabedit wrote, without reading its tensors."""
-    with _open_tensors(path, what) as stored:
-        raw = stored.metadata() or {}
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_header(stream: BinaryIO, size: int, what: str) -> dict[str, Any]:
+    """Metadata of a ``.safetensors`` stream, after a check of all sizes that it announces."""
     try:
-        return {key: json.loads(value) for key, value in raw.items()}
-    except (json.JSONDecodeError, RecursionError):
-        raise InputError(f"{path}: its metadata is not collabedit's") from None
+        header = _read_header(stream, size, what)
+        metadata = header.pop("__metadata__", {})
+        end = max([0, *(_end_of_tensor(name, about) for name, about in header.items())])
+        if end != size - stream.tell():
+            raise ValueError(f"it announces {end:,} bytes and has {size - stream.tell():,}")
+    except ValueError as error:
+        raise InputError(f"{what}: not a safetensors file ({error})") from None
+    try:
+        return {key: _strict_json(value, what) for key, value in metadata.items()}
+    except (InputError, AttributeError, TypeError):
+        raise InputError(f"{what}: its metadata is not collabedit's") from None
+
+
+def _read_header(stream: BinaryIO, size: int, what: str) -> dict[str, Any]:
+    start = stream.read(8)
+    length = int.from_bytes(start, "little")
+    if start == _LFS_POINTER[:8] and stream.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
+        raise ValueError("it is a Git LFS pointer; run 'git lfs pull'")
+    if size < 8 or length > size - 8:
+        raise ValueError("it is truncated")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"its header of {length:,} bytes is too long")
+    header = parse_json(stream.read(length), f"{what}: not a safetensors file; its header")
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    return header
+
+
+def _end_of_tensor(name: str, about: Any) -> int:
+    """Where a tensor of a header ends, counted from the end of the header."""
+    if not name.isprintable() or not isinstance(about, dict):
+        raise ValueError("a tensor's entry is malformed")
+    name = name[:80]
+    dtype: Any = about.get("dtype")
+    shape: Any = about.get("shape")
+    offsets: Any = about.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise ValueError(f"{name} has the unknown type {str(dtype)[:20]!r}")
+    if not _whole_numbers(shape, _MAX_DIMENSIONS) or not _whole_numbers(offsets, 2):
+        raise ValueError(f"{name} has a malformed shape or place")
+    if math.prod(max(length, 1) for length in shape) >= 2**62 or len(offsets) != 2:
+        raise ValueError(f"{name} has an impossible shape")
+    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"{name} has not the size that its shape says")
+    return int(offsets[1])
+
+
+def _whole_numbers(values: Any, most: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(type(value) is int and value >= 0 for value in values)
+    )
+
+
+def tensor_metadata(path: StrPath, what: str = "file") -> dict[str, Any]:
+    """Metadata of a ``.safetensors`` file that collabedit wrote, without reading its tensors.
+
+    Raises:
+        InputError: when the file is missing, not safetensors, or has foreign metadata.
+    """
+    stored, metadata = _open_tensors(path, what)
+    with stored:
+        return metadata
 
 
 def load_tensors(
-    path: str | os.PathLike[str], what: str = "file"
+    path: StrPath, what: str = "file"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and metadata of a ``.safetensors`` file that collabedit wrote.
 
     Raises:
         InputError: when the file is missing, not safetensors, or has foreign metadata.
     """
-    metadata = tensor_metadata(path, what)
-    with _open_tensors(path, what) as stored:
+    opened, metadata = _open_tensors(path, what)
+    with opened as stored:
         return {name: stored.get_tensor(name) for name in stored.keys()}, metadata  # noqa: SIM118
 
 
@@ -305,15 +537,17 @@ class StoredTensors(Mapping[str, "torch.Tensor"]):
         InputError: when the file is missing or not safetensors.
     """
 
-    def __init__(self, path: str | os.PathLike[str], what: str = "file") -> None:
-        self.path, self._what = path, what
-        with _open_tensors(path, what) as stored:
+    def __init__(self, path: StrPath, what: str = "file") -> None:
+        self.path, self._what = Path(path), what
+        opened, _ = _open_tensors(path, what)
+        with opened as stored:
             self._names: list[str] = sorted(stored.keys())
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self._names:
             raise KeyError(name)
-        with _open_tensors(self.path, self._what) as stored:
+        opened, _ = _open_tensors(self.path, self._what)
+        with opened as stored:
             tensor: torch.Tensor = stored.get_tensor(name)
         return tensor
 

@@ -35,8 +35,15 @@ import torch
 from torch import Tensor
 
 from collabedit.covariance.corpus import Corpus, Plan, Report, SelfCorpus, Window, grouped
-from collabedit.errors import CollabEditError, CovarianceError
-from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json, utc_now
+from collabedit.errors import CollabEditError, CovarianceError, InputError
+from collabedit.files import (
+    cache_directory,
+    check_writable,
+    load_tensors,
+    save_tensors,
+    sha256_of_json,
+    utc_now,
+)
 from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import captured_inputs, stops_before
@@ -272,7 +279,17 @@ def default_covariance(
         "itself (only once). Text like that of its training is better: collabedit stats collect "
         "--corpus FILE"
     )
-    return collect(model, layers, corpus, tokens=tokens, out=path, say=say)
+    return collect(model, layers, corpus, tokens=tokens, out=_kept_at(path, say), say=say)
+
+
+def _kept_at(path: Path, say: Say) -> Path | None:
+    """The place in the cache, or ``None`` where the cache cannot be written."""
+    try:
+        check_writable(path)
+    except InputError as error:
+        say(f"{error}; the covariance will not be kept.")
+        return None
+    return path
 
 
 def default_tokens(model: LanguageModel, corpus: Corpus) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,26 @@ from collabedit.messages.covariance import Covariance, malformed_moment
 from collabedit.models import LanguageModel
 
 __all__ = ["import_npz", "layer_in_file_name"]
+
+#: What is read of an ``.npz`` file, by its name in the archive.
+_NPZ_MEMBERS = ("mom2.mom2", "mom2.count")
+#: Room for the header of an array in an ``.npz`` file.
+_NPY_HEADER = 2**16
+#: What reading a malformed archive or array raises.
+_NPZ_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    MemoryError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
@@ -40,7 +62,7 @@ def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
     moments: dict[str, Tensor] = {}
     counts: dict[Path, int] = {}
     for layer, path in files.items():
-        total, counts[path] = _read_npz(path)
+        total, counts[path] = _read_npz(path, size)
         if total.shape != (size, size):
             raise CovarianceError(
                 f"{path}: its matrix is {list(total.shape)}, but {model.name} needs {[size, size]}"
@@ -74,11 +96,11 @@ def layer_in_file_name(path: Path, model: LanguageModel) -> int:
     raise InputError(f"{path}: its name does not say the layer; give it as {path}:LAYER")
 
 
-def _read_npz(path: Path) -> tuple[Tensor, int]:
+def _read_npz(path: Path, size: int) -> tuple[Tensor, int]:
+    """The sum of ``k k^T``, of width ``size``, and the number of tokens of an ``.npz`` file."""
     import numpy
 
-    if not path.is_file():
-        raise InputError(f"cannot read the statistics {path}: no such file")
+    _check_npz_sizes(path, size)
     try:
         with numpy.load(path, allow_pickle=False) as stored:
             total, count = stored["mom2.mom2"], stored["mom2.count"]
@@ -86,10 +108,52 @@ def _read_npz(path: Path) -> tuple[Tensor, int]:
         raise CovarianceError(
             f"{path}: it has no 'mom2.mom2' and 'mom2.count', as ROME's and MEMIT's files have"
         ) from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not an .npz file of plain arrays ({error})") from None
+    except _NPZ_ERRORS as error:
+        raise _not_npz(path, error) from None
     if count.size != 1 or count.dtype.kind not in "iuf" or not 0 < count.item() < 2**62:
         raise CovarianceError(f"{path}: its number of samples is not a positive number")
     if total.dtype.kind != "f":
         raise CovarianceError(f"{path}: its matrix has type {total.dtype}, not a float type")
     return torch.from_numpy(total.astype("float64")), int(count.item())
+
+
+def _check_npz_sizes(path: Path, size: int) -> None:
+    """Refuse a file that would unpack to more than a matrix of width ``size``, before it is read.
+
+    Members are bounded by what the archive says, which zipfile holds them to, and arrays by their
+    own headers, since numpy takes the memory that a header announces.
+    """
+    if not path.is_file():
+        raise InputError(f"cannot read the statistics {path}: no such file")
+    most = 8 * size**2 + _NPY_HEADER
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.filename.removesuffix(".npy") not in _NPZ_MEMBERS:
+                    continue  # numpy reads only what is asked for
+                announced = member.file_size
+                if announced <= most:
+                    announced = _announced_bytes(archive, member)
+                if announced > most:
+                    raise CovarianceError(
+                        f"{path}: {member.filename} unpacks to {announced / 1e6:,.1f} MB; a matrix "
+                        f"of width {size} takes at most {most / 1e6:,.1f} MB"
+                    )
+    except _NPZ_ERRORS as error:
+        raise _not_npz(path, error) from None
+
+
+def _announced_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes of the array in a member, as its header says."""
+    from numpy.lib import format as npy
+
+    with archive.open(member) as stream:
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    return math.prod(shape) * dtype.itemsize
+
+
+def _not_npz(path: Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path}: not an .npz file of plain arrays ({reason})")

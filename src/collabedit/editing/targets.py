@@ -30,7 +30,7 @@ from collabedit.editing.text_groups import Passes, Text
 from collabedit.editing.texts import KL_PROMPT, check_requests
 from collabedit.editors import Contexts, Hyperparameters, bare_contexts, context_weights
 from collabedit.errors import InputError
-from collabedit.files import cache_directory, load_tensors, save_tensors, sha256_of_json
+from collabedit.files import cache_directory, cache_tensors, load_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import head_bytes, pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
@@ -92,7 +92,7 @@ class TargetCache:
 
     def store(self, key: str, targets: Tensor) -> None:
         """Keep a batch's targets ``[d_out, n]``."""
-        save_tensors(self.path(key), {"targets": targets}, {})
+        cache_tensors(self.path(key), {"targets": targets}, {})
 
 
 def optimise_targets(

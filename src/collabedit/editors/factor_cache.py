@@ -13,7 +13,7 @@ from torch import Tensor
 
 from collabedit.algebra import Prior
 from collabedit.errors import CovarianceError, InputError
-from collabedit.files import cache_directory, load_tensors, save_tensors
+from collabedit.files import cache_directory, cache_tensors, load_tensors
 
 __all__ = ["null_space_prior_of", "prior_of"]
 
@@ -44,7 +44,7 @@ def prior_of(second_moment: Tensor, weight: float) -> Prior:
         return Prior.from_factor(math.sqrt(weight) * stored[0], weight * second_moment)
     prior = Prior.from_second_moment(second_moment, weight)
     if prior.matrix.equal(weight * second_moment):
-        save_tensors(path, {"cholesky": prior.cholesky / math.sqrt(weight)}, {})
+        cache_tensors(path, {"cholesky": prior.cholesky / math.sqrt(weight)}, {})
     return prior
 
 
@@ -85,7 +85,7 @@ def _eigenvectors(second_moment: Tensor) -> tuple[Tensor, Tensor]:
     if stored is not None:
         return stored[1], stored[0]
     values, vectors = torch.linalg.eigh(second_moment)
-    save_tensors(path, {"values": values, "vectors": vectors}, {})
+    cache_tensors(path, {"values": values, "vectors": vectors}, {})
     return values, vectors
 
 

@@ -13,9 +13,8 @@ from typing_extensions import Self
 
 from collabedit.errors import CollabEditError
 from collabedit.files import (
-    decode_json,
-    decode_text,
     load_tensors,
+    parse_json,
     read_json,
     save_tensors,
     tensors_from_bytes,
@@ -54,7 +53,7 @@ class JsonMessage(Header):
             InputError: when they are not JSON.
             CollabEditError: of the message's own kind, when they are another document.
         """
-        return cls._parse(decode_json(decode_text(data, source), source), source)
+        return cls._parse(parse_json(data, source), source)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document to a file."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from collabedit.errors import ModelError, UnknownNameError
-from collabedit.files import atomic_path, cache_directory
+from collabedit.files import atomic_path, cache_directory, make_directory
 from collabedit.models.failures import explained
 from collabedit.models.gguf import convert_gguf
 from collabedit.progress import progress, say
@@ -95,7 +95,8 @@ def fetch(name: str) -> Path:
     say(f"Fetching {name}: {model.title}, {model.megabytes:,} MB, {model.licence} (only once)")
     if model.terms:
         say(model.terms)
-    downloads = cache_directory("downloads", target.name)
+    make_directory(target.parent)
+    downloads = make_directory(cache_directory("downloads", target.name))
     gguf = downloads / f"{name}.gguf"
     if not gguf.is_file():
         with explained(name, remedy=f"remove {downloads} and try again"):

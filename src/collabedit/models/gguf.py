@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from collabedit.errors import ModelError
-from collabedit.files import cache_directory
+from collabedit.files import cache_directory, make_directory
 from collabedit.models.failures import explained
 from collabedit.models.quiet import quiet_transformers
 from collabedit.models.report import load_checked
@@ -48,7 +48,7 @@ def convert_gguf(source: Path, target: Path) -> Path:
     if (target / "config.json").is_file():
         return target
     _check_version(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, quiet_transformers():
         with explained(str(source), remedy=_REMEDY):
             tokenizer, model = _read(source)
