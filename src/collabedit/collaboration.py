@@ -14,7 +14,6 @@ from torch import Tensor
 
 from collabedit.algebra import Prior, relative_distance
 from collabedit.covariance import default_covariance
-from collabedit.editing import TargetCache
 from collabedit.editors import DEFAULT_EDITOR
 from collabedit.export import save_edited_model
 from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
@@ -133,8 +132,7 @@ def collaborate(
     }
     loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
     config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
-    cache = TargetCache()
-    members = [Party(loaded, own, config, cache=cache, name=name) for name, own in requests.items()]
+    members = Party.together(loaded, requests, config)
     priors = static_priors(config, _covariance(covariance, loaded, config, seed))
     delta = merge_edits(merging, members, config, priors).delta
     apply_delta(loaded, delta)

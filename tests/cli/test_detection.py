@@ -303,7 +303,7 @@ def test_updates_that_cannot_be_compared(
         "contribute", "--round", place / "round.json", "-r", place / "bank.jsonl", "-o", bare
     )
     assert f"{bare}: no fingerprints in it" in fails("detect", announced[0], bare)
-    assert "not a collabedit.update file" in fails("detect", place / "cov.safetensors")
+    assert "not a collabedit.contribution file" in fails("detect", place / "cov.safetensors")
 
 
 def test_fingerprints_of_different_keys_are_not_merged(place: Path, tmp_path: Path) -> None:

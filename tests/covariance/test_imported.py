@@ -17,6 +17,7 @@ import torch
 
 from collabedit.covariance import import_npz, layer_in_file_name
 from collabedit.errors import CollabEditError, CovarianceError, InputError, ModelError
+from collabedit.messages import Covariance
 
 
 def write_npz(path: Path, moment: torch.Tensor, count: int = 10) -> Path:

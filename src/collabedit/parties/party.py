@@ -6,7 +6,7 @@ import hmac
 import json
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -98,6 +98,35 @@ class Party:
         self._secret = secrets.token_bytes(32) if secret is None else secret
         self._targets: Tensor | None = None
         self._measured: dict[tuple[str, tuple[int, ...]], Measurement] = {}
+
+    @classmethod
+    def together(
+        cls,
+        model: LanguageModel,
+        shares: Mapping[str, Sequence[EditRequest]],
+        config: RoundConfig,
+    ) -> list[Party]:
+        """Parties of one process, whose targets are found together where the editor allows it.
+
+        A target depends on the request and the model alone, so this changes nothing but the time.
+
+        Args:
+            model: the unedited model.
+            shares: each party's requests, by its name.
+            config: the round.
+        """
+        cache = TargetCache()
+        if not config.rules.at_once:
+            return [cls(model, own, config, cache=cache, name=n) for n, own in shares.items()]
+        flat = [request for own in shares.values() for request in own]
+        check_requests(model, flat, config.contexts)
+        found = optimise_targets(
+            model, flat, config.contexts, config.hyperparameters, cache=cache
+        ).split([len(own) for own in shares.values()], dim=1)
+        return [
+            cls(model, own, config, targets=targets, name=name)
+            for (name, own), targets in zip(shares.items(), found, strict=True)
+        ]
 
     @classmethod
     def pooled(cls, parties: Sequence[Party]) -> Party:
