@@ -165,4 +165,7 @@ def test_records_get_their_own_generations(tiny_llama: LanguageModel) -> None:
     assert first["ngram_entropy"] == pytest.approx(sum(map(ngram_entropy, first["text"])) / 2)
     assert "reference_score" not in first
     assert second == {}
-    assert 0 < third["reference_score"] <= 1
+    joined = " ".join(third["text"])
+    assert 0 < third["reference_score"] == consistency(joined, "Rome is a city")
+    assert third["idf_version"] == english_idf().version
+    assert "idf_version" not in first

@@ -47,11 +47,13 @@ _IDF_WORD = re.compile(r"\b\w\w+\b")  # as scikit-learn's TfidfVectorizer finds 
 class GenerationResult(TypedDict, total=False):
     """What generations of one record show; the keys are those of ROME's result files.
 
-    ``reference_score`` is absent where the record has no reference texts.
+    ``reference_score`` is absent where the record has no reference texts. Scores of different
+    ``idf_version`` can't be compared, nor with scores that have none.
     """
 
     ngram_entropy: float
     reference_score: float
+    idf_version: int
     text: list[str]
 
 
@@ -98,6 +100,7 @@ def _measure(texts: list[str], record: Record) -> GenerationResult:
     if record.reference_texts:
         joined = " ".join(record.reference_texts)
         result["reference_score"] = consistency(" ".join(texts), joined)
+        result["idf_version"] = english_idf().version
     return result
 
 
