@@ -331,7 +331,7 @@ def apply(
 ) -> None:
     """Write a delta into the model and save it; plain transformers loads the result."""
     from collabedit.export import save_edited_model
-    from collabedit.export.model_directory import check_output_directory
+    from collabedit.export.model_directory import check_output, check_output_directory
     from collabedit.models import load_model
     from collabedit.rounds import Delta
 
@@ -340,7 +340,8 @@ def apply(
     loaded_delta.require_complete()
     about = loaded_delta.metadata
     loaded = load_model(model or about.model, dtype=about.dtype, device=device)
-    save_edited_model(loaded, loaded_delta, out, overwrite=overwrite)
+    check_output(out, loaded, overwrite=overwrite)
+    save_edited_model(loaded, loaded_delta, out, overwrite=overwrite, delta_file=delta)
     print(f"{out}: {about.model} with {about.edits} edits, layers {_spread(about.layers)}")
     print(f'Load it with: transformers.AutoModelForCausalLM.from_pretrained("{out}")')
 
@@ -378,7 +379,8 @@ def edit(
     """Edit a model alone: one party, all in one go."""
     from collabedit.editing import TargetCache, resolve_editor
     from collabedit.export import save_edited_model
-    from collabedit.export.model_directory import check_output_directory
+    from collabedit.export.model_directory import check_output, check_output_directory
+    from collabedit.files import check_output_file
     from collabedit.merging import resolve_method
     from collabedit.models import load_model
     from collabedit.requests import load_records
@@ -389,9 +391,13 @@ def edit(
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
     as_delta = out.suffix == ".safetensors"
-    if not as_delta:
+    if as_delta:
+        check_output_file(out)
+    else:
         check_output_directory(out, overwrite=overwrite)
     loaded = load_model(model, dtype=dtype, device=device, memory_budget=read_bytes(memory_budget))
+    if not as_delta:
+        check_output(out, loaded, overwrite=overwrite)
     config = new_round(
         loaded,
         editor=rules.name,
