@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from collabedit.algebra import LowRankUpdate
+from collabedit.editing import Hyperparameters
 from collabedit.models import LanguageModel, load_model
-from collabedit.rounds import Delta
+from collabedit.rounds import Delta, new_round
 from tests.conftest import make_model
-from tests.rounds.test_round import make_round
+from tests.editing.facts import CONTEXTS
 
 OTHERS = {
     "LICENSE": "free",
@@ -55,7 +56,9 @@ def load(folder: Path, dtype: str = "float32") -> LanguageModel:
 
 
 def random_delta(model: LanguageModel) -> Delta:
-    config = make_round(model)
+    layers = (1,) if model.structure.output_norm else (1, 2)
+    settings = Hyperparameters(layers=layers, prior_weight=5.0, target_steps=4)
+    config = new_round(model, hyperparameters=settings, contexts=CONTEXTS)
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:

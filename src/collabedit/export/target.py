@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -79,10 +79,8 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
 
 def _protected() -> set[Path]:
     places = [Path.cwd()]
-    try:
+    with suppress(RuntimeError):  # no home
         places.append(Path.home().resolve())
-    except RuntimeError:  # no home
-        pass
     return {folder for place in places for folder in (place, *place.parents)}
 
 

@@ -6,8 +6,10 @@ bytes go where the old ones were: everything else in the files stays as it was.
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from collabedit.models.placement import stored_weight
 
 __all__ = ["EditedCopy", "check_written"]
 
+#: Names that are tried for a parameter that the checkpoint calls otherwise.
+_TRIED = 4
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -51,19 +55,19 @@ class EditedCopy:
         stored = _stored_names(original)
         if not stored or _is_packed(model, original):
             return None
-        parameters = [name for name, _ in model.hf.named_parameters()]
-        names = {name: _stored_name(model, name, stored) for name in parameters}
-        if None in names.values() or len(set(names.values())) < len(names):
-            return None
         editable = {model.structure.weight_name(n) for n in range(model.structure.n_layers)}
+        names = _names_of(model, stored, editable)
+        if not names:
+            return None
         changed: dict[str, dict[str, str]] = {}
         for name, key in names.items():
-            file = stored[str(key)]
-            same = _is_stored(value_of(model, name), original / file, str(key))
+            same = _is_stored(value_of(model, name), original / stored[key], key)
             if same is None or (not same and name not in editable):
                 return None
             if not same:
-                changed.setdefault(file, {})[name] = str(key)
+                changed.setdefault(stored[key], {})[name] = key
+        if not _has_renamed(model, names, {key: original / stored[key] for key in stored}):
+            return None
         index = [] if _SINGLE in stored.values() else [_INDEX]
         return cls(original, (*sorted(set(stored.values())), *index), changed)
 
@@ -112,11 +116,40 @@ def _is_packed(model: LanguageModel, original: Path) -> bool:
     )
 
 
-def _stored_name(model: LanguageModel, name: str, stored: Mapping[str, str]) -> str | None:
-    """What a checkpoint calls a parameter; some are of the model without its head."""
+def _names_of(
+    model: LanguageModel, stored: Mapping[str, str], editable: Set[str]
+) -> dict[str, str]:
+    """What a checkpoint calls each parameter; some are of the model without its head.
+
+    Empty unless all weights that can be edited are found.
+    """
     prefix = f"{model.hf.base_model_prefix}."
-    candidates = (name, prefix + name, name.removeprefix(prefix))
-    return next((key for key in candidates if key in stored), None)
+    names = {}
+    for name, _ in model.hf.named_parameters():
+        candidates = (name, prefix + name, name.removeprefix(prefix))
+        key = next((key for key in candidates if key in stored), None)
+        if key is not None:
+            names[name] = key
+    unique = len(set(names.values())) == len(names)
+    return names if unique and editable <= names.keys() else {}
+
+
+def _has_renamed(
+    model: LanguageModel, names: Mapping[str, str], stored: Mapping[str, Path]
+) -> bool:
+    """Whether the values of all other parameters are in the checkpoint under another name."""
+    others = {name for name, _ in model.hf.named_parameters()} - names.keys()
+    left = stored.keys() - set(names.values())
+    for name in others:
+        likely = sorted(left, key=lambda key: -_common_end(key, name))[:_TRIED]  # noqa: B023
+        value = value_of(model, name)
+        if not any(_is_stored(value, stored[key], key) for key in likely):
+            return False
+    return True
+
+
+def _common_end(one: str, other: str) -> int:
+    return len(os.path.commonprefix([one[::-1], other[::-1]]))
 
 
 def _is_stored(value: Tensor, file: Path, key: str) -> bool | None:
@@ -136,8 +169,6 @@ def _bytes_of(value: Tensor) -> Tensor:
 
 def _overwrite(path: Path, model: LanguageModel, names: Mapping[str, str]) -> None:
     """Put weights of the model in the place of a file's; the format stores them row by row."""
-    import json
-
     if not names:
         return
     with path.open("r+b") as stream:
