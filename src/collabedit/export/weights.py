@@ -7,10 +7,10 @@ bytes go where the old ones were: everything else in the files stays as it was.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def _has_renamed(
     others = {name for name, _ in model.hf.named_parameters()} - names.keys()
     left = stored.keys() - set(names.values())
     for name in others:
-        likely = sorted(left, key=lambda key: -_common_end(key, name))[:_TRIED]  # noqa: B023
+        likely = sorted(left, key=lambda key: -_common_end(key, name))[:_TRIED]
         value = value_of(model, name)
         if not any(_is_stored(value, stored[key], key) for key in likely):
             return False
@@ -149,7 +149,9 @@ def _has_renamed(
 
 
 def _common_end(one: str, other: str) -> int:
-    return len(os.path.commonprefix([one[::-1], other[::-1]]))
+    """How many parts of two names are the same, from the end."""
+    pairs = zip(reversed(one.split(".")), reversed(other.split(".")), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _is_stored(value: Tensor, file: Path, key: str) -> bool | None:
