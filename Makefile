@@ -43,10 +43,11 @@ test: setup ## Run the whole test suite
 test-quick: setup ## Run the tests that need neither the real model nor much time
 	$(PY) -m pytest -m "not slow"
 
-lint: setup ## Check style, format and types
+lint: setup ## Check style, format, types and the layers of imports
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
 format: setup ## Sort imports, apply safe fixes and format
 	$(PY) -m ruff check --fix

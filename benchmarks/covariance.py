@@ -21,9 +21,10 @@ import torch
 from benchmarks.machine import print_machine
 from benchmarks.plain import plain_second_moment
 from benchmarks.report import print_rate, print_ratio, require_agreement, timed
-from collabedit.covariance import Corpus, Covariance, TextCorpus, collect, open_corpus
+from collabedit.covariance import Corpus, TextCorpus, collect, open_corpus
 from collabedit.datasets import load_dataset
-from collabedit.editing import default_hyperparameters
+from collabedit.editors import default_hyperparameters
+from collabedit.messages import Covariance
 from collabedit.models import LanguageModel, load_model
 
 #: Products in float32, added up in another order.

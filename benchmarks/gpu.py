@@ -27,7 +27,8 @@ from benchmarks.merge import Size, make_problem
 from benchmarks.report import timed
 from collabedit.algebra import Prior, compress
 from collabedit.datasets import load_dataset
-from collabedit.editing import Contexts, Hyperparameters, measure, optimise_targets
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Contexts, Hyperparameters
 from collabedit.evaluation import evaluate
 from collabedit.merging import collab_edit
 from collabedit.models import LanguageModel

@@ -30,15 +30,8 @@ from benchmarks.report import timed
 from collabedit.algebra import Factors, LowRankUpdate, Prior, compress
 from collabedit.covariance import collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import (
-    Contexts,
-    Hyperparameters,
-    Measurement,
-    default_hyperparameters,
-    measure,
-    optimise_targets,
-    sample_contexts,
-)
+from collabedit.editing import Measurement, measure, optimise_targets, sample_contexts
+from collabedit.editors import Contexts, Hyperparameters, default_hyperparameters
 from collabedit.evaluation import evaluate
 from collabedit.merging import collab_edit
 from collabedit.models import LanguageModel, load_model

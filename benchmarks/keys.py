@@ -19,13 +19,8 @@ from benchmarks.machine import print_machine
 from benchmarks.plain import padded_keys, plain_hidden, plain_keys
 from benchmarks.report import print_rate, print_ratio, require_agreement, timed
 from collabedit.datasets import load_dataset
-from collabedit.editing import (
-    Contexts,
-    Measurement,
-    default_hyperparameters,
-    measure,
-    sample_contexts,
-)
+from collabedit.editing import Measurement, measure, sample_contexts
+from collabedit.editors import Contexts, default_hyperparameters
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest
 

@@ -27,13 +27,16 @@ from benchmarks.report import timed
 from collabedit.cli.options import read_bytes
 from collabedit.covariance import TextCorpus, collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import default_hyperparameters
+from collabedit.editors import default_hyperparameters
 from collabedit.evaluation import CaseResult, evaluate
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
+from collabedit.messages import Delta
 from collabedit.models import LanguageModel, load_model
+from collabedit.parties import Party, new_round
 from collabedit.requests import Record
-from collabedit.rounds import Coordinator, Delta, Party, new_round, run_round
+from collabedit.rounds import Coordinator, static_priors
+from collabedit.transports import run_in_process
 
 Result = TypeVar("Result")
 
@@ -118,11 +121,11 @@ def edited(options: argparse.Namespace, folder: Path) -> int:
             model, config.layers, corpus, tokens=options.tokens, out=folder / "c.safetensors"
         ),
     )
-    priors = stages.run("priors", lambda: config.priors(covariance, budget))
+    priors = stages.run("priors", lambda: static_priors(config, covariance, budget))
     party = Party(model, [record.request for record in records], config)
     stages.run("targets", lambda: party.targets)
     coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))
-    delta = stages.run("keys, merge", lambda: run_round([party], coordinator))
+    delta = stages.run("keys, merge", lambda: run_in_process([party], coordinator))
     stages.run("evaluation", lambda: evaluated(model, delta, records))
     stages.run("save", lambda: save_edited_model(model, delta, folder / "edited"))
     return stages.peak

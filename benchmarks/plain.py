@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from collabedit.editing import Contexts, Hyperparameters
+from collabedit.editors import Contexts, Hyperparameters
 from collabedit.models import LanguageModel
 from collabedit.models.tokens import EncodedText, PromptText, encode, fill_template
 from collabedit.requests import EditRequest

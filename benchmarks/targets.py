@@ -24,23 +24,21 @@ from torch import Tensor, nn
 from benchmarks.machine import print_machine, with_peak_memory
 from benchmarks.plain import plain_loss, plain_target
 from benchmarks.report import print_rate, print_ratio, timed
-from collabedit.covariance import Covariance, SelfCorpus, collect
+from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import (
-    Contexts,
-    Hyperparameters,
-    default_hyperparameters,
-    optimise_targets,
-    sample_contexts,
-)
+from collabedit.editing import optimise_targets, sample_contexts
 from collabedit.editing.suffixes import Suffixes, SuffixModel
 from collabedit.editing.targets import MAX_TOKENS
+from collabedit.editors import Contexts, Hyperparameters, default_hyperparameters
 from collabedit.evaluation import evaluate, summarise
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.models.precision import has_fast_bfloat16
+from collabedit.parties import Party, new_round
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Coordinator, Party, Schedule, new_round, run_round
+from collabedit.rounds import Coordinator, static_priors
+from collabedit.transports import run_in_process
 
 
 def main() -> None:
@@ -130,8 +128,8 @@ def scores_after(
         model, schedule=Schedule.ONE_SHOT, hyperparameters=settings, contexts=contexts
     )
     party = Party(model, [record.request for record in records], config, targets=targets)
-    coordinator = Coordinator(config, config.priors(covariance), resolve_method("GLOBAL"))
-    delta = run_round([party], coordinator)
+    coordinator = Coordinator(config, static_priors(config, covariance), resolve_method("GLOBAL"))
+    delta = run_in_process([party], coordinator)
     with model.edited(delta.changes):
         summary = summarise(evaluate(model, records))
     return " / ".join(f"{name} {summary[name]:.1f}" for name in ("ES", "PS", "NS"))  # type: ignore[literal-required]

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from collabedit.cli.run import show_run
-from collabedit.editing import Hyperparameters
-from collabedit.editing.presets import preset_hyperparameters, preset_names
+from collabedit.editors import Hyperparameters, preset_hyperparameters, preset_names
 from collabedit.errors import CollabEditError, InputError, UnknownNameError
 from collabedit.experiments import (
     AugmentationSettings,
@@ -32,9 +31,9 @@ from collabedit.experiments import (
 )
 from collabedit.experiments.summaries import load_paper_summary
 from collabedit.merging import resolve_method
+from collabedit.messages import Schedule
 from collabedit.progress import say
 from collabedit.reporting.tables import console, summary_tables
-from collabedit.rounds import Schedule
 from experiments._flags import read_flags
 
 __all__ = ["main", "translate"]

@@ -15,15 +15,18 @@ import transformers
 from torch import Tensor
 
 from collabedit.algebra import relative_distance
-from collabedit.covariance import Covariance, collect
+from collabedit.covariance import collect
 from collabedit.covariance.corpus import TextCorpus
-from collabedit.editing import Contexts, Hyperparameters, measure
-from collabedit.editing.contexts import bare_contexts
+from collabedit.editing import measure
+from collabedit.editors import Contexts, Hyperparameters, bare_contexts
 from collabedit.errors import ModelError
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, Delta, RoundConfig
 from collabedit.models import LanguageModel, load_model
-from collabedit.rounds import Coordinator, Delta, Party, RoundConfig, new_round, run_round
+from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, static_priors
+from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, FAMILIES, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
@@ -54,8 +57,8 @@ def parties_of(model: LanguageModel, config: RoundConfig) -> list[Party]:
 
 
 def merged(config: RoundConfig, parties: list[Party], covariance: Covariance, method: str) -> Delta:
-    coordinator = Coordinator(config, config.priors(covariance), resolve_method(method))
-    return run_round(parties, coordinator)
+    coordinator = Coordinator(config, static_priors(config, covariance), resolve_method(method))
+    return run_in_process(parties, coordinator)
 
 
 def logits(hf: transformers.PreTrainedModel) -> Tensor:

@@ -14,12 +14,16 @@ from torch import Tensor
 
 from benchmarks.plain import plain_hidden, plain_keys, plain_target
 from collabedit.algebra import LowRankUpdate
-from collabedit.covariance import Covariance, collect
+from collabedit.covariance import collect
 from collabedit.covariance.corpus import TextCorpus
-from collabedit.editing import Hyperparameters, measure, optimise_targets
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, RoundConfig, Schedule
 from collabedit.models import LanguageModel
-from collabedit.rounds import Coordinator, Party, RoundConfig, Schedule, new_round, run_round
+from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, static_priors
+from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
@@ -141,8 +145,8 @@ def merged(
     ]
     if method == "GLOBAL":
         parties = [Party.pooled(parties)]
-    delta = run_round(
-        parties, Coordinator(config, config.priors(covariance), resolve_method(method))
+    delta = run_in_process(
+        parties, Coordinator(config, static_priors(config, covariance), resolve_method(method))
     )
     return {name: change.dense() for name, change in delta.changes.items()}
 
@@ -173,6 +177,6 @@ def test_merged_updates(plain: Plain, covariance: Covariance, method: str) -> No
 
 @pytest.mark.parametrize("method", ["CollabEdit", "GLOBAL"])
 def test_sequential_memit(plain: Plain, covariance: Covariance, method: str) -> None:
-    found = merged(plain, covariance, Schedule.SEQUENTIAL, method)
+    found = merged(plain, covariance, Schedule.LAYERWISE, method)
     for name, expected in plain.sequential().items():
         assert relative(found[name], expected) < 1e-4

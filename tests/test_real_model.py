@@ -11,28 +11,17 @@ import transformers
 from collabedit.algebra import relative_distance
 from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import (
-    TargetCache,
-    default_hyperparameters,
-    editors,
-    fine_tune,
-    optimise_targets,
-    sample_contexts,
-)
+from collabedit.editing import TargetCache, optimise_targets, sample_contexts
+from collabedit.editors import default_hyperparameters, editors
 from collabedit.evaluation import evaluate, score, summarise
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
+from collabedit.messages import Delta, RoundState, Schedule
 from collabedit.models import LanguageModel
+from collabedit.parties import Party, fine_tune, new_round
 from collabedit.requests import Record
-from collabedit.rounds import (
-    Coordinator,
-    Delta,
-    Party,
-    RoundState,
-    Schedule,
-    new_round,
-    run_round,
-)
+from collabedit.rounds import Coordinator, dynamic_priors, static_priors
+from collabedit.transports import run_in_process
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +53,8 @@ class Setting:
                 )
             )
             start = end
-        priors = config.priors(self.covariance)
-        return run_round(parties, Coordinator(config, priors, resolve_method(method)))
+        priors = static_priors(config, self.covariance)
+        return run_in_process(parties, Coordinator(config, priors, resolve_method(method)))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +98,7 @@ def test_a_second_round_merges_exactly_too(setting: Setting, editor: str) -> Non
     config = new_round(
         setting.model, editor=editor, schedule=Schedule.ONE_SHOT, contexts=setting.contexts
     )
-    static = config.priors(setting.covariance)
+    static = static_priors(config, setting.covariance)
     half = sum(SIZES) // 2
     states = {"CollabEdit": RoundState(), "GLOBAL": RoundState()}
     for start in (0, half):
@@ -119,9 +108,11 @@ def test_a_second_round_merges_exactly_too(setting: Setting, editor: str) -> Non
         ]
         changes = {}
         for method, state in states.items():
-            coordinator = Coordinator(config, state.priors(static, 1.0), resolve_method(method))
+            coordinator = Coordinator(
+                config, dynamic_priors(static, state.keys, 1.0), resolve_method(method)
+            )
             together = parties if method == "CollabEdit" else [Party.pooled(parties)]
-            changes[method] = run_round(together, coordinator).changes
+            changes[method] = run_in_process(together, coordinator).changes
             states[method] = state.after(changes[method], coordinator.keys)
         for name, expected in changes["GLOBAL"].items():
             assert relative_distance(changes["CollabEdit"][name], expected) < 1e-6
@@ -135,26 +126,26 @@ def test_rome_of_three_parties_is_that_of_one(setting: Setting) -> None:
         hyperparameters=usual.hyperparameters.with_changes(target_steps=4),
         contexts=setting.contexts,
     )
-    priors = config.priors(setting.covariance)
+    priors = static_priors(config, setting.covariance)
     parties = [Party(setting.model, [request], config) for request in setting.requests[:3]]
     merged, pooled = (
-        run_round(some, Coordinator(config, priors, resolve_method(method)))
+        run_in_process(some, Coordinator(config, priors, resolve_method(method)))
         for some, method in ((parties, "CollabEdit"), ([Party.pooled(parties)], "GLOBAL"))
     )
-    (name,) = config.weights
+    (name,) = config.weight_names
     assert relative_distance(merged.changes[name], pooled.changes[name]) < 1e-6
 
 
 def test_rome_changes_little_for_an_edit_that_holds(setting: Setting) -> None:
     """Another party's copy of an edit finds its target met."""
     config = new_round(setting.model, editor="ROME", contexts=setting.contexts)
-    priors = config.priors(setting.covariance)
+    priors = static_priors(config, setting.covariance)
     party = Party(setting.model, setting.requests[:1], config, cache=TargetCache())
     once, twice = (
-        run_round([party] * copies, Coordinator(config, priors, resolve_method("CollabEdit")))
+        run_in_process([party] * copies, Coordinator(config, priors, resolve_method("CollabEdit")))
         for copies in (1, 2)
     )
-    (name,) = config.weights
+    (name,) = config.weight_names
     assert relative_distance(twice.changes[name], once.changes[name]) < 0.25
 
 

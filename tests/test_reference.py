@@ -10,12 +10,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from collabedit.algebra import Prior, compress, solve
-from collabedit.editing import Hyperparameters, measure, optimise_targets
-from collabedit.editing.contexts import load_contexts
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters, load_contexts
 from collabedit.merging import collab_edit, pooled, resolve_method, simple_average, ties
+from collabedit.messages import RoundState, Schedule
 from collabedit.models import LanguageModel, load_model
+from collabedit.parties import Party, new_round
 from collabedit.requests import EditRequest, load_records
-from collabedit.rounds import Coordinator, Party, RoundState, Schedule, new_round, run_round
+from collabedit.rounds import Coordinator, dynamic_priors
+from collabedit.transports import run_in_process
 
 PARTIES = [slice(5 * i, 5 * i + 5) for i in range(4)]
 
@@ -106,7 +109,7 @@ def test_the_dynamic_covariance_of_a_second_round(captured: Captured) -> None:
         {w: pooled([factors], static[w]) for w, factors in first.items()},
         {w: factors.keys for w, factors in first.items()},
     )
-    priors = state.priors(static, weight)
+    priors = dynamic_priors(static, state.keys, weight)
     for name, prior in static.items():
         keys, residuals = stored[f"round1.K.{name}"], stored[f"round1.R.{name}"]
         expected = stored[f"round1.delta.{name}"]
@@ -134,8 +137,10 @@ def test_rounds_from_the_captured_targets(captured: Captured, schedule: Schedule
         Party(captured.model, captured.requests[part], config, targets=targets[:, part])
         for part in PARTIES
     ]
-    delta = run_round(parties, Coordinator(config, captured.priors(), resolve_method("CollabEdit")))
-    if schedule is Schedule.SEQUENTIAL:
+    delta = run_in_process(
+        parties, Coordinator(config, captured.priors(), resolve_method("CollabEdit"))
+    )
+    if schedule is Schedule.LAYERWISE:
         expected = load_file(captured.folder / "memit" / "memit.safetensors")
         expected = {name: expected[f"delta.{name}"] for name in captured.weights}
     else:

@@ -8,7 +8,7 @@
     ├── ModelError            a model that cannot be loaded or edited
     ├── CovarianceError       statistics that are missing, foreign or unusable
     ├── RoundError            messages that do not belong to the round
-    │   └── UpdateError       a party's upload that is malformed or hostile
+    │   └── ContributionError  what a party sent is malformed or hostile
     └── MissingExtraError     an optional dependency that is not installed
 
 The message of each is one line that says what is wrong, where, and how to mend it. The command
@@ -19,9 +19,14 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 __all__ = [
     "CollabEditError",
+    "ContributionError",
     "CovarianceError",
     "DatasetError",
     "InputError",
@@ -30,7 +35,7 @@ __all__ = [
     "RequestError",
     "RoundError",
     "UnknownNameError",
-    "UpdateError",
+    "one_line",
     "shown",
 ]
 
@@ -67,11 +72,19 @@ class CovarianceError(CollabEditError):
 
 
 class RoundError(CollabEditError):
-    """Messages that do not belong to this round, or that come at the wrong time."""
+    """Messages that do not belong to this round, or that come at the wrong time.
+
+    Attributes:
+        party: the party that it is about, if it is about one.
+    """
+
+    def __init__(self, message: str, *, party: str | None = None) -> None:
+        super().__init__(message if party is None else f"{party}: {message}")
+        self.party = party
 
 
-class UpdateError(RoundError):
-    """A party's upload is malformed: shape, dtype, finiteness or metadata."""
+class ContributionError(RoundError):
+    """A party's contribution is malformed, or not the one that the round waits for."""
 
 
 class MissingExtraError(CollabEditError):
@@ -82,6 +95,17 @@ class MissingExtraError(CollabEditError):
             f"{purpose} needs the package {package!r}; install it with: "
             f'pip install "collabedit[{extra}]"'
         )
+
+
+def one_line(error: ValidationError) -> str:
+    """The first complaint of a validation error, as one line that names the field."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    parts = (str(part) for part in first["loc"])
+    place = ".".join(
+        part if part.isprintable() and len(part) < 80 else shown(part) for part in parts
+    )
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def shown(value: object) -> str:

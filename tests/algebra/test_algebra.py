@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collabedit.algebra import Factors, LowRankUpdate, Moments, Prior, compress, solve
+from collabedit.algebra import (
+    Factors,
+    LowRankUpdate,
+    Moments,
+    Prior,
+    compress,
+    condition_number,
+    solve,
+)
 from collabedit.algebra.solve import prefers_factors
 from collabedit.errors import CovarianceError
 
@@ -152,3 +160,26 @@ def test_stacked_factors_are_the_pooled_edits() -> None:
     summed = sum((Moments.of(part) for part in parts[1:]), Moments.of(parts[0]))
     assert relative(Moments.of(stacked).key_moment, summed.key_moment) < 1e-14
     assert relative(Moments.of(stacked).cross_moment, summed.cross_moment) < 1e-14
+
+
+def test_updates_are_told_apart_by_digest() -> None:
+    left, right = torch.ones(3, 2, dtype=torch.float64), torch.zeros(2, 5, dtype=torch.float64)
+    update = LowRankUpdate(left, right)
+    assert LowRankUpdate(left.clone(), right.T.contiguous().T).sha256 == update.sha256
+    others = [
+        LowRankUpdate(left, right + 1),
+        LowRankUpdate(left.float(), right.float()),
+        LowRankUpdate(left[:2], right),
+        LowRankUpdate(right.T, left.T),
+    ]
+    assert len({update.sha256, *(other.sha256 for other in others)}) == 5
+
+
+def test_condition_number():
+    spectrum = torch.tensor([1e-3, 0.5, 2.0, 40.0], dtype=torch.float64)
+    rotation, _ = torch.linalg.qr(
+        torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    )
+    matrix = rotation @ torch.diag(spectrum) @ rotation.T
+    assert condition_number((matrix + matrix.T) / 2) == pytest.approx(4e4, rel=1e-6)
+    assert condition_number(torch.zeros(2, 2, dtype=torch.float64)) == float("inf")

@@ -16,7 +16,7 @@ from benchmarks import gpu, growth, keys, merge, startup
 from benchmarks.machine import in_child, with_peak_memory
 from benchmarks.report import require_agreement
 from collabedit.datasets import load_dataset
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
 from tests.conftest import make_model
 
 

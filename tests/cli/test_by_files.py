@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from collabedit.algebra import relative_distance
-from collabedit.rounds import Delta
+from collabedit.messages import Delta
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model
 from tests.editing.facts import REQUESTS
@@ -92,7 +92,7 @@ def exchange(place: Path, config: Path, parties: list[str], so_far: list[object]
     for party in parties:
         updates.append(place / f"{party}.update.safetensors")
         collabedit(
-            "update",
+            "contribute",
             "--round",
             config,
             "--requests",
@@ -207,7 +207,7 @@ def test_finished_deltas_are_averaged(place: Path, tmp_path: Path) -> None:
     weighted = tmp_path / "wsa.safetensors"
     collabedit("merge", *deltas, "--method", "wsa", "--weights", "3,0.5", "-o", weighted)
     merged = Delta.load(weighted)
-    assert merged.metadata.weights == (3.0, 0.5)
+    assert merged.metadata.party_weights == (3.0, 0.5)
     for name, change in merged.changes.items():
         mean = (3 * own[0].changes[name].dense() + 0.5 * own[1].changes[name].dense()) / 3.5
         torch.testing.assert_close(change.dense(), mean)
@@ -221,7 +221,7 @@ def test_updates_are_averaged_by_weights(place: Path, tmp_path: Path) -> None:
     for party in ("party0", "party1"):
         updates.append(tmp_path / f"{party}.safetensors")
         requests = ("--requests", place / f"{party}.jsonl")
-        collabedit("update", "--round", config, *requests, "-o", updates[-1])
+        collabedit("contribute", "--round", config, *requests, "-o", updates[-1])
         alone = tmp_path / f"{party}.delta"
         collabedit("merge", updates[-1], *shared, "--method", "GLOBAL", "-o", alone)
         own.append(Delta.load(alone))
@@ -252,7 +252,7 @@ def test_bad_requests_name_file_record_and_mend(
     config = new_round(place, "one-shot", "bad.json")
     path = tmp_path / "requests.json"
     path.write_text(json.dumps([record]))
-    error = fails("update", "--round", config, "-r", path, "-o", tmp_path / "out.safetensors")
+    error = fails("contribute", "--round", config, "-r", path, "-o", tmp_path / "out.safetensors")
     assert message in error
     assert f"{path}, record 0" in error
     assert not (tmp_path / "out.safetensors").exists()
@@ -269,19 +269,29 @@ def test_duplicate_case_ids_are_refused(place: Path, tmp_path: Path) -> None:
 def test_unreadable_files_are_named(place: Path, tmp_path: Path) -> None:
     config = new_round(place, "one-shot", "unreadable.json")
     missing = tmp_path / "nowhere.json"
-    assert str(missing) in fails("update", "--round", config, "-r", missing, "-o", tmp_path / "o")
+    assert str(missing) in fails(
+        "contribute", "--round", config, "-r", missing, "-o", tmp_path / "o"
+    )
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     assert "not valid JSON" in fails(
-        "update", "--round", config, "-r", broken, "-o", tmp_path / "o"
+        "contribute", "--round", config, "-r", broken, "-o", tmp_path / "o"
     )
-    assert str(missing) in fails("update", "--round", missing, "-r", broken, "-o", tmp_path / "o")
+    assert str(missing) in fails(
+        "contribute", "--round", missing, "-r", broken, "-o", tmp_path / "o"
+    )
 
 
 def test_a_covariance_of_other_layers_is_refused(place: Path, tmp_path: Path) -> None:
     config = new_round(place, "one-shot", "layers.json")
     collabedit(
-        "update", "--round", config, "-r", place / "party0.jsonl", "-o", tmp_path / "u.safetensors"
+        "contribute",
+        "--round",
+        config,
+        "-r",
+        place / "party0.jsonl",
+        "-o",
+        tmp_path / "u.safetensors",
     )
     collabedit(
         "stats",
@@ -332,7 +342,7 @@ def test_updates_of_different_rounds_are_refused(place: Path, tmp_path: Path) ->
     )
     updates = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for config, party, out in zip((first, second), ("party0", "party1"), updates, strict=True):
-        collabedit("update", "--round", config, "-r", place / f"{party}.jsonl", "-o", out)
+        collabedit("contribute", "--round", config, "-r", place / f"{party}.jsonl", "-o", out)
     error = fails(
         "merge",
         *updates,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from collabedit.algebra import relative_distance
 from collabedit.evaluation import score
 from collabedit.files import tensor_metadata
-from collabedit.rounds import Decision, Delta, UpdateMetadata
+from collabedit.messages import ContributionMetadata, Decision, Delta
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model
 
@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def update(place: Path, party: str, out: Path, *options: object, key: str = "shared.key") -> str:
     return collabedit(
-        "update",
+        "contribute",
         "--round",
         place / "round.json",
         "-r",
@@ -182,7 +182,8 @@ def test_a_preferred_party_keeps_its_edits(announced: list[Path], tmp_path: Path
     decision = tmp_path / "decision.json"
     collabedit("detect", *announced, "--policy", "prefer", "--prefer", announced[1], "-o", decision)
     places = [
-        Decision.load(decision).places(UpdateMetadata.load(path).fingerprints) for path in announced
+        Decision.load(decision).places(ContributionMetadata.load(path).fingerprints)
+        for path in announced
     ]
     assert list(map(len, places)) == [2, 1, 1]
 
@@ -194,7 +195,7 @@ def test_what_the_model_knows_is_skipped(place: Path, tmp_path: Path) -> None:
     threshold = (known[1] + known[2]) / 2
     out = update(place, "hospital", path, "--skip-known", threshold)
     assert out.startswith("skipped 1 of 3 edits that the model already knows\n")
-    about = UpdateMetadata.load(path)
+    about = ContributionMetadata.load(path)
     assert (about.edits, about.skipped, len(about.fingerprints)) == (2, 1, 2)
 
 
@@ -204,7 +205,7 @@ def test_what_the_model_knows_is_skipped(place: Path, tmp_path: Path) -> None:
 def fails_to_update(place: Path, tmp_path: Path, *options: object, party: str = "bank") -> str:
     out = tmp_path / "out.safetensors"
     error = fails(
-        "update",
+        "contribute",
         "--round",
         place / "round.json",
         "-r",
@@ -298,9 +299,11 @@ def test_updates_that_cannot_be_compared(
     update(place, "bank", path, key="other.key")
     assert "different keys" in fails("detect", announced[0], path)
     bare = tmp_path / "bare.safetensors"
-    collabedit("update", "--round", place / "round.json", "-r", place / "bank.jsonl", "-o", bare)
+    collabedit(
+        "contribute", "--round", place / "round.json", "-r", place / "bank.jsonl", "-o", bare
+    )
     assert f"{bare}: no fingerprints in it" in fails("detect", announced[0], bare)
-    assert "not a collabedit.update file" in fails("detect", place / "cov.safetensors")
+    assert "not a collabedit.contribution file" in fails("detect", place / "cov.safetensors")
 
 
 def test_fingerprints_of_different_keys_are_not_merged(place: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from collabedit.algebra import relative_distance
-from collabedit.editing import editors
+from collabedit.editors import editors
 from collabedit.experiments import load_summary
-from collabedit.rounds import Delta, RoundConfig
+from collabedit.messages import Delta, RoundConfig
 from tests.cli.commands import collabedit, fails
 from tests.cli.test_by_files import place  # noqa: F401
 
@@ -59,7 +59,7 @@ def test_three_parties_by_files_get_the_pooled_edit(
     for party in ("party0", "party1", "party2", "all"):
         updates.append(tmp_path / f"{party}.safetensors")
         collabedit(
-            *("update", "--round", config, "--requests", place / f"{party}.jsonl"),
+            *("contribute", "--round", config, "--requests", place / f"{party}.jsonl"),
             *("-o", updates[-1]),
         )
     shared = ("--round", config, "--covariance", place / "cov.safetensors")

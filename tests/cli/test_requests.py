@@ -46,13 +46,13 @@ def test_bad_records_fail_unless_they_are_skipped(tmp_path: Path) -> None:
     assert "No such file" in fails("requests", "check", tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("command", ["edit", "update"])
+@pytest.mark.parametrize("command", ["edit", "contribute"])
 def test_bad_requests_stop_a_command_before_its_model_is_loaded(
     tmp_path: Path, command: str
 ) -> None:
     path = write(tmp_path, {**GOOD, "subject": ""})
     fixtures = Path(__file__).parents[1] / "fixtures" / "v1" / "one-shot"
-    own = {"update": ["--round", fixtures / "round.json"], "edit": ["--model", "no-such-model"]}
+    own = {"contribute": ["--round", fixtures / "round.json"], "edit": ["--model", "no-such-model"]}
     arguments = [command, *own[command], "-r", path, "-o", tmp_path / "out.safetensors"]
     assert "record 0: 'subject' is empty" in fails(*arguments)
     assert "no good records in it" in fails(*arguments, "--skip-bad")

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from collabedit.cli import stats
-from collabedit.covariance import Covariance
 from collabedit.errors import InputError, ModelError
+from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
 
 

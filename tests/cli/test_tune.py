@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from collabedit.covariance import collect, file_corpus
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
 from collabedit.tuning import TuneSettings, causal_tracing
 from tests.cli.commands import collabedit, fails
 from tests.experiments.studies import Tiny

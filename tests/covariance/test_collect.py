@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from collabedit.covariance import Covariance, SelfCorpus, TextCorpus, collect, default_covariance
+from collabedit.covariance import SelfCorpus, TextCorpus, collect, default_covariance
 from collabedit.covariance.collect import layers_at_once, memory_needed
 from collabedit.errors import CovarianceError, ModelError
+from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
 from collabedit.progress import Progress
 

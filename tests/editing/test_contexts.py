@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.editing.contexts import load_contexts, sample_contexts
+from collabedit.editing.contexts import sample_contexts
+from collabedit.editors import load_contexts
 from collabedit.errors import InputError
 from collabedit.models import LanguageModel
 

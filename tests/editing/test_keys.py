@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.plain import plain_keys
 from collabedit.editing import measure
-from collabedit.editing.contexts import context_weights
+from collabedit.editors import context_weights
 from collabedit.models import LanguageModel
 from tests.editing.facts import CONTEXTS, REQUESTS
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain import plain_target
-from collabedit.editing import Hyperparameters, TargetCache, optimise_targets
-from collabedit.editing.suffixes import cheapest_parts
+from collabedit.editing import TargetCache, optimise_targets
 from collabedit.editing.target_solver import TargetSolver
+from collabedit.editing.text_groups import cheapest_parts
+from collabedit.editors import Hyperparameters
 from collabedit.models import LanguageModel
 from collabedit.models.precision import has_fast_bfloat16
 from tests.conftest import make_model

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from collabedit.covariance import Covariance, collect, file_corpus
-from collabedit.editing import Hyperparameters, measure, optimise_targets
+from collabedit.covariance import collect, file_corpus
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters
 from collabedit.evaluation import CaseResult
 from collabedit.experiments import Run
+from collabedit.messages import Covariance, RoundConfig, RoundState, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundConfig, RoundState, Schedule
 from tests.conftest import CORPUS, make_model
 
 __all__ = [
@@ -199,8 +200,8 @@ def dense_round(
     updates: dict[str, Tensor] = {}
     statistics: dict[str, Statistics] = {}
     for place, layer in enumerate(config.layers):
-        below = updates if config.schedule is Schedule.SEQUENTIAL else {}
-        name = config.weights[place]
+        below = updates if config.schedule is Schedule.LAYERWISE else {}
+        name = config.weight_names[place]
         with written(model, below):
             parts = [measure(model, share, config.contexts, [layer], last) for share in shares]
         statistics[name] = [

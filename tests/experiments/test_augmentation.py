@@ -18,9 +18,9 @@ from collabedit.errors import DatasetError, InputError, UnknownNameError
 from collabedit.evaluation import score
 from collabedit.experiments import AugmentationSettings, Run, augmentation, load_summary
 from collabedit.experiments.augmentation import _rounds
+from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     dense_round,

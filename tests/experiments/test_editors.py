@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from collabedit import files
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
 from collabedit.errors import InputError, RoundError
 from collabedit.experiments import (
     EditorsSettings,
@@ -23,8 +23,8 @@ from collabedit.experiments import (
     single_round,
     study,
 )
+from collabedit.messages import Schedule
 from collabedit.reporting.tables import summary_csv
-from collabedit.rounds import Schedule
 from tests.cli.commands import collabedit, fails
 from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny
 

@@ -20,8 +20,8 @@ from collabedit.experiments import (
     single_round,
 )
 from collabedit.experiments.study import deal
+from collabedit.messages import RoundConfig, Schedule
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     assert_alike,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from collabedit.editing.targets import TargetCache
 from collabedit.experiments import MultiRoundSettings, multi_round
-from collabedit.rounds import RoundState
+from collabedit.messages import RoundState
 from tests.experiments.studies import LAYERS, Tiny
 
 pytestmark = pytest.mark.slow  # all together

@@ -23,9 +23,9 @@ from collabedit.experiments import (
 )
 from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
+from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
-from collabedit.rounds import RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     assert_alike,
@@ -142,7 +142,7 @@ def test_each_round_is_the_dense_formula_with_all_earlier_keys(
 
 def test_the_dynamic_covariance_matters_from_the_second_round_on(exact: Finished) -> None:
     static, dynamic = (exact.added(f"CollabEdit beta={beta:g}") for beta in (0, BETA))
-    for name in exact.config.weights:
+    for name in exact.config.weight_names:
         assert torch.equal(static[0][name], dynamic[0][name])
         assert relative(dynamic[1][name], static[1][name]) > 1e-3
 
@@ -162,7 +162,7 @@ def test_other_methods_take_the_parties_own_updates_under_the_static_prior(
                 dense_round(model, run.config, [share], priors, [target])[0]
                 for share, target in zip(shares, targets, strict=True)
             ]
-        for weight in run.config.weights:
+        for weight in run.config.weight_names:
             total = sum(update[weight] for update in own)
             expected = total / len(own) if name == "SA" else total
             assert relative(added[number][weight], expected) < 1e-8
@@ -195,7 +195,7 @@ def test_a_method_without_beta_is_compared_with_static_pooled_editing(exact: Fin
     found = exact.summary["delta_relative_to_global_by_round"]["SA"]
     for reference, is_it in (("GLOBAL beta=0", True), ("GLOBAL beta=2", False)):
         ours, theirs = exact.added("SA")[1], exact.added(reference)[1]
-        distance = max(relative(ours[name], theirs[name]) for name in exact.config.weights)
+        distance = max(relative(ours[name], theirs[name]) for name in exact.config.weight_names)
         assert (found[1] == pytest.approx(distance, rel=1e-9)) == is_it
 
 
@@ -204,7 +204,8 @@ def test_the_distance_is_that_of_what_each_round_added(usual: Finished) -> None:
     added, reference = usual.added("TA"), usual.added("GLOBAL")
     for number in range(ROUNDS):
         expected = max(
-            relative(added[number][name], reference[number][name]) for name in usual.config.weights
+            relative(added[number][name], reference[number][name])
+            for name in usual.config.weight_names
         )
         found = summary["delta_relative_to_global_by_round"]["TA"][number]
         assert found == pytest.approx(expected, rel=1e-9)

@@ -15,9 +15,9 @@ from collabedit.errors import InputError
 from collabedit.evaluation import evaluate, score, summarise
 from collabedit.experiments import OverlapSettings, Run, load_summary, overlap
 from collabedit.experiments.study import deal
+from collabedit.messages import Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
-from collabedit.rounds import Delta, RoundConfig, Schedule
 from tests.experiments.studies import (
     Tiny,
     dense_round,

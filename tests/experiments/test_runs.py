@@ -12,8 +12,8 @@ import torch
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.experiments import Run, open_run
+from collabedit.messages import Delta, RoundState
 from collabedit.models import LanguageModel
-from collabedit.rounds import Delta, RoundState
 from tests.rounds.test_round import make_round
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
 from collabedit.errors import InputError
 from collabedit.experiments import Run, SingleRoundSettings, load_summary, open_run, single_round
-from collabedit.rounds import Schedule
+from collabedit.messages import Schedule
 from tests.cli.commands import collabedit, fails
 from tests.conftest import make_model
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from collabedit.datasets import load_round_edits
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
 from collabedit.errors import InputError, UnknownNameError
 from collabedit.experiments import (
     AugmentationSettings,
@@ -21,7 +21,7 @@ from collabedit.experiments import (
     MultiRoundSettings,
     SingleRoundSettings,
 )
-from collabedit.rounds import Schedule
+from collabedit.messages import Schedule
 from experiments._flags import COMMANDS
 from experiments._translate import translate
 from tests.conftest import make_model

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
+from collabedit.messages import Delta
 from collabedit.models import LanguageModel, load_model
-from collabedit.rounds import Delta, new_round
+from collabedit.parties import new_round
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS
 
@@ -66,6 +67,6 @@ def random_delta(model: LanguageModel) -> Delta:
 
     changes = {
         name: LowRankUpdate(random(config.d_out, 2), random(2, config.d_in))
-        for name in config.weights
+        for name in config.weight_names
     }
     return Delta.of(config, changes)

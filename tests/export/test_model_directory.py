@@ -16,8 +16,8 @@ from collabedit.errors import InputError, ModelError
 from collabedit.export import save_edited_model
 from collabedit.export.model_directory import check_output
 from collabedit.export.target import saved_files
+from collabedit.messages import Delta
 from collabedit.models import LanguageModel
-from collabedit.rounds import Delta
 from tests.conftest import FAMILIES, half_step, make_model
 from tests.export.saving import LEFT_OUT, OTHERS, change_json, load, original, random_delta
 

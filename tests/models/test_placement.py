@@ -12,15 +12,19 @@ import torch
 import transformers
 from torch import Tensor
 
-from collabedit.covariance import Covariance, TextCorpus, collect
-from collabedit.editing import Hyperparameters, fine_tune, measure, optimise_targets
+from collabedit.covariance import TextCorpus, collect
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters
 from collabedit.evaluation import evaluate_generations, perplexity, score
 from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, Delta
 from collabedit.models import LanguageModel, load_model
 from collabedit.models.placement import is_dispatched, room_for_weights
+from collabedit.parties import Party, fine_tune, new_round
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Coordinator, Delta, Party, new_round, run_round
+from collabedit.rounds import Coordinator, static_priors
+from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, make_model
 
 CONTEXTS = (("{}",), ("Then. {}", "So it is: {}"))
@@ -132,8 +136,8 @@ def test_generated_texts_are_the_same(pair: tuple[LanguageModel, LanguageModel])
 def edited_delta(model: LanguageModel) -> Delta:
     config = new_round(model, hyperparameters=SETTINGS, contexts=CONTEXTS)
     party = Party(model, REQUESTS, config, targets=targets_of(model))
-    priors = config.priors(collected(model))
-    return run_round([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    priors = static_priors(config, collected(model))
+    return run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
 
 
 def test_a_round_edits_and_restores_and_saves_it(
@@ -151,7 +155,6 @@ def test_a_round_edits_and_restores_and_saves_it(
         assert not torch.equal(losses_of(model), before)
         torch.testing.assert_close(losses_of(model), losses_of(ordinary), atol=1e-6, rtol=1e-6)
         assert model.state_fingerprint() == ordinary.state_fingerprint() != state
-    model._digests.clear()
     assert model.state_fingerprint() == state
     assert on_meta(model).isdisjoint(delta.changes)  # what was edited stays in memory
     assert on_meta(model)

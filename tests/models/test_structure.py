@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -84,3 +86,40 @@ def test_a_model_without_layers_is_refused_by_part() -> None:
     model.config = transformers.GPT2Config()
     with pytest.raises(ModelError, match="decoder layers"):
         infer_structure(model)
+
+
+def on_meta(kind: str, **options: Any) -> nn.Module:
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {kind}")
+    config = transformers.AutoConfig.for_model(kind, **options)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def test_a_vision_tower_is_no_text_model_however_deep() -> None:
+    text = {"num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 96}
+    vision = {**text, "num_hidden_layers": 9, "num_attention_heads": 4}
+    structure = infer_structure(on_meta("gemma3", text_config=text, vision_config=vision))
+    assert structure.n_layers == 3
+    assert structure.layers == "model.language_model.layers"
+    assert structure.down_projection == "mlp.down_proj"
+
+
+@pytest.mark.parametrize(
+    ("kind", "projection"),
+    [
+        ("falcon_h1", "feed_forward.down_proj"),  # beside the state-space block's out_proj
+        ("gemma4_text", "mlp.down_proj"),  # before per_layer_projection
+        ("qwen3_5_text", "mlp.down_proj"),
+        ("lfm2", "feed_forward.w2"),  # its first layers have no attention
+    ],
+)
+def test_other_projections_to_the_hidden_size_are_passed_by(kind: str, projection: str) -> None:
+    options = {"hidden_size_per_layer_input": 8} if kind == "gemma4_text" else {}
+    model = on_meta(kind, num_hidden_layers=4, **options) if kind != "lfm2" else on_meta(kind)
+    assert infer_structure(model).down_projection == projection
+
+
+def test_layers_of_several_kinds_are_named() -> None:
+    model = on_meta("olmo_hybrid")
+    assert "are of several kinds (OlmoHybridAttentionDecoderLayer, " in refusal(model)

@@ -9,15 +9,16 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from collabedit.covariance import TextCorpus, collect
-from collabedit.editing import Hyperparameters, fine_tune, measure, optimise_targets
-from collabedit.editing.editors import editors, resolve_editor
+from collabedit.editing import measure, optimise_targets
+from collabedit.editors import Hyperparameters, editors, resolve_editor
 from collabedit.evaluation import evaluate
+from collabedit.messages import Schedule
 from collabedit.models import LanguageModel
 from collabedit.models.loading import load_structure_only
 from collabedit.models.tokens import encode, fill_template
+from collabedit.parties import fine_tune
 from collabedit.planning import STAGES, Cost, ModelShape, Texts, Workload, estimate, peak, remedy
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Schedule
 from tests.conftest import CORPUS, make_model
 
 CONTEXTS = (("{}",), ("Then. {}", "So it. {}"))
@@ -86,7 +87,7 @@ def amount(model: LanguageModel, work: Workload, stage: str) -> float:
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_keys(model: LanguageModel, schedule: Schedule) -> None:
-    exchanges = [[1], [2]] if schedule is Schedule.SEQUENTIAL else [[1, 2]]
+    exchanges = [[1], [2]] if schedule is Schedule.LAYERWISE else [[1, 2]]
     operations = counted(lambda: [measure(model, REQUESTS, CONTEXTS, ls, 2) for ls in exchanges])
     work = workload(model, REQUESTS, schedule=schedule)
     assert amount(model, work, "keys") == pytest.approx(operations, rel=0.1)
@@ -157,7 +158,7 @@ def large(**changes: Any) -> Workload:
     values = {
         "edits": 100,
         "editor": resolve_editor("MEMIT"),
-        "schedule": Schedule.SEQUENTIAL,
+        "schedule": Schedule.LAYERWISE,
         "hyperparameters": Hyperparameters(layers=(5, 6, 7, 8, 9)),
         "tokens": 89_600,
         "itemsize": 2,

@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from collabedit.algebra import Prior, relative_distance
-from collabedit.editing.editors import editors
+from collabedit.editors import editors
 from collabedit.merging import resolve_method
+from collabedit.messages import RoundConfig, RoundState
 from collabedit.models import LanguageModel
-from collabedit.rounds import Coordinator, Party, RoundConfig, RoundState, new_round, run_round
-from collabedit.rounds.priors import Priors, priors_at_once
+from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, Priors, dynamic_priors, priors_at_once, static_priors
+from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
-from tests.rounds.test_in_process import covariance_of
 from tests.rounds.test_round import SETTINGS
+from tests.transports.test_in_process import covariance_of
 
 
 def prior_of(name: str) -> Prior:
@@ -53,7 +55,7 @@ def test_how_many_fit() -> None:
 
 def test_the_next_rounds_priors_are_held_alike() -> None:
     keys = {"1": torch.ones(3, 1, dtype=torch.float64)}
-    following = RoundState(keys=keys).priors(Priors("12", prior_of, 0), 2.0)
+    following = dynamic_priors(Priors("12", prior_of, 0), RoundState(keys=keys).keys, 2.0)
     assert following.held == 0
     expected = torch.eye(3, dtype=torch.float64) + 2.0
     torch.testing.assert_close(following["1"].dense(), expected)
@@ -73,9 +75,11 @@ def test_a_tight_budget_gives_the_same_update(model: LanguageModel, editor: str)
     )
     covariance = covariance_of(config)
     free, tight = (
-        run_round(
+        run_in_process(
             [Party(model, REQUESTS[:2], config)],
-            Coordinator(config, config.priors(covariance, budget), resolve_method("GLOBAL")),
+            Coordinator(
+                config, static_priors(config, covariance, budget), resolve_method("GLOBAL")
+            ),
         )
         for budget in (None, 1)
     )

@@ -9,22 +9,15 @@ import pytest
 import torch
 
 from collabedit.algebra import Factors, LowRankUpdate, Prior, relative_distance
-from collabedit.editing import Hyperparameters
-from collabedit.errors import RequestError, RoundError, UpdateError
+from collabedit.editors import Hyperparameters
+from collabedit.errors import ContributionError, RequestError, RoundError
 from collabedit.merging import resolve_method
+from collabedit.messages import Contribution, Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel
+from collabedit.parties import Party, new_round
 from collabedit.requests import EditRequest
-from collabedit.rounds import (
-    Coordinator,
-    Delta,
-    EditUpdate,
-    Party,
-    RoundConfig,
-    Schedule,
-    merge_deltas,
-    new_round,
-    run_round,
-)
+from collabedit.rounds import Coordinator, Ledger, merge_deltas
+from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.models.test_language_model import change
@@ -33,14 +26,14 @@ SETTINGS = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=4)
 SCHEDULES = list(Schedule)
 
 
-def make_round(model: LanguageModel, schedule: Schedule = Schedule.SEQUENTIAL) -> RoundConfig:
+def make_round(model: LanguageModel, schedule: Schedule = Schedule.LAYERWISE) -> RoundConfig:
     return new_round(model, schedule=schedule, hyperparameters=SETTINGS, contexts=CONTEXTS)
 
 
 def make_priors(config: RoundConfig) -> dict[str, Prior]:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(config.d_in, 4 * config.d_in, generator=generator, dtype=torch.float64)
-    return {w: Prior.from_second_moment(x @ x.T / x.shape[1], 5.0) for w in config.weights}
+    return {w: Prior.from_second_moment(x @ x.T / x.shape[1], 5.0) for w in config.weight_names}
 
 
 def make_parties(
@@ -55,7 +48,7 @@ def make_parties(
 
 def edited_by(name: str, parties: Sequence[Party]) -> Delta:
     config = parties[0].config
-    return run_round(parties, Coordinator(config, make_priors(config), resolve_method(name)))
+    return run_in_process(parties, Coordinator(config, make_priors(config), resolve_method(name)))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -117,7 +110,6 @@ def test_a_sequential_round_measures_the_residual_again(tiny_llama: LanguageMode
 def test_the_round_leaves_the_model_as_it_was(tiny_llama: LanguageModel) -> None:
     before = tiny_llama.state_fingerprint()
     edited_by("CollabEdit", make_parties(tiny_llama, make_round(tiny_llama)))
-    tiny_llama._digests.clear()
     assert tiny_llama.state_fingerprint() == before
 
 
@@ -143,18 +135,20 @@ def test_files_carry_a_round_exactly(tiny_llama: LanguageModel, tmp_path: Path) 
     assert loaded == config
     assert loaded.sha256 == config.sha256
     parties = make_parties(tiny_llama, loaded)
-    delta = Delta.empty(loaded)
+    delta, ledger = Delta.empty(loaded), None
     for _ in loaded.layers:
         updates = {}
         for index, party in enumerate(parties):
             path = tmp_path / f"{index}.safetensors"
             party.contribute(delta).save(path)
-            updates[path.name] = EditUpdate.load(path)
+            updates[path.name] = Contribution.load(path)
         coordinator = Coordinator(
-            loaded, make_priors(loaded), resolve_method("CollabEdit"), delta=delta
+            loaded, make_priors(loaded), resolve_method("CollabEdit"), ledger=ledger
         )
         coordinator.merge(updates).save(tmp_path / "delta.safetensors")
+        coordinator.ledger.save(tmp_path / "ledger.safetensors")
         delta = Delta.load(tmp_path / "delta.safetensors")
+        ledger = Ledger.load(tmp_path / "ledger.safetensors")
     assert delta.metadata.complete
     assert delta.metadata.method == "CollabEdit"
     expected = edited_by("GLOBAL", [Party.pooled(parties)])
@@ -172,8 +166,8 @@ def test_float32_uploads_are_half_the_size_and_nearly_exact(
     party.contribute(delta, dtype="float32").save(tmp_path / "narrow.safetensors")
     wide, narrow = (tmp_path / f"{n}.safetensors" for n in ("wide", "narrow"))
     assert narrow.stat().st_size < 0.7 * wide.stat().st_size
-    for name, factors in EditUpdate.load(narrow).statistics.items():
-        exact = EditUpdate.load(wide).statistics[name]
+    for name, factors in Contribution.load(narrow).statistics.items():
+        exact = Contribution.load(wide).statistics[name]
         torch.testing.assert_close(factors.keys, exact.keys, atol=1e-5, rtol=1e-5)
 
 
@@ -204,7 +198,7 @@ def other_model() -> LanguageModel:
     return model
 
 
-def one_update(model: LanguageModel, config: RoundConfig) -> EditUpdate:
+def one_update(model: LanguageModel, config: RoundConfig) -> Contribution:
     return Party(model, REQUESTS[:2], config).contribute(Delta.empty(config))
 
 
@@ -215,14 +209,14 @@ def coordinator_of(config: RoundConfig) -> Coordinator:
 def test_an_update_of_another_round_is_refused(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     update = one_update(tiny_llama, config.model_copy(update={"seed": 9}))
-    with pytest.raises(UpdateError, match=r"bank: it belongs to another round"):
+    with pytest.raises(ContributionError, match=r"bank: it belongs to another round"):
         coordinator_of(config).merge({"bank": update})
 
 
 def test_an_update_of_another_model_is_refused(tiny_llama: LanguageModel) -> None:
     other = other_model()
     config = make_round(tiny_llama)
-    with pytest.raises(UpdateError, match="another model"):
+    with pytest.raises(ContributionError, match="another model"):
         coordinator_of(config).merge({"bank": one_update(other, make_round(other))})
 
 
@@ -231,7 +225,7 @@ def test_a_stale_update_is_refused(tiny_llama: LanguageModel) -> None:
     coordinator = coordinator_of(config)
     update = one_update(tiny_llama, config)
     coordinator.merge({"bank": update})
-    with pytest.raises(UpdateError, match=r"layers \[1\] on another state"):
+    with pytest.raises(ContributionError, match=r"layers \[1\] on another state"):
         coordinator.merge({"bank": update})
 
 
@@ -251,12 +245,12 @@ def test_no_updates_are_refused(tiny_llama: LanguageModel) -> None:
         coordinator_of(make_round(tiny_llama)).merge({})
 
 
-def altered(update: EditUpdate, **arrays: torch.Tensor) -> EditUpdate:
+def altered(update: Contribution, **arrays: torch.Tensor) -> Contribution:
     statistics = {
         name: Factors(arrays.get("keys", factors.keys), arrays.get("residuals", factors.residuals))
         for name, factors in update.statistics.items()
     }
-    return EditUpdate(update.metadata, statistics)
+    return Contribution(update.metadata, statistics)
 
 
 @pytest.mark.parametrize(
@@ -273,15 +267,15 @@ def test_hostile_arrays_are_refused_when_read(
 ) -> None:
     path = tmp_path / "update.safetensors"
     altered(one_update(tiny_llama, make_round(tiny_llama)), **arrays).save(path)
-    with pytest.raises(UpdateError, match=message) as caught:
-        EditUpdate.load(path)
+    with pytest.raises(ContributionError, match=message) as caught:
+        Contribution.load(path)
     assert str(path) in str(caught.value)
 
 
 def test_arrays_of_another_width_are_refused(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     update = altered(one_update(tiny_llama, config), keys=torch.ones(40, 2))
-    with pytest.raises(UpdateError, match="40 and 32 wide"):
+    with pytest.raises(ContributionError, match="40 and 32 wide"):
         coordinator_of(config).merge({"bank": update})
 
 
@@ -289,7 +283,7 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "update.safetensors"
     torch.save({"keys": torch.ones(2)}, path)
     with pytest.raises(Exception, match="not a safetensors file") as caught:
-        EditUpdate.load(path)
+        Contribution.load(path)
     assert str(path) in str(caught.value)
 
 
@@ -320,7 +314,7 @@ def test_averaging_methods_refuse_statistics_in_a_sequential_round(
 
 def test_priors_of_another_width_are_refused(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
-    priors = {w: Prior(torch.eye(40, dtype=torch.float64)) for w in config.weights}
+    priors = {w: Prior(torch.eye(40, dtype=torch.float64)) for w in config.weight_names}
     coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))
     with pytest.raises(RoundError, match="40 wide; keys are 48"):
         coordinator.merge({"bank": one_update(tiny_llama, config)})

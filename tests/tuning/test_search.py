@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from collabedit.editing import Hyperparameters, resolve_editor
+from collabedit.editors import Hyperparameters, resolve_editor
 from collabedit.evaluation import CaseResult
 from collabedit.tuning.causal_tracing import CausalTrace
 from collabedit.tuning.search import (

@@ -12,13 +12,15 @@ import pytest
 
 from collabedit.covariance import SelfCorpus, collect, default_covariance
 from collabedit.datasets import load_dataset
-from collabedit.editing import Hyperparameters
+from collabedit.editors import Hyperparameters
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import evaluate, summarise
 from collabedit.experiments import load_summary
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
-from collabedit.rounds import Coordinator, Party, new_round, run_round
+from collabedit.parties import Party, new_round
+from collabedit.rounds import Coordinator, static_priors
+from collabedit.transports import run_in_process
 from collabedit.tuning import TuneSettings, causal_tracing, tune
 from tests.experiments.studies import LAYERS, Tiny
 
@@ -99,9 +101,9 @@ def test_the_rows_are_what_editing_with_their_settings_gives(found: Path, tiny: 
     chosen = random.Random(0).sample(records, len(records))[:3]
     assert summary["unedited"] == summarise(evaluate(model, chosen))
     config = new_round(model, hyperparameters=Hyperparameters.from_file(found / "preset.json"))
-    priors = config.priors(default_covariance(model, (0, 1, 2)))
+    priors = static_priors(config, default_covariance(model, (0, 1, 2)))
     party = Party(model, [record.request for record in chosen], config)
-    delta = run_round([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     with model.edited(delta.changes):
         expected = summarise(evaluate(model, chosen))
     best = next(iter(summary["methods"].values()))

@@ -4,7 +4,7 @@ Knows tensors only. Shapes: ``K [d_in, n]`` keys, ``R [d_out, n]`` residuals, ``
 ``G [d_out, r]`` their factors, ``A0 [d_in, d_in]`` the prior, and every weight ``[d_out, d_in]``.
 """
 
-from collabedit.algebra.prior import Prior
+from collabedit.algebra.prior import Prior, condition_number
 from collabedit.algebra.solve import solve
 from collabedit.algebra.statistics import Factors, Moments, compress
 from collabedit.algebra.updates import LowRankUpdate, relative_distance
@@ -15,6 +15,7 @@ __all__ = [
     "Moments",
     "Prior",
     "compress",
+    "condition_number",
     "relative_distance",
     "solve",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from collabedit.errors import CovarianceError
 
-__all__ = ["Prior"]
+__all__ = ["Prior", "condition_number"]
 
 logger = logging.getLogger(__name__)
 
@@ -195,3 +195,23 @@ class Prior:
         self.__dict__["cholesky"] = factor
         known: Tensor = factor
         return known
+
+
+def condition_number(matrix: Tensor) -> float:
+    """Estimate of the ratio of the extreme eigenvalues, infinite where ``matrix`` is singular.
+
+    Power iteration from both ends: a lower bound, close when the extremes stand apart.
+
+    Args:
+        matrix: ``[n, n]``, symmetric, float64.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if info.item() != 0:
+        return math.inf
+    generator = torch.Generator().manual_seed(0)
+    high = torch.randn(len(matrix), 1, dtype=matrix.dtype, generator=generator)
+    low = high.clone()
+    for _ in range(50):
+        high = matrix @ (high / high.norm())
+        low = torch.cholesky_solve(low / low.norm(), factor)
+    return float(high.norm() * low.norm())

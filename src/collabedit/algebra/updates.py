@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +46,16 @@ class LowRankUpdate:
     def shape(self) -> tuple[int, int]:
         """``(d_out, d_in)``."""
         return self.left.shape[0], self.right.shape[1]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the factors' types, shapes and bytes; two updates with one digest are equal."""
+        digest = hashlib.sha256()
+        for factor in (self.left, self.right):
+            digest.update(f"{factor.dtype} {tuple(factor.shape)}".encode())
+            flat = factor.detach().cpu().contiguous().view(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def dense(self) -> Tensor:
         """``Delta [d_out, d_in]``."""

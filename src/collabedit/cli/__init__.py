@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli import detection, doctor, models, requests, rounds, run, stats, tune
+from collabedit.cli import doctor, models, requests, round, run, stats
+from collabedit.cli.apply import apply
+from collabedit.cli.contribute import contribute
+from collabedit.cli.detect import detect
+from collabedit.cli.edit import edit
+from collabedit.cli.merge import merge
+from collabedit.cli.tune import tune
 from collabedit.errors import CollabEditError
 
 __all__ = ["app", "main"]
@@ -20,29 +26,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Correct facts in a language model, alone or together with other parties.
 
-    Several parties each edit the same open model; merging their edits loses nothing and shows no
-    party's facts to another. Begin with [bold]collabedit demo[/bold].
+    Several parties each edit the same open model. Merging their edits loses nothing, and no text
+    of a request leaves its party (docs/formats.md says what a contribution reveals). Begin with
+    [bold]collabedit demo[/bold].
     """,
 )
 app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
 app.add_typer(requests.app, name="requests")
-app.command("tune")(tune.tune)
+app.command("tune")(tune)
 app.command("demo")(run.demo)
 app.command("doctor")(doctor.doctor)
-app.command("edit")(rounds.edit)
-app.add_typer(rounds.round_app, name="round")
-app.command("update")(rounds.update)
-app.command("detect")(detection.detect)
-app.command("merge")(rounds.merge)
-app.command("apply")(rounds.apply)
+app.command("edit")(edit)
+app.add_typer(round.app, name="round")
+app.command("contribute")(contribute)
+app.command("update", hidden=True)(contribute)  # its name in version 0.1
+app.command("detect")(detect)
+app.command("merge")(merge)
+app.command("apply")(apply)
 app.add_typer(run.run_app, name="run")
 app.command("summarize")(run.summarize)
 
 
 def _show_version(value: bool) -> None:
     if value:
-        from collabedit import __version__
+        from collabedit._version import __version__
 
         print(f"collabedit {__version__}")
         raise typer.Exit

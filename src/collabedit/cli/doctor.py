@@ -59,14 +59,10 @@ def doctor(
 
     from collabedit.covariance import SelfCorpus
     from collabedit.covariance.collect import TOKENS_PER_INPUT
-    from collabedit.editing import default_hyperparameters, resolve_editor
-    from collabedit.editing.hyperparameters import Hyperparameters
-    from collabedit.models.loading import (
-        default_device,
-        load_model,
-        load_structure_only,
-        parse_dtype,
-    )
+    from collabedit.editors import Hyperparameters, default_hyperparameters, resolve_editor
+    from collabedit.messages import parse_schedule
+    from collabedit.models.devices import checked_device, default_device
+    from collabedit.models.loading import load_model, load_structure_only, parse_dtype
     from collabedit.models.precision import has_fast_bfloat16
     from collabedit.models.structure import infer_structure
     from collabedit.planning import (
@@ -77,9 +73,8 @@ def doctor(
         run_trial,
         typical_rates,
     )
-    from collabedit.rounds.config import parse_schedule
 
-    rules, place = resolve_editor(editor), device or default_device()
+    rules, place = resolve_editor(editor), checked_device(device)
     budget, kind = read_bytes(memory_budget), parse_dtype(dtype)
     hf = load_structure_only(model)
     structure = infer_structure(hf)

@@ -50,7 +50,7 @@ def show(
 
     from rich.table import Table
 
-    from collabedit.editing import default_hyperparameters, editors, resolve_editor
+    from collabedit.editors import default_hyperparameters, editors, resolve_editor
     from collabedit.models.loading import load_structure_only
     from collabedit.models.structure import infer_structure
     from collabedit.reporting.tables import console

@@ -11,8 +11,8 @@ import typer
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
-    from collabedit.covariance import Covariance
-    from collabedit.editing import Hyperparameters
+    from collabedit.editors import Hyperparameters
+    from collabedit.messages import Covariance
     from collabedit.models import LanguageModel
 
 ModelOption = Annotated[
@@ -30,7 +30,8 @@ EditorOption = Annotated[
 ScheduleOption = Annotated[
     str,
     typer.Option(
-        help="'sequential' measures each layer's residual anew (best edits, one exchange a layer); "
+        help="'layerwise' measures the residual again for each layer (best edits, one exchange a "
+        "layer); "
         "'one-shot' takes all from the unedited model (one exchange in all)."
     ),
 ]
@@ -59,6 +60,14 @@ DeviceOption = Annotated[
         "all GPUs, main memory and disk (docs/large-models.md)."
     ),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that comes with the model. Read it first; without this, such models "
+        "are refused.",
+    ),
+]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 MemoryOption = Annotated[
@@ -68,6 +77,16 @@ MemoryOption = Annotated[
         help="Memory beyond the model's weights that one stage may take, such as 2GB; without it, "
         "as much as is quickest.",
     ),
+]
+RoundOption = Annotated[
+    Path, typer.Option("--round", help="The round.json that all parties share.")
+]
+SoFarOption = Annotated[
+    Path | None,
+    typer.Option("--delta", help="Layerwise rounds: the delta of the layers merged so far."),
+]
+LambdaOption = Annotated[
+    float | None, typer.Option("--lambda", help="Weight of the prior; the preset's by default.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling.")]
 SkipBadOption = Annotated[
@@ -85,7 +104,7 @@ def read_hyperparameters(
     model: LanguageModel, hparams: Path | None, prior_weight: float | None, editor: str
 ) -> Hyperparameters:
     """The settings of a file, or the model's defaults for an editor, with a given ``lambda``."""
-    from collabedit.editing import Hyperparameters, default_hyperparameters
+    from collabedit.editors import Hyperparameters, default_hyperparameters
 
     if hparams is not None:
         settings = Hyperparameters.from_file(hparams)
@@ -98,7 +117,8 @@ def read_covariance(
     path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int
 ) -> Covariance:
     """The covariance of a file, or the one that is collected and cached by default."""
-    from collabedit.covariance import Covariance, default_covariance
+    from collabedit.covariance import default_covariance
+    from collabedit.messages import Covariance
 
     return default_covariance(model, layers, seed) if path is None else Covariance.load(path)
 
@@ -146,3 +166,8 @@ def read_bytes(text: str | None) -> int | None:
     if size < 1:
         raise InputError(f"--memory-budget: cannot read {text!r}; write it like 2GB or 500MB")
     return size
+
+
+def spread(layers: tuple[int, ...]) -> str:
+    """Layers as people write them: ``5-9``, or ``5``."""
+    return f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])

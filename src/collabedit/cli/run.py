@@ -80,9 +80,9 @@ def common_settings(
     memory_budget: MemoryOption = None,
 ) -> dict[str, Any]:
     """What all studies can be told, as the fields of their settings."""
-    from collabedit.editing import Hyperparameters
+    from collabedit.editors import Hyperparameters
     from collabedit.merging import merge_methods
-    from collabedit.rounds.config import parse_schedule
+    from collabedit.messages import parse_schedule
 
     per_client = read_numbers(edits_per_client, "--edits-per-client")
     everything = merge.strip().lower() == "all"
@@ -193,9 +193,9 @@ def editors(
     since the schedule makes no difference to them. An interrupted run, even killed, is continued by
     the same command.
     """
-    from collabedit.editing import editors as all_editors
+    from collabedit.editors import editors as all_editors
     from collabedit.experiments import EditorsSettings, compare_editors
-    from collabedit.rounds.config import parse_schedule
+    from collabedit.messages import parse_schedule
 
     asked = tuple(editors.split(","))
     everything = editors.strip().lower() == "all"

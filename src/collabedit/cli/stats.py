@@ -20,7 +20,7 @@ from collabedit.cli.options import (
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
-    from collabedit.covariance import Covariance
+    from collabedit.messages import Covariance
     from collabedit.models import LanguageModel
 
 app = typer.Typer(
@@ -96,7 +96,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a covariance file holds, and how good it is."""
-    from collabedit.covariance import Covariance
+    from collabedit.messages import Covariance
 
     covariance = Covariance.load(file)
     if as_json:
@@ -133,7 +133,7 @@ def import_(
 
 
 def _chosen_layers(model: LanguageModel, layers: str | None) -> tuple[int, ...]:
-    from collabedit.editing.presets import default_hyperparameters
+    from collabedit.editors import default_hyperparameters
 
     if layers is None:
         preset = default_hyperparameters(model.name, model.structure)
@@ -163,7 +163,7 @@ def _default_out(model: str) -> Path:
 
 
 def _files_by_layer(arguments: list[str], model: LanguageModel) -> dict[int, Path]:
-    from collabedit.covariance.store import layer_in_file_name
+    from collabedit.covariance import layer_in_file_name
 
     found: dict[int, Path] = {}
     for argument in arguments:
@@ -193,7 +193,7 @@ def _rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
     """What the table says of each weight; ``None`` where it is infinite or not known."""
     import math
 
-    from collabedit.covariance.store import condition_number
+    from collabedit.algebra import condition_number
     from collabedit.progress import progress
 
     rows: dict[str, dict[str, float | int | None]] = {}

@@ -77,8 +77,8 @@ def tune(
 
     An interrupted search, even a killed one, goes on when the same command is given again.
     """
-    from collabedit.editing import Hyperparameters
-    from collabedit.rounds.config import parse_schedule
+    from collabedit.editors import Hyperparameters
+    from collabedit.messages import parse_schedule
     from collabedit.tuning import TuneSettings
     from collabedit.tuning import tune as run_tuning
 

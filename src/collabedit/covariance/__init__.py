@@ -9,11 +9,11 @@ from collabedit.covariance.corpus import (
     hub_corpus,
     open_corpus,
 )
-from collabedit.covariance.store import Covariance, import_npz, merge
+from collabedit.covariance.imported import import_npz, layer_in_file_name
+from collabedit.covariance.pooled import merge
 
 __all__ = [
     "Corpus",
-    "Covariance",
     "SelfCorpus",
     "TextCorpus",
     "collect",
@@ -21,6 +21,7 @@ __all__ = [
     "file_corpus",
     "hub_corpus",
     "import_npz",
+    "layer_in_file_name",
     "merge",
     "open_corpus",
 ]

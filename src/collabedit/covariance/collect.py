@@ -35,7 +35,6 @@ import torch
 from torch import Tensor
 
 from collabedit.covariance.corpus import Corpus, Plan, Report, SelfCorpus, Window, grouped
-from collabedit.covariance.store import Covariance
 from collabedit.errors import CollabEditError, CovarianceError, InputError
 from collabedit.files import (
     cache_directory,
@@ -45,6 +44,7 @@ from collabedit.files import (
     sha256_of_json,
     utc_now,
 )
+from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import captured_inputs, stops_before
 from collabedit.models.memory import pass_tokens

@@ -21,7 +21,7 @@ from torch import Tensor
 from collabedit.errors import DatasetError, InputError, MissingExtraError
 from collabedit.files import sha256_of_json
 from collabedit.models import LanguageModel
-from collabedit.models.hooks import gathered
+from collabedit.models.sampling import extend
 from collabedit.models.tokens import leading_special_tokens
 
 __all__ = [
@@ -339,7 +339,6 @@ def _first_tokens(tokenizer: Any, special: Sequence[int]) -> list[int]:
     return list(islice(capitalised, _FIRST_TOKENS)) or ordinary[-_FIRST_TOKENS:]
 
 
-@torch.inference_mode()
 def _sample(
     model: LanguageModel, rows: int, length: int, generator: torch.Generator, report: Report
 ) -> list[Window]:
@@ -354,17 +353,14 @@ def _sample(
     special = _special_ids(tokenizer)
     written = _beginnings(tokenizer, special, rows, generator)
     report(written.numel())
-    fed, cache = written, None
-    while written.shape[1] < length:
-        with gathered(model.head, torch.arange(rows), torch.full((rows,), -1)):
-            output = model.hf(input_ids=fed, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        logits = output.logits[0, :, : len(tokenizer)].float()
-        logits[:, special] = -torch.inf
-        fed = _draw(logits, generator)
-        written = torch.cat([written, fed], dim=1)
+
+    def choose(logits: Tensor, _position: int) -> Tensor:
+        logits = logits[:, : len(tokenizer)]
+        logits[:, [id_ for id_ in special if id_ < logits.shape[1]]] = -torch.inf
         report(rows)
-    texts: list[Window] = written.tolist()
+        return _draw(logits, generator)
+
+    texts: list[Window] = extend(model, written, length, choose).tolist()
     return texts
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from collabedit.editing.contexts import Contexts, context_weights
+from collabedit.editors import Contexts, context_weights
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens
@@ -127,5 +127,5 @@ def _last_token_pass(
 
     return (
         {layer: at_last(inputs[layer].view(shape)) for layer in layers},
-        at_last(hooks.hidden_states(outputs[last_layer])),
+        at_last(hooks.hidden_states(outputs[last_layer]).view(shape)),
     )

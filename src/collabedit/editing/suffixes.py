@@ -3,78 +3,45 @@
 What precedes the token is computed once: hidden states up to the changed layer's output, and keys
 and values in the layers above. The rest runs in every step, many texts in one pass; texts of unlike
 length share a pass where padding the shorter ones costs less than another pass.
+
+Not every architecture can be entered in the middle: layers may share keys and values, keep a state
+instead of them, or hand on more than hidden states. So this way is compared once with plain passes
+over the whole texts, which take the same role where it differs (:mod:`collabedit.editing.passes`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import groupby, pairwise, takewhile
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from collabedit.editing.text_groups import Text, TextGroup, cheapest_parts, padded
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 
-__all__ = ["SuffixModel", "Suffixes", "Text", "cheapest_parts", "regrouped"]
+__all__ = ["SuffixModel", "Suffixes"]
 
 #: Keys and values of one layer, each ``[b, heads, tokens, head size]``.
 _KeysValues = tuple[Tensor, Tensor]
 
-#: What a pass costs besides its tokens, in tokens.
-_PASS_TOKENS = 64
 
-
-@dataclass(frozen=True)
-class Text:
-    """One text of an edit.
-
-    Attributes:
-        edit: the edit's place in its batch.
-        ids: token ids up to the last one that predicts something.
-        start: position of the subject's last token.
-        target_ids: what the last positions predict; none where only the distribution of the next
-            token is asked for.
-    """
-
-    edit: int
-    ids: tuple[int, ...]
-    start: int
-    target_ids: tuple[int, ...] = ()
-
-    @property
-    def length(self) -> int:
-        """Number of tokens from the subject's last one on."""
-        return len(self.ids) - self.start
-
-    @property
-    def predicting(self) -> range:
-        """The places, counted from the subject's last token, whose logits are asked for."""
-        return range(self.length - max(1, len(self.target_ids)), self.length)
-
-
-class Suffixes:
+class Suffixes(TextGroup):
     """A group of ``b`` texts whose last tokens, ``s`` at most, run in one pass.
 
-    Prefixes, of ``p`` tokens at most, are padded on the left, suffixes on the right.
+    Prefixes, of ``p`` tokens at most, are padded on the left, suffixes on the right; columns are
+    counted from the subject's last token on.
 
     Attributes:
-        texts: the texts.
         prefix: a ``transformers`` cache; by layer, keys and values ``[b, heads, p, head size]``.
         hidden: ``[b, s, d_out]``, the unedited output of the changed layer.
         site: ``[b, d_out]``, what the layer's site gives at the subject's last token.
-        edit: ``[b]``, each text's edit.
         inputs: ``input_ids [b, s]``, ``attention_mask [b, p + s]``, ``position_ids [b, s]``.
-        rows: ``[n]``, the rows of the positions that predict; those with a target come first.
-        columns: ``[n]``, these positions.
-        target_ids: ``[t]``, what the first ``t`` of them predict.
-        shares: ``[t]``, one over the number of tokens that the same text predicts.
     """
 
     def __init__(
@@ -85,22 +52,19 @@ class Suffixes:
         site: Tensor,
     ) -> None:
         device = hidden.device
-        self.texts = texts
+        super().__init__(texts, [0] * len(texts), device)
         self.prefix = _cache_of(prefix)
         self.hidden = hidden
         self.site = site
         start = _longest_start(texts)
         offsets = [start - text.start for text in texts]
-        input_ids, mask = _padded(texts, offsets, start + hidden.shape[1], device)
+        input_ids, mask = padded(texts, offsets, start + hidden.shape[1], device)
         self.inputs = _inputs(input_ids, mask, start)
-        order = sorted(range(len(texts)), key=lambda row: not texts[row].target_ids)
-        places = [(row, column) for row in order for column in texts[row].predicting]
-        targets = [texts[row].target_ids for row in order]
-        shares = [1 / len(ids) for ids in targets for _ in ids]
-        self.edit = torch.tensor([text.edit for text in texts], device=device)
-        self.rows, self.columns = torch.tensor(places, device=device).T
-        self.target_ids = torch.tensor(sum(targets, ()), dtype=torch.long, device=device)
-        self.shares = torch.tensor(shares, dtype=torch.float32, device=device)
+
+    @staticmethod
+    def width(text: Text) -> int:
+        """How many columns a text takes."""
+        return text.length
 
     def select(self, rows: Sequence[int]) -> Suffixes:
         """The group of some of the texts, without the padding that only others needed."""
@@ -129,53 +93,6 @@ class Suffixes:
         ]
         hidden = [pad(g.hidden, (0, 0, 0, length - g.hidden.shape[1])) for g in groups]
         return cls(texts, prefix, torch.cat(hidden), torch.cat([group.site for group in groups]))
-
-
-def regrouped(groups: Sequence[Suffixes], edits: Container[int], max_tokens: int) -> list[Suffixes]:
-    """The texts of some edits, in the groups that cost least."""
-    places = sorted(
-        (text.length, place, row)
-        for place, group in enumerate(groups)
-        for row, text in enumerate(group.texts)
-        if text.edit in edits
-    )
-    parts = cheapest_parts([length for length, *_ in places], max_tokens)
-    return [_gathered(groups, [place for _, *place in places[part]]) for part in parts]
-
-
-def _gathered(groups: Sequence[Suffixes], places: Iterable[Sequence[int]]) -> Suffixes:
-    """One group of some texts, each given by its group and its row there."""
-    rows: dict[int, list[int]] = defaultdict(list)
-    for group, row in places:
-        rows[group].append(row)
-    return Suffixes.joined([groups[group].select(chosen) for group, chosen in rows.items()])
-
-
-def cheapest_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
-    """Cut ascending lengths into passes whose tokens, padding included, and number cost least.
-
-    A pass has at most ``max_tokens`` tokens, or is a single text.
-    """
-    plans: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}  # by texts: cost, where to cut
-    for end in _possible_cuts(lengths, max_tokens):
-        length, previous = lengths[end - 1], max(plans)
-        plans[end] = min(
-            (cost + (end - start) * length + _PASS_TOKENS, (*cuts, end))
-            for start, (cost, cuts) in plans.items()
-            if (end - start) * length <= max_tokens or start == previous
-        )
-    return [slice(start, end) for start, end in pairwise(plans[len(lengths)][1])]
-
-
-def _possible_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
-    """After every run of equal lengths, and within it where it is too much for one pass."""
-    cuts: list[int] = []
-    start = 0
-    for length, run in groupby(lengths):
-        end, size = start + len(list(run)), max(1, max_tokens // length)
-        cuts += [*range(start + size, end, size), end]
-        start = end
-    return cuts
 
 
 class SuffixModel:
@@ -212,7 +129,7 @@ class SuffixModel:
     def _start(self, texts: Sequence[Text], stem: int, beginning: list[_KeysValues]) -> Suffixes:
         """Run texts from their token ``stem`` on, given keys and values of those before it."""
         device = self.model.device
-        input_ids, mask = _padded(texts, [0] * len(texts), len(texts[-1].ids), device)
+        input_ids, mask = padded(texts, [0] * len(texts), len(texts[-1].ids), device)
         cache = _cache_of(_repeated(beginning, len(texts)))
         with ExitStack() as stack:
             changed = {"layer": self.model.layer(self.layer), "site": self.model.site(self.layer)}
@@ -236,12 +153,7 @@ class SuffixModel:
         )
 
     def logits(self, group: Suffixes, change: Tensor | None = None) -> Tensor:
-        """Logits ``[n, vocabulary]`` where a group predicts.
-
-        Args:
-            group: the texts.
-            change: ``[b, d_out]``, added to what the layer's site gives at the first token.
-        """
+        """Logits ``[n, vocabulary]`` where a group predicts; see :class:`Passes`."""
         model = self.model
         hidden = group.hidden
         if change is not None:
@@ -269,18 +181,6 @@ def _longest_start(texts: Sequence[Text]) -> int:
 
 def _longest(texts: Sequence[Text]) -> int:
     return max(text.length for text in texts)
-
-
-def _padded(
-    texts: Sequence[Text], offsets: Sequence[int], width: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and mask ``[b, width]``, each text ``offsets`` places from the left."""
-    input_ids = torch.zeros(len(texts), width, dtype=torch.long)
-    mask = torch.zeros_like(input_ids)
-    for row, (text, offset) in enumerate(zip(texts, offsets, strict=True)):
-        input_ids[row, offset : offset + len(text.ids)] = torch.tensor(text.ids)
-        mask[row, offset : offset + len(text.ids)] = 1
-    return input_ids.to(device), mask.to(device)
 
 
 def _inputs(input_ids: Tensor, mask: Tensor, start: int) -> dict[str, Any]:

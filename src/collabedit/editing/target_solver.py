@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from collabedit.editing.hyperparameters import Hyperparameters
-from collabedit.editing.suffixes import Suffixes, SuffixModel, Text, regrouped
+from collabedit.editing.text_groups import Passes, Text, TextGroup, regrouped
+from collabedit.editors import Hyperparameters
 from collabedit.progress import Progress
 
 __all__ = ["TargetSolver"]
@@ -19,7 +20,7 @@ class TargetSolver:
     """Optimises the targets of one batch of edits together.
 
     Args:
-        model: the model, from the changed layer on.
+        model: how the model runs texts with changes at the subjects.
         contexts: for each context, the texts in it, one of each edit.
         kept: the texts after which the next token must not change, one of each edit.
         initial: ``[edits, d_out]``, the unedited hidden states, float32.
@@ -29,7 +30,7 @@ class TargetSolver:
 
     def __init__(
         self,
-        model: SuffixModel,
+        model: Passes[Any],
         contexts: Sequence[Sequence[Text]],
         kept: Sequence[Text],
         initial: Tensor,
@@ -89,7 +90,7 @@ class TargetSolver:
             total = total + part.detach()
         return total
 
-    def _group_loss(self, group: Suffixes, delta: Tensor) -> Tensor:
+    def _group_loss(self, group: TextGroup, delta: Tensor) -> Tensor:
         """What a group's texts add to each edit's loss ``[edits]``."""
         logits = self.model.logits(group, delta[group.edit])
         sizes = [len(group.target_ids), len(logits) - len(group.target_ids)]
@@ -105,7 +106,7 @@ class TargetSolver:
         )
 
     @torch.no_grad()
-    def _distributions(self, groups: Sequence[Suffixes]) -> Tensor:
+    def _distributions(self, groups: Sequence[TextGroup]) -> Tensor:
         """Log-probabilities ``[edits, vocabulary]`` after each edit's text that must not change."""
         logits = torch.cat([self.model.logits(group) for group in groups])
         order = torch.cat([group.edit for group in groups]).argsort()

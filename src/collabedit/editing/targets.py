@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collabedit.editing.contexts import Contexts, bare_contexts, context_weights
-from collabedit.editing.hyperparameters import Hyperparameters
 from collabedit.editing.keys import measure
-from collabedit.editing.suffixes import SuffixModel, Text
+from collabedit.editing.passes import quickest_passes
 from collabedit.editing.target_solver import TargetSolver
+from collabedit.editing.text_groups import Passes, Text
+from collabedit.editing.texts import KL_PROMPT, check_requests
+from collabedit.editors import Contexts, Hyperparameters, bare_contexts, context_weights
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, cache_tensors, load_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
@@ -49,7 +50,8 @@ MAX_TOKENS = 512
 _READ_SHARE = 0.5
 _PREFIX_TOKENS = 24
 
-_KL_PROMPT = "{} is a"
+#: Length, relative to the hidden state, of the change that the shorter way is tried with.
+_TRIED_CHANGE = 0.5
 
 #: What a target depends on of the settings, besides the last layer.
 _SETTINGS = {
@@ -125,7 +127,11 @@ def optimise_targets(
 
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
+
+    Raises:
+        RequestError: when a text is too long for the model, or has a token that it does not know.
     """
+    check_requests(model, requests, contexts)
     quick = quick and _can_be_quick(model)
     above = model.structure.n_layers - settings.layers[-1] - 1
     max_tokens = max_tokens or _tokens_at_once(model, quick, above)
@@ -203,17 +209,36 @@ def _solved(
     if not batches:
         return
     layer = settings.layers[-1]
-    suffix_model = SuffixModel(model.quick_copy() if quick else model, layer)
     initial = [measure(model, batch, bare_contexts(), (), layer).hidden for batch in batches]
+    passes = _passes(model, quick, layer, batches[0], contexts, initial[0], max_tokens)
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, hidden in zip(batches, initial, strict=True):
             texts = [_texts(model.tokenizer, t, batch) for t, _ in context_weights(contexts)]
             kept = _kept_texts(model.tokenizer, batch)
             start = hidden.T.float().to(device_of(model.layer(layer)))
             with quick_products(rounded=True) if quick else nullcontext():
-                solver = TargetSolver(suffix_model, texts, kept, start, settings, max_tokens)
+                solver = TargetSolver(passes, texts, kept, start, settings, max_tokens)
                 found = solver.run(bar)
             yield found.T.cpu()
+
+
+def _passes(
+    model: LanguageModel,
+    quick: bool,
+    layer: int,
+    batch: Sequence[EditRequest],
+    contexts: Contexts,
+    hidden: Tensor,
+    max_tokens: int,
+) -> Passes[Any]:
+    """How to run texts, tried on two of unlike length, those of a batch's first edit."""
+    first = batch[:1]
+    longest = max((template for template, _ in context_weights(contexts)), key=len)
+    texts = [*_texts(model.tokenizer, longest, first), *_kept_texts(model.tokenizer, first)]
+    sizes = _TRIED_CHANGE * hidden[:, :1].float().norm(dim=0)
+    sizes = sizes.to(device_of(model.layer(layer)))
+    copy = model.quick_copy() if quick else model
+    return quickest_passes(model, copy, layer, texts, sizes, max_tokens)
 
 
 def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> list[Text]:
@@ -227,7 +252,7 @@ def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> li
 
 def _kept_texts(tokenizer: Any, requests: Sequence[EditRequest]) -> list[Text]:
     """Each edit's text, up to the subject, after which the next token must not change."""
-    filled = [fill_template("{}", _KL_PROMPT, request.subject) for request in requests]
+    filled = [fill_template("{}", KL_PROMPT, request.subject) for request in requests]
     return [
         Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
         for edit, text in enumerate(encode(tokenizer, filled))

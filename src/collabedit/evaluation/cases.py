@@ -8,6 +8,8 @@ from typing import TypedDict
 
 from collabedit.evaluation.scoring import TargetScore, score
 from collabedit.models import LanguageModel
+from collabedit.models.lengths import check_lengths
+from collabedit.models.tokens import PromptText
 from collabedit.requests import Record, RecordKind
 
 __all__ = ["CaseResult", "Probabilities", "evaluate"]
@@ -72,6 +74,10 @@ def evaluate(
         RequestError: when a prompt or a target cannot be scored.
     """
     pairs = [_pairs(record) for record in records]
+    texts = [PromptText(*pair) for own in pairs for pair in own]
+    cases = [f"case {record.request.case_id}" for record in records]
+    names = [case for case, own in zip(cases, pairs, strict=True) for _ in own]
+    check_lengths(model, texts, names)
     scores = iter(score(model, list(chain.from_iterable(pairs)), max_tokens=max_tokens))
     return [
         _result(record, list(islice(scores, len(own))))

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from collabedit.errors import MissingExtraError, RequestError
-from collabedit.evaluation.scoring import context_length
 from collabedit.models import LanguageModel
+from collabedit.models.lengths import context_length
+from collabedit.models.sampling import extend
 from collabedit.models.tokens import PromptText, encode
 from collabedit.progress import progress
 from collabedit.requests import Record
@@ -171,19 +172,16 @@ def _draws(prompts: Sequence[str], seed: int, length: int) -> Tensor:
     return draws
 
 
-@torch.no_grad()
 def _sample(model: LanguageModel, ids: Tensor, draws: Tensor, top_k: int) -> Tensor:
     """Extend ``ids [rows, given]`` to as many tokens as there are ``draws [rows, length]``."""
-    step, past = ids, None
-    while ids.shape[1] < draws.shape[1]:
-        output = model.hf(input_ids=step, past_key_values=past, use_cache=True)
-        past = output.past_key_values
-        best = output.logits[:, -1].float().topk(top_k, dim=-1)
+
+    def choose(logits: Tensor, position: int) -> Tensor:
+        best = logits.topk(top_k, dim=-1)
         cumulative = best.values.softmax(dim=-1).cumsum(dim=-1)
-        chosen = (cumulative < draws[:, ids.shape[1], None]).sum(dim=-1, keepdim=True)
-        step = best.indices.gather(-1, chosen.clamp(max=top_k - 1))
-        ids = torch.cat([ids, step], dim=1)
-    return ids
+        chosen = (cumulative < draws[:, position, None]).sum(dim=-1, keepdim=True)
+        return best.indices.gather(-1, chosen.clamp(max=top_k - 1))
+
+    return extend(model, ids, draws.shape[1], choose)
 
 
 def _decode(model: LanguageModel, ids: list[int]) -> str:

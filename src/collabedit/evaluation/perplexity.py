@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from collabedit.errors import InputError
-from collabedit.evaluation.scoring import context_length
 from collabedit.models import LanguageModel
+from collabedit.models.lengths import context_length
 from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, batches, leading_special_tokens
 from collabedit.progress import progress

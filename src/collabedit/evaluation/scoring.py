@@ -16,12 +16,13 @@ from torch import Tensor
 from collabedit.errors import RequestError
 from collabedit.evaluation.forest import Forest, attention_window, can_branch, logits_at, plant
 from collabedit.models import LanguageModel
+from collabedit.models.lengths import context_length
 from collabedit.models.memory import pass_tokens
 from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, EncodedText, PromptText, batches, encode
 from collabedit.progress import progress
 
-__all__ = ["TargetScore", "context_length", "score"]
+__all__ = ["TargetScore", "score"]
 
 #: Share of the tokens that predict a target's token, at most.
 _READ_SHARE = 0.5
@@ -90,12 +91,6 @@ def score(
         TargetScore(float(losses.mean()), tuple(hits.tolist()))
         for losses, hits in zip(nll_parts, correct_parts, strict=True)
     ]
-
-
-def context_length(model: LanguageModel) -> int | None:
-    """The most tokens that the model takes at once, or ``None`` where its configuration is mute."""
-    length: int | None = getattr(model.hf.config, "max_position_embeddings", None)
-    return length
 
 
 def _forest_size(model: LanguageModel) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from collabedit.collaboration import merge_edits
 from collabedit.datasets import check_conflicts, conflicting, load_dataset
 from collabedit.errors import UnknownNameError
-from collabedit.experiments.methods import merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import case_of
 from collabedit.experiments.study import (
@@ -25,8 +25,8 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.merging import resolve_method
+from collabedit.messages import Delta
 from collabedit.requests import Record
-from collabedit.rounds import Delta
 
 __all__ = ["MODES", "ConflictSettings", "conflict"]
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from collabedit.experiments.single_round import SingleRoundSettings, single_round
 from collabedit.experiments.summaries import load_summary
 from collabedit.files import read_json
+from collabedit.messages import Delta
 from collabedit.models import LanguageModel, load_model
 from collabedit.reporting.tables import console, summary_table
-from collabedit.rounds import Delta
 
 __all__ = ["run_demo"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from collabedit.editing import editors, resolve_editor
+from collabedit.editors import editors, resolve_editor
 from collabedit.errors import RoundError
 from collabedit.experiments.runs import Run, open_run
 from collabedit.experiments.single_round import SingleRoundSettings, edit_and_measure
@@ -25,10 +25,10 @@ from collabedit.experiments.study import (
 )
 from collabedit.files import read_json, write_text
 from collabedit.merging import POOLED, resolve_method
+from collabedit.messages import RoundConfig, Schedule
 from collabedit.reporting.editor_tables import editor_grids
 from collabedit.requests import Record
-from collabedit.rounds import RoundConfig, Schedule
-from collabedit.rounds.coordinator import gives_statistics
+from collabedit.rounds import gives_statistics
 
 __all__ = ["EITHER", "EditorsSettings", "compare_editors"]
 

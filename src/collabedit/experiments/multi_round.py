@@ -10,7 +10,6 @@ from pydantic import Field
 
 from collabedit.algebra import LowRankUpdate, relative_distance
 from collabedit.evaluation import summarise
-from collabedit.experiments.methods import POOLED
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
@@ -24,8 +23,9 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.experiments.trajectory import Trajectory, trajectories
+from collabedit.merging import POOLED
+from collabedit.messages import RoundState
 from collabedit.requests import Record
-from collabedit.rounds import RoundState
 
 __all__ = ["DEFAULT_BETA", "MultiRoundSettings", "multi_round"]
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
+from collabedit.collaboration import merge_edits
 from collabedit.editing.keys import measure
-from collabedit.experiments.methods import merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
@@ -25,8 +25,9 @@ from collabedit.experiments.study import (
 )
 from collabedit.experiments.trajectory import Trajectory
 from collabedit.merging import resolve_method
+from collabedit.messages import Delta
+from collabedit.parties import Party
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Delta, Party
 
 __all__ = ["OverlapSettings", "overlap"]
 

@@ -16,9 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from collabedit import __version__
+from collabedit._version import __version__
 from collabedit.files import read_json, write_json
-from collabedit.rounds import Delta, RoundState
+from collabedit.messages import Delta, RoundState
 
 __all__ = ["Run", "open_run"]
 

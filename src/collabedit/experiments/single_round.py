@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from collabedit.experiments.methods import distances, edit_alone, merge_edits
+from collabedit.collaboration import distances, edit_alone, merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.study import (
     Measured,
@@ -20,8 +20,9 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.merging import resolve_method
+from collabedit.messages import Delta
+from collabedit.parties import Party
 from collabedit.requests import Record
-from collabedit.rounds import Delta, Party
 
 __all__ = ["SingleRoundSettings", "case_of", "edit_and_measure", "single_round", "write_cases"]
 

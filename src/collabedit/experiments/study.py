@@ -17,21 +17,20 @@ from pydantic import (
 )
 
 from collabedit.algebra import Prior
-from collabedit.covariance import Covariance, default_covariance
+from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
-from collabedit.editing import Hyperparameters, TargetCache, optimise_targets, resolve_editor
-from collabedit.editing.contexts import Contexts
-from collabedit.editing.editors import DEFAULT_EDITOR
-from collabedit.editing.hyperparameters import one_line
-from collabedit.errors import InputError
+from collabedit.editing import TargetCache, optimise_targets
+from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters, resolve_editor
+from collabedit.errors import InputError, one_line
 from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
+from collabedit.messages import Covariance, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
+from collabedit.parties import Party, new_round, round_on
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import Party, RoundConfig, Schedule, new_round
-from collabedit.rounds.coordinator import require_statistics
+from collabedit.rounds import require_statistics, static_priors
 
 __all__ = [
     "ALL_METHODS",
@@ -144,7 +143,7 @@ class StudySettings(CommonSettings):
     """
 
     editor: str = DEFAULT_EDITOR
-    schedule: Schedule = Schedule.SEQUENTIAL
+    schedule: Schedule = Schedule.LAYERWISE
 
     @field_validator("editor")
     @classmethod
@@ -215,17 +214,13 @@ class Loaded:
 
     def priors(self, config: RoundConfig) -> Mapping[str, Prior]:
         """The static priors of a round; those made last serve the next round that has the same."""
-        key = (
-            config.rules.prior,
-            config.weights,
-            config.hyperparameters.prior_weight,
-            config.hyperparameters.null_space_threshold,
-            config.hyperparameters.null_space_weight,
-        )
+        if not config.rules.has_statistics:
+            return {}
+        key = (config.rules.prior_spec(config.hyperparameters), config.weight_names)
         if key not in self._priors:
             self._priors.clear()  # they are large
             covariance = self.covariance_for(config)
-            self._priors[key] = config.priors(covariance, self.settings.memory_budget)
+            self._priors[key] = static_priors(config, covariance, self.settings.memory_budget)
         return self._priors[key]
 
     def measure(self, run: Run, stage: str, records: Sequence[Record]) -> Measured:
@@ -283,7 +278,7 @@ class Study:
 
     def round_config(self) -> RoundConfig:
         """A round on the model as it is now, with the contexts and settings of the first one."""
-        return self.config.on(self.model)
+        return round_on(self.config, self.model)
 
     def parties(
         self,

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict, cast
 
-from collabedit.experiments.methods import POOLED, distance, merge_edits
+from collabedit.collaboration import distance, merge_edits
 from collabedit.experiments.study import Study
-from collabedit.merging import Merges, resolve_method
+from collabedit.merging import POOLED, Merges, resolve_method
+from collabedit.messages import RoundState
 from collabedit.requests import EditRequest
-from collabedit.rounds import RoundState
+from collabedit.rounds import dynamic_priors
 
 __all__ = ["RoundFacts", "Trajectory", "trajectories"]
 
@@ -27,7 +28,7 @@ class RoundFacts(TypedDict):
 
     edits: int
     skipped: int
-    residual_norms: dict[str, float]
+    residual_norms: dict[str, float | None]
     distance_from_pooled: float | None
 
 
@@ -97,7 +98,7 @@ class Trajectory:
             }
             own = RoundState(finished=1)
             if parties:
-                priors = state.priors(study.priors, self.beta)
+                priors = dynamic_priors(study.priors, state.keys, self.beta)
                 merged = merge_edits(resolve_method(self.method), parties, config, priors)
                 facts["residual_norms"] = dict(merged.residual_norms)
                 own = RoundState().after(merged.delta.changes, merged.keys)

@@ -19,8 +19,9 @@ from collabedit.export.original import (
 from collabedit.export.target import RECORD, check_replaceable, replacement, saved_files
 from collabedit.export.weights import EditedCopy, check_written
 from collabedit.files import StrPath, cache_directory, check_writable, write_json
+from collabedit.messages import Delta
 from collabedit.models.language_model import LanguageModel
-from collabedit.rounds.delta import Delta
+from collabedit.parties import apply_delta
 
 __all__ = ["check_output", "check_output_directory", "save_edited_model"]
 
@@ -85,6 +86,7 @@ def save_edited_model(
     path: StrPath,
     *,
     overwrite: bool = False,
+    applied: bool = False,
     delta_file: StrPath | None = None,
 ) -> None:
     """Apply a delta to a model and save it with its tokenizer and where the edits came from.
@@ -99,6 +101,7 @@ def save_edited_model(
         delta: a complete delta.
         path: the directory.
         overwrite: replace a model that was saved there.
+        applied: whether the delta is in the model's weights already.
         delta_file: where the delta is stored already; if nowhere, it is kept beside ``path`` until
             the model is saved.
 
@@ -112,7 +115,8 @@ def save_edited_model(
     delta.require_complete()
     with _kept(delta, target, delta_file):
         check_output_directory(target, overwrite=overwrite)
-        delta.apply_to(model)
+        if not applied:
+            apply_delta(model, delta)
         with replacement(target, overwrite=overwrite) as staged:
             _write_model(model, staged, target)
             check_written(model, delta.changes, staged)

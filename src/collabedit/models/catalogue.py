@@ -22,9 +22,11 @@ from typing import Any
 
 from collabedit.errors import ModelError, UnknownNameError
 from collabedit.files import atomic_path, cache_directory, make_directory
+from collabedit.models.failures import explained
+from collabedit.models.gguf import convert_gguf
 from collabedit.progress import progress, say
 
-__all__ = ["BuiltinModel", "converted_directory", "entry", "fetch", "is_fetched", "names"]
+__all__ = ["BuiltinModel", "entry", "fetch", "is_fetched", "names"]
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,6 @@ def entry(name: str) -> BuiltinModel:
     return _catalogue()[name]
 
 
-def converted_directory(gguf: Path) -> Path:
-    """Where the dense copy of a GGUF file is kept: by its path, size and time of change."""
-    status = gguf.resolve().stat()
-    key = hashlib.sha256(f"{gguf.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
-    return cache_directory("models") / f"{gguf.stem}-{key.hexdigest()[:16]}"
-
-
 def is_fetched(name: str) -> bool:
     """Whether a built-in model already lies in the cache."""
     return (_directory(name) / "config.json").is_file()
@@ -93,8 +88,6 @@ def fetch(name: str) -> Path:
         UnknownNameError: when there is no such model.
         ModelError: when the download fails or its checksum is wrong.
     """
-    from collabedit.models.loading import convert_gguf
-
     target = _directory(name)
     if is_fetched(name):
         return target
@@ -106,7 +99,8 @@ def fetch(name: str) -> Path:
     downloads = make_directory(cache_directory("downloads", target.name))
     gguf = downloads / f"{name}.gguf"
     if not gguf.is_file():
-        _join(_download(model, downloads), model, gguf)
+        with explained(name, remedy=f"remove {downloads} and try again"):
+            _join(_download(model, downloads), model, gguf)
     say(f"Converting {name} to safetensors in {target}")
     convert_gguf(gguf, target)
     shutil.rmtree(downloads, ignore_errors=True)

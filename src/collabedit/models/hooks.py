@@ -11,10 +11,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
     "added",
+    "added_states",
     "captured_inputs",
     "gathered",
     "replaced_layers",
@@ -31,7 +33,7 @@ class _StopForward(Exception):  # noqa: N818  (no error)
 
 def hidden_states(output: Any) -> Tensor:
     """The hidden states in what a decoder layer returned."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    hidden: Tensor = output[0] if isinstance(output, tuple | list) else output
     return hidden
 
 
@@ -142,6 +144,32 @@ def added(module: nn.Module, change: Tensor) -> Iterator[None]:
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         return output + change.to(output)
+
+    with module.register_forward_hook(hook):
+        yield
+
+
+@contextmanager
+def added_states(
+    module: nn.Module, shape: tuple[int, int], positions: Tensor, change: Tensor
+) -> Iterator[None]:
+    """Add to what a module returns at one position of every row; gradients reach ``change``.
+
+    Args:
+        module: one that returns hidden states, perhaps with rows and positions in one dimension,
+            or a tuple that begins with them.
+        shape: numbers of rows and positions.
+        positions: ``[rows]``.
+        change: ``[rows, hidden_size]``.
+    """
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        hidden = hidden_states(output)
+        rows = torch.arange(shape[0], device=hidden.device)
+        moved = torch.zeros(*shape, hidden.shape[-1], dtype=change.dtype, device=hidden.device)
+        moved = moved.index_put((rows, positions.to(hidden.device)), change.to(hidden.device))
+        changed = (hidden + moved.view(hidden.shape)).to(hidden.dtype)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     with module.register_forward_hook(hook):
         yield

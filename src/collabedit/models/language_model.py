@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,16 +15,25 @@ from torch import Tensor, nn
 from collabedit.errors import ModelError
 from collabedit.files import sha256_of_json
 from collabedit.models.attention import use_small_attention
-from collabedit.models.hooks import added, hidden_states, seen_outputs, stops_after
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
+from collabedit.models.trial import Tail, check_causal, reaches_later_tokens, try_layers
 
 __all__ = ["LanguageModel", "WeightChange"]
 
 
+#: Where a tensor lies, how often it was written to, and a few of its values.
+_Stamp = tuple[int, int, tuple[float, ...]]
+_SAMPLED = 16
+
+
 class WeightChange(Protocol):
     """A change of one weight; :class:`collabedit.merging.LowRankUpdate` is one."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that the change is made of."""
 
     def dense(self) -> Tensor:
         """The change as a matrix, ``[d_out, d_in]``."""
@@ -50,8 +59,9 @@ class LanguageModel:
     name: str
     memory_budget: int | None = None
     structure: ModelStructure = field(init=False)
-    _current_edit: object | None = field(init=False, default=None)
-    _digests: dict[str, str] = field(init=False, default_factory=dict)
+    _current_edit: str | None = field(init=False, default=None)
+    _digests: dict[str, tuple[_Stamp, str]] = field(init=False, default_factory=dict)
+    _tails: dict[int, Tail] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.structure = infer_structure(self.hf)
@@ -105,6 +115,7 @@ class LanguageModel:
         if self.device.type == "cpu":
             use_small_attention(hf)
         quick = LanguageModel(hf, self.tokenizer, self.name, self.memory_budget)
+        quick._tails = self._tails
         if self.dtype == torch.float32:
             for layer in range(self.structure.n_layers):
                 module = quick.layer(layer)
@@ -138,57 +149,79 @@ class LanguageModel:
         """The down-projection of one layer."""
         return self.module(self.structure.projection_path(layer))
 
-    def site(self, layer: int) -> nn.Module:
-        """The module whose output an edit of the layer's weight moves by just what it adds.
+    def tail(self, layer: int) -> Tail:
+        """What lies between a layer's down-projection and its output, as tried on this model.
 
-        That is the layer, since its output is a sum with what the down-projection gives; or the
-        projection itself where a norm comes between.
+        Raises:
+            ModelError: when no edit of the layer's weight would do what it should.
         """
-        normed = self.structure.output_norm is not None
-        return self.projection(layer) if normed else self.layer(layer)
+        if layer not in self._tails:
+            self._tails.update(try_layers(self, [layer]))
+        return self._tails[layer]
 
-    def effect(self, layer: int, output: Tensor, change: Tensor) -> Tensor:
-        """How a change ``[..., d_out]`` of what :meth:`site` gives moves the layer's output."""
-        if self.structure.output_norm is None:
-            return change
-        norm: nn.Module = self.layer(layer).get_submodule(self.structure.output_norm)
-        output = output.to(torch.promote_types(output.dtype, change.dtype))
-        moved: Tensor = norm(output + change) - norm(output)
-        return moved
-
-    @torch.no_grad()
     def check_addition(self, layer: int) -> None:
-        """Check that what the layer's down-projection gives moves its output by just that.
-
-        All closed forms need it (see :meth:`site`). A structure does not tell: Granite scales what
-        a block adds, one size of OPT has a norm behind the sum. So it is tried, with two tokens.
+        """Check, by trial, that an edit of the layer's weight does what it should.
 
         Raises:
             ModelError: when it does not.
         """
-        if self.structure.output_norm is not None:
-            return
-        before = self._output(layer)
-        generator = torch.Generator().manual_seed(0)
-        change = torch.randn(self.structure.hidden_size, generator=generator).to(before)
-        change *= before.norm(dim=-1).mean() / change.norm()
-        with added(self.projection(layer), change):
-            moved = self._output(layer) - before
-        if (moved - change).norm(dim=-1).max() > 0.1 * change.norm():  # bfloat16 rounds to 0.4 %
-            raise ModelError(
-                f"{self.name}: what {self.structure.projection_path(layer)} gives is not added to "
-                "the layer's output as it is, but scaled or normed on the way; such models cannot "
-                "be edited"
-            )
+        self.tail(layer)
 
-    def _output(self, layer: int) -> Tensor:
-        """What a layer returns for two tokens, ``[2, d_out]``."""
-        module = self.layer(layer)
-        tokens = torch.tensor([[0, 1]], device=self.device)
-        with seen_outputs({layer: module}, hidden_states) as seen, stops_after(module):
-            self.hf(input_ids=tokens, use_cache=False)
-        output: Tensor = seen[layer][0]
-        return output.float()
+    def site(self, layer: int) -> nn.Module:
+        """The module whose output an edit of the layer's weight moves by just what it adds.
+
+        That is the layer, where its output is a sum with what the down-projection gives; or the
+        projection itself where a norm or a factor comes between.
+        """
+        return self.layer(layer) if self.tail(layer).direct else self.projection(layer)
+
+    def effect(self, layer: int, output: Tensor, change: Tensor) -> Tensor:
+        """How a change ``[..., d_out]`` of what :meth:`site` gives moves the layer's output.
+
+        Raises:
+            ModelError: when that is not known, because more than a norm and a factor lie between.
+        """
+        tail = self.tail(layer)
+        if tail.direct:
+            return change
+        if tail.scale is None:
+            raise ModelError(
+                f"{self.name}: how {self.structure.projection_path(layer)} moves the layer's "
+                "output is not known in closed form"
+            )
+        moved = change
+        if self.structure.output_norm is not None:
+            norm: nn.Module = self.layer(layer).get_submodule(self.structure.output_norm)
+            output = output.to(torch.promote_types(output.dtype, change.dtype))
+            moved = norm(output + change) - norm(output)
+        return moved if tail.scale == 1.0 else tail.scale * moved
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Check, by trial on this model, that these layers can be edited together.
+
+        Raises:
+            ModelError: when a layer does not exist or cannot be edited, when there are several
+                although the model's layers do not share one residual, when later tokens change
+                earlier ones, or when no later token would notice the edit.
+        """
+        self.weight_names(layers)
+        self.structure.check_layers(layers)
+        if untried := [layer for layer in layers if layer not in self._tails]:
+            self._tails.update(try_layers(self, untried))
+        indirect = [layer for layer in layers if not self.tail(layer).direct]
+        if indirect and len(layers) > 1:
+            raise ModelError(
+                f"{self.name}: what {self.structure.projection_path(indirect[0])} gives is not "
+                "added to the layer's output as it is, so that a single layer can be edited; "
+                f"give one of {list(layers)}"
+            )
+        last = max(layers, default=0)
+        check_causal(self, last)
+        if last < self.structure.n_layers - 1 and not reaches_later_tokens(self, last):
+            raise ModelError(
+                f"{self.name}: what layer {last} gives reaches no later token, since the layers "
+                "above take keys and values of lower ones; edit a lower layer"
+            )
 
     def weight_names(self, layers: Sequence[int]) -> list[str]:
         """Names of the edited weights of some layers.
@@ -206,7 +239,7 @@ class LanguageModel:
         """An edited weight as the model stores it; one that was offloaded no longer is."""
         module, own_name = self._place(name)
         keep_in_memory(module)
-        return module.get_parameter(own_name).data
+        return module.get_parameter(own_name).detach()
 
     def weight(self, name: str) -> Tensor:
         """A view of an edited weight, ``[d_out, d_in]``."""
@@ -214,14 +247,22 @@ class LanguageModel:
         return parameter.T if self.structure.transposed else parameter
 
     def fingerprint(self, names: Sequence[str]) -> dict[str, str]:
-        """SHA-256 of each named weight's type, shape and bytes, as they are now."""
-        for name in names:
-            if name not in self._digests:
-                self._digests[name] = _sha256(stored_weight(*self._place(name)))
-        return {name: self._digests[name] for name in names}
+        """SHA-256 of each named weight's type, shape and bytes, as they are now.
+
+        A digest is kept while the weight is the same tensor, unwritten; see :func:`_stamp`.
+        """
+        return {name: self._digest(name) for name in names}
+
+    def _digest(self, name: str) -> str:
+        module, own_name = self._place(name)
+        stamp = _stamp(module.get_parameter(own_name))
+        known = self._digests.get(name)
+        if known is None or known[0] != stamp:
+            known = self._digests[name] = stamp, _sha256(stored_weight(module, own_name))
+        return known[1]
 
     def state_fingerprint(self) -> str:
-        """One SHA-256 for all weights as they are now; edits through this class are noticed."""
+        """One SHA-256 for all weights as they are now."""
         return sha256_of_json(self.fingerprint([name for name, _ in self.hf.named_parameters()]))
 
     def apply_(self, changes: Mapping[str, WeightChange]) -> None:
@@ -239,25 +280,27 @@ class LanguageModel:
                     f"{self.name}: {name} is {tuple(weight.shape)}, "
                     f"the update {tuple(dense.shape)}; it was made for another model"
                 )
-            self._digests.pop(name, None)
             weight.copy_(dense + weight.to(dense.device))
 
     @contextmanager
     def edited(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
         """Apply changes within the block; restore the very bytes of the weights after it.
 
-        Entering it again with the same object inside the block does nothing, so that several
-        parties in one process can each ask for the same state.
+        Entering it again with equal changes inside the block does nothing, so that several parties
+        in one process can each ask for the same state.
+
+        Raises:
+            ModelError: when the model carries other changes, or these do not fit it.
         """
-        if not changes or changes is self._current_edit:
+        edit = sha256_of_json({name: change.sha256 for name, change in changes.items()})
+        if not changes or edit == self._current_edit:
             yield
             return
         if self._current_edit is not None:
             raise ModelError("the model already carries another edit; leave that block first")
-        self._current_edit = changes
+        self._current_edit = edit
         try:
-            with self._restored(changes):
-                self.apply_(changes)
+            with self.changed(changes):
                 yield
         finally:
             self._current_edit = None
@@ -271,19 +314,19 @@ class LanguageModel:
         """
         if self._current_edit is not None:
             raise ModelError("the model carries an edit; leave that block first")
-        with self._restored(changes):
-            self.apply_(changes)
+        with self.changed(changes):
             yield
 
     @contextmanager
-    def _restored(self, names: Iterable[str]) -> Iterator[None]:
-        saved = {name: self.stored(name).clone() for name in names}
+    def changed(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
+        """Add changes within the block, on top of any others; restore the very bytes after it."""
+        saved = {name: self.stored(name).clone() for name in changes}
         try:
+            self.apply_(changes)
             yield
         finally:
             for name, value in saved.items():
                 self.stored(name).copy_(value)
-                self._digests.pop(name, None)
 
     def _place(self, name: str) -> tuple[nn.Module, str]:
         """The module of a weight, and the weight's name there."""
@@ -294,6 +337,20 @@ class LanguageModel:
         except AttributeError:
             raise ModelError(f"{self.name} has no weight {name}; is it another model?") from None
         return module, own_name
+
+
+def _stamp(tensor: Tensor) -> _Stamp:
+    """What tells that a tensor has been replaced or written to since, for a fraction of a digest.
+
+    Torch counts the writes to a tensor, but not those through its ``data``; a few of its values
+    show these where they change most of it.
+    """
+    tensor = tensor.detach()
+    if tensor.is_meta:  # offloaded, so that it cannot be written to
+        return 0, tensor._version, ()
+    flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.flatten()
+    sample = flat[:: max(1, flat.numel() // _SAMPLED)].tolist()
+    return tensor.data_ptr(), tensor._version, tuple(sample)
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from collabedit.errors import InputError, ModelError
-from collabedit.files import make_directory
 from collabedit.models import catalogue
+from collabedit.models.adapters import has_adapter, merge_adapter_, without_adapter
+from collabedit.models.checkpoint import check_files, find_model
+from collabedit.models.devices import checked_device, default_device
+from collabedit.models.failures import explained
+from collabedit.models.gguf import convert_gguf, converted_directory
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import least_budget
 from collabedit.models.placement import room_for_weights
+from collabedit.models.quantisation import Unpacking, unpacked, unpacking
+from collabedit.models.quiet import quiet_transformers
+from collabedit.models.report import load_checked
+from collabedit.models.tokens import check_tokenizer
 from collabedit.progress import say
 
 __all__ = [
-    "convert_gguf",
     "default_device",
     "load_model",
     "load_structure_only",
@@ -26,9 +33,9 @@ __all__ = [
     "resolve",
 ]
 
-#: Older versions put a token in front of texts, or end them by another one, whatever a file says.
-_GGUF_NEEDS = "transformers>=5.20"
-
+#: Names that files of a tokenizer have.
+_TOKENIZERS = ("tokenizer*", "*vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+_TOKENIZER_REMEDY = "copy the tokenizer's files from the original model again"
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -55,8 +62,13 @@ def load_model(
     device: str | None = None,
     memory_budget: int | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
+    trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a model to edit.
+
+    All of its weights are those of the checkpoint: one that lacks some, or holds others, is
+    refused. Packed weights are unpacked where ``transformers`` can do so on loading, and a LoRA
+    adapter beside the weights is merged into them; one line on standard error says so.
 
     Args:
         name: a built-in name (``collabedit models list``), a local directory, a ``.gguf`` file,
@@ -67,23 +79,30 @@ def load_model(
         memory_budget: bytes beyond the weights that one stage may take; ``auto`` leaves them free.
         max_memory: for ``auto``, the most weights by device, such as ``{0: "20GB", "cpu": "8GB"}``;
             what is free by default.
+        trust_remote_code: whether Python code that comes with the model may run.
 
     Raises:
-        InputError: when the name or the type is unknown.
+        InputError: when the name, the type or the device is unknown.
         ModelError: when loading fails or the model cannot be edited.
     """
-    device = device or default_device()
-    source = resolve(name)
     options: dict[str, Any] = {"dtype": parse_dtype(dtype)}
+    device = checked_device(device)
+    source = resolve(name)
     if device == "auto":
         room = room_for_weights(max_memory, memory_budget or 0)
         options.update(device_map="auto", max_memory=room)
-    with _quiet_transformers():
-        model = _from_pretrained(source, name, options)
-        tokenizer = _load_tokenizer(source, name)
-    if device != "auto":
-        model = model.to(device)
-    loaded = LanguageModel(model, tokenizer, name, memory_budget)
+    with quiet_transformers():
+        config = _load_config(source, name, trust_remote_code)
+        with explained(name):
+            packing = unpacking(name, config)
+        options["trust_remote_code"] = trust_remote_code
+        hf = _load_weights(source, name, config, options, packing)
+        tokenizer = _load_tokenizer(source, name, config, trust_remote_code)
+    with explained(name):
+        if device != "auto":
+            hf = hf.to(device)
+        loaded = LanguageModel(hf, tokenizer, name, memory_budget)
+        check_tokenizer(tokenizer, len(hf.get_input_embeddings().weight), name)
     _check_budget(loaded)
     return loaded
 
@@ -98,133 +117,117 @@ def _check_budget(model: LanguageModel) -> None:
         )
 
 
-def default_device() -> str:
-    """The GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def load_structure_only(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The module on the meta device: its structure without its weights.
 
+    Raises:
+        InputError: when the name is unknown.
+        ModelError: when its files are damaged, or it cannot be loaded for editing.
+    """
+    from transformers import AutoModelForCausalLM
 
-def load_structure_only(name: str) -> Any:
-    """The module on the meta device: its structure without its weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(resolve(name))
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        model.tie_weights()
-        return model
-    except (OSError, ValueError) as error:
-        raise _loading_error(name, error) from error
+    source = resolve(name)
+    with quiet_transformers():
+        config = _load_config(source, name, trust_remote_code)
+        with explained(name), torch.device("meta"):
+            unpacking(name, config)
+            hf = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            hf.tie_weights()
+    return hf
 
 
 def resolve(name: str) -> str:
-    """The directory or Hub id behind a name; built-in names and GGUF files are converted first."""
+    """The directory or Hub id behind a name; built-in names and GGUF files are converted first.
+
+    Raises:
+        InputError: when there is nothing at a path, or something other than a model.
+        ModelError: when the files of a local model are damaged or missing.
+    """
     if name in catalogue.names():
         return str(catalogue.fetch(name))
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise InputError(f"cannot read the model {path}: no such file")
-        return str(convert_gguf(path, catalogue.converted_directory(path)))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"{path}: no config.json in it; give the directory of a model")
-        return str(path)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"no model at {name}: the directory does not exist")
+    path, exists = _path(name)
+    if exists or path.suffix.lower() == ".gguf":
+        found = find_model(path)
+        if found.is_file():
+            return str(convert_gguf(found, converted_directory(found)))
+        check_files(found)
+        return str(found)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        raise InputError(f"no model at {name!r}: the directory does not exist")
     return name
 
 
-def convert_gguf(source: Path, target: Path) -> Path:
-    """Dequantise a GGUF file once and keep it as a safetensors model directory.
+def _path(name: str) -> tuple[Path, bool]:
+    """The path that a name may mean, and whether it exists."""
+    try:
+        path = Path(name).expanduser()
+        return path, path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"no model at {name[:80]!r}: {reason}") from None
 
-    Packed weights can be neither edited nor saved, so the copy is dense float32.
 
-    Returns:
-        ``target``, which is complete or does not exist.
-
-    Raises:
-        ModelError: when the file cannot be read, or ``transformers`` is too old for it.
-    """
-    if (target / "config.json").is_file():
-        return target
-    import shutil
-    import tempfile
-
-    import transformers
-    from transformers.utils.versions import require_version
+def _load_config(source: str, name: str, trusted: bool) -> Any:
+    from transformers import AutoConfig
 
     try:
-        require_version(_GGUF_NEEDS)
-    except ImportError:
-        raise ModelError(
-            f"{source.name}: GGUF files need {_GGUF_NEEDS}, installed is "
-            f"{transformers.__version__}, which would make a wrong tokenizer of it"
-        ) from None
-    options: dict[str, Any] = {}
-    if hasattr(transformers, "GgufConfig"):  # newer versions keep weights packed unless told
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    make_directory(target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _quiet_transformers():
-        try:
-            place: dict[str, Any] = {"gguf_file": source.name}
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **place)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                source.parent, dtype=torch.float32, **place, **options
-            )
-        except (OSError, ValueError, ImportError) as error:
-            raise _loading_error(str(source), error) from error
-        staged = Path(scratch) / "model"
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
-    return target
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trusted)
+    except OSError as error:
+        if Path(source).is_dir():
+            with explained(name):
+                raise
+        raise _not_found(name, error) from error
+    except Exception:
+        with explained(name):
+            raise
+    if str(getattr(config, "_attn_implementation", None)).startswith("flash"):
+        config._attn_implementation = None  # a setting of another machine; results do not change
+    return config
 
 
-def _from_pretrained(source: str, name: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        return AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise _loading_error(name, error) from error
-
-
-def _load_tokenizer(source: str, name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise _loading_error(name, error) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _loading_error(name: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _not_found(name: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200].rstrip(".")
     return ModelError(
-        f"cannot load the model {name!r}: {first_line} "
-        f"(built-in names: {', '.join(catalogue.names())})"
+        f"cannot load the model {name!r}: it is neither a directory here nor a built-in name "
+        f"({', '.join(catalogue.names())}), and the Hugging Face Hub did not give it: {reason}"
     )
 
 
-class _quiet_transformers:  # noqa: N801  (reads as a context manager)
-    """Silence transformers' own progress bars and warnings; ours say what users need."""
+def _load_weights(
+    source: str, name: str, config: Any, options: dict[str, Any], packing: Unpacking | None
+) -> Any:
+    """The model with all weights of its checkpoint, dense, and nothing else."""
+    if packing is not None:
+        options = {**options, **packing.options}
+    folder = Path(source)
+    with ExitStack() as stack, explained(name):
+        adapted = folder.is_dir() and has_adapter(folder)
+        place = stack.enter_context(without_adapter(folder)) if adapted else source
+        hf = load_checked(place, name, config=config, **options)
+        if packing is not None:
+            hf = unpacked(name, hf, packing)
+        hf.name_or_path = hf.config.name_or_path = source
+        if adapted:
+            merge_adapter_(name, hf, folder)
+    if getattr(hf, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"{name} is an adapter; merge it into its model with peft (merge_and_unload, then "
+            "save_pretrained) and give the result"
+        )
+    return hf
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging as transformers_logging
 
-        self._bars = transformers_logging.is_progress_bar_enabled()
-        self._level = transformers_logging.get_verbosity()
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity(logging.ERROR)
+def _load_tokenizer(source: str, name: str, config: Any, trusted: bool) -> Any:
+    from transformers import AutoTokenizer
 
-    def __exit__(self, *_exception: object) -> None:
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.set_verbosity(self._level)
-        if self._bars:
-            transformers_logging.enable_progress_bar()
+    folder = Path(source)
+    if folder.is_dir() and not any(path for kind in _TOKENIZERS for path in folder.glob(kind)):
+        raise ModelError(
+            f"{name}: there is no tokenizer in {folder}; copy tokenizer.json and "
+            "tokenizer_config.json of the original model into it"
+        )
+    with explained(name, "the tokenizer of", _TOKENIZER_REMEDY):
+        tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trusted)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

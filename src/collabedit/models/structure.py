@@ -1,11 +1,14 @@
 """What editing must know of a model, inferred from the loaded module.
 
-Nothing here goes by a family's name: the decoder layers are the longest list of equal blocks, the
-down-projection is the last projection of a block back to the hidden size outside its attention.
+Nothing here goes by a family's name: the decoder layers are the longest list of equal blocks of the
+text model, the down-projection is the last projection of a block's MLP back to the hidden size.
+Whether an edit of it does what it should is tried on the running model
+(:mod:`collabedit.models.trial`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +20,15 @@ from collabedit.errors import ModelError
 
 __all__ = ["ModelStructure", "infer_structure"]
 
+#: Paths of what is not the text model, and inside a layer, of attention, of the MLP, and of what
+#: also projects to the hidden size: other mixers of tokens, adapters, per-layer embeddings.
+_OTHER_SENSES = re.compile("vision|visual|image|audio|speech")
+_ATTENTION = re.compile("attn|attention")
+_MLP = re.compile("mlp|ffn|feed_?forward")
+_OTHER_PARTS = re.compile(
+    "attn|attention|mamba|ssm|mixer|conv|recurrent|adapter|lora|per_layer|altup|laurel"
+)
+
 
 @dataclass(frozen=True)
 class ModelStructure:
@@ -27,6 +39,7 @@ class ModelStructure:
         down_projection: path of the MLP down-projection inside a layer, e.g. ``mlp.down_proj``.
         output_norm: path inside a layer of the norm between the down-projection and the residual
             stream, or ``None`` where what the projection gives is added as it is.
+        scaled: whether the configuration scales what a block adds to the residual stream.
         final_norm: path of the norm after the last layer, or ``None`` where there is none.
         head: path of the output embedding, e.g. ``lm_head``.
         transposed: whether the stored weight is ``[d_in, d_out]`` (GPT-2's Conv1D).
@@ -39,6 +52,7 @@ class ModelStructure:
     layers: str
     down_projection: str
     output_norm: str | None
+    scaled: bool
     final_norm: str | None
     head: str
     transposed: bool
@@ -47,19 +61,27 @@ class ModelStructure:
     hidden_size: int
     mlp_size: int
 
-    def check_layers(self, layers: Sequence[int]) -> None:
-        """Check that these layers can be edited together.
+    @property
+    def single_layer(self) -> bool:
+        """Whether edits take one layer, as far as the structure tells.
 
         Layers share a residual since all of them add to the same stream. Behind a norm of its own
-        a layer cannot add what it is asked to, only turn what it adds, so edits take one layer.
+        a layer cannot add what it is asked to, only turn what it adds. The running model has the
+        last word (:meth:`LanguageModel.check_layers`).
+        """
+        return self.output_norm is not None or self.scaled
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Check that these layers can be edited together, as far as the structure tells.
 
         Raises:
             ModelError: when there are several and the model takes one.
         """
-        if self.output_norm is not None and len(layers) > 1:
+        if self.single_layer and len(layers) > 1:
+            what = f"passes a norm ({self.output_norm})" if self.output_norm else "is scaled"
             raise ModelError(
-                f"the MLP's output passes a norm ({self.output_norm}) in this model, so that a "
-                f"single layer can be edited; give one of {list(layers)}"
+                f"the MLP's output {what} in this model, so that a single layer can be edited; "
+                f"give one of {list(layers)}"
             )
 
     def layer_path(self, layer: int) -> str:
@@ -89,8 +111,9 @@ def infer_structure(model: nn.Module) -> ModelStructure:
     name = getattr(config, "model_type", type(model).__name__)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name}: encoder-decoder models cannot be edited; use a decoder-only one")
-    path, layers = _find_layers(model, name)
+    lists = _layer_lists(model, name)
     head_path, head = _find_head(model, name)
+    path, layers = _longest(lists, head.in_features)
     projection_path, projection = _find_down_projection(layers, head, path, name)
     transposed = isinstance(projection, Conv1D)
     d_out, d_in = projection.weight.shape[::-1] if transposed else projection.weight.shape
@@ -99,6 +122,7 @@ def infer_structure(model: nn.Module) -> ModelStructure:
         layers=path,
         down_projection=projection_path,
         output_norm=_find_output_norm(layers[0]),
+        scaled=getattr(config, "residual_multiplier", None) not in (None, 1.0),
         final_norm=_find_final_norm(model, path, d_out),
         head=head_path,
         transposed=transposed,
@@ -109,18 +133,32 @@ def infer_structure(model: nn.Module) -> ModelStructure:
     )
 
 
-def _find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
+def _layer_lists(model: nn.Module, name: str) -> list[tuple[str, nn.ModuleList]]:
+    """Lists of equal blocks with attention, outside what sees or hears."""
     lists = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) > 0
-        and len({type(block) for block in module}) == 1
-        and any("attn" in n or "attention" in n for n, _ in module[0].named_modules())
+        and not _OTHER_SENSES.search(path)
+        and any(_ATTENTION.search(inner) for inner, _ in module.named_modules())
     ]
-    if not lists:
-        raise ModelError(f"{name}: no list of equal decoder layers with attention was found in it")
-    return max(lists, key=lambda item: len(item[1]))
+    equal = [item for item in lists if len({type(block) for block in item[1]}) == 1]
+    if equal:
+        return equal
+    if lists:
+        path, mixed = max(lists, key=lambda item: len(item[1]))
+        kinds = ", ".join(sorted({type(block).__name__ for block in mixed}))
+        raise ModelError(f"{name}: the layers in {path} are of several kinds ({kinds})")
+    raise ModelError(f"{name}: no list of equal decoder layers with attention was found in it")
+
+
+def _longest(
+    lists: Sequence[tuple[str, nn.ModuleList]], hidden_size: int
+) -> tuple[str, nn.ModuleList]:
+    """The longest list, of those that project back to the head's width where there are any."""
+    of_the_head = [item for item in lists if _projections(item[1][0], hidden_size)]
+    return max(of_the_head or lists, key=lambda item: len(item[1]))
 
 
 def _find_head(model: nn.Module, name: str) -> tuple[str, nn.Linear]:
@@ -141,17 +179,10 @@ def _find_down_projection(
                 f"{name}: mixture-of-experts layers ({path}.{inner}) cannot be edited; "
                 "use a model with dense MLPs"
             )
-    found = [
-        (inner, module)
-        for inner, module in layers[0].named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and _output_size(module) == hidden_size
-        and "attn" not in inner
-        and "attention" not in inner
-    ]
+    found = _projections(layers[0], hidden_size)
     if not found:
         raise ModelError(
-            f"{name}: no projection from the MLP back to the hidden size {hidden_size} was found "
+            f"{name}: no projection from an MLP back to the hidden size {hidden_size} was found "
             f"in {path}.0; its modules are: {', '.join(n for n, _ in layers[0].named_modules())}"
         )
     inner, projection = found[-1]
@@ -160,6 +191,18 @@ def _find_down_projection(
         if other is None or other.weight.shape != projection.weight.shape:
             raise ModelError(f"{name}: {path}.{index}.{inner} differs from that of layer 0")
     return inner, projection
+
+
+def _projections(layer: nn.Module, hidden_size: int) -> list[tuple[str, nn.Linear | Conv1D]]:
+    """Projections to the hidden size: of what is called an MLP, or of all but other known parts."""
+    found = [
+        (inner, module)
+        for inner, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and _output_size(module) == hidden_size
+        and not _OTHER_PARTS.search(inner)
+    ]
+    return [item for item in found if _MLP.search(item[0])] or found
 
 
 def _output_size(projection: nn.Linear | Conv1D) -> int:

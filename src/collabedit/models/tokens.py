@@ -21,6 +21,7 @@ __all__ = [
     "EncodedText",
     "PromptText",
     "batches",
+    "check_tokenizer",
     "encode",
     "equal_length_batches",
     "fill_template",
@@ -106,11 +107,7 @@ def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
     """
     if not texts:
         return []
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            f"{type(tokenizer).__name__} reports no character offsets; "
-            "use a model with a fast tokenizer (tokenizer.json)"
-        )
+    _check_fast(tokenizer)
     encoded = tokenizer(
         [text.text for text in texts],
         return_offsets_mapping=True,
@@ -229,3 +226,38 @@ def pad_right(
         mask[place, : len(row)] = 1
     places = torch.arange(len(rows)) if index is None else torch.tensor(index)
     return Batch(places, input_ids.to(device), mask.to(device), lengths.to(device))
+
+
+def check_tokenizer(tokenizer: Any, embedded: int, name: str) -> None:
+    """Check that a tokenizer fits a model.
+
+    Added tokens beyond the embedding, such as a ``[PAD]``, do no harm while no text holds them.
+
+    Args:
+        tokenizer: the tokenizer.
+        embedded: how many tokens the model has an embedding for.
+        name: what the user called the model.
+
+    Raises:
+        ModelError: when it reports no offsets, or when ordinary tokens have no embedding.
+    """
+    _check_fast(tokenizer)
+    if len(tokenizer) <= embedded:  # a vocabulary takes long to list
+        return
+    added = set(tokenizer.added_tokens_decoder)
+    beyond = {id_ for id_ in tokenizer.get_vocab().values() if id_ >= embedded} - added
+    front = [id_ for id_ in leading_special_tokens(tokenizer) if id_ >= embedded]
+    if beyond or front:
+        what = f"{len(beyond)} ordinary tokens" if beyond else "its first token"
+        raise ModelError(
+            f"{name}: the model has embeddings for {embedded:,} tokens, and {what} of the "
+            "tokenizer have none; use the tokenizer that belongs to the model"
+        )
+
+
+def _check_fast(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{type(tokenizer).__name__} reports no character offsets; "
+            "use a model with a fast tokenizer (tokenizer.json)"
+        )

@@ -26,13 +26,12 @@ from typing import Any
 
 from torch import nn
 
-from collabedit.editing.editors import Editor
-from collabedit.editing.hyperparameters import Hyperparameters
 from collabedit.editing.keys import MAX_TOKENS as KEYS_TOKENS
 from collabedit.editing.targets import MAX_EDITS, MAX_TOKENS
+from collabedit.editors import Editor, Hyperparameters
+from collabedit.messages import Schedule
 from collabedit.models.memory import HIDDEN_WIDTHS, LOGIT_COPIES, MLP_WIDTHS
 from collabedit.models.structure import ModelStructure
-from collabedit.rounds import Schedule
 
 __all__ = ["STAGES", "Cost", "ModelShape", "Workload", "estimate", "peak"]
 
@@ -187,9 +186,9 @@ def estimate(shape: ModelShape, work: Workload) -> dict[str, Cost]:
     """
     beside = {
         "load": 0.0,
-        "targets": _fine_tuning_memory(shape, work)
-        if work.editor.prior is None
-        else _targets_memory(shape, work),
+        "targets": _targets_memory(shape, work)
+        if work.editor.has_statistics
+        else _fine_tuning_memory(shape, work),
         "keys": _keys_memory(shape, work),
         "covariance": _covariance_memory(shape, work),
         "merge": _merge_memory(shape, work),
@@ -200,9 +199,9 @@ def estimate(shape: ModelShape, work: Workload) -> dict[str, Cost]:
     amounts = {
         "load": size,
         "covariance": _covariance_operations(shape, work),
-        "targets": _fine_tuning_operations(shape, work)
-        if work.editor.prior is None
-        else _targets_operations(shape, work),
+        "targets": _targets_operations(shape, work)
+        if work.editor.has_statistics
+        else _fine_tuning_operations(shape, work),
         "keys": _keys_operations(shape, work),
         "merge": _merge_operations(shape, work),
         "evaluation": 2 * _evaluation_operations(shape, work),
@@ -267,7 +266,7 @@ def _keys_operations(shape: ModelShape, work: Workload) -> float:
     bare = work.edits * (work.texts.tokens - work.texts.suffix + 1)
     others = work.texts.contexts * (bare + work.edits * work.texts.context)
     layers = work.hyperparameters.layers
-    ends = layers if work.schedule is Schedule.SEQUENTIAL else layers[-1:]
+    ends = layers if work.schedule is Schedule.LAYERWISE else layers[-1:]
     return sum(
         _forward(shape, work.last + 1, bare) + _forward(shape, end + 1, others) for end in ends
     )
@@ -351,7 +350,7 @@ def _fine_tuning_memory(shape: ModelShape, work: Workload) -> float:
 
 def _keys_memory(shape: ModelShape, work: Workload) -> float:
     tokens = work.edits * (1 + work.texts.contexts) * work.texts.context
-    layers = 1 if work.schedule is Schedule.SEQUENTIAL else work.edited
+    layers = 1 if work.schedule is Schedule.LAYERWISE else work.edited
     keys = work.edits * (layers * shape.mlp + shape.hidden) * _FLOAT64
     return _pass_memory(shape, work, "keys", tokens=tokens) + 2 * keys
 

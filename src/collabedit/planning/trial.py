@@ -14,14 +14,15 @@ import torch
 from collabedit.algebra import Factors, Prior, compress, solve
 from collabedit.covariance import SelfCorpus, TextCorpus, collect
 from collabedit.datasets import load_dataset
-from collabedit.editing import fine_tune, measure, optimise_targets
+from collabedit.editing import measure, optimise_targets
 from collabedit.evaluation import evaluate
+from collabedit.messages import Schedule
 from collabedit.models import LanguageModel
+from collabedit.parties import fine_tune
 from collabedit.planning.costs import Cost, ModelShape, Workload, estimate
 from collabedit.planning.machine import resident, with_peak_memory
 from collabedit.progress import say
 from collabedit.requests import EditRequest
-from collabedit.rounds import Schedule
 
 __all__ = ["Measured", "Rates", "Trial", "run_trial", "typical_rates"]
 

@@ -1,34 +1,34 @@
-"""A round: parties that measure, a coordinator that merges, and the messages between them."""
+"""A round's coordinator: the half that needs no model.
 
-from collabedit.rounds.config import RoundConfig, Schedule, new_round
-from collabedit.rounds.coordinator import Coordinator, merge_deltas
-from collabedit.rounds.delta import Delta, DeltaMetadata
-from collabedit.rounds.detection import Decision, Detection, Policy, decide, detect
-from collabedit.rounds.fingerprints import Fingerprint, fingerprint, load_key
-from collabedit.rounds.in_process import run_round
-from collabedit.rounds.party import Party
-from collabedit.rounds.state import RoundState
-from collabedit.rounds.update import EditUpdate, UpdateMetadata
+It asks parties over a :class:`Transport`, checks and merges what they send, and remembers it in a
+:class:`Ledger`. Importing this package does not load transformers.
+"""
+
+from collabedit.rounds.coordinator import (
+    Coordinator,
+    gives_statistics,
+    merge_deltas,
+    require_statistics,
+)
+from collabedit.rounds.ledger import Entry, Exchange, Ledger
+from collabedit.rounds.loop import Dropout, run_round
+from collabedit.rounds.priors import Priors, dynamic_priors, priors_at_once, static_priors
+from collabedit.rounds.transport import Failure, Transport
 
 __all__ = [
     "Coordinator",
-    "Decision",
-    "Delta",
-    "DeltaMetadata",
-    "Detection",
-    "EditUpdate",
-    "Fingerprint",
-    "Party",
-    "Policy",
-    "RoundConfig",
-    "RoundState",
-    "Schedule",
-    "UpdateMetadata",
-    "decide",
-    "detect",
-    "fingerprint",
-    "load_key",
+    "Dropout",
+    "Entry",
+    "Exchange",
+    "Failure",
+    "Ledger",
+    "Priors",
+    "Transport",
+    "dynamic_priors",
+    "gives_statistics",
     "merge_deltas",
-    "new_round",
+    "priors_at_once",
+    "require_statistics",
     "run_round",
+    "static_priors",
 ]

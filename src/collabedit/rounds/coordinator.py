@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from collabedit.algebra import Factors, LowRankUpdate, Prior, solve
-from collabedit.editing.editors import Editor
-from collabedit.errors import RoundError, UpdateError
+from collabedit.editors import Editor
+from collabedit.errors import ContributionError, RoundError
 from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
-from collabedit.rounds.config import RoundConfig
-from collabedit.rounds.delta import Delta
-from collabedit.rounds.update import EditUpdate
+from collabedit.messages import Contribution, Delta, RoundConfig
+from collabedit.rounds.ledger import Ledger
 
 __all__ = ["Coordinator", "gives_statistics", "merge_deltas", "require_statistics"]
 
@@ -22,18 +22,16 @@ class Coordinator:
 
     Args:
         config: the round.
-        priors: ``A0`` by weight name (:meth:`RoundConfig.priors`).
+        priors: ``A0`` by weight name (:func:`collabedit.rounds.static_priors`).
         method: how to merge.
         options: of the method; its defaults where not given.
-        delta: what an earlier exchange of the round has merged.
+        ledger: of the exchanges that are finished already, to go on from.
 
     Attributes:
-        keys: by weight name, the pooled key factors ``F [d_in, r]`` of what it has merged, which
-            the dynamic covariance of a later round needs.
-        residual_norms: by weight name, ``|R|`` (Frobenius) of the residuals that it has merged.
+        ledger: of the finished exchanges.
 
     Raises:
-        RoundError: when a prior is missing or of another width, when the delta is of another
+        RoundError: when a prior is missing or of another width, when the ledger is of another
             round, or when the round does not give what the method merges.
         InputError: when the method has no such option.
     """
@@ -44,8 +42,8 @@ class Coordinator:
         priors: Mapping[str, Prior],
         method: MergeMethod,
         *,
-        options: Mapping[str, float] | None = None,
-        delta: Delta | None = None,
+        options: Mapping[str, Any] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.config = config
         self.method = method
@@ -58,72 +56,101 @@ class Coordinator:
                 f"{config.editor} does not give; let each party edit alone (collabedit edit) and "
                 "merge the deltas"
             )
-        for name in config.weights if config.rules.has_statistics else ():
+        for name in config.weight_names if config.rules.has_statistics else ():
             if name not in priors:
                 raise RoundError(f"no prior for {name}")
-        self.delta = delta or Delta.empty(config, method.name, self.options)
+        self.ledger = ledger or self._new_ledger()
         self.delta.check_round(config)
-        self.keys: dict[str, Tensor] = {}
-        self.residual_norms: dict[str, float] = {}
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(Delta.empty(self.config, self.method.name, self.options))
+
+    def restart(self) -> None:
+        """Forget all finished exchanges."""
+        self.ledger = self._new_ledger()
+
+    @property
+    def delta(self) -> Delta:
+        """What is merged so far."""
+        return self.ledger.delta
+
+    @property
+    def keys(self) -> Mapping[str, Tensor]:
+        """By weight name, the pooled key factors ``F [d_in, r]`` of what is merged."""
+        return self.ledger.keys
+
+    @property
+    def residual_norms(self) -> Mapping[str, float | None]:
+        """By weight name, ``|R|`` (Frobenius) of the residuals that are merged."""
+        return self.ledger.residual_norms
 
     @property
     def pending_layers(self) -> tuple[int, ...]:
         """The layers of the next exchange; none when the round is complete."""
         return self.config.pending_layers(len(self.delta.changes))
 
+    def check(self, party: str, contribution: Contribution) -> None:
+        """Check that a contribution belongs to the exchange that the round waits for.
+
+        Raises:
+            ContributionError: when it does not; it names the party.
+        """
+        try:
+            contribution.check(self.config, self.delta.sha256, self.pending_layers)
+        except ContributionError as error:
+            raise ContributionError(str(error), party=party) from None
+
     def merge(
-        self, updates: Mapping[str, EditUpdate], weights: Sequence[float] | None = None
+        self,
+        contributions: Mapping[str, Contribution],
+        party_weights: Sequence[float] | None = None,
     ) -> Delta:
         """Merge one exchange.
 
         Args:
-            updates: by a name for each party that complaints can use, such as its file's.
-            weights: how much each party counts, in their order, where the method weighs them; by
-                their numbers of edits where not given.
+            contributions: by a name for each party that errors can use, such as its file's.
+            party_weights: how much each party counts, in their order, where the method weighs
+                them; by their numbers of edits where not given.
 
         Returns:
             The delta so far, with the exchange's layers added.
 
         Raises:
-            UpdateError: when an update does not belong here; it names the party.
-            RoundError: when there are no updates, or nothing is left to merge.
+            ContributionError: when a contribution does not belong here; it names the party.
+            RoundError: when there are none, when a party is missing, or when nothing is left to
+                merge.
             InputError: when the weights do not fit the method or the parties.
         """
         layers = self.pending_layers
         if not layers:
             raise RoundError("the round is complete: all its layers are merged")
-        if not updates:
-            raise RoundError("no updates to merge; give at least one party's")
-        for party, update in updates.items():
-            try:
-                update.check(self.config, self.delta.sha256, layers)
-            except UpdateError as error:
-                raise UpdateError(f"{party}: {error}") from None
-        edits = [update.metadata.edits for update in updates.values()]
-        counted = _weights(self.method, edits, weights)
-        merged = {
-            name: self._merge_weight(name, list(updates.values()), counted)
-            for name in map(self.config.weight_of, layers)
-        }
-        return self.conclude(
-            {**self.delta.changes, **merged},
-            parties=len(updates),
-            edits=sum(edits),
-            weights=counted,
-        )
+        if not contributions:
+            raise RoundError("no contributions to merge; give at least one party's")
+        for party, contribution in contributions.items():
+            self.check(party, contribution)
+        entries = self.ledger.check_parties(contributions)
+        edits = [entry.edits for entry in entries]
+        counted = _party_weights(self.method, edits, party_weights)
+        names = [self.config.weight_of(layer) for layer in layers]
+        parts = {name: [c.statistics[name] for c in contributions.values()] for name in names}
+        merged = {name: self._merge_weight(name, own, counted) for name, own in parts.items()}
+        delta = self._delta({**self.delta.changes, **merged}, len(entries), sum(edits), counted)
+        keys, norms = {}, {}
+        for name, own in parts.items():
+            pooled = Factors.stack(own)
+            keys[name], norms[name] = pooled.keys, float(pooled.residuals.norm())
+        self.ledger = self.ledger.after(entries, delta, keys, norms)
+        return self.delta
 
     def _merge_weight(
-        self, name: str, updates: Sequence[EditUpdate], weights: Sequence[float]
+        self, name: str, statistics: Sequence[Factors], party_weights: Sequence[float]
     ) -> LowRankUpdate:
-        statistics = [update.statistics[name] for update in updates]
         prior = self._prior(name)
         ridge = self.config.rules.ridge_of(self.config.hyperparameters)
-        pooled = Factors.stack(statistics)
-        self.keys[name], self.residual_norms[name] = pooled.keys, float(pooled.residuals.norm())
         if self.method.merges is Merges.STATISTICS:
             return self.method.merge_statistics(statistics, prior, ridge)
         own = [solve(factors, prior, ridge) for factors in statistics]
-        return self.method.merge_updates(own, self.options, weights)
+        return self.method.merge_updates(own, self.options, party_weights)
 
     def _prior(self, name: str) -> Prior:
         prior = self.priors[name]
@@ -133,31 +160,43 @@ class Coordinator:
             )
         return prior
 
-    def conclude(
+    def _delta(
         self,
         changes: Mapping[str, LowRankUpdate],
-        *,
         parties: int,
         edits: int,
-        weights: Sequence[float] = (),
+        party_weights: Sequence[float] = (),
     ) -> Delta:
-        """Take these changes for the round's so far.
-
-        Args:
-            changes: by weight name, of the lowest layers.
-            parties: number of parties behind them.
-            edits: number of their edits.
-            weights: how much each party counted, where the method weighs them.
-        """
-        self.delta = Delta.of(
+        return Delta.of(
             self.config,
             changes,
             method=self.method.name,
             options=self.options,
             parties=parties,
             edits=edits,
-            weights=weights,
+            party_weights=party_weights,
         )
+
+    def conclude(
+        self,
+        changes: Mapping[str, LowRankUpdate],
+        *,
+        parties: int,
+        edits: int,
+        keys: Mapping[str, Tensor] | None = None,
+        residual_norms: Mapping[str, float | None] | None = None,
+    ) -> Delta:
+        """Finish the round with changes that were not merged from contributions.
+
+        Args:
+            changes: by weight name, of all layers.
+            parties: number of parties behind them.
+            edits: number of their edits.
+            keys: by weight name, the keys that they wrote, where they are known.
+            residual_norms: by weight name, likewise.
+        """
+        delta = self._delta(changes, parties, edits)
+        self.ledger = self.ledger.after((), delta, keys or {}, residual_norms or {})
         return self.delta
 
 
@@ -185,8 +224,8 @@ def require_statistics(editor: Editor, method: MergeMethod) -> None:
 def merge_deltas(
     deltas: Mapping[str, Delta],
     method: MergeMethod,
-    options: Mapping[str, float] | None = None,
-    weights: Sequence[float] | None = None,
+    options: Mapping[str, Any] | None = None,
+    party_weights: Sequence[float] | None = None,
 ) -> Delta:
     """Merge the parties' finished deltas, as users of model merging do.
 
@@ -194,8 +233,8 @@ def merge_deltas(
         deltas: by a name for each party that complaints can use.
         method: one that merges updates.
         options: of the method.
-        weights: how much each party counts, in their order, where the method weighs them; by their
-            numbers of edits where not given.
+        party_weights: how much each party counts, in their order, where the method weighs them;
+            by their numbers of edits where not given.
 
     Raises:
         RoundError: when the method merges statistics, a delta is unfinished, or they differ in
@@ -205,7 +244,7 @@ def merge_deltas(
     if method.merges is not Merges.UPDATES:
         raise RoundError(
             f"{method.name} merges the parties' statistics, not their finished deltas; "
-            "give it update files (collabedit update)"
+            "give it contributions (collabedit contribute)"
         )
     if not deltas:
         raise RoundError("no deltas to merge; give at least one party's")
@@ -214,13 +253,13 @@ def merge_deltas(
         try:
             delta.require_complete()
         except RoundError as error:
-            raise RoundError(f"{name}: {error}") from None
+            raise RoundError(str(error), party=name) from None
     for name, delta in others:
         if delta.metadata.model_sha256 != first.metadata.model_sha256:
             raise RoundError(f"{name} and {first_name} change different models or layers")
     chosen = method.checked(options or {})
     edits = [delta.metadata.edits for delta in deltas.values()]
-    counted = _weights(method, edits, weights)
+    counted = _party_weights(method, edits, party_weights)
     changes = {
         name: method.merge_updates([d.changes[name] for d in deltas.values()], chosen, counted)
         for name in first.changes
@@ -231,13 +270,13 @@ def merge_deltas(
             "options": chosen,
             "parties": len(deltas),
             "edits": sum(edits),
-            "weights": counted,
+            "party_weights": counted,
         }
     )
     return Delta(metadata, changes)
 
 
-def _weights(
+def _party_weights(
     method: MergeMethod, edits: Sequence[int], given: Sequence[float] | None
 ) -> tuple[float, ...]:
     """How much each party counts: as given, or by its edits; none where the method weighs none."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
-from collabedit.algebra import Prior
+from torch import Tensor
 
-__all__ = ["Priors", "priors_at_once"]
+from collabedit.algebra import Prior
+from collabedit.errors import CovarianceError
+from collabedit.messages import Covariance, RoundConfig
+
+__all__ = ["Priors", "dynamic_priors", "priors_at_once", "static_priors"]
 
 
 class Priors(Mapping[str, Prior]):
@@ -36,6 +40,58 @@ class Priors(Mapping[str, Prior]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def static_priors(
+    config: RoundConfig, covariance: Covariance | None, memory_budget: int | None = None
+) -> Mapping[str, Prior]:
+    """The editor's priors ``A0`` by weight name; none for an editor without a closed form.
+
+    Only the coordinator needs them: what AlphaEdit projects away is projected there.
+
+    Args:
+        config: the round.
+        covariance: the second moments of the edited weights' inputs.
+        memory_budget: bytes. Priors that do not fit are rebuilt at each use, those of wide layers
+            from their factors in the user's cache. All are held by default.
+
+    Raises:
+        CovarianceError: when the covariance is missing, of another model, or unusable.
+    """
+    if not config.rules.has_statistics:
+        return {}
+    if covariance is None:
+        raise CovarianceError(f"{config.editor} needs a covariance of {config.model}")
+    covariance.check_model(config.covariance_sha256)
+    spec = config.rules.prior_spec(config.hyperparameters)
+
+    def make(name: str) -> Prior:
+        try:
+            return spec.build(covariance.second_moments[name])
+        except CovarianceError as error:
+            raise CovarianceError(f"{name}: {error}") from None
+
+    priors = Priors(config.weight_names, make, priors_at_once(config.d_in, memory_budget))
+    for name in priors:
+        priors[name]  # fail early on unusable priors
+    return priors
+
+
+def dynamic_priors(static: Mapping[str, Prior], keys: Mapping[str, Tensor], beta: float) -> Priors:
+    """The next round's priors, ``A0 + beta sum F F^T`` (CollabEdit, dynamic covariance).
+
+    Args:
+        static: ``A0`` by weight name.
+        keys: by weight name, the pooled key factors ``F [d_in, r]`` of all finished rounds
+            (:attr:`RoundState.keys`).
+        beta: weight of the keys of finished rounds; zero is the static covariance.
+    """
+
+    def make(name: str) -> Prior:
+        prior = static[name]
+        return prior.updated(keys[name], beta) if name in keys else prior
+
+    return Priors(static, make, static.held if isinstance(static, Priors) else None)
 
 
 def priors_at_once(size: int, memory_budget: int | None) -> int | None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
-from collabedit.editing import Editor, Hyperparameters
-from collabedit.editing.editors import PriorKind
+from collabedit.editors import Editor, Hyperparameters
 from collabedit.evaluation import CaseResult, summarise
 from collabedit.tuning.causal_tracing import CausalTrace
 
@@ -21,7 +20,6 @@ __all__ = [
     "layer_ranges",
     "rank",
     "target_settings",
-    "weight_name",
     "weights",
 ]
 
@@ -92,15 +90,10 @@ def weights(settings: Hyperparameters, editor: Editor) -> list[Hyperparameters]:
     """
     if editor.ridge_of(settings) == 0:
         return [settings]
-    name = weight_name(editor)
+    name = editor.weight_setting
     present = getattr(settings, name)
     others = [float(f"{factor * present:.6g}") for factor in _WEIGHTS if factor != 1.0]
     return [settings] + [settings.with_changes(**{name: weight}) for weight in others]
-
-
-def weight_name(editor: Editor) -> str:
-    """The setting that weighs what is to be kept against the edits."""
-    return "null_space_weight" if editor.prior is PriorKind.NULL_SPACE else "prior_weight"
 
 
 def rank(trial: Trial) -> tuple[float, float]:

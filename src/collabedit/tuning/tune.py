@@ -12,28 +12,29 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from collabedit.covariance import Covariance, default_covariance
+from collabedit.collaboration import edit_alone
+from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset
-from collabedit.editing import (
+from collabedit.editing import TargetCache, sample_contexts
+from collabedit.editors import (
+    DEFAULT_EDITOR,
     Contexts,
     Hyperparameters,
-    TargetCache,
     default_hyperparameters,
     resolve_editor,
-    sample_contexts,
 )
-from collabedit.editing.editors import DEFAULT_EDITOR
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import evaluate, summarise
-from collabedit.experiments.methods import edit_alone
 from collabedit.experiments.runs import Run, open_run
 from collabedit.experiments.study import RunSettings
 from collabedit.files import sha256_of_json, write_json, write_text
+from collabedit.messages import Covariance, Delta, Schedule
 from collabedit.models import LanguageModel
+from collabedit.parties import Party, new_round
 from collabedit.progress import say
 from collabedit.reporting.tuning_tables import tuning_grids
 from collabedit.requests import Record
-from collabedit.rounds import Delta, Party, Schedule, new_round
+from collabedit.rounds import static_priors
 from collabedit.tuning.causal_tracing import CausalTrace, known_facts, trace
 from collabedit.tuning.search import (
     Trial,
@@ -42,7 +43,6 @@ from collabedit.tuning.search import (
     layer_ranges,
     rank,
     target_settings,
-    weight_name,
     weights,
 )
 
@@ -63,7 +63,7 @@ class TuneSettings(RunSettings):
     """
 
     editor: str = DEFAULT_EDITOR
-    schedule: Schedule = Schedule.SEQUENTIAL
+    schedule: Schedule = Schedule.LAYERWISE
     records: int = Field(default=24, ge=1)
     facts: int = Field(default=24, ge=1)
     draws: int = Field(default=3, ge=1)
@@ -212,7 +212,7 @@ class _Tuning:
         trials += bench.tried(more[: max(0, left)])
         return {
             "unedited": dict(summarise(unedited)),
-            "methods": _rows(trials, weight_name(bench.editor)),
+            "methods": _rows(trials, bench.editor.weight_setting),
             "preset": best_of(trials).hyperparameters.model_dump(mode="json"),
         }
 
@@ -247,7 +247,7 @@ class _Bench:
 
     def _try(self, choice: Hyperparameters) -> Trial:
         """Edit the records with some settings and measure them; a finished trial is read."""
-        label = _label(choice, weight_name(self.editor))
+        label = _label(choice, self.editor.weight_setting)
         name = label.replace(",", "").replace(" ", "_")
         found = self.tuning.run.json_stage(f"trials/{name}", lambda: self._compute(choice))
         trial = Trial(choice, **found)
@@ -268,7 +268,9 @@ class _Bench:
         requests = [record.request for record in self.records]
         # Targets depend on no prior: those of the same layers, clamp and steps are in the cache.
         party = Party(model, requests, config, cache=TargetCache())
-        delta = edit_alone(party, config, config.priors(self.covariance, settings.memory_budget))
+        delta = edit_alone(
+            party, config, static_priors(config, self.covariance, settings.memory_budget)
+        )
         norm = _relative_norm(model, delta)
         with model.edited(delta.changes):
             return {"cases": evaluate(model, self.records), "norm": norm}

@@ -1,0 +1,40 @@
+"""``collabedit apply``: write a delta into a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collabedit.cli.options import DeviceOption, OverwriteOption, TrustOption, spread
+
+
+def apply(
+    delta: Annotated[Path, typer.Argument(help="A complete delta file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the edited model.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The unedited model, if not as the delta says."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Write a delta into the model and save it; plain transformers loads the result."""
+    from collabedit.export import save_edited_model
+    from collabedit.export.model_directory import check_output, check_output_directory
+    from collabedit.messages import Delta
+    from collabedit.models import load_model
+
+    check_output_directory(out, overwrite=overwrite)
+    loaded_delta = Delta.load(delta)
+    loaded_delta.require_complete()
+    about = loaded_delta.metadata
+    loaded = load_model(
+        model or about.model, dtype=about.dtype, device=device, trust_remote_code=trust_remote_code
+    )
+    check_output(out, loaded, overwrite=overwrite)
+    save_edited_model(loaded, loaded_delta, out, overwrite=overwrite, delta_file=delta)
+    print(f"{out}: {about.model} with {about.edits} edits, layers {spread(about.layers)}")
+    print(f'Load it with: transformers.AutoModelForCausalLM.from_pretrained("{out}")')

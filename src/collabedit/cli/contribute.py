@@ -1,0 +1,148 @@
+"""``collabedit contribute``: what a party sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.cli.options import (
+    DeviceOption,
+    MemoryOption,
+    RoundOption,
+    SkipBadOption,
+    SoFarOption,
+    TrustOption,
+    read_bytes,
+    spread,
+)
+
+if TYPE_CHECKING:
+    from collabedit.messages import Contribution
+    from collabedit.parties import Party
+
+
+def contribute(
+    round_file: RoundOption,
+    requests: Annotated[
+        Path,
+        typer.Option(
+            "--requests", "-r", help="Your edits, in any form of the field; they stay here."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The contribution to send.")],
+    delta: SoFarOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Where the model lies here, if not as round.json says."),
+    ] = None,
+    party: Annotated[
+        str,
+        typer.Option(help="What you call yourself to the coordinator; nothing by default."),
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option("--upload-dtype", help="float64, or float32 for half the size.")
+    ] = "float64",
+    skip_known: Annotated[
+        float | None,
+        typer.Option(
+            help="Skip edits whose new object the unedited model already gives at least this mean "
+            "probability per token, such as 0.9."
+        ),
+    ] = None,
+    fingerprint_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add fingerprints for 'collabedit detect', under the key in this file, which all "
+            "parties share and the coordinator lacks."
+        ),
+    ] = None,
+    fingerprints_only: Annotated[
+        bool,
+        typer.Option(
+            "--fingerprints-only",
+            help="Write no statistics: all that 'collabedit detect' needs, before anything is "
+            "measured.",
+        ),
+    ] = False,
+    decision: Annotated[
+        Path | None,
+        typer.Option(help="Leave out what the coordinator's 'collabedit detect' decided."),
+    ] = None,
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    memory_budget: MemoryOption = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
+    ] = False,
+    skip_bad: SkipBadOption = False,
+) -> None:
+    """Compute what a party sends: statistics of its edits, and no text.
+
+    In a layerwise round, run it again after each exchange with the merged --delta and all other
+    options as they were, since every exchange must be about the same edits. Targets are kept in a
+    cache that only you can read.
+    """
+    from collabedit.editing import TargetCache
+    from collabedit.errors import InputError
+    from collabedit.messages import Decision, Delta, RoundConfig
+    from collabedit.models import load_model
+    from collabedit.parties import Party, checked_threshold, stored_secret
+    from collabedit.privacy import load_key
+    from collabedit.requests import load_records
+
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
+    threshold = checked_threshold(skip_known)
+    if fingerprint_key is None and (fingerprints_only or decision is not None):
+        option = "--decision" if decision is not None else "--fingerprints-only"
+        raise InputError(f"{option} needs --fingerprint-key, the key that all parties share")
+    key = load_key(fingerprint_key) if fingerprint_key else None
+    decided = Decision.load(decision) if decision else None
+    config = RoundConfig.load(round_file)
+    records = load_records(requests, skip_bad=skip_bad)
+    so_far = Delta.load(delta) if delta else Delta.empty(config)
+    so_far.check_round(config)
+    loaded = load_model(
+        model or config.model,
+        dtype=config.dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        memory_budget=read_bytes(memory_budget),
+    )
+    ours = Party(
+        loaded,
+        [record.request for record in records],
+        config,
+        cache=None if no_cache else TargetCache(),
+        skip_known=threshold,
+        fingerprint_key=key,
+        decision=decided,
+        name=party,
+        secret=stored_secret(),
+    )
+    _report_left_out(ours, len(records))
+    if fingerprints_only:
+        made = ours.announce()
+    else:
+        made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+    made.save(out)
+    _report(made, out)
+
+
+def _report_left_out(party: Party, edits: int) -> None:
+    if party.skipped:
+        print(f"skipped {party.skipped} of {edits} edits that the model already knows")
+    if party.left_out:
+        print(f"left out {party.left_out} of {edits} edits, as decided")
+
+
+def _report(made: Contribution, out: Path) -> None:
+    about = made.metadata
+    if not made.statistics:
+        print(f"{out}: fingerprints of {about.edits} edits, no statistics and no text")
+        return
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    text = "fingerprints, no text" if about.fingerprints else "no text"
+    print(f"{out}: {about.edits} edits at layers {spread(about.layers)}, {size}, {text}")

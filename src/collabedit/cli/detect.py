@@ -1,0 +1,127 @@
+"""``collabedit detect``: overlaps and conflicts between the parties' updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from collabedit.messages import ContributionMetadata, Decision, Policy
+    from collabedit.privacy import Detection
+
+_CAPTION = "overlapping / conflicting questions of two parties; on the diagonal, within one"
+
+
+def detect(
+    updates: Annotated[
+        list[Path],
+        typer.Argument(help="Update files made with --fingerprint-key, one of each party."),
+    ],
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Whose edit of a shared question stays: 'report' everyone's; 'first' that of the "
+            "first file; 'majority' what most parties write; 'prefer' that of --prefer; 'drop' "
+            "nobody's in a conflict."
+        ),
+    ] = "report",
+    prefer: Annotated[
+        Path | None, typer.Option(help="The update file that --policy prefer goes by.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write the decision.json.")
+    ] = None,
+) -> None:
+    """Find edits that parties have in common or contradict each other in; the coordinator's part.
+
+    It sees how many there are, and not what they say. With a policy it decides which stay: the
+    parties then make their updates with that --decision, before anything is merged.
+    """
+    from collabedit.messages import ContributionMetadata, parse_policy
+    from collabedit.privacy import decide
+    from collabedit.privacy import detect as find
+    from collabedit.reporting.tables import console
+
+    chosen = parse_policy(policy)
+    _check_out(chosen, out)
+    detection = find({str(path): ContributionMetadata.load(path) for path in updates})
+    decision = decide(detection, chosen, None if prefer is None else str(prefer))
+    console().print(_table(detection))
+    print(_describe(detection))
+    if out is not None:
+        decision.save(out)
+        _report_decision(detection, decision, out)
+    elif detection.questions:
+        print("To settle them: --policy first, majority, prefer or drop, and -o decision.json")
+
+
+def print_shared(updates: Mapping[str, ContributionMetadata]) -> None:
+    """Say in one line what updates have in common, if fingerprints tell that they do.
+
+    Raises:
+        ContributionError: when the fingerprints were made with different keys.
+    """
+    from collabedit.privacy import detect as find
+
+    detection = find({party: about for party, about in updates.items() if about.fingerprints})
+    if detection.questions:
+        print(f"{_describe(detection)}; see collabedit detect")
+
+
+def _check_out(policy: Policy, out: Path | None) -> None:
+    decides = policy.value != "report"
+    if decides and out is None:
+        raise InputError(f"--policy {policy.value} needs -o, where to write the decision")
+    if out is not None and not decides:
+        raise InputError("-o needs a --policy that decides: first, majority, prefer or drop")
+
+
+def _describe(detection: Detection) -> str:
+    overlaps, conflicts = len(detection.overlaps), len(detection.conflicts)
+    return (
+        f"{overlaps} {'question overlaps' if overlaps == 1 else 'questions overlap'}, "
+        f"{conflicts} {'conflicts' if conflicts == 1 else 'conflict'}"
+    )
+
+
+def _table(detection: Detection) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    parties = list(detection.fingerprints)
+    numbers = [str(number) for number in range(1, len(parties) + 1)]
+    table = Table("", "party", "edits", *numbers, caption=_CAPTION, caption_justify="left")
+    for number, party in zip(numbers, parties, strict=True):
+        cells = [_cell(detection, party, other) for other in parties]
+        table.add_row(number, escape(party), str(len(detection.fingerprints[party])), *cells)
+    return table
+
+
+def _cell(detection: Detection, party: str, other: str) -> str:
+    overlaps = detection.overlaps_between(party, other)
+    conflicts = detection.conflicts_between(party, other)
+    return f"{overlaps} / {conflicts}" if overlaps or conflicts else "-"
+
+
+def _report_decision(detection: Detection, decision: Decision, out: Path) -> None:
+    first_with: dict[object, str] = {}
+    for party, fingerprints in detection.fingerprints.items():
+        count = len(decision.places(fingerprints))
+        twin = first_with.setdefault(fingerprints, party)
+        if twin != party:
+            print(f"{party}: the same edits as {twin}; merge without it")
+        elif count == len(fingerprints):
+            print(f"{party}: leaves out all its edits; merge without it")
+        else:
+            print(f"{party}: leaves out {count} of {len(fingerprints)} edits")
+    print(
+        f"{out}: send it to all parties; each makes its updates with --decision {out.name}, "
+        "in every exchange from the first on"
+    )

@@ -1,0 +1,234 @@
+"""``collabedit merge``: the coordinator's part, by files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.cli.detect import print_shared
+from collabedit.cli.options import (
+    MemoryOption,
+    SoFarOption,
+    read_bytes,
+    read_decimals,
+    spread,
+)
+
+if TYPE_CHECKING:
+    from collabedit.merging import MergeMethod
+    from collabedit.messages import Delta, RoundConfig, RoundState
+    from collabedit.rounds import Coordinator, Ledger
+
+
+def merge(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Contributions of one exchange; or finished deltas, for SA, TA, TIES ..."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The delta file to write.")],
+    round_file: Annotated[
+        Path | None, typer.Option("--round", help="The round.json; needed for contributions.")
+    ] = None,
+    covariance: Annotated[
+        Path | None,
+        typer.Option(
+            "--covariance", "-C", help="File of 'collabedit stats collect', of the unedited model."
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Merge method, in any case.")] = "CollabEdit",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="An option of the method, such as keep=0.1; repeatable."),
+    ] = None,
+    party_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="How much each file counts, in their order, such as 3,1,2; for methods that weigh "
+            "the parties (WSA), by their numbers of edits if not given.",
+        ),
+    ] = None,
+    delta: SoFarOption = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Several rounds: the state between them, which is read if it is there and written "
+            "when the round is complete. The next round begins with 'collabedit round new --state'."
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With --state: weight of earlier rounds' keys in the prior; 0 is the static "
+            "covariance. The editor's own by default (10; AlphaEdit 1).",
+        ),
+    ] = None,
+    memory_budget: MemoryOption = None,
+) -> None:
+    """Merge the parties' contributions into one delta; the coordinator's part.
+
+    In a layerwise round each exchange merges one layer: give the result as --delta to the next
+    'contribute' and 'merge', until this command says that the round is complete. Who took part is
+    kept beside round.json, as ROUND.ledger.safetensors: keep it to yourself until the round ends.
+    """
+    from collabedit.errors import InputError
+    from collabedit.files import tensor_metadata
+    from collabedit.merging import resolve_method
+    from collabedit.messages import Delta
+    from collabedit.rounds import merge_deltas
+
+    chosen = resolve_method(method)
+    options = _read_options(chosen, option or [])
+    shares = None if party_weights is None else read_decimals(party_weights, "--weights")
+    if shares is not None:
+        chosen.check_weights(shares, len(inputs))
+    _refuse_twice(inputs)
+    formats = {tensor_metadata(path, "input").get("format") for path in inputs}
+    if formats == {"collabedit.delta"}:
+        result = merge_deltas({str(p): Delta.load(p) for p in inputs}, chosen, options, shares)
+        result.save(out)
+    elif round_file is None or covariance is None:
+        raise InputError("merging contributions needs --round and --covariance")
+    else:
+        by_files = _ByFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
+        coordinator = by_files.coordinator(chosen, options, delta)
+        result = _merge_files(coordinator, inputs, shares)
+        result.save(out)
+        by_files.keep(coordinator)
+    _report(result, out)
+
+
+def _refuse_twice(inputs: list[Path]) -> None:
+    from collabedit.errors import InputError
+
+    seen: set[Path] = set()
+    for path in inputs:
+        if path.resolve() in seen:
+            raise InputError(f"{path}: given twice; give each file once")
+        seen.add(path.resolve())
+
+
+class _ByFiles:
+    """The files that a coordinator keeps of a round, and of the rounds before it."""
+
+    def __init__(
+        self,
+        round_file: Path,
+        covariance: Path,
+        state: Path | None,
+        beta: float | None,
+        memory_budget: int | None,
+    ) -> None:
+        from collabedit.errors import InputError
+        from collabedit.messages import RoundConfig
+
+        if beta is not None and state is None:
+            raise InputError("--beta needs --state, where the keys of earlier rounds are")
+        self.config: RoundConfig = RoundConfig.load(round_file)
+        self._ledger = round_file.with_suffix(".ledger.safetensors")
+        self._covariance, self._state_file = covariance, state
+        self._beta = self.config.rules.beta if beta is None else beta
+        self._memory_budget = memory_budget
+        self._state = self._load_state()
+
+    def coordinator(
+        self, method: MergeMethod, options: dict[str, str], delta: Path | None
+    ) -> Coordinator:
+        """A coordinator where the earlier exchanges of the round left off."""
+        from collabedit.messages import Covariance
+        from collabedit.rounds import Coordinator, dynamic_priors, static_priors
+
+        covariance = Covariance.load(self._covariance)
+        priors = static_priors(self.config, covariance, self._memory_budget)
+        if self._state is not None:
+            priors = dynamic_priors(priors, self._state.keys, self._beta)
+        ledger = None if delta is None else self._load_ledger(delta)
+        return Coordinator(self.config, priors, method, options=options, ledger=ledger)
+
+    def keep(self, coordinator: Coordinator) -> None:
+        """Write the ledger, and the state once the round is complete."""
+        coordinator.ledger.save(self._ledger)
+        if self._state_file is None or coordinator.pending_layers:
+            return
+        assert self._state is not None
+        self._state.after(coordinator.delta.changes, coordinator.keys).save(self._state_file)
+        print(f"{self._state_file}: the state after round {self._state.finished + 1}")
+
+    def _load_state(self) -> RoundState | None:
+        from collabedit.errors import InputError, RoundError
+        from collabedit.messages import RoundState
+
+        if self._state_file is None:
+            if self.config.state_sha256:
+                raise InputError("the round follows earlier ones; give their --state")
+            return None
+        known = self._state_file.exists()
+        state = RoundState.load(self._state_file) if known else RoundState()
+        if state.sha256 != self.config.state_sha256:
+            raise RoundError(
+                f"{self._state_file}: not the state that this round begins with; it is after "
+                f"round {state.finished} (begin the next round with 'collabedit round new --state')"
+            )
+        return replace(state, base_sha256=dict(self.config.covariance_sha256))
+
+    def _load_ledger(self, delta: Path) -> Ledger:
+        from collabedit.errors import RoundError
+        from collabedit.messages import Delta
+        from collabedit.rounds import Ledger
+
+        so_far = Delta.load(delta)
+        so_far.check_round(self.config)
+        if not self._ledger.is_file():
+            raise RoundError(
+                f"{self._ledger} is missing, which tells who took part in the earlier exchanges; "
+                "put it back beside the round file, or begin again with the first exchange"
+            )
+        ledger = Ledger.load(self._ledger)
+        if ledger.delta.sha256 != so_far.sha256:
+            raise RoundError(
+                f"{delta}: not what the last exchange of this round came to; give the delta that "
+                "'collabedit merge' wrote last"
+            )
+        return ledger
+
+
+def _merge_files(
+    coordinator: Coordinator, inputs: list[Path], shares: tuple[float, ...] | None
+) -> Delta:
+    from collabedit.messages import Contribution
+
+    contributions = {str(path): Contribution.load(path) for path in inputs}
+    merged = coordinator.merge(contributions, shares)
+    print_shared({party: sent.metadata for party, sent in contributions.items()})
+    return merged
+
+
+def _read_options(method: MergeMethod, pairs: list[str]) -> dict[str, str]:
+    from collabedit.errors import InputError
+
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise InputError(f"--option: cannot read {pair!r}; write it like keep=0.1")
+        options[name] = value
+    method.checked(options)
+    return options
+
+
+def _report(result: Delta, out: Path) -> None:
+    about = result.metadata
+    print(
+        f"{out}: {about.edits} edits of {about.parties} parties by {about.method}, "
+        f"layers {spread(about.layers)}"
+    )
+    if about.complete:
+        print(f"The round is complete: collabedit apply --model {about.model} {out} -o DIR")
+    else:
+        print(f"Not complete yet: each party runs 'collabedit contribute' again with --delta {out}")

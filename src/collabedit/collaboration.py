@@ -1,0 +1,225 @@
+"""Editing a model, alone or together: the whole job in one call.
+
+:func:`edit` and :func:`collaborate` take a model and facts in any form and do the rest with
+sensible defaults. :func:`merge_edits` and :func:`edit_alone` are what studies compare.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from collabedit.algebra import Prior, relative_distance
+from collabedit.covariance import default_covariance
+from collabedit.editors import DEFAULT_EDITOR
+from collabedit.export import save_edited_model
+from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
+from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
+from collabedit.models import LanguageModel, load_model
+from collabedit.parties import Party, apply_delta, new_round
+from collabedit.requests import Facts, as_records
+from collabedit.rounds import Coordinator, merge_deltas, static_priors
+from collabedit.transports import run_in_process
+
+__all__ = [
+    "EditResult",
+    "Merged",
+    "collaborate",
+    "distance",
+    "distances",
+    "edit",
+    "edit_alone",
+    "merge_edits",
+]
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """An edited model, and the change that made it.
+
+    Attributes:
+        model: the edited model; ``model.hf`` is the ``transformers`` model.
+        delta: the change of its weights.
+    """
+
+    model: LanguageModel
+    delta: Delta
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Save the edited model as a directory, or the delta where the path ends in .safetensors.
+
+        Args:
+            path: of the directory or the file.
+            overwrite: replace a model directory that is there already.
+
+        Raises:
+            InputError: when it cannot be written.
+        """
+        if os.fspath(path).endswith(".safetensors"):
+            self.delta.save(path)
+        else:
+            save_edited_model(self.model, self.delta, path, overwrite=overwrite, applied=True)
+
+    def __str__(self) -> str:
+        about = self.delta.metadata
+        layers = ", ".join(map(str, about.layers))
+        parties = "1 party" if about.parties == 1 else f"{about.parties} parties"
+        edits = "1 edit" if about.edits == 1 else f"{about.edits} edits"
+        return f"{about.model}: {edits} of {parties} by {about.editor}, layers {layers}"
+
+
+def edit(
+    model: str | os.PathLike[str] | LanguageModel,
+    facts: Facts,
+    *,
+    editor: str = DEFAULT_EDITOR,
+    schedule: Schedule = Schedule.LAYERWISE,
+    covariance: Covariance | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> EditResult:
+    """Write facts into a model.
+
+    Args:
+        model: a built-in name, a path, a Hub id, or a loaded model, whose weights then change.
+        facts: dictionaries in any request form, requests, records, or the path of a file of them.
+        editor: name of the editor.
+        schedule: how residuals reach the layers.
+        covariance: second moments of the model's activations on ordinary text, or their file; by
+            default they are collected once, on text that the model writes, and cached.
+        seed: of the sampling of contexts.
+
+    Raises:
+        CollabEditError: when the model cannot be edited, or a fact cannot be used.
+    """
+    return collaborate(
+        model, {"": facts}, editor=editor, schedule=schedule, covariance=covariance, seed=seed
+    )
+
+
+def collaborate(
+    model: str | os.PathLike[str] | LanguageModel,
+    parties: Mapping[str, Facts],
+    *,
+    method: str = "CollabEdit",
+    editor: str = DEFAULT_EDITOR,
+    schedule: Schedule = Schedule.LAYERWISE,
+    covariance: Covariance | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> EditResult:
+    """Write the facts of several parties into a model, as one party holding all of them would.
+
+    All parties are in this process; between organisations, each makes its contribution on its own
+    machine (``collabedit contribute``).
+
+    Args:
+        model: a built-in name, a path, a Hub id, or a loaded model, whose weights then change.
+        parties: each party's facts, in any form that :func:`edit` takes.
+        method: name of the merge method.
+        editor: name of the editor.
+        schedule: how residuals reach the layers.
+        covariance: as :func:`edit` takes it.
+        seed: of the sampling of contexts.
+
+    Raises:
+        CollabEditError: when the model cannot be edited, or a fact cannot be used.
+    """
+    merging = resolve_method(method)
+    requests = {
+        name: [record.request for record in as_records(facts)] for name, facts in parties.items()
+    }
+    loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
+    config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
+    members = Party.together(loaded, requests, config)
+    priors = static_priors(config, _covariance(covariance, loaded, config, seed))
+    delta = merge_edits(merging, members, config, priors).delta
+    apply_delta(loaded, delta)
+    return EditResult(loaded, delta)
+
+
+def _covariance(
+    given: Covariance | str | os.PathLike[str] | None,
+    model: LanguageModel,
+    config: RoundConfig,
+    seed: int,
+) -> Covariance | None:
+    if not config.rules.has_statistics or isinstance(given, Covariance):
+        return given if isinstance(given, Covariance) else None
+    if given is None:
+        return default_covariance(model, config.layers, seed)
+    return Covariance.load(given)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a round comes to.
+
+    Attributes:
+        delta: the change of the weights.
+        keys: by weight name, the pooled key factors ``F [d_in, r]``; none for methods that merge
+            finished updates, since nobody pools statistics there.
+        residual_norms: by weight name, ``|R|`` (Frobenius) of the residuals; likewise.
+    """
+
+    delta: Delta
+    keys: Mapping[str, Tensor] = field(default_factory=dict)
+    residual_norms: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def merge_edits(
+    method: MergeMethod,
+    parties: Sequence[Party],
+    config: RoundConfig,
+    priors: Mapping[str, Prior],
+    own_deltas: Callable[[], Mapping[str, Delta]] | None = None,
+) -> Merged:
+    """Merge the parties' edits by a method.
+
+    In the one-shot schedule all methods start from the same uploads. In the sequential one, and
+    with editors that take one edit at a time or fine-tune, the methods that merge updates get what
+    users of model merging have: each party's delta, edited alone to the end.
+
+    Args:
+        method: how to merge.
+        parties: with their targets.
+        config: the round.
+        priors: ``A0`` by weight name.
+        own_deltas: gives the parties' own deltas; they are computed where it is not given.
+    """
+    if method.merges is Merges.UPDATES:
+        if config.one_exchange:
+            return Merged(run_in_process(parties, Coordinator(config, priors, method)))
+        own = own_deltas or (lambda: _own_deltas(parties, config, priors))
+        return Merged(merge_deltas(own(), method))
+    together = [Party.pooled(parties)] if method.name == POOLED else parties
+    coordinator = Coordinator(config, priors, method)
+    delta = run_in_process(together, coordinator)
+    return Merged(delta, coordinator.keys, coordinator.residual_norms)
+
+
+def edit_alone(party: Party, config: RoundConfig, priors: Mapping[str, Prior]) -> Delta:
+    """The delta of one party that edits to the end by itself."""
+    return run_in_process([party], Coordinator(config, priors, resolve_method(POOLED)))
+
+
+def _own_deltas(
+    parties: Sequence[Party], config: RoundConfig, priors: Mapping[str, Prior]
+) -> dict[str, Delta]:
+    return {
+        f"party {index}": edit_alone(party, config, priors) for index, party in enumerate(parties)
+    }
+
+
+def distances(deltas: Mapping[str, Delta]) -> dict[str, float]:
+    """By method, the distance from GLOBAL; empty when GLOBAL is not among the methods."""
+    if POOLED not in deltas:
+        return {}
+    return {name: distance(delta, deltas[POOLED]) for name, delta in deltas.items()}
+
+
+def distance(delta: Delta, reference: Delta) -> float:
+    """The largest over layers of ``|D - D_ref| / |D_ref|``."""
+    expected = reference.changes
+    return max(relative_distance(delta.changes[name], expected[name]) for name in expected)

@@ -1,0 +1,152 @@
+"""The settings of an edit, as the field's papers name and publish them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
+
+from collabedit.editors.published import is_published, read_published
+from collabedit.errors import InputError, one_line, shown
+from collabedit.files import RepeatedNames, decode_json, read_text
+
+__all__ = ["Hyperparameters"]
+
+#: Largest hyper-parameter file; published ones have less than 2 KiB.
+_LARGEST_FILE = 1 << 20
+
+
+class Hyperparameters(BaseModel):
+    """Settings of an edit (Meng et al., 2023, appendix B); an editor reads those it needs.
+
+    Attributes:
+        layers: the edited layers, consecutive, lowest first; targets are set at the last one.
+        prior_weight: ``lambda`` of the prior ``lambda C``: how much the rest is to be kept.
+        null_space_threshold: AlphaEdit changes the directions in which ``C`` has an eigenvalue
+            below it.
+        null_space_weight: ``lambda_2`` of its prior ``lambda_2 I`` in these directions.
+        target_steps: most evaluations of the target's loss; one fewer Adam steps are made.
+        target_learning_rate: of Adam.
+        target_weight_decay: factor of ``|delta| / |h|^2`` in the loss.
+        kl_factor: factor of the divergence on "{subject} is a" in the loss.
+        clamp_factor: largest ``|delta|`` as a share of ``|h|``.
+        loss_threshold: an edit whose loss falls below it is finished.
+        loss_layer: the layer whose output gives the loss, as published files name it; the model's
+            last one, which is the default, is the only one supported.
+        equality_ridge: ``e`` of editors under which all edits hold exactly (EMMET); above zero the
+            edits give way where keys are nearly alike. The default is the editor's own, 0.
+        ft_steps: most steps of fine-tuning.
+        ft_learning_rate: of its Adam.
+        ft_norm_bound: the most that it changes an entry of the weight by; ``None`` for no bound.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[int, ...] = Field(min_length=1)
+    prior_weight: float = Field(default=1500.0, gt=0, allow_inf_nan=False)
+    null_space_threshold: float = Field(default=0.02, gt=0, allow_inf_nan=False)
+    null_space_weight: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    target_steps: int = Field(default=25, ge=1)
+    target_learning_rate: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    target_weight_decay: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    kl_factor: float = Field(default=0.0625, ge=0, allow_inf_nan=False)
+    clamp_factor: float = Field(default=0.75, gt=0, allow_inf_nan=False)
+    loss_threshold: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+    loss_layer: int | None = Field(default=None, ge=0)
+    equality_ridge: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    ft_steps: int = Field(default=25, ge=1)
+    ft_learning_rate: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
+    ft_norm_bound: float | None = Field(default=5e-4, gt=0, allow_inf_nan=False)
+
+    @field_validator("layers")
+    @classmethod
+    def _consecutive(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        # Compared by ends and steps: a range of 10^12 layers would fill the memory.
+        steps = all(after - before == 1 for before, after in itertools.pairwise(layers))
+        if layers[0] < 0 or not steps:
+            raise ValueError("must be consecutive layers, lowest first, such as [5, 6, 7]")
+        return layers
+
+    def with_changes(self, **changes: Any) -> Hyperparameters:
+        """A copy with the given settings replaced; ``None`` keeps a setting.
+
+        Raises:
+            InputError: when a value is out of range.
+        """
+        values = {key: value for key, value in changes.items() if value is not None}
+        try:
+            return Hyperparameters.model_validate({**self.model_dump(), **values})
+        except ValidationError as error:
+            raise InputError(f"hyper-parameters: {one_line(error)}") from None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_later_versions(
+        self, handler: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leave out settings that older files lack, so that a round keeps its digest."""
+        values: dict[str, Any] = handler(self)
+        later = ("loss_layer", "equality_ridge")
+        return {key: v for key, v in values.items() if key not in later or v is not None}
+
+    def check_depth(self, n_layers: int) -> None:
+        """Check that the settings fit a model with so many layers.
+
+        Raises:
+            InputError: when the loss is not that of its last layer.
+        """
+        if self.loss_layer not in (None, n_layers - 1):
+            raise InputError(
+                f"hyper-parameters: loss_layer (v_loss_layer) {self.loss_layer} is not the last "
+                f"layer, {n_layers - 1}; the loss is always the last layer's: change or remove it"
+            )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Hyperparameters:
+        """Read a JSON or YAML file of ours, or one that the field publishes.
+
+        Files of ROME, MEMIT, PMET, EMMET, AlphaEdit, their fine-tuning and CollabEdit are read, and
+        EasyEdit's of these editors.
+
+        Raises:
+            InputError: when the file is unreadable, or a setting is missing, out of range or not
+                supported.
+        """
+        values = _read(path)
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: expected an object of hyper-parameters")
+        if isinstance(values, RepeatedNames):
+            raise InputError(f"{path}: gives {shown(values.repeated)} twice; keep one")
+        if is_published(values):
+            values = read_published(values, str(path))
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"{path}: {one_line(error)}") from None
+
+
+def _read(path: str | os.PathLike[str]) -> Any:
+    text = read_text(path, "hyper-parameters file", limit=_LARGEST_FILE)
+    if Path(path).suffix.lower() not in (".yaml", ".yml"):
+        return decode_json(text, str(path))
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}: not valid YAML (line {line}: {error.problem})") from None
+    except RecursionError:
+        raise InputError(f"{path}: its YAML is nested too deeply; flatten it") from None
+    except Exception as error:  # PyYAML lets errors of all kinds through for ill-formed scalars
+        raise InputError(f"{path}: not valid YAML ({type(error).__name__})") from None

@@ -1,0 +1,187 @@
+"""The editors: one row each, and nothing else in the package asks for an editor by its name.
+
+In closed form they are one least-squares problem. With keys ``K``, residuals ``R`` and a prior
+``A0``, and the notation of :mod:`collabedit.algebra`, an editor chooses
+
+- the prior: ``lambda C``, or ``lambda_2 I`` on the near-null space of ``C``;
+- the ridge ``e``: 1 weighs the edits against the prior, 0 makes them hold exactly;
+- the share of the residual that each layer takes.
+
+The statistics of edits are the same for all of them, so that all merge without loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from collabedit.editors.hyperparameters import Hyperparameters
+from collabedit.editors.priors import CovariancePrior, NullSpacePrior, PriorSpec
+from collabedit.errors import InputError, UnknownNameError
+
+__all__ = [
+    "DEFAULT_EDITOR",
+    "Editor",
+    "Procedure",
+    "editors",
+    "register_editor",
+    "resolve_editor",
+]
+
+
+class Procedure(Enum):
+    """How an editor takes the edits of a round."""
+
+    TOGETHER = "together"
+    """All at once, in closed form, with targets found on the unedited model."""
+
+    ONE_BY_ONE = "one by one"
+    """In closed form, each edit on the model that the one before it left."""
+
+    FINE_TUNING = "fine-tuning"
+    """By gradient descent; there are no statistics to merge."""
+
+
+def _covariance_prior(settings: Hyperparameters) -> PriorSpec:
+    return CovariancePrior(settings.prior_weight)
+
+
+def _null_space_prior(settings: Hyperparameters) -> PriorSpec:
+    return NullSpacePrior(settings.null_space_threshold, settings.null_space_weight)
+
+
+@dataclass(frozen=True)
+class Editor:
+    """A way to turn edits into a change of the weights.
+
+    Attributes:
+        name: as it is written in results.
+        summary: what it does, in a line, and where it is published.
+        reference: address of the paper.
+        procedure: how it takes the edits of a round.
+        prior_spec: describes, from the settings, what it protects; unused in fine-tuning.
+        weight_setting: the setting that weighs what is protected against the edits.
+        ridge: ``e`` in ``Delta = G (e I + F^T A0^-1 F)^+ F^T A0^-1``: 1 weighs the edits against
+            the prior, 0 makes them hold exactly.
+        spread: ``s`` in the share ``1 / (L - i)^s`` of the residual that layer ``i`` of ``L`` takes
+            of what the layers below have left.
+        single_layer: whether it edits one layer only.
+        beta: weight of the keys of finished rounds in the prior, unless the user says otherwise.
+    """
+
+    name: str
+    summary: str
+    reference: str = ""
+    procedure: Procedure = Procedure.TOGETHER
+    prior_spec: Callable[[Hyperparameters], PriorSpec] = _covariance_prior
+    weight_setting: str = "prior_weight"
+    ridge: float = 1.0
+    spread: float = 1.0
+    single_layer: bool = False
+    beta: float = 10.0
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it is a closed form, of statistics that parties can send."""
+        return self.procedure is not Procedure.FINE_TUNING
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all edits of a round are one problem, with targets on the unedited model."""
+        return self.procedure is Procedure.TOGETHER
+
+    def share(self, index: int, count: int) -> float:
+        """Share of the residual that the ``index``-th of ``count`` layers takes, from 0."""
+        return 1 / math.pow(count - index, self.spread)
+
+    def ridge_of(self, settings: Hyperparameters) -> float:
+        """``e`` under these settings, which may soften the equality of edits made together."""
+        soft = settings.equality_ridge if self.ridge == 0 and self.at_once else None
+        return self.ridge if soft is None else soft
+
+    def check(self, settings: Hyperparameters) -> None:
+        """Check that it can edit with these settings.
+
+        Raises:
+            InputError: when they give several layers and it edits one.
+        """
+        if self.single_layer and len(settings.layers) > 1:
+            raise InputError(
+                f"{self.name} edits a single layer, and the hyper-parameters give "
+                f"{list(settings.layers)}; give one of them"
+            )
+
+
+DEFAULT_EDITOR = "MEMIT"
+
+_EDITORS: dict[str, Editor] = {}
+
+
+def register_editor(editor: Editor) -> Editor:
+    """Add an editor to the registry, under its name in any case of letters."""
+    _EDITORS[editor.name.lower()] = editor
+    return editor
+
+
+for _editor in (
+    Editor(
+        "MEMIT",
+        "Least squares over all edits and ordinary text (Meng et al., 2023).",
+        "https://arxiv.org/abs/2210.07229",
+    ),
+    Editor(
+        "PMET",
+        "MEMIT with shares of the residual by the square root (Li et al., 2024).",
+        "https://arxiv.org/abs/2308.08742",
+        spread=0.5,
+    ),
+    Editor(
+        "EMMET",
+        "All edits hold exactly, at the least change for ordinary text (Gupta et al., 2024).",
+        "https://arxiv.org/abs/2403.14236",
+        ridge=0.0,
+    ),
+    Editor(
+        "ROME",
+        "One edit at a time, held exactly, in one layer (Meng et al., 2022).",
+        "https://arxiv.org/abs/2202.05262",
+        procedure=Procedure.ONE_BY_ONE,
+        ridge=0.0,
+        single_layer=True,
+    ),
+    Editor(
+        "AlphaEdit",
+        "No change where ordinary text is: null-space projection (Fang et al., 2025).",
+        "https://arxiv.org/abs/2410.02355",
+        prior_spec=_null_space_prior,
+        weight_setting="null_space_weight",
+        beta=1.0,  # the paper and its code add up past keys as they are
+    ),
+    Editor(
+        "FT-L",
+        "Fine-tuning of one layer, each weight within a bound (Zhu et al., 2020).",
+        "https://arxiv.org/abs/2012.00363",
+        procedure=Procedure.FINE_TUNING,
+        single_layer=True,
+    ),
+):
+    register_editor(_editor)
+
+
+def editors() -> list[Editor]:
+    """All editors."""
+    return list(_EDITORS.values())
+
+
+def resolve_editor(name: str) -> Editor:
+    """The editor of a name, in any case of letters.
+
+    Raises:
+        UnknownNameError: when there is none; the message lists those that are.
+    """
+    editor = _EDITORS.get(name.strip().lower())
+    if editor is None:
+        raise UnknownNameError("editor", name, [editor.name for editor in editors()])
+    return editor

@@ -1,0 +1,34 @@
+"""Everything that crosses a wire or a file: the round, what parties send, and what comes of it.
+
+Each message has ``to_bytes`` and ``from_bytes``, and ``save`` and ``load`` for files with the same
+bytes. Nothing here needs a model.
+"""
+
+from collabedit.messages.contribution import Contribution, ContributionMetadata
+from collabedit.messages.covariance import Covariance
+from collabedit.messages.decision import Decision, Policy, parse_policy
+from collabedit.messages.delta import Delta, DeltaMetadata
+from collabedit.messages.exchange import Ready, Request, RequestKind
+from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
+from collabedit.messages.state import RoundState
+
+__all__ = [
+    "Contribution",
+    "ContributionMetadata",
+    "Covariance",
+    "Decision",
+    "Delta",
+    "DeltaMetadata",
+    "Digest",
+    "Fingerprint",
+    "Policy",
+    "Ready",
+    "Request",
+    "RequestKind",
+    "RoundConfig",
+    "RoundState",
+    "Schedule",
+    "parse_policy",
+    "parse_schedule",
+]

@@ -1,0 +1,125 @@
+"""One codec for all messages: JSON documents, or arrays with JSON metadata in safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from collabedit.errors import CollabEditError
+from collabedit.files import (
+    load_tensors,
+    parse_json,
+    read_json,
+    save_tensors,
+    tensors_from_bytes,
+    tensors_to_bytes,
+    write_json,
+)
+from collabedit.messages.metadata import Header, parse_header
+
+__all__ = ["JsonMessage", "TensorMessage"]
+
+
+class JsonMessage(Header):
+    """A message without arrays: a JSON document.
+
+    Attributes:
+        what: what errors call it.
+        error: what is raised about its content.
+    """
+
+    what: ClassVar[str]
+    error: ClassVar[type[CollabEditError]]
+
+    def to_bytes(self) -> bytes:
+        """The document, in UTF-8."""
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str = "message") -> Self:
+        """Read a document from anyone.
+
+        Args:
+            data: the bytes.
+            source: where they are from, for errors.
+
+        Raises:
+            InputError: when they are not JSON.
+            CollabEditError: of the message's own kind, when they are another document.
+        """
+        return cls._parse(parse_json(data, source), source)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the document to a file."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file; raises as :meth:`from_bytes` does."""
+        return cls._parse(read_json(path, cls.what), os.fspath(path))
+
+    @classmethod
+    def _parse(cls, values: Any, source: str) -> Self:
+        if not isinstance(values, dict):
+            format_ = cls.model_fields["format"].default
+            raise cls.error(f"{source}: not a {format_} file")
+        return parse_header(cls, values, source, cls.error)
+
+
+class TensorMessage(ABC):
+    """A message with arrays: safetensors, its metadata JSON values.
+
+    Attributes:
+        what: what errors call it.
+    """
+
+    what: ClassVar[str]
+
+    @abstractmethod
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The arrays by name, and the metadata as JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
+        """The message in arrays and metadata that may come from anyone.
+
+        Args:
+            tensors: by name.
+            metadata: JSON values.
+            source: where they are from, for errors.
+
+        Raises:
+            CollabEditError: when anything in them is malformed.
+        """
+
+    def to_bytes(self) -> bytes:
+        """The message as safetensors."""
+        return tensors_to_bytes(*self.pack())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str = "message") -> Self:
+        """Read a message from anyone.
+
+        Raises:
+            InputError: when the bytes are not safetensors.
+            CollabEditError: when they are not such a message; see :meth:`unpack`.
+        """
+        return cls.unpack(*tensors_from_bytes(data, source), source)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the message to a file."""
+        save_tensors(path, *self.pack())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file; raises as :meth:`from_bytes` does."""
+        return cls.unpack(*load_tensors(path, cls.what), os.fspath(path))

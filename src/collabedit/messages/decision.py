@@ -1,0 +1,88 @@
+"""The coordinator's decision about edits that several parties share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeInt
+
+from collabedit.errors import RoundError, UnknownNameError
+from collabedit.files import sha256_of_json
+from collabedit.messages.codec import JsonMessage
+from collabedit.messages.fingerprint import Digest, Fingerprint
+
+__all__ = ["Decision", "Policy", "identify", "parse_policy"]
+
+
+class Policy(str, Enum):
+    """Whose edit of a shared question stays; all other edits of it are left out."""
+
+    REPORT = "report"
+    """Everyone's: nothing is left out."""
+
+    FIRST = "first"
+    """That of the first party, in the order given."""
+
+    MAJORITY = "majority"
+    """The target that most parties give, from the first that gives it; ties go to the first."""
+
+    PREFER = "prefer"
+    """That of a named party; where it has none, the first party's."""
+
+    DROP = "drop"
+    """Nobody's where targets differ; the first party's where they agree."""
+
+
+def parse_policy(name: str) -> Policy:
+    """A policy from its name.
+
+    Raises:
+        UnknownNameError: when there is none of that name.
+    """
+    try:
+        return Policy(name.strip().lower())
+    except ValueError:
+        raise UnknownNameError("policy", name, [p.value for p in Policy]) from None
+
+
+class Decision(JsonMessage):
+    """Which edits each party leaves out; what the coordinator gives back as ``decision.json``.
+
+    It holds places and no fingerprints, so that a party, which has the key, cannot test guesses
+    about the others with it.
+
+    Attributes:
+        policy: what it was made by.
+        leave_out: places in a party's sorted fingerprints, by the SHA-256 of all of them.
+    """
+
+    what: ClassVar[str] = "decision"
+    error: ClassVar[type[RoundError]] = RoundError
+
+    format: Literal["collabedit.decision"] = "collabedit.decision"
+    version: Literal[1] = 1
+    policy: Policy
+    leave_out: dict[Digest, tuple[NonNegativeInt, ...]]
+
+    def places(self, fingerprints: Sequence[Fingerprint]) -> tuple[int, ...]:
+        """What a party leaves out, as places in its sorted fingerprints.
+
+        Raises:
+            RoundError: when the decision is about other parties.
+        """
+        places = self.leave_out.get(identify(fingerprints))
+        if places is None:
+            raise RoundError(
+                "the decision is not about these edits; repeat the very update that "
+                "'collabedit detect' read, with the same requests, key and --skip-known"
+            )
+        if any(place >= len(fingerprints) for place in places):
+            raise RoundError(f"the decision leaves out more than these {len(fingerprints)} edits")
+        return places
+
+
+def identify(fingerprints: Sequence[Fingerprint]) -> str:
+    """The name that a decision gives to a party: the SHA-256 of its sorted fingerprints."""
+    return sha256_of_json([(each.question, each.target) for each in sorted(fingerprints)])

@@ -1,0 +1,26 @@
+"""Fingerprints as they travel; :mod:`collabedit.privacy.fingerprints` computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+__all__ = ["Digest", "Fingerprint"]
+
+#: SHA-256 in lower-case hexadecimal digits.
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, order=True)
+class Fingerprint:
+    """What one edit asks and what it answers, readable by nobody without the key.
+
+    Attributes:
+        question: of the subject and the relation; equal for edits of the same fact.
+        target: of the question and the new object; equal for edits that write the same.
+    """
+
+    question: Digest
+    target: Digest

@@ -1,0 +1,179 @@
+"""The configuration that all parties of a round share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
+from typing_extensions import Self
+
+from collabedit.editors import (
+    DEFAULT_EDITOR,
+    Contexts,
+    Editor,
+    Hyperparameters,
+    resolve_editor,
+    validate_contexts,
+)
+from collabedit.errors import InputError, RoundError, UnknownNameError
+from collabedit.files import sha256_of_json
+from collabedit.messages.codec import JsonMessage
+from collabedit.messages.metadata import ModelHeader
+
+__all__ = ["RoundConfig", "Schedule", "parse_schedule"]
+
+
+class Schedule(str, Enum):
+    """How residuals reach the layers."""
+
+    LAYERWISE = "layerwise"
+    """Layer by layer; the residual is measured again after the lower ones changed (MEMIT)."""
+
+    ONE_SHOT = "one-shot"
+    """Every layer from the unedited model; one exchange in all (the paper's code)."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Schedule | None:
+        """The name that files of version 1 use, and that the command line still takes."""
+        return cls.LAYERWISE if value == "sequential" else None
+
+
+def parse_schedule(name: str) -> Schedule:
+    """A schedule from its name; ``sequential`` is another name of ``layerwise``.
+
+    Raises:
+        UnknownNameError: when there is none of that name.
+    """
+    try:
+        return Schedule(name.strip().lower())
+    except ValueError:
+        raise UnknownNameError("schedule", name, [s.value for s in Schedule]) from None
+
+
+class RoundConfig(JsonMessage, ModelHeader):
+    """What the parties must agree on before they edit; kept as ``round.json``.
+
+    Attributes:
+        schedule: how residuals reach the layers.
+        editor: name of the editor.
+        hyperparameters: the editor's settings.
+        contexts: template groups, sampled once for all parties.
+        seed: that the contexts were sampled with.
+        dtype: type that all parties load the model in.
+        weight_names: names of the edited weights, lowest layer first.
+        d_in: width of a key.
+        d_out: width of a residual.
+        state_sha256: the state that earlier rounds left; empty in the first round.
+        base_sha256: SHA-256 by weight name of the weights before the first round, which the
+            covariance was collected on; empty in the first round.
+    """
+
+    earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
+        ("collabedit.round", 1): {"weights": "weight_names"}
+    }
+    what: ClassVar[str] = "round file"
+    error: ClassVar[type[RoundError]] = RoundError
+
+    format: Literal["collabedit.round"] = "collabedit.round"
+    version: Literal[2] = 2
+    schedule: Schedule
+    editor: str = DEFAULT_EDITOR
+    hyperparameters: Hyperparameters
+    contexts: Annotated[Contexts, AfterValidator(validate_contexts)]
+    seed: int
+    dtype: str
+    weight_names: tuple[str, ...]
+    d_in: int = Field(gt=0)
+    d_out: int = Field(gt=0)
+    state_sha256: str = ""
+    base_sha256: dict[str, str] = Field(default_factory=dict)
+
+    _sha256: str = PrivateAttr(default="")
+
+    @field_validator("editor")
+    @classmethod
+    def _known_editor(cls, name: str) -> str:
+        try:
+            return resolve_editor(name).name
+        except UnknownNameError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _layers_for_the_editor(self) -> Self:
+        try:
+            self.rules.check(self.hyperparameters)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _one_weight_a_layer(self) -> Self:
+        if len(self.weight_names) != len(self.hyperparameters.layers):
+            raise ValueError("weight_names and hyperparameters.layers differ in number")
+        if set(self.weight_names) != set(self.model_sha256):
+            raise ValueError("weight_names and model_sha256 name different weights")
+        if self.base_sha256 and set(self.base_sha256) != set(self.weight_names):
+            raise ValueError("weight_names and base_sha256 name different weights")
+        return self
+
+    @classmethod
+    def _parse(cls, values: Any, source: str) -> Self:
+        config = super()._parse(values, source)
+        if values["version"] == 1:  # contributions of version 1 name the round by this hash
+            config._sha256 = sha256_of_json({"editor": DEFAULT_EDITOR, **values})
+        return config
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the round in contributions and deltas."""
+        return self._sha256 or sha256_of_json(self.model_dump(mode="json"))
+
+    @property
+    def contexts_sha256(self) -> str:
+        """Identifies the contexts."""
+        return sha256_of_json(self.contexts)
+
+    @property
+    def covariance_sha256(self) -> Mapping[str, str]:
+        """SHA-256 by weight name of the weights that the covariance must be of."""
+        return self.base_sha256 or self.model_sha256
+
+    @property
+    def rules(self) -> Editor:
+        """The editor."""
+        return resolve_editor(self.editor)
+
+    @property
+    def one_exchange(self) -> bool:
+        """Whether one exchange carries all of a party's statistics, and so its own update."""
+        return self.rules.at_once and self.schedule is Schedule.ONE_SHOT
+
+    @property
+    def schedule_matters(self) -> bool:
+        """Whether the schedules differ: where all edits go to several layers together."""
+        return self.rules.at_once and len(self.layers) > 1
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The edited layers, lowest first."""
+        return self.hyperparameters.layers
+
+    @property
+    def prior_weight(self) -> float:
+        """``lambda``."""
+        return self.hyperparameters.prior_weight
+
+    def pending_layers(self, finished: int) -> tuple[int, ...]:
+        """The layers of the next exchange, once the ``finished`` lowest ones are merged."""
+        rest = self.layers[finished:]
+        return rest[:1] if self.schedule is Schedule.LAYERWISE else rest
+
+    def weight_of(self, layer: int) -> str:
+        """Name of an edited layer's weight."""
+        return self.weight_names[self.layers.index(layer)]
+
+    def residual_share(self, layer: int) -> float:
+        """A layer's share of the residual; by MEMIT, ``1 / (L - i)`` for the ``i``-th of ``L``."""
+        return self.rules.share(self.layers.index(layer), len(self.layers))

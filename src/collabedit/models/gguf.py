@@ -1,0 +1,86 @@
+"""GGUF files, which hold packed weights: a dense copy is made once and kept.
+
+Packed weights can be neither edited nor saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from collabedit.errors import ModelError
+from collabedit.files import cache_directory, make_directory
+from collabedit.models.failures import explained
+from collabedit.models.quiet import quiet_transformers
+from collabedit.models.report import load_checked
+
+__all__ = ["convert_gguf", "converted_directory"]
+
+#: Older versions put a token in front of texts, or end them by another one, whatever a file says.
+_NEEDS = "transformers>=5.20"
+_REMEDY = "if the file is damaged, download it again"
+#: Copies of an earlier kind were made without a check that the file is complete.
+_COPIES = "checked"
+
+
+def converted_directory(gguf: Path) -> Path:
+    """Where the dense copy of a GGUF file is kept: by its path, size and time of change."""
+    status = gguf.resolve().stat()
+    parts = (_COPIES, gguf.resolve(), status.st_size, status.st_mtime_ns)
+    key = hashlib.sha256(" ".join(map(str, parts)).encode())
+    return cache_directory("models") / f"{gguf.stem}-{key.hexdigest()[:16]}"
+
+
+def convert_gguf(source: Path, target: Path) -> Path:
+    """Dequantise a GGUF file once and keep it as a safetensors model directory.
+
+    Returns:
+        ``target``, a model in float32, which is complete or does not exist.
+
+    Raises:
+        ModelError: when the file cannot be read, or ``transformers`` is too old for it.
+    """
+    if (target / "config.json").is_file():
+        return target
+    _check_version(source)
+    make_directory(target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, quiet_transformers():
+        with explained(str(source), remedy=_REMEDY):
+            tokenizer, model = _read(source)
+        staged = Path(scratch) / "model"
+        with explained(str(source), "a dense copy of"):
+            model.save_pretrained(staged)
+            tokenizer.save_pretrained(staged)
+            shutil.rmtree(target, ignore_errors=True)
+            staged.rename(target)
+    return target
+
+
+def _read(source: Path) -> tuple[Any, Any]:
+    """The tokenizer and the dense model of a file, all of whose weights are the file's."""
+    import transformers
+
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if hasattr(transformers, "GgufConfig"):  # newer versions keep weights packed by default
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    place: dict[str, Any] = {"gguf_file": source.name}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **place)
+    return tokenizer, load_checked(source.parent, str(source), **place, **options)
+
+
+def _check_version(source: Path) -> None:
+    import transformers
+    from transformers.utils.versions import require_version
+
+    try:
+        require_version(_NEEDS)
+    except ImportError:
+        raise ModelError(
+            f"{source.name}: GGUF files need {_NEEDS}, installed is {transformers.__version__}, "
+            "which would make a wrong tokenizer of it"
+        ) from None

@@ -1,0 +1,46 @@
+"""The one loop that lets a model write: rows of token ids, extended token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collabedit.models.hooks import gathered
+from collabedit.models.language_model import LanguageModel
+
+__all__ = ["Choose", "extend"]
+
+#: Given logits ``[rows, vocabulary]`` in float32 and the position to fill, one token id a row,
+#: ``[rows]`` or ``[rows, 1]``.
+Choose = Callable[[Tensor, int], Tensor]
+
+
+@torch.no_grad()
+def extend(model: LanguageModel, rows: Tensor, length: int, choose: Choose) -> Tensor:
+    """Extend rows of equal length, each step feeding only the newest token.
+
+    The head computes at the last position alone. A model that keeps no keys and values is given
+    the whole rows in every step.
+
+    Args:
+        model: the model.
+        rows: ``[rows, given]``, token ids on the model's device.
+        length: tokens of a row in the end.
+        choose: picks the next tokens.
+
+    Returns:
+        ``[rows, length]``, or ``rows`` where they are that long already.
+    """
+    count = len(rows)
+    fed, cache = rows, None
+    while rows.shape[1] < length:
+        with gathered(model.head, torch.arange(count), torch.full((count,), -1)):
+            output: Any = model.hf(input_ids=fed, past_key_values=cache, use_cache=True)
+        cache = getattr(output, "past_key_values", None)
+        chosen = choose(output.logits[0].float(), rows.shape[1]).view(-1, 1).to(rows)
+        rows = torch.cat([rows, chosen], dim=1)
+        fed = rows if cache is None else chosen
+    return rows

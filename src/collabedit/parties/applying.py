@@ -1,0 +1,28 @@
+"""Writing a delta into a model."""
+
+from __future__ import annotations
+
+from collabedit.errors import RoundError
+from collabedit.messages import Delta
+from collabedit.models.language_model import LanguageModel
+
+__all__ = ["apply_delta"]
+
+
+def apply_delta(model: LanguageModel, delta: Delta) -> None:
+    """Write a delta into a model for good.
+
+    Args:
+        model: the unedited model; its weights change.
+        delta: what a round came to.
+
+    Raises:
+        RoundError: when the model is not the one that the delta was made for.
+    """
+    expected = delta.metadata.model_sha256
+    if model.fingerprint(list(expected)) != expected:
+        raise RoundError(
+            f"{model.name} is not the model that the delta was made for "
+            f"({delta.metadata.model}, {delta.metadata.dtype}): its weights differ"
+        )
+    model.apply_(delta.changes)

@@ -1,0 +1,96 @@
+"""FT-L: fine-tuning of one weight within a bound, the baseline that has no closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from collabedit.algebra import LowRankUpdate
+from collabedit.editors import Hyperparameters
+from collabedit.models import hooks
+from collabedit.models.language_model import LanguageModel
+from collabedit.models.tokens import Batch, EncodedText, encode, equal_length_batches, fill_template
+from collabedit.progress import progress
+from collabedit.requests import EditRequest
+
+__all__ = ["fine_tune"]
+
+#: Tokens in one forward and backward pass, which bounds the memory.
+MAX_TOKENS = 1024
+
+
+def fine_tune(
+    model: LanguageModel, requests: Sequence[EditRequest], settings: Hyperparameters
+) -> dict[str, LowRankUpdate]:
+    """Teach one layer's down-projection the new objects, no entry changed by more than a bound.
+
+    Adam on the mean over edits of the new object's negative log-likelihood per token after the bare
+    prompt, clipped to ``|Delta_ij| <= ft_norm_bound`` after each step (Zhu et al., 2020; ROME's
+    ``ft_main`` with a norm constraint). Every step sees all edits, so that their order is nothing.
+
+    Args:
+        model: the model, which is left as it was.
+        requests: the edits.
+        settings: a single layer, ``ft_*``, and ``loss_threshold``, below which it is finished.
+
+    Returns:
+        ``Delta [d_out, d_in]`` of the layer, by the weight's name.
+    """
+    (layer,) = settings.layers
+    (name,) = model.weight_names([layer])
+    weight = model.stored(name)
+    change = torch.zeros_like(weight, dtype=torch.float32, requires_grad=True)
+    optimizer = torch.optim.Adam([change], lr=settings.ft_learning_rate)
+    texts = _texts(model, requests)
+    with progress("Fine-tuning", settings.ft_steps, "steps") as bar:
+        for _ in range(settings.ft_steps):
+            optimizer.zero_grad()
+            if _backward(model, texts, name, weight, change) < settings.loss_threshold:
+                break
+            optimizer.step()
+            if settings.ft_norm_bound is not None:
+                with torch.no_grad():
+                    change.clamp_(-settings.ft_norm_bound, settings.ft_norm_bound)
+            bar.advance(1)
+    delta = change.detach().cpu().double()
+    return {name: LowRankUpdate.from_dense(delta.T if model.structure.transposed else delta)}
+
+
+def _texts(model: LanguageModel, requests: Sequence[EditRequest]) -> list[EncodedText]:
+    filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
+    return encode(model.tokenizer, filled)
+
+
+def _backward(
+    model: LanguageModel, texts: Sequence[EncodedText], name: str, weight: Tensor, change: Tensor
+) -> float:
+    """The loss; its gradient is added to that of ``change``, which has the weight's stored form."""
+    total = 0.0
+    for batch in equal_length_batches([text.ids[:-1] for text in texts], MAX_TOKENS, model.device):
+        changed = {name: (weight.float() + change).to(weight.dtype)}
+        loss = _loss(model, batch, [texts[place] for place in batch.index], changed) / len(texts)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _loss(
+    model: LanguageModel, batch: Batch, texts: Sequence[EncodedText], changed: dict[str, Tensor]
+) -> Tensor:
+    """Sum over texts of the mean over the target's tokens of their negative log-likelihoods."""
+    places = [
+        (row, column, text.ids[column + 1], 1 / len(text.target_ids))
+        for row, text in enumerate(texts)
+        for column in range(text.target_start - 1, len(text.ids) - 1)
+    ]
+    rows, columns, targets, shares = (torch.tensor(part) for part in zip(*places, strict=True))
+    with hooks.gathered(model.head, rows, columns):
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        logits = functional_call(model.hf, changed, (), {**inputs, "use_cache": False}).logits[0]
+    log_probs = logits.float().log_softmax(dim=-1)
+    gold = log_probs.gather(1, targets.to(logits.device)[:, None])[:, 0]
+    loss: Tensor = -(gold * shares.to(logits.device)).sum()
+    return loss

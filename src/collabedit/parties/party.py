@@ -1,0 +1,384 @@
+"""A party: it holds private requests and answers each exchange with statistics of them."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from collabedit.algebra import compress
+from collabedit.editing.keys import Measurement, measure
+from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.editing.texts import check_requests
+from collabedit.editors import Procedure
+from collabedit.errors import InputError, RequestError, RoundError
+from collabedit.evaluation import score
+from collabedit.messages import (
+    Contribution,
+    ContributionMetadata,
+    Decision,
+    Delta,
+    Fingerprint,
+    Ready,
+    Request,
+    RequestKind,
+    RoundConfig,
+    Schedule,
+)
+from collabedit.models.language_model import LanguageModel
+from collabedit.parties.opening import check_round_model
+from collabedit.privacy import checked_key, fingerprint, key_id, left_out
+from collabedit.requests import EditRequest
+
+__all__ = ["Party", "checked_threshold"]
+
+
+class Party:
+    """One party of a round.
+
+    Args:
+        model: the round's model, unedited; several parties of one process may share it.
+        requests: its edits, which never leave it.
+        config: the round.
+        cache: where it keeps its targets between exchanges.
+        targets: ``Z [d_out, n]``, when they are known already.
+        skip_known: skip edits whose new object the unedited model already gives, after the bare
+            prompt, at least this mean probability per token.
+        fingerprint_key: add fingerprints of the edits under this key, which all parties share.
+        decision: leave out the edits that it names; it goes by the fingerprints of those that are
+            not skipped.
+        name: what the party calls itself in its contributions; may be empty.
+        secret: what its commitment to the edits is made with; the same in all exchanges of a
+            round, and known to nobody else. Random by default.
+
+    Raises:
+        RequestError: when it has no requests, or a text of one does not fit the model.
+        InputError: when the threshold or the key cannot be used, or the decision has no key.
+        RoundError: when the model is not the round's.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: RoundConfig,
+        *,
+        cache: TargetCache | None = None,
+        targets: Tensor | None = None,
+        skip_known: float | None = None,
+        fingerprint_key: bytes | None = None,
+        decision: Decision | None = None,
+        name: str = "",
+        secret: bytes | None = None,
+    ) -> None:
+        if not requests:
+            raise RequestError("a party without requests has no part in a round")
+        if decision is not None and fingerprint_key is None:
+            raise InputError("a decision needs the key of the fingerprints that it was made from")
+        check_round_model(config, model)
+        check_requests(model, requests, config.contexts)
+        self.model = model
+        self.name = name
+        self.config = config
+        self._given = list(requests)
+        self._given_targets = targets
+        self._cache = cache
+        self._skip_known = checked_threshold(skip_known)
+        self._key = (
+            None if fingerprint_key is None else checked_key(fingerprint_key, "fingerprint_key")
+        )
+        self._decision = decision
+        self._secret = secrets.token_bytes(32) if secret is None else secret
+        self._targets: Tensor | None = None
+        self._measured: dict[tuple[str, tuple[int, ...]], Measurement] = {}
+
+    @classmethod
+    def together(
+        cls,
+        model: LanguageModel,
+        shares: Mapping[str, Sequence[EditRequest]],
+        config: RoundConfig,
+    ) -> list[Party]:
+        """Parties of one process, whose targets are found together where the editor allows it.
+
+        A target depends on the request and the model alone, so this changes nothing but the time.
+
+        Args:
+            model: the unedited model.
+            shares: each party's requests, by its name.
+            config: the round.
+        """
+        cache = TargetCache()
+        if not config.rules.at_once:
+            return [cls(model, own, config, cache=cache, name=n) for n, own in shares.items()]
+        flat = [request for own in shares.values() for request in own]
+        check_requests(model, flat, config.contexts)
+        found = optimise_targets(
+            model, flat, config.contexts, config.hyperparameters, cache=cache
+        ).split([len(own) for own in shares.values()], dim=1)
+        return [
+            cls(model, own, config, targets=targets, name=name)
+            for (name, own), targets in zip(shares.items(), found, strict=True)
+        ]
+
+    @classmethod
+    def pooled(cls, parties: Sequence[Party]) -> Party:
+        """The single party that would hold all edits of several, from the same targets."""
+        first = parties[0]
+        together = first.config.rules.at_once
+        pooled = cls(
+            first.model,
+            [request for party in parties for request in party.requests],
+            first.config,
+            cache=first._cache,
+            targets=torch.cat([p.targets for p in parties], dim=1) if together else None,
+        )
+        for key in first._measured:
+            if all(key in party._measured for party in parties):
+                parts = [party._measured[key] for party in parties]
+                pooled._measured[key] = Measurement.concatenate(parts)
+        return pooled
+
+    def holding(self, request: EditRequest, config: RoundConfig) -> Party:
+        """The party with one of its edits only, in a round on the model as it is now."""
+        return Party(self.model, [request], config, cache=self._cache, name=self.name)
+
+    @cached_property
+    def requests(self) -> list[EditRequest]:
+        """The edits that it takes part with: neither skipped nor left out.
+
+        Settled at first use, on the unedited model, and the same in every exchange.
+        """
+        return [self._given[place] for place in self._kept]
+
+    @property
+    def skipped(self) -> int:
+        """Number of its edits that the model already knows."""
+        return len(self._given) - len(self._unknown)
+
+    @property
+    def left_out(self) -> int:
+        """Number of its edits that the decision leaves out."""
+        return len(self._unknown) - len(self._kept)
+
+    @property
+    def targets(self) -> Tensor:
+        """``Z [d_out, n]`` of the remaining requests; prepares the party if need be."""
+        self.prepare()
+        assert self._targets is not None
+        return self._targets
+
+    def prepare(self) -> None:
+        """Settle which edits take part, and find their targets on the unedited model.
+
+        What is known, and where a target lies, must not depend on when this happens: a model that
+        carries merged layers would give other targets. Does nothing the second time.
+
+        Raises:
+            RequestError: when all its edits are skipped or left out, or a target is not finite.
+            RoundError: when the model is edited, when the decision is about other edits, or when
+                the editor has no statistics of so many edits.
+        """
+        if self._targets is not None:
+            return
+        self._require_unedited()
+        self._require_requests()
+        self._require_statistics()
+        if self._given_targets is not None:
+            self._targets = self._given_targets[:, self._kept]
+            return
+        targets = optimise_targets(
+            self.model,
+            self.requests,
+            self.config.contexts,
+            self.config.hyperparameters,
+            cache=self._cache,
+        )
+        self._check_targets(targets)
+        self._targets = targets
+
+    def answer(self, request: bytes) -> bytes:
+        """Answer a coordinator's request: what crosses the wire, both ways.
+
+        Args:
+            request: a :class:`collabedit.messages.Request` as bytes.
+
+        Returns:
+            A :class:`collabedit.messages.Ready` or a :class:`collabedit.messages.Contribution`.
+
+        Raises:
+            CollabEditError: when the request is malformed, or can't be answered.
+        """
+        asked = Request.from_bytes(request, "request")
+        asked.delta.check_round(self.config)
+        if asked.kind is RequestKind.CONTRIBUTE:
+            return self.contribute(asked.delta).to_bytes()
+        self.prepare()
+        ready = Ready(
+            round_sha256=self.config.sha256, edits=len(self.requests), skipped=self.skipped
+        )
+        return ready.to_bytes()
+
+    def contribute(
+        self, delta: Delta, dtype: Literal["float32", "float64"] = "float64"
+    ) -> Contribution:
+        """Answer one exchange.
+
+        Args:
+            delta: what the round has merged so far.
+            dtype: type of the arrays once they are written to a file.
+
+        Raises:
+            RequestError: when all its edits are skipped or left out.
+            RoundError: when the delta is of another round, or already complete; when the decision
+                is about other edits; or when the editor has no statistics of so many edits.
+        """
+        config = self.config
+        delta.check_round(config)
+        layers = config.pending_layers(len(delta.changes))
+        if not layers:
+            raise RoundError("the round is complete: all its layers are merged")
+        targets = self.targets.double()
+        measurement = self._measure(delta, layers)
+        residual = targets - measurement.hidden
+        statistics = {
+            config.weight_of(layer): compress(
+                measurement.keys[layer], config.residual_share(layer) * residual
+            )
+            for layer in layers
+        }
+        return Contribution(self._metadata(delta, layers, dtype), statistics)
+
+    def announce(self) -> Contribution:
+        """An update without statistics: all that detection needs, before anything is measured.
+
+        Raises:
+            InputError: when it has no fingerprint key.
+            RequestError: when all its edits are skipped or left out.
+        """
+        if self._key is None:
+            raise InputError("fingerprints need a key that all parties share")
+        self._require_requests()
+        first = self.config.pending_layers(0)
+        return Contribution(self._metadata(Delta.empty(self.config), first, "float64"), {})
+
+    @cached_property
+    def _unknown(self) -> list[int]:
+        """Places of the requests that are not skipped."""
+        if self._skip_known is None:
+            return list(range(len(self._given)))
+        self._require_unedited()  # an edited model knows the edits
+        scores = score(self.model, [(r.text, r.target_new) for r in self._given])
+        known = [math.exp(-each.nll) >= self._skip_known for each in scores]
+        return [place for place, is_known in enumerate(known) if not is_known]
+
+    @cached_property
+    def _kept(self) -> list[int]:
+        """Places of the requests that are neither skipped nor left out."""
+        if self._decision is None or self._key is None:
+            return self._unknown
+        fingerprints = [fingerprint(self._given[place], self._key) for place in self._unknown]
+        out = left_out(fingerprints, self._decision)
+        return [place for index, place in enumerate(self._unknown) if index not in out]
+
+    def _metadata(
+        self, delta: Delta, layers: tuple[int, ...], dtype: Literal["float32", "float64"]
+    ) -> ContributionMetadata:
+        return ContributionMetadata(
+            model=self.config.model,
+            model_sha256=self.config.model_sha256,
+            round_sha256=self.config.sha256,
+            delta_sha256=delta.sha256,
+            layers=layers,
+            edits=len(self.requests),
+            schedule=self.config.schedule,
+            contexts_sha256=self.config.contexts_sha256,
+            dtype=dtype,
+            party=self.name,
+            commitment=self._commitment,
+            skipped=self.skipped,
+            fingerprints=self._fingerprints(),
+            fingerprint_key_id="" if self._key is None else key_id(self._key),
+        )
+
+    @property
+    def _commitment(self) -> str:
+        """HMAC-SHA256 of the round, the name and the edits: without the secret it says nothing."""
+        edits = [(r.prompt, r.subject, r.target_new) for r in self.requests]
+        bound = json.dumps([self.config.sha256, self.name, edits]).encode()
+        return hmac.new(self._secret, bound, "sha256").hexdigest()
+
+    def _fingerprints(self) -> tuple[Fingerprint, ...]:
+        if self._key is None:
+            return ()
+        return tuple(sorted(fingerprint(request, self._key) for request in self.requests))
+
+    def _require_unedited(self) -> None:
+        try:
+            check_round_model(self.config, self.model)
+        except RoundError as error:
+            raise RoundError(
+                f"{error}; targets are found on the unedited model, so prepare() comes before any "
+                "layer is merged"
+            ) from None
+
+    def _require_requests(self) -> None:
+        if self.requests:
+            return
+        if self.left_out:
+            raise RequestError(
+                f"the decision leaves out all {self.left_out} edits; there is nothing to send"
+            )
+        raise RequestError(
+            f"the model already knows all {self.skipped} edits; there is nothing to send"
+        )
+
+    def _require_statistics(self) -> None:
+        rules = self.config.rules
+        if not rules.has_statistics:
+            raise RoundError(f"{rules.name} has no statistics to send")
+        if rules.procedure is Procedure.ONE_BY_ONE and len(self.requests) > 1:
+            raise RoundError(
+                f"{rules.name} takes one edit at a time, and this party has {len(self.requests)}; "
+                "EMMET with one layer takes them together"
+            )
+
+    def _measure(self, delta: Delta, layers: tuple[int, ...]) -> Measurement:
+        key = (delta.sha256, layers)
+        if key not in self._measured:
+            with self.model.edited(delta.changes):
+                measurement = measure(
+                    self.model, self.requests, self.config.contexts, layers, self.config.layers[-1]
+                )
+            if self.config.schedule is not Schedule.ONE_SHOT:
+                return measurement
+            self._measured[key] = measurement
+        return self._measured[key]
+
+    def _check_targets(self, targets: Tensor) -> None:
+        bad = (~torch.isfinite(targets)).any(dim=0).nonzero().flatten().tolist()
+        if bad:
+            raise RequestError(
+                f"no finite target was found for case {self.requests[bad[0]].case_id}; "
+                "lower target_learning_rate or clamp_factor"
+            )
+
+
+def checked_threshold(skip_known: float | None) -> float | None:
+    """A threshold for skipping what is known, if there is one.
+
+    Raises:
+        InputError: when it is not a probability above 0.
+    """
+    if skip_known is not None and not 0 < skip_known <= 1:
+        raise InputError(
+            f"skip_known must be a probability above 0 and at most 1, found {skip_known}"
+        )
+    return skip_known

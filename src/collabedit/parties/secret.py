@@ -1,0 +1,32 @@
+"""The secret that a party on this machine commits to its edits with."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+from collabedit.files import cache_directory
+
+__all__ = ["stored_secret"]
+
+_BYTES = 32
+
+
+def stored_secret() -> bytes:
+    """This user's secret, made at first use; kept in the cache, readable by this user only.
+
+    The exchanges of a layerwise round are processes of their own. They commit to the same edits
+    only if they share the secret.
+
+    Raises:
+        InputError: when the cache cannot be written.
+    """
+    path = cache_directory("identity") / "secret"
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(handle, "wb") as stream:
+        secret = secrets.token_bytes(_BYTES)
+        stream.write(secret)
+    return secret

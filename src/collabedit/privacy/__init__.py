@@ -1,0 +1,23 @@
+"""What parties may learn of each other's edits: fingerprints, and overlaps found by them."""
+
+from collabedit.privacy.detection import Detection, SharedQuestion, decide, detect, left_out
+from collabedit.privacy.fingerprints import (
+    checked_key,
+    fingerprint,
+    key_id,
+    load_key,
+    normalise,
+)
+
+__all__ = [
+    "Detection",
+    "SharedQuestion",
+    "checked_key",
+    "decide",
+    "detect",
+    "fingerprint",
+    "key_id",
+    "left_out",
+    "load_key",
+    "normalise",
+]

@@ -1,0 +1,210 @@
+"""What a coordinator remembers of a round, and what a restarted one goes on from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from typing_extensions import Self
+
+from collabedit.errors import ContributionError, RoundError
+from collabedit.messages import Contribution, Delta
+from collabedit.messages.codec import TensorMessage
+from collabedit.messages.fingerprint import Digest
+from collabedit.messages.metadata import Header, parse_header
+
+__all__ = ["Entry", "Exchange", "Ledger"]
+
+_KEYS = "/keys"
+
+
+class Entry(BaseModel):
+    """One party's part in an exchange.
+
+    Attributes:
+        party: what the coordinator calls it.
+        sha256: digest of its contribution.
+        commitment: to its edits; empty in contributions of version 1.
+        edits: number of its edits.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    party: str
+    sha256: Digest
+    commitment: Digest | Literal[""]
+    edits: int
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """What must be equal in all exchanges of a round."""
+        return self.commitment, self.edits
+
+    @classmethod
+    def of(cls, party: str, contribution: Contribution) -> Entry:
+        """The entry of a contribution, under the party's own name where it gives one."""
+        about = contribution.metadata
+        return cls(
+            party=about.party or party,
+            sha256=contribution.sha256,
+            commitment=about.commitment,
+            edits=about.edits,
+        )
+
+
+class Exchange(BaseModel):
+    """A finished exchange.
+
+    Attributes:
+        layers: that it merged.
+        entries: who took part, in the order in which they were merged.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    layers: tuple[int, ...]
+    entries: tuple[Entry, ...]
+
+
+class _LedgerHeader(Header):
+    format: Literal["collabedit.ledger"] = "collabedit.ledger"
+    version: Literal[1] = 1
+    round_sha256: str
+    exchanges: tuple[Exchange, ...]
+    residual_norms: dict[str, float | None] = Field(default_factory=dict)
+    delta: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger(TensorMessage):
+    """The finished exchanges of a round, and what they came to.
+
+    In a file: the arrays of the delta, and ``<weight>/keys [r, d_in]``. It stays with the
+    coordinator, since keys say as much as contributions do.
+
+    Attributes:
+        delta: what is merged so far.
+        exchanges: those that are finished.
+        keys: by weight name, the pooled key factors ``F [d_in, r]`` of all of them, which the
+            dynamic covariance of a later round needs.
+        residual_norms: by weight name, ``|R|`` (Frobenius) of the pooled residuals; ``None`` where
+            only sums are known.
+    """
+
+    what: ClassVar[str] = "ledger"
+
+    delta: Delta
+    exchanges: tuple[Exchange, ...] = ()
+    keys: Mapping[str, Tensor] = field(default_factory=dict)
+    residual_norms: Mapping[str, float | None] = field(default_factory=dict)
+
+    def check_parties(self, contributions: Mapping[str, Contribution]) -> tuple[Entry, ...]:
+        """Check that an exchange is of the parties and edits of the earlier ones, each once.
+
+        Args:
+            contributions: by a name for each party that errors can use.
+
+        Raises:
+            ContributionError: when one is there twice, or comes from another party, or with other
+                edits, than in the first exchange; it names the party.
+            RoundError: when a party of the first exchange is missing.
+        """
+        entries = {name: Entry.of(name, sent) for name, sent in contributions.items()}
+        _check_distinct(entries)
+        if self.exchanges:
+            self._check_same_parties(entries)
+        return tuple(entries.values())
+
+    def _check_same_parties(self, entries: Mapping[str, Entry]) -> None:
+        first = self.exchanges[0].entries
+        missing = Counter(entry.identity for entry in first)
+        for name, entry in entries.items():
+            if missing[entry.identity] == 0:
+                raise ContributionError(
+                    "it is not of the party and the edits that took part in the first exchange; "
+                    "every exchange of a round needs the same parties with the same edits, and a "
+                    "late party waits for the next round",
+                    party=name,
+                )
+            missing[entry.identity] -= 1
+        absent = [entry.party for entry in first if missing[entry.identity] > 0]
+        if absent:
+            raise RoundError(
+                f"no contribution of {', '.join(absent)}, which took part in the first exchange; "
+                "add it, or begin the round again without that party"
+            )
+
+    def after(
+        self,
+        entries: Sequence[Entry],
+        delta: Delta,
+        keys: Mapping[str, Tensor],
+        residual_norms: Mapping[str, float | None],
+    ) -> Ledger:
+        """The ledger with one more exchange.
+
+        Args:
+            entries: who took part.
+            delta: what is merged with it.
+            keys: of its weights.
+            residual_norms: likewise.
+        """
+        merged = len(self.delta.changes)
+        layers = delta.metadata.layers[merged:]
+        exchange = Exchange(layers=layers, entries=tuple(entries))
+        return replace(
+            self,
+            delta=delta,
+            exchanges=(*self.exchanges, exchange),
+            keys={**self.keys, **keys},
+            residual_norms={**self.residual_norms, **residual_norms},
+        )
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The arrays of the delta, the keys, and the metadata."""
+        tensors, about = self.delta.pack()
+        tensors |= {f"{name}{_KEYS}": keys.T for name, keys in self.keys.items()}
+        header = _LedgerHeader(
+            round_sha256=self.delta.metadata.round_sha256,
+            exchanges=self.exchanges,
+            residual_norms=dict(self.residual_norms),
+            delta=about,
+        )
+        return tensors, header.model_dump(mode="json")
+
+    @classmethod
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
+    ) -> Self:
+        """Read a ledger.
+
+        Raises:
+            RoundError: when it is something else, or malformed.
+        """
+        header = parse_header(_LedgerHeader, metadata, source, RoundError)
+        arrays = {name: value for name, value in tensors.items() if not name.endswith(_KEYS)}
+        delta = Delta.unpack(arrays, header.delta, source)
+        keys = {}
+        for array in tensors.keys() - arrays.keys():
+            name, value = array.removesuffix(_KEYS), tensors[array]
+            if name not in delta.changes or value.ndim != 2 or not torch.isfinite(value).all():
+                raise RoundError(f"{source}: the keys of {name} are malformed")
+            keys[name] = value.T.double()
+        return cls(delta, header.exchanges, keys, header.residual_norms)
+
+
+def _check_distinct(entries: Mapping[str, Entry]) -> None:
+    seen: dict[str, str] = {}
+    for name, entry in entries.items():
+        for mark in {entry.commitment or entry.sha256, entry.sha256}:
+            if mark in seen:
+                raise ContributionError(
+                    f"it is the contribution of {seen[mark]} again; give each party's once",
+                    party=name,
+                )
+            seen[mark] = name

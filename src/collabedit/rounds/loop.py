@@ -1,0 +1,143 @@
+"""The one loop of a round, over any transport."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import TypeVar
+
+from collabedit.errors import CollabEditError, ContributionError, RoundError
+from collabedit.messages import Contribution, Delta, Ready, Request, RequestKind
+from collabedit.rounds.coordinator import Coordinator
+from collabedit.rounds.ledger import Ledger
+from collabedit.rounds.transport import Failure, Transport
+
+__all__ = ["Dropout", "run_round"]
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+
+class Dropout(str, Enum):
+    """What happens when a party fails."""
+
+    STOP = "stop"
+    """The round stops with nothing merged."""
+
+    RESTART = "restart"
+    """The round goes on without the party; exchanges that it took part in are merged again
+    without it, so that the result is exact for those who remain."""
+
+
+def run_round(
+    transport: Transport,
+    coordinator: Coordinator,
+    *,
+    on_dropout: Dropout = Dropout.STOP,
+    min_parties: int = 1,
+    checkpoint: Callable[[Ledger], None] = lambda _: None,
+) -> Delta:
+    """Ask, check and merge until the round is complete.
+
+    Answers are merged in the order of the parties' identifiers, whoever answered first, so that
+    the result is the same over any transport, to the last bit.
+
+    Args:
+        transport: reaches the parties.
+        coordinator: of the round; its ledger may hold finished exchanges already.
+        on_dropout: what happens when a party fails, or sends what does not belong here.
+        min_parties: with fewer, the round stops.
+        checkpoint: is given the ledger after each exchange.
+
+    Returns:
+        The complete delta.
+
+    Raises:
+        RoundError: when a party fails and the round stops; ``.party`` names it.
+    """
+    asking = _Asking(transport, coordinator, on_dropout, min_parties)
+    asking.prepare()
+    while coordinator.pending_layers:
+        contributions = asking.contributions()
+        if contributions is None:
+            coordinator.restart()
+            continue
+        coordinator.merge(contributions)
+        checkpoint(coordinator.ledger)
+    return coordinator.delta
+
+
+class _Asking:
+    """The parties that are still in the round, and how they are asked."""
+
+    def __init__(
+        self, transport: Transport, coordinator: Coordinator, on_dropout: Dropout, least: int
+    ) -> None:
+        self._transport, self._coordinator = transport, coordinator
+        self._on_dropout, self._least = on_dropout, least
+        self._parties = sorted(transport.parties)
+        if not self._parties:
+            raise RoundError("the round has no parties")
+
+    def prepare(self) -> None:
+        """Have all parties find their targets, on the unedited model."""
+        self._ask(RequestKind.PREPARE, self._ready)
+
+    def contributions(self) -> Mapping[str, Contribution] | None:
+        """One exchange; ``None`` when finished ones must be repeated without a lost party."""
+        before = len(self._parties)
+        answers = self._ask(RequestKind.CONTRIBUTE, self._contribution)
+        lost = len(self._parties) < before
+        return None if lost and self._coordinator.ledger.exchanges else answers
+
+    def _ask(self, kind: RequestKind, read: Callable[[str, bytes], Answer]) -> Mapping[str, Answer]:
+        request = Request(kind, self._coordinator.delta).to_bytes()
+        replies = self._transport.exchange(request, self._parties)
+        answers: dict[str, Answer] = {}
+        for party in self._parties:
+            reply = replies.get(party, Failure("it did not answer"))
+            outcome = reply if isinstance(reply, Failure) else _read(party, reply, read)
+            if isinstance(outcome, Failure):
+                self._drop(party, outcome)
+            else:
+                answers[party] = outcome
+        self._parties = list(answers)
+        self._require_enough()
+        return answers
+
+    def _drop(self, party: str, failure: Failure) -> None:
+        if self._on_dropout is Dropout.STOP:
+            if failure.error is not None:
+                raise failure.error
+            raise RoundError(f"{failure.reason}; nothing was merged", party=party)
+        logger.warning("%s is left out of the round: %s", party, failure.reason)
+
+    def _require_enough(self) -> None:
+        if len(self._parties) < max(1, self._least):
+            raise RoundError(
+                f"{len(self._parties)} parties are left and {self._least} are needed; "
+                "nothing was merged"
+            )
+
+    def _ready(self, party: str, reply: bytes) -> Ready:
+        ready = Ready.from_bytes(reply, party)
+        if ready.round_sha256 != self._coordinator.config.sha256:
+            raise RoundError("it prepared another round; use the same round.json", party=party)
+        return ready
+
+    def _contribution(self, party: str, reply: bytes) -> Contribution:
+        contribution = Contribution.from_bytes(reply, party)
+        if contribution.metadata.party not in ("", party):
+            raise ContributionError(f"it calls itself {contribution.metadata.party!r}", party=party)
+        self._coordinator.check(party, contribution)
+        return contribution
+
+
+def _read(party: str, reply: bytes, read: Callable[[str, bytes], Answer]) -> Answer | Failure:
+    """One bad message fails its party, not the round."""
+    try:
+        return read(party, reply)
+    except CollabEditError as error:
+        return Failure(str(error), error)

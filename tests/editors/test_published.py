@@ -1,0 +1,222 @@
+"""Published hyper-parameter files: each setting is used, without meaning, refused or warned about.
+
+The files are made up in every published shape.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collabedit.editors import Hyperparameters
+from collabedit.errors import InputError
+
+MODULES = {
+    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+    "layer_module_tmp": "model.layers.{}",
+    "mlp_module_tmp": "model.layers.{}.mlp",
+    "attn_module_tmp": "model.layers.{}.self_attn",
+    "ln_f_module": "model.norm",
+    "lm_head_module": "lm_head",
+}
+TARGETS = {
+    "fact_token": "subject_last",
+    "v_num_grad_steps": 11,
+    "v_lr": 0.25,
+    "v_loss_layer": 7,
+    "v_weight_decay": 0.125,
+    "clamp_norm_factor": 3,
+    "kl_factor": 0.5,
+}
+STATISTICS = {
+    "mom2_adjustment": True,
+    "mom2_dataset": "wikipedia",
+    "mom2_n_samples": 100,
+    "mom2_dtype": "float32",
+}
+ROME = {
+    "layers": [2],
+    **TARGETS,
+    **STATISTICS,
+    **MODULES,
+    "context_template_length_params": [[5, 10], [10, 10]],
+    "bias_update": False,
+    "dynamic": False,
+    "dynamic_multiplier": 1,
+}
+MEMIT = {
+    "model_name": "some-model",
+    "layers": [2, 3],
+    "layer_selection": "all",
+    "mom2_update_weight": 900,
+    **TARGETS,
+    **STATISTICS,
+    **MODULES,
+    "calculate_objective_value": False,
+    "update_norm_lambda": 0,
+}
+PMET = {
+    **MEMIT,
+    "alg_name": "PMET",
+    "rewrite_module_tmps": ["model.layers.{}.mlp.down_proj"],
+    "nll_loss_factor": 1,
+}
+EMMET = {**MEMIT, "emmet_lambda": 0.1}
+ALPHA_EDIT = {**MEMIT, "nullspace_threshold": 0.03, "L2": 7, "P_loc": "P.pt"}
+FT = {
+    "layers": [1],
+    "num_steps": 13,
+    "lr": 0.002,
+    "weight_decay": 0,
+    "kl_factor": 0,
+    "norm_constraint": 0.0003,
+    **MODULES,
+    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj.weight",
+}
+EASYEDIT = """\
+alg_name: "ALG"
+model_name: "./hugging_cache/some-model"
+stats_dir: "./data/stats"
+device: 0
+layers: [2]
+fact_token: "subject_last"
+v_num_grad_steps: 11
+v_lr: 25e-2
+v_loss_layer: 7
+v_weight_decay: 1e-3
+clamp_norm_factor: 3
+kl_factor: 0.5
+rewrite_module_tmp: "transformer.h.{}.mlp.c_proj"
+model_parallel: false
+fp16: false
+"""
+
+
+def read(folder: Path, values: dict[str, Any] | str) -> Hyperparameters:
+    path = folder / ("some.yaml" if isinstance(values, str) else "some.json")
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    return Hyperparameters.from_file(path)
+
+
+def refusal(folder: Path, values: dict[str, Any] | str) -> str:
+    with pytest.raises(InputError) as caught:
+        read(folder, values)
+    message = str(caught.value)
+    assert message.startswith(str(folder / "some."))
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("published", "own"),
+    [
+        (ROME, {"layers": (2,)}),
+        (MEMIT, {"layers": (2, 3), "prior_weight": 900}),
+        (PMET, {"layers": (2, 3), "prior_weight": 900}),
+        (EMMET, {"layers": (2, 3), "prior_weight": 900, "equality_ridge": 0.1}),
+        (
+            ALPHA_EDIT,
+            {
+                "layers": (2, 3),
+                "prior_weight": 900,
+                "null_space_threshold": 0.03,
+                "null_space_weight": 7,
+            },
+        ),
+    ],
+    ids=["ROME", "MEMIT", "PMET", "EMMET", "AlphaEdit"],
+)
+def test_files_of_each_editor_are_read_without_a_word(
+    tmp_path: Path, published: Any, own: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read(tmp_path, published) == Hyperparameters(
+        **own,
+        target_steps=11,
+        target_learning_rate=0.25,
+        target_weight_decay=0.125,
+        clamp_factor=3,
+        kl_factor=0.5,
+        loss_layer=7,
+    )
+    assert caplog.messages == []
+
+
+def test_files_of_fine_tuning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = read(tmp_path, FT)
+    assert (found.layers, found.ft_steps, found.ft_learning_rate) == ((1,), 13, 0.002)
+    assert found.ft_norm_bound == 0.0003
+    assert read(tmp_path, {**FT, "norm_constraint": False}).ft_norm_bound is None
+    assert read(tmp_path, {**FT, "weight_decay": False}).ft_norm_bound == 0.0003
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("algorithm", ["ROME", "R-ROME", "MEMIT", "AlphaEdit", "EMMET", "FT"])
+def test_files_of_easyedit(
+    tmp_path: Path, algorithm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = read(tmp_path, EASYEDIT.replace("ALG", algorithm))
+    assert (found.layers, found.target_learning_rate) == ((2,), 0.25)  # 25e-2 is a text in YAML 1.1
+    assert (found.target_weight_decay, found.loss_layer) == (0.001, 7)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**ROME, "fact_token": "subject_first"}, "fact_token: 'subject_first' is not supported"),
+        ({**MEMIT, "layer_selection": "random"}, "(only 'all' is)"),
+        ({**MEMIT, "update_norm_lambda": 2}, "update_norm_lambda: 2 is not supported"),
+        ({**ROME, "bias_update": True}, "bias_update: True is not supported"),
+        ({**ROME, "dynamic": True}, "dynamic: True is not supported"),
+        ({**FT, "weight_decay": 0.1}, "weight_decay: 0.1 is not supported"),
+        ({**FT, "wd_power_law": [-0.8, 0.1]}, "wd_power_law: [-0.8, 0.1] is not supported"),
+        ({**PMET, "nll_loss_factor": 2}, "nll_loss_factor: 2 is not supported"),
+        (
+            {**FT, "rewrite_module_tmp": "transformer.h.{}.attn.c_attn"},
+            "rewrite_module_tmp: 'transformer.h.{}.attn.c_attn' is part of the attention",
+        ),
+        ({**FT, "rewrite_module_tmp": "transformer.h.{}"}, "is not the MLP's down-projection"),
+        ({**FT, "rewrite_module_tmp": "model.layers.{}.mlp.up_proj"}, "is not the MLP's"),
+        ({**PMET, "rewrite_module_tmps": ["h.{}.mlp.fc_out", "h.{}.attn.o_proj"]}, "attention"),
+        ({**MEMIT, "alg_name": "GRACE"}, "alg_name: 'GRACE' is no editor of collabedit's"),
+        ({"lr_scale": 1.0, "n_toks": 1, "model_name": "x"}, "no layers to edit"),
+        ({**FT, "layers": [0, 31]}, "layers: must be consecutive layers"),
+        ({**FT, "layers": [0, 10**15]}, "layers: must be consecutive layers"),
+        (EASYEDIT.replace("ALG", "LoRA"), "alg_name: 'LoRA' is no editor"),
+        ("layers: [1", "not valid YAML (line 1: "),
+        ("layers: &a [*a]", ""),
+        ("v_lr: !!python/object:os.system x", "not valid YAML"),
+        ("v_lr: !!bool maybe", "not valid YAML (KeyError)"),
+        ("v_lr: 2001-99-99", "not valid YAML (ValueError)"),
+        ("[" * 5000, "nested too deeply"),
+        ("just words", "expected an object"),
+        ("", "expected an object"),
+        ("#" * (2 << 20), "larger than 1 MiB"),
+    ],
+)
+def test_what_would_change_the_method_is_refused_by_name(
+    tmp_path: Path, values: Any, message: str
+) -> None:
+    assert message in refusal(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**ROME, "mom2_adjustment": False}, "mom2_adjustment: False is not followed; edits are"),
+        ({**FT, "batch_size": 1}, "batch_size: 1 is not followed; each step"),
+        ({**FT, "objective_optimization": "prompt_last"}, "objective_optimization: 'prompt_last'"),
+        ({**MEMIT, "neuron_threshold": 1.0}, "unknown settings, not used: 'neuron_threshold'"),
+        ({**FT, "rewrite_module_tmp": "h.{}.mlp.back"}, "is taken for the MLP's down-projection"),
+    ],
+)
+def test_what_is_not_followed_is_warned_about_by_name(
+    tmp_path: Path, values: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    read(tmp_path, values)
+    (warning,) = caplog.messages
+    assert message in warning
+    assert warning.startswith(str(tmp_path))

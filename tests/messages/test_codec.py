@@ -1,0 +1,106 @@
+"""All messages over one codec: bytes and files hold the same, and strings serve as paths."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collabedit.errors import CollabEditError, InputError, RoundError
+from collabedit.messages import (
+    Contribution,
+    Covariance,
+    Decision,
+    Delta,
+    Ready,
+    Request,
+    RequestKind,
+    RoundConfig,
+    RoundState,
+)
+from collabedit.messages.codec import JsonMessage, TensorMessage
+from collabedit.rounds import Ledger
+
+FILES = Path(__file__).parents[1] / "fixtures" / "v1" / "sequential"
+COVARIANCE = FILES.parent / "covariance.safetensors"
+
+
+def messages() -> list[JsonMessage | TensorMessage]:
+    """One of each kind."""
+    delta = Delta.load(FILES / "delta-1.safetensors")
+    return [
+        RoundConfig.from_bytes(RoundConfig.load(FILES / "round.json").to_bytes()),
+        Contribution.load(FILES / "bank-1.safetensors"),
+        delta,
+        RoundState.load(FILES / "state.safetensors"),
+        Decision.load(FILES.parent / "decision.json"),
+        Covariance.load(COVARIANCE),
+        Request(RequestKind.CONTRIBUTE, delta),
+        Ready(round_sha256="0" * 64, edits=3),
+        Ledger(delta),
+    ]
+
+
+def same(a: JsonMessage | TensorMessage, b: JsonMessage | TensorMessage) -> bool:
+    if isinstance(a, JsonMessage):
+        return a == b
+    assert isinstance(b, TensorMessage)
+    (left, about), (right, other) = a.pack(), b.pack()
+    for metadata in (about, other):
+        metadata.pop("created")
+    equal = all(torch.equal(left[name], right[name]) for name in left)
+    return about == other and left.keys() == right.keys() and equal
+
+
+@pytest.mark.parametrize("message", messages(), ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_bytes_and_files_hold_the_same(
+    message: JsonMessage | TensorMessage, kind: type[str] | type[Path], tmp_path: Path
+) -> None:
+    path = kind(tmp_path / "message")
+    message.save(path)
+    assert same(type(message).load(path), message)
+    assert same(type(message).from_bytes(message.to_bytes()), message)
+    assert [found.name for found in tmp_path.iterdir()] == ["message"]
+
+
+@pytest.mark.parametrize("message", messages(), ids=lambda m: type(m).__name__)
+def test_every_kind_refuses_every_other(message: JsonMessage | TensorMessage) -> None:
+    for other in messages():
+        if type(other) is type(message):
+            continue
+        with pytest.raises(CollabEditError) as caught:
+            type(message).from_bytes(other.to_bytes(), "somewhere")
+        assert str(caught.value).startswith("somewhere")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("message", messages(), ids=lambda m: type(m).__name__)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_bytes_are_read_or_refused(
+    message: JsonMessage | TensorMessage, data: st.DataObject
+) -> None:
+    raw = bytearray(message.to_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(raw) - 1))
+        raw[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(raw)))
+    with suppress(CollabEditError):  # and nothing else
+        type(message).from_bytes(bytes(raw[:cut]), "somewhere")
+
+
+def test_a_version_of_the_future_asks_for_an_upgrade() -> None:
+    config = RoundConfig.load(FILES / "round.json")
+    raw = config.to_bytes().replace(b'"version": 2', b'"version": 3')
+    with pytest.raises(RoundError, match=r"version 3 of collabedit\.round .* upgrade collabedit"):
+        RoundConfig.from_bytes(raw)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read the delta .*nowhere"):
+        Delta.load(str(tmp_path / "nowhere"))

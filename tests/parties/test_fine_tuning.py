@@ -1,0 +1,76 @@
+"""Constrained fine-tuning: it learns, within its bound, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from collabedit.editors import Hyperparameters
+from collabedit.evaluation import score
+from collabedit.models import LanguageModel
+from collabedit.parties import fine_tune
+from tests.conftest import make_model
+from tests.editing.facts import REQUESTS
+
+SETTINGS = Hyperparameters(
+    layers=(2,), ft_steps=8, ft_learning_rate=0.02, ft_norm_bound=0.05, loss_threshold=0.0
+)
+PAIRS = [(request.text, request.target_new) for request in REQUESTS]
+
+
+def loss_of(model: LanguageModel) -> float:
+    return sum(each.nll for each in score(model, PAIRS)) / len(PAIRS)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
+def test_the_loss_falls_and_no_entry_leaves_its_bound(family: str) -> None:
+    model = make_model(family)
+    before, start = model.state_fingerprint(), loss_of(model)
+    changes = fine_tune(model, REQUESTS, SETTINGS)
+    assert model.state_fingerprint() == before
+    (name,) = model.weight_names([2])
+    dense = changes[name].dense()
+    assert dense.shape == model.weight(name).shape
+    assert float(dense.abs().max()) == pytest.approx(0.05)  # float32's nearest
+    with model.edited(changes):
+        assert loss_of(model) < 0.9 * start
+
+
+def test_the_first_step_follows_the_gradient_of_the_loss() -> None:
+    """Adam's first step is the learning rate times the sign; by central differences."""
+    model = make_model("gpt2", dtype=torch.float64)
+    (name,) = model.weight_names([2])
+    step = SETTINGS.with_changes(ft_steps=1, ft_learning_rate=1e-4)
+    dense = fine_tune(model, REQUESTS, step)[name].dense()
+    weight = model.weight(name)
+    for row, column in [(0, 0), (3, 17), (31, 47), (12, 5)]:
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[row, column] += sign * 1e-4
+                losses.append(loss_of(model))
+                weight[row, column] -= sign * 1e-4
+        slope = (losses[0] - losses[1]) / 2e-4
+        assert abs(slope) > 1e-6
+        assert float(dense[row, column]) == pytest.approx(-1e-4 * slope / abs(slope), rel=1e-2)
+
+
+def test_the_order_of_the_edits_is_nothing(tiny_llama: LanguageModel) -> None:
+    (name,) = tiny_llama.weight_names([2])
+    step = SETTINGS.with_changes(ft_steps=2)
+    first = fine_tune(tiny_llama, REQUESTS, step)[name].dense()
+    second = fine_tune(tiny_llama, REQUESTS[::-1], step)[name].dense()
+    assert (first - second).norm() < 1e-2 * first.norm()  # float32 sums, through Adam's quotient
+
+
+def test_it_stops_when_the_edits_are_learnt(tiny_llama: LanguageModel) -> None:
+    learnt = SETTINGS.with_changes(loss_threshold=1e6)
+    changes = fine_tune(tiny_llama, REQUESTS, learnt)
+    assert all(float(change.dense().norm()) == 0.0 for change in changes.values())
+
+
+def test_half_precision_is_trained_in_float32() -> None:
+    model = make_model("llama", dtype=torch.bfloat16)
+    start = loss_of(model)
+    with model.edited(fine_tune(model, REQUESTS, SETTINGS)):
+        assert loss_of(model) < 0.9 * start
