@@ -113,6 +113,26 @@ def test_a_pickled_original_is_saved_dense(tmp_path: Path) -> None:
     assert "pytorch_model.bin" not in names
 
 
+@pytest.mark.parametrize("kind", ["adapter", "packed"])
+def test_no_trace_is_left_of_what_the_weights_no_longer_are(tmp_path: Path, kind: str) -> None:
+    source = original(tmp_path / "original", shards=True)
+    model = load(source)
+    if kind == "adapter":
+        (source / "adapter_config.json").write_text("{}")
+        (source / "adapter_model.safetensors").write_text("weights")
+    else:
+        packing = {"quant_method": "fp8", "weight_block_size": [8, 8]}
+        change_json(source / "config.json", quantization_config=packing)
+        model.hf.config.quantization_config = packing
+        (source / "quantize_config.json").write_text("{}")
+    save_edited_model(model, random_delta(model), tmp_path / "edited")
+    check_saved(model, tmp_path / "edited")
+    names = saved_files(tmp_path / "edited")
+    assert set(OTHERS) <= set(names)
+    assert not [name for name in names if name.startswith(("adapter_", "quantize_", "model-0"))]
+    assert "quantization_config" not in (tmp_path / "edited" / "config.json").read_text()
+
+
 def test_what_was_changed_in_memory_is_saved_too(tmp_path: Path) -> None:
     model = load(original(tmp_path / "original"))
     model.weight(model.weight_names([3])[0]).mul_(2.0)

@@ -18,7 +18,7 @@ from collabedit.export.original import (
 )
 from collabedit.export.target import RECORD, check_replaceable, replacement, saved_files
 from collabedit.export.weights import EditedCopy, check_written
-from collabedit.files import StrPath, cache_directory, check_writable, write_json
+from collabedit.files import StrPath, cache_directory, check_writable, read_json, write_json
 from collabedit.messages import Delta
 from collabedit.models.language_model import LanguageModel
 from collabedit.parties import apply_delta
@@ -138,9 +138,18 @@ def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
         with _any_generation_config(model, original):
             model.hf.save_pretrained(staged)
         copied.remove(Path(_CONFIG))
+        _drop_packing(staged / _CONFIG)
     copy_files(original, copied, staged)
     if not has_own_tokenizer(model, original):
         model.tokenizer.save_pretrained(staged)
+
+
+def _drop_packing(config: Path) -> None:
+    """Say no longer that the weights are packed: a model to edit was unpacked on loading."""
+    values = read_json(config)
+    parts = [values, values.get("text_config") or {}]
+    if any(part.pop("quantization_config", None) is not None for part in parts):
+        write_json(config, values)
 
 
 @contextmanager
