@@ -17,7 +17,6 @@ from collabedit.tuning.search import (
     gain,
     layer_ranges,
     target_settings,
-    weight_name,
     weights,
 )
 
