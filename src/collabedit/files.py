@@ -31,6 +31,7 @@ __all__ = [
     "atomic_path",
     "cache_directory",
     "cache_tensors",
+    "check_output_file",
     "check_writable",
     "decode_json",
     "decode_text",
@@ -150,6 +151,17 @@ def check_writable(path: StrPath, size: int = 0) -> None:
             f"cannot write {path}: it needs about {size / 1e6:,.1f} MB and {folder} has "
             f"{free / 1e6:,.1f} MB free; make room or choose another disk"
         )
+
+
+def check_output_file(path: StrPath) -> None:
+    """Check, before any work, that a file can be written.
+
+    Raises:
+        InputError: when it cannot, or is a directory.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"cannot write {path}: it is a directory; give a file")
+    check_writable(path)
 
 
 @contextmanager

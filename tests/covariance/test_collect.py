@@ -11,7 +11,7 @@ import torch
 
 from collabedit.covariance import SelfCorpus, TextCorpus, collect, default_covariance
 from collabedit.covariance.collect import layers_at_once, memory_needed
-from collabedit.errors import CovarianceError, ModelError
+from collabedit.errors import CovarianceError, InputError, ModelError
 from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
 from collabedit.progress import Progress
@@ -338,6 +338,23 @@ def test_default_covariance_of_a_changed_model_is_another(double_llama, monkeypa
         changed.check_model(double_llama.fingerprint([name]))
     finally:
         double_llama.weight(name)[0, 0] = saved
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["read-only", "full"])
+def test_a_cache_that_cannot_be_written_is_no_error(tiny_llama, monkeypatch, tmp_path, full):
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path) if full else "/proc/none")
+    if full:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    said: list[str] = []
+    found = default_covariance(tiny_llama, [0], tokens=100, say=said.append)
+    assert found.samples == 100
+    assert "the covariance will not be kept" in said[1]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_an_unwritable_place_is_found_before_collecting(tiny_llama, tmp_path):
+    with pytest.raises(InputError, match="cannot write"):
+        collect(tiny_llama, [0], None, tokens=100, out=Path("/proc/none/c.safetensors"))
 
 
 def test_a_broken_cache_is_collected_again(tiny_llama, monkeypatch, tmp_path, caplog):

@@ -23,7 +23,7 @@ def apply(
 ) -> None:
     """Write a delta into the model and save it; plain transformers loads the result."""
     from collabedit.export import save_edited_model
-    from collabedit.export.model_directory import check_output_directory
+    from collabedit.export.model_directory import check_output, check_output_directory
     from collabedit.messages import Delta
     from collabedit.models import load_model
 
@@ -34,6 +34,7 @@ def apply(
     loaded = load_model(
         model or about.model, dtype=about.dtype, device=device, trust_remote_code=trust_remote_code
     )
-    save_edited_model(loaded, loaded_delta, out, overwrite=overwrite)
+    check_output(out, loaded, overwrite=overwrite)
+    save_edited_model(loaded, loaded_delta, out, overwrite=overwrite, delta_file=delta)
     print(f"{out}: {about.model} with {about.edits} edits, layers {spread(about.layers)}")
     print(f'Load it with: transformers.AutoModelForCausalLM.from_pretrained("{out}")')

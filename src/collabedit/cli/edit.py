@@ -61,7 +61,8 @@ def edit(
     from collabedit.editing import TargetCache
     from collabedit.editors import resolve_editor
     from collabedit.export import save_edited_model
-    from collabedit.export.model_directory import check_output_directory
+    from collabedit.export.model_directory import check_output, check_output_directory
+    from collabedit.files import check_output_file
     from collabedit.merging import resolve_method
     from collabedit.messages import parse_schedule
     from collabedit.models import load_model
@@ -74,7 +75,9 @@ def edit(
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
     as_delta = out.suffix == ".safetensors"
-    if not as_delta:
+    if as_delta:
+        check_output_file(out)
+    else:
         check_output_directory(out, overwrite=overwrite)
     loaded = load_model(
         model,
@@ -83,6 +86,8 @@ def edit(
         trust_remote_code=trust_remote_code,
         memory_budget=read_bytes(memory_budget),
     )
+    if not as_delta:
+        check_output(out, loaded, overwrite=overwrite)
     config = new_round(
         loaded,
         editor=rules.name,

@@ -96,7 +96,7 @@ SkipBadOption = Annotated[
     ),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a model directory that is not empty.")
+    bool, typer.Option("--overwrite", help="Replace a saved model there; nothing else is replaced.")
 ]
 
 

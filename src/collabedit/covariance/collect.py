@@ -125,6 +125,8 @@ def collect(
     names = model.weight_names(sorted(set(layers)))
     if not names:
         raise CovarianceError("no layer to collect second moments of was given")
+    if out is not None:
+        check_writable(out, 8 * len(names) * model.structure.mlp_size**2)
     plan = _plan(model, tokens or default_tokens(model, corpus), max_length)
     batch_tokens = batch_tokens or pass_tokens(model, _BATCH_TOKENS)
     at_once = layers_at_once(model, names)
@@ -279,17 +281,11 @@ def default_covariance(
         "itself (only once). Text like that of its training is better: collabedit stats collect "
         "--corpus FILE"
     )
-    return collect(model, layers, corpus, tokens=tokens, out=_kept_at(path, say), say=say)
-
-
-def _kept_at(path: Path, say: Say) -> Path | None:
-    """The place in the cache, or ``None`` where the cache cannot be written."""
     try:
-        check_writable(path)
-    except InputError as error:
+        return collect(model, layers, corpus, tokens=tokens, out=path, say=say)
+    except InputError as error:  # the cache is read-only or full, which is no reason to give up
         say(f"{error}; the covariance will not be kept.")
-        return None
-    return path
+        return collect(model, layers, corpus, tokens=tokens, say=say)
 
 
 def default_tokens(model: LanguageModel, corpus: Corpus) -> int:

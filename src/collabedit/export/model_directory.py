@@ -2,71 +2,204 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from collabedit.errors import InputError
-from collabedit.files import write_json
+from safetensors import SafetensorError
+
+from collabedit.errors import CollabEditError, InputError, ModelError
+from collabedit.export.original import (
+    copy_files,
+    has_own_tokenizer,
+    original_directory,
+    other_files,
+)
+from collabedit.export.target import RECORD, check_replaceable, replacement, saved_files
+from collabedit.export.weights import EditedCopy, check_written
+from collabedit.files import StrPath, cache_directory, check_writable, read_json, write_json
 from collabedit.messages import Delta
 from collabedit.models.language_model import LanguageModel
 from collabedit.parties import apply_delta
 
-__all__ = ["check_output_directory", "save_edited_model"]
+__all__ = ["check_output", "check_output_directory", "save_edited_model"]
+
+_CONFIG, _GENERATION = "config.json", "generation_config.json"
 
 
-def check_output_directory(path: Path, *, overwrite: bool = False) -> None:
+def check_output_directory(path: StrPath, *, overwrite: bool = False) -> None:
     """Check, before any work, that a model can be written to a directory.
 
     Raises:
-        InputError: when it exists, is not empty, and may not be replaced.
+        InputError: when it cannot be written, or exists and may not be replaced: only a saved model
+            may, and never the working directory, home, what is above them, or a link.
     """
-    if path.is_file():
-        raise InputError(f"{path} is a file; give a directory for the model")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise InputError(
-            f"{path} is not empty; give another directory, or --overwrite to replace it"
-        )
+    check_replaceable(Path(path), overwrite=overwrite)
+    check_writable(path)
+
+
+def check_output(path: StrPath, model: LanguageModel, *, overwrite: bool = False) -> None:
+    """Check, before editing a model, that it can be saved: the target, the room, its settings.
+
+    Args:
+        path: the directory that the edited model is to be saved to.
+        model: the model.
+        overwrite: whether a model in that directory is to be replaced.
+
+    Raises:
+        InputError: when the directory cannot be written or replaced, or the disk is too full.
+        ModelError: when ``transformers`` refuses to save the model's settings or tokenizer.
+    """
+    check_output_directory(path, overwrite=overwrite)
+    original = original_directory(model)
+    size = sum(p.numel() * p.element_size() for p in model.hf.parameters())
+    if original is not None:
+        size += sum((original / f).stat().st_size for f in other_files(original, Path(path)))
+    check_writable(path, size)
+    _try_settings(model, original)
+
+
+def _try_settings(model: LanguageModel, original: Path | None) -> None:
+    """Save all but the weights, for trial, unless it will be copied from the original."""
+    parts = {"configuration": model.hf.config}
+    if original is None or not (original / _GENERATION).is_file():
+        parts["generation configuration"] = getattr(model.hf, "generation_config", None)
+    if original is None or not has_own_tokenizer(model, original):
+        parts["tokenizer"] = model.tokenizer
+    with tempfile.TemporaryDirectory() as scratch:
+        for what, part in parts.items():
+            if part is None:
+                continue
+            try:
+                part.save_pretrained(scratch)
+            except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ModelError(
+                    f"{model.name}: its {what} cannot be saved; mend it first ({reason})"
+                ) from None
 
 
 def save_edited_model(
     model: LanguageModel,
     delta: Delta,
-    path: str | os.PathLike[str],
+    path: StrPath,
     *,
     overwrite: bool = False,
     applied: bool = False,
+    delta_file: StrPath | None = None,
 ) -> None:
     """Apply a delta to a model and save it with its tokenizer and where the edits came from.
 
-    The directory appears when it is complete, or not at all. ``model`` stays edited.
+    The directory holds what the original's has, and only the edited weights differ; a model that
+    was loaded in another type than it is stored in, or unpacked, or made in memory is saved by
+    ``transformers`` instead. The directory appears when it is complete, or not at all. ``model``
+    stays edited.
 
     Args:
         model: the unedited model; its weights change.
         delta: a complete delta.
         path: the directory.
-        overwrite: replace a directory that is not empty.
+        overwrite: replace a model that was saved there.
         applied: whether the delta is in the model's weights already.
+        delta_file: where the delta is stored already; if nowhere, it is kept beside ``path`` until
+            the model is saved.
 
     Raises:
-        InputError: when the directory may not be written.
+        InputError: when the directory may not or cannot be written; the message says where the
+            delta is.
+        ModelError: when the model cannot be saved.
         RoundError: when the delta is incomplete, or of another model.
     """
-    path = Path(path)
-    check_output_directory(path, overwrite=overwrite)
+    target = Path(path)
     delta.require_complete()
-    if not applied:
-        apply_delta(model, delta)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-            staged = Path(scratch) / "model"
+    with _kept(delta, target, delta_file):
+        check_output_directory(target, overwrite=overwrite)
+        if not applied:
+            apply_delta(model, delta)
+        with replacement(target, overwrite=overwrite) as staged:
+            _write_model(model, staged, target)
+            check_written(model, delta.changes, staged)
+            record = delta.metadata.model_dump(mode="json")
+            write_json(staged / RECORD, {**record, "files": [*saved_files(staged), RECORD]})
+
+
+def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
+    original = original_directory(model)
+    if original is None:
+        model.hf.save_pretrained(staged)
+        model.tokenizer.save_pretrained(staged)
+        return
+    copied = other_files(original, target)
+    edited_copy = EditedCopy.of(model, original)
+    if edited_copy is not None:
+        edited_copy.write(model, staged)
+    else:
+        with _any_generation_config(model, original):
             model.hf.save_pretrained(staged)
-            model.tokenizer.save_pretrained(staged)
-            write_json(staged / "collabedit.json", delta.metadata.model_dump(mode="json"))
-            if path.exists():
-                shutil.rmtree(path)
-            staged.rename(path)
-    except OSError as error:
-        raise InputError(f"cannot write the model to {path}: {error.strerror or error}") from error
+        copied.remove(Path(_CONFIG))
+        _drop_packing(staged / _CONFIG)
+    copy_files(original, copied, staged)
+    if not has_own_tokenizer(model, original):
+        model.tokenizer.save_pretrained(staged)
+
+
+def _drop_packing(config: Path) -> None:
+    """Say no longer that the weights are packed: a model to edit was unpacked on loading."""
+    values = read_json(config)
+    parts = [values, values.get("text_config") or {}]
+    if any(part.pop("quantization_config", None) is not None for part in parts):
+        write_json(config, values)
+
+
+@contextmanager
+def _any_generation_config(model: LanguageModel, original: Path) -> Iterator[None]:
+    """Let a model be saved whose generation settings ``transformers`` loads but does not save.
+
+    The original's file is copied in any case.
+    """
+    settings = getattr(model.hf, "generation_config", None)
+    if settings is None or not (original / _GENERATION).is_file():
+        yield
+        return
+    model.hf.generation_config = type(settings)()
+    try:
+        yield
+    finally:
+        model.hf.generation_config = settings
+
+
+@contextmanager
+def _kept(delta: Delta, target: Path, stored: StrPath | None) -> Iterator[None]:
+    """Keep the delta in a file until the block has saved the model, and say where if it fails."""
+    file = _keep(delta, target) if stored is None else None
+    where = f"; the edits are kept, try again: collabedit apply {file} -o DIR" if file else ""
+    try:
+        yield
+    except CollabEditError as error:
+        raise type(error)(f"{error}{where}") from error
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise InputError(f"cannot write the model to {target}: {reason}{where}") from error
+    if file is not None:
+        file.unlink(missing_ok=True)
+
+
+def _keep(delta: Delta, target: Path) -> Path:
+    """Save the delta beside the target, or where there is room."""
+    target = target.absolute()
+    for folder in (target.parent, cache_directory("deltas"), Path(tempfile.gettempdir())):
+        try:
+            file = _free_name(folder, target.name)
+            delta.save(file)
+            return file
+        except (InputError, OSError):
+            continue
+    raise InputError(f"cannot write {target}, nor the edits alone to any other place; make room")
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """Where no edits of an earlier attempt lie."""
+    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+    files = (folder / f"{name}.delta{number}.safetensors" for number in numbers)
+    return next(file for file in files if not file.exists())

@@ -1,0 +1,105 @@
+"""The directory that a model was loaded from, and what an edited copy keeps of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+
+from collabedit.models.language_model import LanguageModel
+
+__all__ = ["copy_files", "has_own_tokenizer", "original_directory", "other_files"]
+
+#: Weights in any format, which would be those of the unedited model; caches; what applies to packed
+#: or adapted weights only; and the record of an earlier edit.
+_LEFT_OUT = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.pkl",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.onnx",
+    "*.onnx_data",
+    "*.gguf",
+    "*.tflite",
+    "*.mlmodel",
+    "*.npz",
+    "*.pyc",
+    "*.lock",
+    "*.tmp",
+    "adapter_*",
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+    "collabedit.json",
+)
+_TOKENIZERS = ("tokenizer*", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
+
+
+def original_directory(model: LanguageModel) -> Path | None:
+    """Where the files lie that a model was loaded from; ``None`` if they are not on this machine.
+
+    Of a model from the Hub, it is the snapshot in the cache.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    source = str(getattr(model.hf, "name_or_path", None) or "")
+    if not source:
+        return None
+    if Path(source).is_dir():
+        return Path(source) if (Path(source) / "config.json").is_file() else None
+    commit = getattr(model.hf.config, "_commit_hash", None)
+    try:
+        found = try_to_load_from_cache(source, "config.json", revision=commit)
+    except ValueError:  # not the form of a Hub id
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def other_files(original: Path, target: Path) -> list[Path]:
+    """What an edited copy keeps besides weights, relative to the original's directory.
+
+    Left out are the target itself, hidden folders, links to folders, and folders that hold a model
+    of their own, such as checkpoints of training.
+    """
+    target = target.resolve()
+    found = []
+    for folder, folders, names in os.walk(original):
+        here = Path(folder)
+        folders[:] = [name for name in sorted(folders) if _is_kept(here / name, target)]
+        found += [
+            (here / name).relative_to(original)
+            for name in sorted(names)
+            if (here / name).is_file() and not any(fnmatch(name, kind) for kind in _LEFT_OUT)
+        ]
+    return found
+
+
+def _is_kept(folder: Path, target: Path) -> bool:
+    return not (
+        folder.name.startswith((".", "__pycache__"))
+        or folder.resolve() == target
+        or (folder / "config.json").exists()
+    )
+
+
+def has_own_tokenizer(model: LanguageModel, original: Path) -> bool:
+    """Whether the model's tokenizer is the one whose files lie in the original's directory."""
+    source = getattr(model.tokenizer, "name_or_path", None)
+    return source == getattr(model.hf, "name_or_path", None) and any(
+        path for kind in _TOKENIZERS for path in original.glob(kind)
+    )
+
+
+def copy_files(original: Path, names: list[Path], staged: Path) -> None:
+    """Copy files, named relative to the original's directory; links become files."""
+    for name in names:
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(original / name, staged / name)

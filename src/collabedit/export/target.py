@@ -1,0 +1,151 @@
+"""The directory that a model is saved to: what may be replaced there, and how."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+
+from collabedit.errors import InputError
+from collabedit.files import read_json
+
+__all__ = ["RECORD", "check_replaceable", "replacement", "saved_files"]
+
+#: What a saved model says of itself: its delta's metadata, and the files that it consists of.
+RECORD = "collabedit.json"
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+#: What ``transformers`` saves of a model.
+_MODEL_FILES = (
+    *_WEIGHTS,
+    RECORD,
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
+
+def check_replaceable(path: Path, *, overwrite: bool) -> None:
+    """Check that nothing but a saved model would be lost at ``path``.
+
+    Raises:
+        InputError: when it is a file, a link, the working directory, home or a directory above one
+            of these; or when it is not empty and not to be overwritten, or holds anything besides
+            what collabedit or ``transformers`` saved there.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path} is a link; give the directory itself, or a new one")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; give a directory for the model")
+    if path.resolve() in _protected():
+        raise InputError(
+            f"{path} is the working directory, your home directory or above one of them; "
+            "give a directory for the model alone"
+        )
+    if os.path.ismount(path):
+        raise InputError(f"{path} is where a disk is mounted; give a directory inside it")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{path} is not empty; give another directory, or --overwrite to replace a model there"
+        )
+    foreign = _foreign_file(path)
+    if foreign is not None:
+        raise InputError(
+            f"{path} holds {foreign}, which is not part of a saved model; --overwrite replaces "
+            "only saved models, so give another directory"
+        )
+
+
+def _protected() -> set[Path]:
+    places = [Path.cwd()]
+    with suppress(RuntimeError):  # no home
+        places.append(Path.home().resolve())
+    return {folder for place in places for folder in (place, *place.parents)}
+
+
+def saved_files(folder: Path) -> list[str]:
+    """All files below a directory, relative to it and with forward slashes."""
+    found = []
+    for here, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(here) / name).is_symlink()]
+        found += [(Path(here) / name).relative_to(folder).as_posix() for name in [*names, *links]]
+    return sorted(found)
+
+
+def _foreign_file(folder: Path) -> str | None:
+    """The first file that no saved model has; ``None`` where all are a saved model's."""
+    files = saved_files(folder)
+    listed = _listed(folder)
+    has_weights = any(fnmatch(name, kind) for name in files for kind in _WEIGHTS)
+    is_model = bool(listed) or ("config.json" in files and has_weights)
+    for name in files:
+        known = name in listed or any(fnmatch(name, kind) for kind in _MODEL_FILES)
+        if not is_model or not known or (folder / name).is_symlink():
+            return name
+    return None
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files that a saved model lists as its own."""
+    try:
+        record = read_json(folder / RECORD)
+    except InputError:
+        return set()
+    files = record.get("files") if isinstance(record, dict) else None
+    return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
+
+
+@contextmanager
+def replacement(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty directory, which takes the place of ``path`` if all went well.
+
+    What was there is kept until the new directory is in its place.
+
+    Raises:
+        InputError: when ``path`` may not be replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        staged = Path(scratch) / "model"
+        staged.mkdir()
+        yield staged
+        check_replaceable(path, overwrite=overwrite)
+        _swap(staged, path)
+
+
+def _swap(staged: Path, path: Path) -> None:
+    if not path.exists():
+        staged.rename(path)
+        return
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    old = aside / "model"
+    try:
+        path.rename(old)
+        staged.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,205 @@
+"""The weights of an edited model, written as a copy of the original's files.
+
+Only the edited matrices differ, and they have the type and shape that they had, so that their
+bytes go where the old ones were: everything else in the files stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collabedit.errors import InputError, ModelError
+from collabedit.files import read_json
+from collabedit.models.language_model import LanguageModel
+from collabedit.models.placement import stored_weight
+
+__all__ = ["EditedCopy", "check_written"]
+
+#: Names that are tried for a parameter that the checkpoint calls otherwise.
+_TRIED = 4
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class EditedCopy:
+    """How the original's weight files become the edited model's.
+
+    Attributes:
+        original: the directory of the original.
+        files: names of its weight files, and of their index.
+        changed: by file, the name of each edited weight in it by its name in the model.
+    """
+
+    original: Path
+    files: tuple[str, ...]
+    changed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: LanguageModel, original: Path) -> EditedCopy | None:
+        """Compare a model with its files.
+
+        Returns:
+            ``None`` where its files cannot simply be copied: they are packed, of another type or
+            not safetensors, have an adapter beside them, or differ from the model in more than
+            weights that collabedit edits.
+        """
+        stored = _stored_names(original)
+        if not stored or _is_packed(model, original):
+            return None
+        editable = {model.structure.weight_name(n) for n in range(model.structure.n_layers)}
+        names = _names_of(model, stored, editable)
+        if not names:
+            return None
+        changed: dict[str, dict[str, str]] = {}
+        for name, key in names.items():
+            same = _is_stored(value_of(model, name), original / stored[key], key)
+            if same is None or (not same and name not in editable):
+                return None
+            if not same:
+                changed.setdefault(stored[key], {})[name] = key
+        if not _has_renamed(model, names, {key: original / stored[key] for key in stored}):
+            return None
+        index = [] if _SINGLE in stored.values() else [_INDEX]
+        return cls(original, (*sorted(set(stored.values())), *index), changed)
+
+    def write(self, model: LanguageModel, folder: Path) -> None:
+        """Write the weight files into a directory, one after the other."""
+        for file in self.files:
+            shutil.copyfile(self.original / file, folder / file)
+            _overwrite(folder / file, model, self.changed.get(file, {}))
+
+
+def value_of(model: LanguageModel, name: str) -> Tensor:
+    """A parameter as the model stores it, wherever it lies."""
+    path, _, own_name = name.rpartition(".")
+    return stored_weight(model.module(path), own_name)
+
+
+def _stored_names(original: Path) -> dict[str, str]:
+    """The file of each weight, as ``transformers`` looks for them; empty if not safetensors."""
+    if (original / _SINGLE).is_file():
+        with _opened(original / _SINGLE) as stored:
+            return dict.fromkeys(stored.keys(), _SINGLE)
+    try:
+        places = read_json(original / _INDEX)["weight_map"]
+        names = {str(name): str(file) for name, file in places.items()}
+    except (InputError, KeyError, TypeError, AttributeError):
+        return {}
+    plain = all(Path(file).name == file and (original / file).is_file() for file in names.values())
+    return names if plain else {}
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt")
+
+
+def _is_packed(model: LanguageModel, original: Path) -> bool:
+    """Whether the files hold something other than the model's weights in the model's type."""
+    if (original / "adapter_config.json").exists():
+        return True
+    config = read_json(original / "config.json")
+    parts = [config, config.get("text_config") or {}]
+    types = {part.get(key) for part in parts for key in ("dtype", "torch_dtype")} - {None}
+    return any("quantization_config" in part for part in parts) or not (
+        types <= {str(model.dtype).removeprefix("torch.")}
+    )
+
+
+def _names_of(
+    model: LanguageModel, stored: Mapping[str, str], editable: Set[str]
+) -> dict[str, str]:
+    """What a checkpoint calls each parameter; some are of the model without its head.
+
+    Empty unless all weights that can be edited are found.
+    """
+    prefix = f"{model.hf.base_model_prefix}."
+    names = {}
+    for name, _ in model.hf.named_parameters():
+        candidates = (name, prefix + name, name.removeprefix(prefix))
+        key = next((key for key in candidates if key in stored), None)
+        if key is not None:
+            names[name] = key
+    unique = len(set(names.values())) == len(names)
+    return names if unique and editable <= names.keys() else {}
+
+
+def _has_renamed(
+    model: LanguageModel, names: Mapping[str, str], stored: Mapping[str, Path]
+) -> bool:
+    """Whether the values of all other parameters are in the checkpoint under another name."""
+    others = {name for name, _ in model.hf.named_parameters()} - names.keys()
+    left = stored.keys() - set(names.values())
+    for name in others:
+        likely = sorted(left, key=lambda key: -_common_end(key, name))[:_TRIED]
+        value = value_of(model, name)
+        if not any(_is_stored(value, stored[key], key) for key in likely):
+            return False
+    return True
+
+
+def _common_end(one: str, other: str) -> int:
+    """How many parts of two names are the same, from the end."""
+    pairs = zip(reversed(one.split(".")), reversed(other.split(".")), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def _is_stored(value: Tensor, file: Path, key: str) -> bool | None:
+    """Whether a file has just this value; ``None`` where type or shape differ."""
+    with _opened(file) as stored:
+        if key not in stored.keys():  # noqa: SIM118
+            return None
+        found: Tensor = stored.get_tensor(key)
+    if found.dtype != value.dtype or found.shape != value.shape:
+        return None
+    return torch.equal(_bytes_of(found), _bytes_of(value))
+
+
+def _bytes_of(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _overwrite(path: Path, model: LanguageModel, names: Mapping[str, str]) -> None:
+    """Put weights of the model in the place of a file's; the format stores them row by row."""
+    if not names:
+        return
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        for name, key in names.items():
+            stream.seek(8 + length + header[key]["data_offsets"][0])
+            stream.write(_bytes_of(value_of(model, name)).numpy().data)
+
+
+def check_written(model: LanguageModel, names: Iterable[str], folder: Path) -> None:
+    """Check that a saved model has the very bytes of the edited weights.
+
+    Raises:
+        ModelError: when one is missing.
+    """
+    stored = _stored_names(folder)
+    for name in names:
+        value = value_of(model, name)
+        if not any(_is_stored(value, folder / stored[key], key) for key in _likely(name, stored)):
+            raise ModelError(
+                f"{model.name}: the edited weight {name} was not saved as it is; the model's "
+                "format is not supported for saving"
+            )
+
+
+def _likely(name: str, stored: Iterable[str]) -> Iterator[str]:
+    """Names under which a weight may be saved: its own first, then others of the same module."""
+    end = "." + ".".join(name.split(".")[-2:])
+    keys = list(stored)
+    yield from (key for key in keys if key == name)
+    yield from (key for key in keys if key != name and f".{key}".endswith(end))
