@@ -28,6 +28,7 @@ from collabedit.rounds import (
 )
 from collabedit.rounds.detection import left_out, parse_policy
 from collabedit.rounds.fingerprints import key_id
+from tests.conftest import EXACT
 from tests.rounds.test_round import edited_by, make_round
 
 KEY = b"an example's key of 32 bytes, ok"
@@ -352,8 +353,7 @@ def test_a_round_after_a_decision_is_that_of_the_edits_that_stay(
     made, expected = edited_by("CollabEdit", decided), edited_by("GLOBAL", [alone])
     assert made.metadata.edits == 5
     for name, change in expected.changes.items():
-        # Targets are found in float32, and in other batches when one party has all edits.
-        assert relative_distance(made.changes[name], change) < 1e-5
+        assert relative_distance(made.changes[name], change) < EXACT
 
 
 def test_a_party_of_which_nothing_stays_says_so(tiny_llama: LanguageModel) -> None:
