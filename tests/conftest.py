@@ -199,6 +199,13 @@ def exact_arithmetic() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def exact_module() -> Iterator[None]:
+    """Float64 throughout a module, which then has no use for the session's float32 models."""
+    with float64_throughout():
+        yield
+
+
 @pytest.fixture
 def exact_llama(exact_arithmetic: None) -> LanguageModel:
     """A Llama of four layers that computes in float64 throughout."""

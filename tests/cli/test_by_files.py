@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,11 @@ import transformers
 from collabedit.algebra import relative_distance
 from collabedit.rounds import Delta
 from tests.cli.commands import collabedit, fails
-from tests.conftest import CORPUS, EXACT, float64_throughout, make_model
+from tests.conftest import CORPUS, EXACT, make_model
 from tests.editing.facts import REQUESTS
+
+#: Parties find their targets in batches of their own, and the pooled edit in another.
+pytestmark = pytest.mark.usefixtures("exact_module")
 
 
 def write_requests(path: Path, start: int, end: int) -> Path:
@@ -24,13 +26,6 @@ def write_requests(path: Path, start: int, end: int) -> Path:
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _exact() -> Iterator[None]:
-    """Parties find their targets in batches of their own, and the pooled edit in another."""
-    with float64_throughout():
-        yield
 
 
 @pytest.fixture(scope="module")

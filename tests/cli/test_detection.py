@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,10 @@ from collabedit.evaluation import score
 from collabedit.files import tensor_metadata
 from collabedit.rounds import Decision, Delta, UpdateMetadata
 from tests.cli.commands import collabedit, fails
-from tests.conftest import CORPUS, EXACT, float64_throughout, make_model
+from tests.conftest import CORPUS, EXACT, make_model
+
+#: Parties find their targets in batches of their own, and the pooled edit in another.
+pytestmark = pytest.mark.usefixtures("exact_module")
 
 PROMPT = "The capital of {} is"
 FACTS = {
@@ -31,13 +33,6 @@ def write_requests(path: Path, facts: list[tuple[str, str]]) -> Path:
     lines = [json.dumps({"prompt": PROMPT, "subject": s, "target": t}) for s, t in facts]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _exact() -> Iterator[None]:
-    """Parties find their targets in batches of their own, and the pooled edit in another."""
-    with float64_throughout():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,12 @@ from collabedit.experiments import load_summary
 from collabedit.rounds import Delta, RoundConfig
 from tests.cli.commands import collabedit, fails
 from tests.cli.test_by_files import place  # noqa: F401
-from tests.conftest import EXACT, float64_throughout
+from tests.conftest import EXACT
+
+#: Parties find their targets in batches of their own, and the pooled edit in another.
+pytestmark = pytest.mark.usefixtures("exact_module")
 
 CLOSED_FORMS = ["PMET", "EMMET", "AlphaEdit"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _exact() -> Iterator[None]:
-    """Parties find their targets in batches of their own, and the pooled edit in another."""
-    with float64_throughout():
-        yield
 
 
 @pytest.fixture(scope="module")
