@@ -22,6 +22,8 @@ CORPUS = [
     "He plays the guitar. She speaks English. It is a city in Spain.",
 ]
 
+#: The real one, whatever :func:`float64_throughout` puts in its place.
+FLOAT32 = torch.float32
 
 #: The environment variable with the number of threads that the tests compute with.
 THREADS = "COLLABEDIT_TEST_THREADS"
@@ -130,7 +132,8 @@ def make_model(
 ) -> LanguageModel:
     """A random model of a family, four layers of width 32, the same at every call.
 
-    Its weights are float32 by default, and float64 within :func:`float64_throughout`.
+    Its weights are float32 by default, and the same numbers in float64 within
+    :func:`float64_throughout`.
     """
     tokenizer = make_tokenizer(bos=bos)
     name, options = FAMILIES[family]
@@ -145,7 +148,7 @@ def make_model(
         }
     )
     torch.manual_seed(0)
-    hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf = transformers.AutoModelForCausalLM.from_config(config, dtype=FLOAT32)
     with torch.no_grad():  # the initial range leaves all hidden states nearly alike
         for parameter in hf.parameters():
             if parameter.ndim == 2:

@@ -70,7 +70,9 @@ def test_converged_edits_stop_where_the_plain_way_stops(exact_llama: LanguageMod
 
 def test_batches_order_and_memory_budget_change_nothing(exact_llama: LanguageModel) -> None:
     whole = exact_targets(exact_llama, REQUESTS, CONTEXTS, SETTINGS)
-    parts = exact_targets(exact_llama, REQUESTS[::-1], CONTEXTS, SETTINGS, max_edits=2, max_tokens=5)
+    parts = exact_targets(
+        exact_llama, REQUESTS[::-1], CONTEXTS, SETTINGS, max_edits=2, max_tokens=5
+    )
     torch.testing.assert_close(parts.flip(1), whole, atol=EXACT, rtol=EXACT)
 
 

@@ -33,6 +33,13 @@ from tests.rounds.test_round import edited_by, make_round
 
 KEY = b"an example's key of 32 bytes, ok"
 
+
+@pytest.fixture
+def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
+    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    return exact_llama
+
+
 #: Edits by party, each a question and a target.
 Edits = dict[str, list[tuple[str, str]]]
 
