@@ -204,7 +204,7 @@ def exact_arithmetic() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def exact_module() -> Iterator[None]:
-    """Float64 throughout a module, which then has no use for the session's float32 models."""
+    """Float64 throughout a module, which must not ask for ``smollm2`` then: others share it."""
     with float64_throughout():
         yield
 
@@ -221,16 +221,22 @@ def exact_family_model(exact_arithmetic: None, request: pytest.FixtureRequest) -
     return make_model(request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_models() -> dict[str, LanguageModel]:
+    """Made before any test, so that none is made within :func:`float64_throughout`."""
+    return {family: make_model(family) for family in ("llama", "gpt2")}
+
+
 @pytest.fixture(scope="session")
-def tiny_llama() -> LanguageModel:
+def tiny_llama(_tiny_models: dict[str, LanguageModel]) -> LanguageModel:
     """A Llama of four layers; tests leave it as it was."""
-    return make_model("llama")
+    return _tiny_models["llama"]
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt2() -> LanguageModel:
+def tiny_gpt2(_tiny_models: dict[str, LanguageModel]) -> LanguageModel:
     """A GPT-2 of four layers, whose weights are stored transposed."""
-    return make_model("gpt2")
+    return _tiny_models["gpt2"]
 
 
 @pytest.fixture(params=sorted(FAMILIES))
