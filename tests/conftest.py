@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from collabedit.models import LanguageModel, load_model
+from collabedit.models import LanguageModel, load_model, loading
 
 CORPUS = [
     "The capital of France is Paris. The capital of Italy is Rome.",
@@ -20,9 +22,15 @@ CORPUS = [
     "He plays the guitar. She speaks English. It is a city in Spain.",
 ]
 
+#: The real one, whatever :func:`float64_throughout` puts in its place.
+FLOAT32 = torch.float32
+
+#: The environment variable with the number of threads that the tests compute with.
+THREADS = "COLLABEDIT_TEST_THREADS"
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get(THREADS, "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -120,9 +128,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_model(
-    family: str, *, dtype: torch.dtype = torch.float32, bos: bool = False, **changes: Any
+    family: str, *, dtype: torch.dtype | None = None, bos: bool = False, **changes: Any
 ) -> LanguageModel:
-    """A random model of a family, four layers of width 32, the same at every call."""
+    """A random model of a family, four layers of width 32, the same at every call.
+
+    Its weights are float32 by default, and the same numbers in float64 within
+    :func:`float64_throughout`.
+    """
     tokenizer = make_tokenizer(bos=bos)
     name, options = FAMILIES[family]
     config = getattr(transformers, name)(
@@ -136,13 +148,13 @@ def make_model(
         }
     )
     torch.manual_seed(0)
-    hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf = transformers.AutoModelForCausalLM.from_config(config, dtype=FLOAT32)
     with torch.no_grad():  # the initial range leaves all hidden states nearly alike
         for parameter in hf.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0.0, 0.15)
     for parameter in hf.parameters():  # not the buffers: loaded models keep them in float32
-        parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(dtype or torch.float32)
     return LanguageModel(hf, tokenizer, f"tiny-{family}")
 
 
@@ -153,16 +165,78 @@ def half_step(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return limits.eps / 2 * size * (1 + 1e-6)  # types of 16 bits are reached by way of float32
 
 
-@pytest.fixture(scope="session")
-def tiny_llama() -> LanguageModel:
-    """A Llama of four layers; tests leave it as it was."""
+#: Bound on relative differences of what :func:`float64_throughout` computes in two ways: 1e-11 a
+#: step of the search for targets, for tens of steps.
+EXACT = 1e-9
+
+
+@contextmanager
+def float64_throughout() -> Iterator[None]:
+    """Float64 wherever the package or ``transformers`` would round to float32 or bfloat16.
+
+    Even a float64 model rounds to float32 in norms, softmaxes and losses, and how a sum is rounded
+    depends on the processor, the number of threads and the shape of the batch. The search for
+    targets magnifies that: Adam divides each entry of a gradient by its own size plus 1e-8, so an
+    error ``u |g|`` moves an entry by up to ``learning_rate * u |g| / 1e-8`` in one step. With the
+    tests' rates (0.1) and gradients (1e-2 and less) that is 1e-2 for float32 (``u`` = 1e-7), which
+    no tolerance can tell from a fault, and 1e-11 for float64 (``u`` = 1e-16).
+    """
+    usual = torch.get_default_dtype()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch, "float", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(LanguageModel, "can_be_quick", False)
+        patch.setitem(loading._DTYPES, "float32", torch.float64)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(usual)
+
+
+@pytest.fixture
+def exact_arithmetic() -> Iterator[None]:
+    """Float64 throughout; see :func:`float64_throughout`."""
+    with float64_throughout():
+        yield
+
+
+@pytest.fixture(scope="module")
+def exact_module() -> Iterator[None]:
+    """Float64 throughout a module, which must not ask for ``smollm2`` then: others share it."""
+    with float64_throughout():
+        yield
+
+
+@pytest.fixture
+def exact_llama(exact_arithmetic: None) -> LanguageModel:
+    """A Llama of four layers that computes in float64 throughout."""
     return make_model("llama")
 
 
+@pytest.fixture(params=sorted(FAMILIES))
+def exact_family_model(exact_arithmetic: None, request: pytest.FixtureRequest) -> LanguageModel:
+    """A model of each family that computes in float64 throughout."""
+    return make_model(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_models() -> dict[str, LanguageModel]:
+    """Made before any test, so that none is made within :func:`float64_throughout`."""
+    return {family: make_model(family) for family in ("llama", "gpt2")}
+
+
 @pytest.fixture(scope="session")
-def tiny_gpt2() -> LanguageModel:
+def tiny_llama(_tiny_models: dict[str, LanguageModel]) -> LanguageModel:
+    """A Llama of four layers; tests leave it as it was."""
+    return _tiny_models["llama"]
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(_tiny_models: dict[str, LanguageModel]) -> LanguageModel:
     """A GPT-2 of four layers, whose weights are stored transposed."""
-    return make_model("gpt2")
+    return _tiny_models["gpt2"]
 
 
 @pytest.fixture(params=sorted(FAMILIES))

@@ -24,8 +24,10 @@ from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round
 from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS, EXACT, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
+
+pytestmark = pytest.mark.usefixtures("exact_module")
 
 LAYERS = (0, 1, 2)
 WEIGHT = 5.0
@@ -153,30 +155,30 @@ def merged(
 
 def test_covariance(plain: Plain, covariance: Covariance) -> None:
     for layer, name in plain.names.items():
-        assert relative(covariance.second_moments[name], plain.moments[layer]) < 1e-6
+        assert relative(covariance.second_moments[name], plain.moments[layer]) < EXACT
 
 
 def test_keys_and_residuals(plain: Plain) -> None:
     measured = measure(plain.model, REQUESTS, CONTEXTS, LAYERS, LAYERS[-1])
     for layer in LAYERS:
-        assert relative(measured.keys[layer], plain.keys[layer]) < 1e-6
-    assert relative(plain.targets - measured.hidden, plain.residual) < 1e-6
+        assert relative(measured.keys[layer], plain.keys[layer]) < EXACT
+    assert relative(plain.targets - measured.hidden, plain.residual) < EXACT
 
 
 def test_targets(plain: Plain) -> None:
     found = optimise_targets(plain.model, REQUESTS, CONTEXTS, SETTINGS, quick=False)
-    assert relative(found - plain.targets + plain.residual, plain.residual) < 1e-3
+    assert relative(found - plain.targets + plain.residual, plain.residual) < EXACT
 
 
 @pytest.mark.parametrize("method", ["CollabEdit", "GLOBAL", "SA", "TA", "TIES"])
 def test_merged_updates(plain: Plain, covariance: Covariance, method: str) -> None:
     found = merged(plain, covariance, Schedule.ONE_SHOT, method)
     for name, expected in plain.one_shot(method).items():
-        assert relative(found[name], expected) < 1e-4
+        assert relative(found[name], expected) < EXACT
 
 
 @pytest.mark.parametrize("method", ["CollabEdit", "GLOBAL"])
 def test_sequential_memit(plain: Plain, covariance: Covariance, method: str) -> None:
     found = merged(plain, covariance, Schedule.LAYERWISE, method)
     for name, expected in plain.sequential().items():
-        assert relative(found[name], expected) < 1e-4
+        assert relative(found[name], expected) < EXACT

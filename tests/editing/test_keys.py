@@ -7,39 +7,41 @@ from benchmarks.plain import plain_keys
 from collabedit.editing import measure
 from collabedit.editors import context_weights
 from collabedit.models import LanguageModel
+from tests.conftest import EXACT, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
 
-def test_keys_equal_one_whole_pass_a_text(family_model: LanguageModel) -> None:
-    measured = measure(family_model, REQUESTS, CONTEXTS, [1, 2], 2)
+def test_keys_equal_one_whole_pass_a_text(exact_family_model: LanguageModel) -> None:
+    measured = measure(exact_family_model, REQUESTS, CONTEXTS, [1, 2], 2)
     for layer in (1, 2):
         for index, request in enumerate(REQUESTS):
-            expected = plain_keys(family_model, request, CONTEXTS, layer)
+            expected = plain_keys(exact_family_model, request, CONTEXTS, layer)
             torch.testing.assert_close(
-                measured.keys[layer][:, index], expected, atol=2e-5, rtol=1e-4
+                measured.keys[layer][:, index], expected, atol=EXACT, rtol=EXACT
             )
 
 
 def test_the_hidden_state_is_the_layers_output_on_the_bare_prompt(
-    tiny_llama: LanguageModel,
+    exact_llama: LanguageModel,
 ) -> None:
-    measured = measure(tiny_llama, REQUESTS, CONTEXTS, [1], 2)
+    measured = measure(exact_llama, REQUESTS, CONTEXTS, [1], 2)
     for index, request in enumerate(REQUESTS):
         end = request.prompt.index("{}") + len(request.subject)
-        ids = tiny_llama.tokenizer(request.text[:end], return_tensors="pt").input_ids
+        ids = exact_llama.tokenizer(request.text[:end], return_tensors="pt").input_ids
         with torch.no_grad():
-            states = tiny_llama.hf(ids, output_hidden_states=True).hidden_states
+            states = exact_llama.hf(ids, output_hidden_states=True).hidden_states
         torch.testing.assert_close(
-            measured.hidden[:, index], states[3][0, -1].double(), atol=1e-5, rtol=1e-4
+            measured.hidden[:, index], states[3][0, -1].double(), atol=EXACT, rtol=EXACT
         )
 
 
 @pytest.mark.parametrize("max_tokens", [1, 40, 10_000])
-def test_the_batching_changes_nothing(tiny_gpt2: LanguageModel, max_tokens: int) -> None:
-    whole = measure(tiny_gpt2, REQUESTS, CONTEXTS, [0, 1], 1)
-    parts = measure(tiny_gpt2, REQUESTS, CONTEXTS, [0, 1], 1, max_tokens=max_tokens)
-    torch.testing.assert_close(parts.keys[1], whole.keys[1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(parts.hidden, whole.hidden, atol=1e-5, rtol=1e-5)
+def test_the_batching_changes_nothing(exact_arithmetic: None, max_tokens: int) -> None:
+    model = make_model("gpt2")
+    whole = measure(model, REQUESTS, CONTEXTS, [0, 1], 1)
+    parts = measure(model, REQUESTS, CONTEXTS, [0, 1], 1, max_tokens=max_tokens)
+    torch.testing.assert_close(parts.keys[1], whole.keys[1], atol=EXACT, rtol=EXACT)
+    torch.testing.assert_close(parts.hidden, whole.hidden, atol=EXACT, rtol=EXACT)
 
 
 def test_the_bare_prompt_weighs_one_half() -> None:

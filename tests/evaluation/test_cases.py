@@ -13,6 +13,7 @@ from collabedit.evaluation import evaluate, score, summarise
 from collabedit.evaluation.cases import CaseResult
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest, Record, load_records
+from tests.conftest import EXACT, make_model
 
 REQUEST = EditRequest(7, "The capital of {} is", "France", "Rome", "Paris", "P36")
 COUNTERFACT = Record(
@@ -34,15 +35,15 @@ NO_TRUE = Record(
 )
 
 
-def test_a_counterfact_record_compares_both_objects(tiny_llama: LanguageModel) -> None:
-    (result,) = evaluate(tiny_llama, [COUNTERFACT])
+def test_a_counterfact_record_compares_both_objects(exact_llama: LanguageModel) -> None:
+    (result,) = evaluate(exact_llama, [COUNTERFACT])
     prompts = [REQUEST.text, *COUNTERFACT.paraphrase_prompts, *COUNTERFACT.neighborhood_prompts]
-    new = score(tiny_llama, [(prompt, "Rome") for prompt in prompts])
-    true = score(tiny_llama, [(prompt, "Paris") for prompt in prompts])
+    new = score(exact_llama, [(prompt, "Rome") for prompt in prompts])
+    true = score(exact_llama, [(prompt, "Paris") for prompt in prompts])
     expected = [
         {
-            "target_new": pytest.approx(a.nll, abs=1e-5),
-            "target_true": pytest.approx(b.nll, abs=1e-5),
+            "target_new": pytest.approx(a.nll, abs=EXACT),
+            "target_true": pytest.approx(b.nll, abs=EXACT),
         }
         for a, b in zip(new, true, strict=True)
     ]
@@ -84,13 +85,14 @@ def test_without_a_true_object_only_the_new_one_is_measured(tiny_llama: Language
     assert set(summarise([result])) == {"records", "rewrite_accuracy", "paraphrase_accuracy"}
 
 
-def test_records_of_all_kinds_together_are_those_one_by_one(tiny_gpt2: LanguageModel) -> None:
+def test_records_of_all_kinds_together_are_those_one_by_one(exact_arithmetic: None) -> None:
+    model = make_model("gpt2")
     records = [COUNTERFACT, ZSRE, NO_TRUE, COUNTERFACT]
-    together = evaluate(tiny_gpt2, records, max_tokens=50)
+    together = evaluate(model, records, max_tokens=50)
     for record, result in zip(records, together, strict=True):
-        (alone,) = evaluate(tiny_gpt2, [record])
-        assert_close(result, alone, 1e-5)
-    assert evaluate(tiny_gpt2, []) == []
+        (alone,) = evaluate(model, [record])
+        assert_close(result, alone, EXACT)
+    assert evaluate(model, []) == []
 
 
 def test_a_result_is_json(tiny_llama: LanguageModel) -> None:

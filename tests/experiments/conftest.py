@@ -6,12 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import float64_throughout
 from tests.experiments.studies import Tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _exact(exact_module: None) -> None:
+    """Deltas are compared to the last digits."""
 
 
 @pytest.fixture(scope="session")
 def _tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return Tiny.write(tmp_path_factory.mktemp("tiny"))
+    with float64_throughout():
+        return Tiny.write(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from collabedit.experiments import Run
 from collabedit.messages import Covariance, RoundConfig, RoundState, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS, EXACT, make_model
 
 __all__ = [
     "Tiny",
@@ -117,7 +117,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def assert_alike(cases: Sequence[CaseResult], expected: Sequence[CaseResult]) -> None:
-    """The same records with the same results, up to the rounding of float32 logits."""
+    """The same records with the same results."""
     for case, other in zip(cases, expected, strict=True):
         assert case["case_id"] == other["case_id"]
         for key in ("rewrite", "paraphrase", "neighborhood"):
@@ -126,7 +126,7 @@ def assert_alike(cases: Sequence[CaseResult], expected: Sequence[CaseResult]) ->
                 other[f"{key}_prompts_probs"],  # type: ignore[literal-required]
                 strict=True,
             ):
-                assert losses == pytest.approx(wanted, rel=1e-5)
+                assert losses == pytest.approx(wanted, rel=EXACT)
 
 
 @contextmanager

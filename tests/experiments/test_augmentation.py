@@ -21,6 +21,7 @@ from collabedit.experiments.augmentation import _rounds
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.requests import EditRequest
+from tests.conftest import EXACT
 from tests.experiments.studies import (
     Tiny,
     dense_round,
@@ -122,7 +123,7 @@ def test_every_record_is_measured_on_the_model_of_the_round(
             for prompt, answer in zip(prompts, answers, strict=True):
                 for name, target in (("preferred", item.preferred), ("conflict", item.conflict)):
                     expected = likelihood(model, prompt, item, target)
-                    assert answer[name] == pytest.approx(expected, rel=1e-4)  # float32 logits
+                    assert answer[name] == pytest.approx(expected, rel=EXACT)
 
 
 def test_the_models_of_the_rounds_differ(finished: Finished) -> None:

@@ -26,6 +26,7 @@ from collabedit.experiments import (
 from collabedit.messages import Schedule
 from collabedit.reporting.tables import summary_csv
 from tests.cli.commands import collabedit, fails
+from tests.conftest import EXACT
 from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny
 
 pytestmark = pytest.mark.slow  # all together
@@ -69,7 +70,7 @@ def test_there_is_a_part_for_each_editor_and_schedule(finished: Run) -> None:
     ]
     for part in summary["editors"]:
         assert list(part["methods"]) == list(METHODS)
-        assert part["delta_relative_to_global"]["CollabEdit"] < 1e-4
+        assert part["delta_relative_to_global"]["CollabEdit"] < EXACT
         assert part["delta_relative_to_global"]["SA"] > 0.05
         assert load_summary(finished.folder / part["run"])["methods"] == part["methods"]
     scores = [part["methods"]["GLOBAL"]["perplexity"] for part in summary["editors"]]

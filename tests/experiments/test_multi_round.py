@@ -26,6 +26,7 @@ from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
+from tests.conftest import EXACT
 from tests.experiments.studies import (
     Tiny,
     assert_alike,
@@ -252,8 +253,8 @@ def test_what_is_measured_is_the_model_of_that_round(usual: Finished) -> None:
             direct = evaluate(model, so_far)
             if after:
                 found = usual.summary["perplexity_by_round"]["CollabEdit"][after - 1]
-                assert found == pytest.approx(perplexity(model, text), rel=1e-5)
-                assert found != pytest.approx(unedited["perplexity"], rel=1e-5)
+                assert found == pytest.approx(perplexity(model, text), rel=EXACT)
+                assert found != pytest.approx(unedited["perplexity"], rel=EXACT)
         stage = f"evaluation/CollabEdit/round_{after}" if after else "evaluation/unedited"
         assert_alike(usual.run.read_stage(stage)["cases"], direct)
 
@@ -291,7 +292,7 @@ def test_a_finished_round_says_what_it_was(usual: Finished, name: str) -> None:
             _, statistics = dense_round(model, usual.config, requests_of(shares), priors)
         for weight, parties in statistics.items():
             everyone = torch.cat([residuals for _, residuals in parties], dim=1)
-            assert facts["residual_norms"][weight] == pytest.approx(float(everyone.norm()), 1e-4)
+            assert facts["residual_norms"][weight] == pytest.approx(float(everyone.norm()), EXACT)
         priors = {w: p + BETA * key_moment(statistics[w]) for w, p in priors.items()}
 
 

@@ -7,7 +7,7 @@ import torch
 
 from collabedit.models import LanguageModel
 from collabedit.models.attention import use_small_attention
-from tests.conftest import make_model
+from tests.conftest import EXACT, make_model
 
 
 def logits(model: LanguageModel) -> torch.Tensor:
@@ -19,12 +19,13 @@ def logits(model: LanguageModel) -> torch.Tensor:
     return found
 
 
-def test_it_computes_what_the_model_computes(family_model: LanguageModel) -> None:
-    expected = logits(family_model)
-    use_small_attention(family_model.hf)
-    torch.testing.assert_close(logits(family_model), expected, atol=1e-5, rtol=1e-4)
+def test_it_computes_what_the_model_computes(exact_family_model: LanguageModel) -> None:
+    expected = logits(exact_family_model)
+    use_small_attention(exact_family_model.hf)
+    torch.testing.assert_close(logits(exact_family_model), expected, atol=EXACT, rtol=EXACT)
 
 
+@pytest.mark.usefixtures("exact_arithmetic")
 def test_gradients_reach_shared_keys_from_all_heads() -> None:
     model, other = make_model("llama"), make_model("llama")
     model.hf.set_attn_implementation("eager")
@@ -35,7 +36,7 @@ def test_gradients_reach_shared_keys_from_all_heads() -> None:
         embedded = hf.get_input_embeddings().weight[None, :9].clone().requires_grad_()
         hf(inputs_embeds=embedded).logits.pow(2).sum().backward()
         found.append(embedded.grad)
-    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[1], found[0], atol=EXACT, rtol=EXACT)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gptj"])

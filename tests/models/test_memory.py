@@ -15,7 +15,7 @@ from collabedit.evaluation import score
 from collabedit.models.loading import load_model
 from collabedit.models.memory import least_budget, pass_tokens, texts_at_once
 from collabedit.requests import EditRequest
-from tests.conftest import make_model
+from tests.conftest import EXACT, make_model
 
 CONTEXTS = [["{}"], ["Then. {}", "So it is: {}"]]
 SETTINGS = Hyperparameters(layers=(0, 1), target_steps=3)
@@ -61,6 +61,7 @@ def test_a_pass_counts_logits_by_the_vocabulary() -> None:
     assert read - silent == pytest.approx(3 * 4 * len(model.head.weight), rel=0.01)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("exact_arithmetic")
 def test_the_budget_changes_no_result_beyond_rounding() -> None:
     free, tight = make_model("llama"), make_model("llama")
     tight.memory_budget = 200_000
@@ -69,12 +70,12 @@ def test_the_budget_changes_no_result_beyond_rounding() -> None:
         optimise_targets(model, REQUESTS, CONTEXTS, SETTINGS, quick=False)
         for model in (free, tight)
     ]
-    assert torch.allclose(*found, atol=1e-4)
+    assert torch.allclose(*found, atol=EXACT)
     keys = [measure(model, REQUESTS, CONTEXTS, [0], 1).keys[0] for model in (free, tight)]
-    assert torch.allclose(*keys, atol=1e-5)
+    assert torch.allclose(*keys, atol=EXACT)
     pairs = [(request.text, request.target_new) for request in REQUESTS]
     losses = [[result.nll for result in score(model, pairs)] for model in (free, tight)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[1], abs=EXACT)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,12 @@ from tests.editing.facts import REQUESTS
 from tests.rounds.test_round import edited_by, make_parties, make_round
 
 
+@pytest.fixture
+def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
+    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    return exact_llama
+
+
 def probability(model: LanguageModel, request: EditRequest) -> float:
     """The geometric mean of the new object's token probabilities, one forward pass a fact."""
     prompt = model.tokenizer(request.text).input_ids

@@ -63,7 +63,7 @@ def test_the_next_rounds_priors_are_held_alike() -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> LanguageModel:
+def model(exact_module: None) -> LanguageModel:
     return make_model("llama")
 
 

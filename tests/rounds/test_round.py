@@ -26,6 +26,12 @@ SETTINGS = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=4)
 SCHEDULES = list(Schedule)
 
 
+@pytest.fixture
+def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
+    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    return exact_llama
+
+
 def make_round(model: LanguageModel, schedule: Schedule = Schedule.LAYERWISE) -> RoundConfig:
     return new_round(model, schedule=schedule, hyperparameters=SETTINGS, contexts=CONTEXTS)
 
@@ -53,6 +59,7 @@ def edited_by(name: str, parties: Sequence[Party]) -> Delta:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "opt"])
+@pytest.mark.usefixtures("exact_arithmetic")
 def test_collab_edit_equals_the_pooled_edit(family: str, schedule: Schedule) -> None:
     model = make_model(family)
     parties = make_parties(model, make_round(model, schedule))
@@ -156,11 +163,10 @@ def test_files_carry_a_round_exactly(tiny_llama: LanguageModel, tmp_path: Path) 
         assert relative_distance(made, expected.changes[name]) < 1e-10
 
 
-def test_float32_uploads_are_half_the_size_and_nearly_exact(
-    tiny_llama: LanguageModel, tmp_path: Path
-) -> None:
-    config = make_round(tiny_llama, Schedule.ONE_SHOT)
-    party = Party(tiny_llama, REQUESTS, config)
+def test_float32_uploads_are_half_the_size_and_nearly_exact(tmp_path: Path) -> None:
+    model = make_model("llama")
+    config = make_round(model, Schedule.ONE_SHOT)
+    party = Party(model, REQUESTS, config)
     delta = Delta.empty(config)
     party.contribute(delta).save(tmp_path / "wide.safetensors")
     party.contribute(delta, dtype="float32").save(tmp_path / "narrow.safetensors")
@@ -293,10 +299,10 @@ def test_a_party_refuses_another_model(tiny_llama: LanguageModel) -> None:
         Party(other, REQUESTS, make_round(tiny_llama))
 
 
-def test_a_party_refuses_another_dtype(tiny_llama: LanguageModel) -> None:
+def test_a_party_refuses_another_dtype() -> None:
     half = make_model("llama", dtype=torch.bfloat16)
     with pytest.raises(RoundError, match="float32; load it so"):
-        Party(half, REQUESTS, make_round(tiny_llama))
+        Party(half, REQUESTS, make_round(make_model("llama")))
 
 
 def test_a_party_needs_requests(tiny_llama: LanguageModel) -> None:
