@@ -13,8 +13,10 @@ from collabedit.algebra import (
     LowRankUpdate,
     Moments,
     Prior,
+    Statistics,
     compress,
     condition_number,
+    missed,
     solve,
 )
 from collabedit.algebra.solve import prefers_factors
@@ -183,3 +185,79 @@ def test_condition_number():
     matrix = rotation @ torch.diag(spectrum) @ rotation.T
     assert condition_number((matrix + matrix.T) / 2) == pytest.approx(4e4, rel=1e-6)
     assert condition_number(torch.zeros(2, 2, dtype=torch.float64)) == float("inf")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_second_moment_of_too_low_rank_is_never_taken_for_definite(
+    seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of rank d - 1: rounding leaves a last pivot that may be positive."""
+    size = 80
+    x = random(size, size - 1, seed=seed)
+    prior = Prior.from_second_moment(x @ x.T / (size - 1), 5.0)
+    assert prior.shift > 0
+    assert "singular" in caplog.text
+    keys, residuals = random(size, 12, seed=seed + 100), random(D_OUT, 12, seed=seed + 200)
+    parts = [
+        compress(k, r)
+        for k, r in zip(keys.split([5, 4, 3], 1), residuals.split([5, 4, 3], 1), strict=True)
+    ]
+    merged, pooled = solve(parts, prior).dense(), solve(compress(keys, residuals), prior).dense()
+    # The smallest eigenvalue is the shift: 1e-10 of the mean. Rounding is amplified by its inverse.
+    assert relative(merged, pooled) < size * torch.finfo(torch.float64).eps / prior.shift
+
+
+def test_a_definite_second_moment_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    spectrum = torch.logspace(-9, 0, 40, dtype=torch.float64)
+    rotation, _ = torch.linalg.qr(random(40, 40))
+    moment = rotation @ torch.diag(spectrum) @ rotation.T
+    assert Prior.from_second_moment(moment, 1.0).shift == 0
+    assert not caplog.records
+
+
+def test_moments_and_factors_are_one_interface() -> None:
+    parts = [compress(random(D_IN, n, seed=n), random(D_OUT, n, seed=9 + n)) for n in (3, 4)]
+    moments = [part.to_moments() for part in parts]
+    for mixed in (parts, moments, [parts[0], moments[1]]):
+        pooled = Statistics.pool(mixed)
+        assert (pooled.d_in, pooled.d_out) == (D_IN, D_OUT)
+        factor = pooled.key_factor()
+        assert factor.shape == (D_IN, 7)
+        expected = Factors.stack(parts).to_moments()
+        assert relative(factor @ factor.T, expected.key_moment) < 1e-13
+        prior = Prior.from_second_moment(second_moment(), 2.0)
+        assert relative(solve(mixed, prior).dense(), solve(parts, prior).dense()) < 1e-11
+        updated = prior.updated(pooled, 3.0).dense()
+        assert relative(updated, prior.dense() + 3.0 * expected.key_moment) < 1e-13
+    assert moments[0].residual_norm is None
+    assert parts[0].residual_norm == pytest.approx(float(random(D_OUT, 3, seed=12).norm()))
+
+
+@pytest.mark.parametrize("sizes", [[197], [100, 97], [50, 50, 97]])
+def test_missed_constraints_are_counted_whoever_holds_them(sizes: list[int]) -> None:
+    """Nearly as many random keys as inputs: some directions are cut off."""
+    keys, residuals = random(200, 197), random(D_OUT, 197, seed=1)
+    prior = Prior(torch.eye(200, dtype=torch.float64))
+    parts = [
+        compress(k, r) for k, r in zip(keys.split(sizes, 1), residuals.split(sizes, 1), strict=True)
+    ]
+    update = solve(parts, prior, 0.0)
+    found = missed(update, parts)
+    exact = update.dense() @ keys - residuals  # by edits, not by mixed directions
+    scale = residuals.norm() / 197**0.5
+    sizes_ = torch.linalg.svdvals(exact) / scale
+    assert found.edits == int((sizes_ > 0.01).sum()) > 0
+    assert found.worst == pytest.approx(float(sizes_.max()), rel=1e-9)
+
+
+def test_edits_that_hold_are_not_missed_and_conflicts_are() -> None:
+    keys, residuals = random(D_IN, 5), random(D_OUT, 5, seed=1)
+    prior = Prior.from_second_moment(second_moment(), 2.0)
+    own = compress(keys, residuals)
+    assert missed(solve(own, prior, 0.0), [own]).edits == 0
+    agreeing = [own, compress(keys[:, :1], residuals[:, :1])]
+    assert missed(solve(agreeing, prior, 0.0), agreeing).edits == 0
+    conflicting = [own, compress(keys[:, :1], -residuals[:, :1])]
+    found = missed(solve(conflicting, prior, 0.0), conflicting)
+    assert found.edits == 1
+    assert 0.5 < found.worst < 3

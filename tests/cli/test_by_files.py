@@ -379,7 +379,7 @@ def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) 
             ["--method", "COLLAB"],
             "unknown merge method 'COLLAB'; choose one of: CollabEdit, DARE, GLOBAL",
         ),
-        (["--option", "keep=much", "--method", "ties"], "write it like keep=0.1"),
+        (["--option", "keep=much", "--method", "ties"], "keep must be of type float"),
         (["--option", "kept=1", "--method", "ties"], "TIES has no option 'kept'"),
         (["--weights", "3,1", "--method", "wsa"], "parties: 1, weights: 2"),
         (["--weights", "0", "--method", "wsa"], "WSA: weights must be positive and finite"),

@@ -39,16 +39,25 @@ def test_a_kept_factor_serves_every_lambda(
     assert torch.equal(prior.matrix, 7.0 * second_moment())
 
 
-def test_narrow_and_singular_matrices_are_not_kept(
-    own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prior_of(second_moment(samples=3), 2.0)
+def test_narrow_matrices_are_not_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factor_cache, "SMALLEST_WIDTH", WIDTH + 1)
     prior_of(second_moment(), 2.0)
     assert not list(own_cache.rglob("*.safetensors"))
 
 
-def test_a_damaged_file_is_made_anew(own_cache: Path) -> None:
+def test_a_singular_matrix_is_kept_with_its_shift(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = prior_of(second_moment(samples=3), 2.0)
+    assert first.shift > 0
+    assert "singular" in caplog.text
+    monkeypatch.setattr(Prior, "from_second_moment", None)  # a second factorisation would fail
+    again = prior_of(second_moment(samples=3), 4.0)
+    assert torch.allclose(again.matrix, 2 * first.matrix, rtol=1e-15)
+    assert torch.allclose(again.cholesky @ again.cholesky.T, again.matrix, rtol=0, atol=1e-14)
+
+
+def test_a_damaged_file_is_made_again(own_cache: Path) -> None:
     first = prior_of(second_moment(), 2.0)
     (path,) = own_cache.rglob("*.safetensors")
     path.write_bytes(b"damaged")

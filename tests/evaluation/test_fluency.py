@@ -1,30 +1,45 @@
 from __future__ import annotations
 
+import gzip
+import importlib.util
 import json
 import math
+import random
 import sys
-import unicodedata
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
-import torch
 
-from collabedit.errors import MissingExtraError, RequestError
+from collabedit.errors import MissingExtraError
+from collabedit.evaluation import fluency
 from collabedit.evaluation.fluency import (
-    _WORD,
-    _draws,
+    InverseDocumentFrequencies,
     consistency,
+    english_idf,
     evaluate_generations,
-    generate,
     ngram_entropy,
-    reference_vectorizer,
+    tokenize,
 )
 from collabedit.models import LanguageModel
 from collabedit.requests import EditRequest, Record
 
-PROMPTS = ["The capital of France is", "She speaks", "The capital of France is", "Rome"]
+ROOT = Path(__file__).resolve().parents[2]
+needs_nltk = pytest.mark.skipif(
+    importlib.util.find_spec("nltk") is None, reason="needs the extra `text`"
+)
 
 
+@pytest.fixture
+def no_nltk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "nltk.tokenize", None)
+    fluency._tokenizers.cache_clear()
+    yield
+    fluency._tokenizers.cache_clear()
+
+
+@needs_nltk
 def test_entropy_by_hand() -> None:
     # Four equal 2-grams (2 bits) and three equal 3-grams: (2/3 * 2 + 4/3 * log2 3) / 2.
     assert ngram_entropy("a b c d e") == pytest.approx((2 / 3 * 2 + 4 / 3 * math.log2(3)) / 2)
@@ -32,97 +47,113 @@ def test_entropy_by_hand() -> None:
     assert ngram_entropy("one") == ngram_entropy("") == 0.0
 
 
+@needs_nltk
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("Don't go; it's John's.", "Do n't go ; it 's John 's ."),
         ("state-of-the-art (3.14) self.ruler", "state-of-the-art ( 3.14 ) self.ruler"),
         ("O'Neill, wait... We'll", "O'Neill , wait ... We 'll"),
+        ('She "cannot" go.', "She `` can not '' go ."),
+        ("a=b is B:unsigned", "a=b is B : unsigned"),
+        ("He left. She stayed.", "He left . She stayed ."),
+        ("Dr. Smith met U.S. President Obama.", "Dr. Smith met U.S. President Obama ."),
     ],
 )
 def test_words_follow_the_treebank(text: str, words: str) -> None:
-    assert _WORD.findall(text) == words.split()
+    assert tokenize(text) == words.split()
 
 
-def test_entropy_is_near_the_original_codes(reference: Path) -> None:
+@needs_nltk
+def test_entropy_is_the_original_codes(reference: Path) -> None:
+    """Every text has the original's value, apart from one disputed end of a sentence at most.
+
+    The original's sentence splitter was trained on the text of that run and joins two sentences
+    of some texts, which leaves a period on the word before it.
+    """
     units = json.loads((reference / "metric_units.json").read_text("utf-8"))
     for text, expected in zip(units["texts"], units["ngram_entropy"], strict=True):
-        assert ngram_entropy(text) == pytest.approx(expected, abs=0.02)
+        joined = [ngram_entropy(text), *_entropies_with_one_sentence_less(text)]
+        assert any(value == pytest.approx(expected, rel=1e-12) for value in joined)
+
+
+def _entropies_with_one_sentence_less(text: str) -> Iterator[float]:
+    sentences, words = fluency._tokenizers()
+    parts = [words.tokenize(part) for part in sentences.tokenize(text)]
+    for place in range(len(parts) - 1):
+        left = parts[place]
+        merged = [*left[:-2], left[-2] + "."] if left[-1] == "." else left
+        tokens = [*chain(*parts[:place], merged, *parts[place + 1 :])]
+        yield 1 / 3 * fluency._entropy(tokens, 2) + 2 / 3 * fluency._entropy(tokens, 3)
 
 
 def test_consistency_is_the_original_codes(reference: Path) -> None:
     numpy = pytest.importorskip("numpy")
-    text = pytest.importorskip("sklearn.feature_extraction.text")
     units = json.loads((reference / "metric_units.json").read_text("utf-8"))
-    vectorizer = text.TfidfVectorizer()
-    vectorizer.vocabulary_ = json.loads((reference / "tfidf_vocab.json").read_text("utf-8"))
-    vectorizer.idf_ = numpy.load(reference / "idf.npy")
+    vocabulary = json.loads((reference / "tfidf_vocab.json").read_text("utf-8"))
+    values = numpy.load(reference / "idf.npy").tolist()
+    weights = {word: values[column] for word, column in vocabulary.items()}
+    idf = InverseDocumentFrequencies(0, weights, unknown=0.0)
     for first, second, expected in units["tfidf_pairs"]:
         texts = units["texts"]
-        assert consistency(texts[first], texts[second], vectorizer) == pytest.approx(expected)
+        assert consistency(texts[first], texts[second], idf) == pytest.approx(expected)
+
+
+def test_consistency_is_scikit_learns() -> None:
+    numpy = pytest.importorskip("numpy")
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    idf = english_idf()
+    words = sorted(idf.weights)
+    vectorizer = text.TfidfVectorizer(vocabulary=words)
+    vectorizer.idf_ = numpy.array([idf.weights[word] for word in words])
+    draw = random.Random(0)
+    for _ in range(20):
+        first, second = (" ".join(draw.choices(words[:3000], k=300)).title() for _ in range(2))
+        rows = vectorizer.transform([first, second]).toarray()
+        assert consistency(first, second) == pytest.approx(float(rows[0] @ rows[1]), rel=1e-12)
 
 
 def test_consistency_of_equal_and_of_foreign_texts() -> None:
-    pytest.importorskip("sklearn")
-    vectorizer = reference_vectorizer(["Paris is a city", "French is a tongue"])
-    assert consistency("a city is Paris", "Paris is a city", vectorizer) == pytest.approx(1.0)
-    assert consistency("Москва", "Paris is a city", vectorizer) == 0.0
+    assert consistency("a city is Paris", "Paris is a city") == pytest.approx(1.0)
+    assert consistency("Москва", "Paris is a city") == consistency("", "Paris") == 0.0
+    assert consistency("Xyzzyq", "xyzzyq") == pytest.approx(1.0)  # unknown words count, too
 
 
-def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+def test_rare_words_weigh_more() -> None:
+    idf = english_idf()
+    assert idf.weights["the"] < idf.weights["city"] < idf.weights["piano"] < idf.unknown
+    assert idf.version == 1
+
+
+def test_the_table_is_built_from_counts_of_paragraphs(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("build_idf", ROOT / "tools/build_idf.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build_idf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build_idf)
+    rest = " ".join(f"word{i}" for i in range(30))
+    text = tmp_path / "text.txt"
+    text.write_text(f"Rome Rome {rest}\n= short =\nrome <unk> once {rest}\n", "utf-8")
+    build_idf.main([str(text), "--output", str(tmp_path / "table.gz")])
+    table = json.loads(gzip.decompress((tmp_path / "table.gz").read_bytes()))
+    assert table["documents"] == 2
+    assert {"rome", "word0"} <= set(table["words"]["2"].split())
+    assert list(table["words"]) == ["2"]
+    assert "unk" not in table["words"]["2"].split()
+
+
+@pytest.mark.usefixtures("no_nltk")
+def test_without_nltk_the_extra_is_named_before_generating(
+    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fluency, "generate", lambda *_, **__: pytest.fail("generated"))
+    record = Record(EditRequest(1, "{} is in", "France", "Rome"), generation_prompts=("France",))
     with pytest.raises(MissingExtraError, match=r'pip install "collabedit\[text\]"'):
-        reference_vectorizer(["Paris"])
+        evaluate_generations(tiny_llama, [record])
 
 
-def test_a_text_depends_on_its_prompt_and_the_seed_only(tiny_llama: LanguageModel) -> None:
-    texts = generate(tiny_llama, PROMPTS, seed=3, max_length=20)
-    assert all(text.startswith(prompt) for text, prompt in zip(texts, PROMPTS, strict=True))
-    assert texts[0] != texts[2]  # equal prompts are continued differently
-    assert generate(tiny_llama, PROMPTS, seed=3, max_length=20, max_rows=1) == texts
-    assert generate(tiny_llama, PROMPTS[1:2], seed=3, max_length=20) == texts[1:2]
-    assert generate(tiny_llama, PROMPTS, seed=4, max_length=20) != texts
-
-
-def test_generating_leaves_the_global_generator_alone(tiny_llama: LanguageModel) -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    generate(tiny_llama, PROMPTS, max_length=12)
-    assert torch.equal(torch.rand(3), expected)
-
-
-@torch.no_grad()
-def test_generating_step_by_step_without_a_cache(tiny_gpt2: LanguageModel) -> None:
-    (draws,) = _draws(["She speaks"], seed=6, length=20)
-    ids = tiny_gpt2.tokenizer("She speaks", return_tensors="pt")["input_ids"]
-    while ids.shape[1] < 20:
-        best = tiny_gpt2.hf(input_ids=ids).logits[0, -1].topk(4)
-        bounds = best.values.softmax(-1).cumsum(-1)
-        chosen = min(3, sum(bound < draws[ids.shape[1]] for bound in bounds))
-        ids = torch.cat([ids, best.indices[chosen].view(1, 1)], dim=1)
-    expected = tiny_gpt2.tokenizer.decode(ids[0], skip_special_tokens=True)
-    (text,) = generate(tiny_gpt2, ["She speaks"], seed=6, top_k=4, max_length=20)
-    assert text == unicodedata.normalize("NFKD", expected).replace("\n\n", " ")
-
-
-@torch.no_grad()
-def test_samples_follow_the_top_k_probabilities(tiny_llama: LanguageModel) -> None:
-    ids = tiny_llama.tokenizer("The capital of", return_tensors="pt")["input_ids"]
-    best = tiny_llama.hf(input_ids=ids).logits[0, -1].topk(3)
-    texts = generate(tiny_llama, ["The capital of"] * 600, top_k=3, max_length=ids.shape[1] + 1)
-    for token, share in zip(best.indices, best.values.softmax(-1), strict=True):
-        expected = tiny_llama.tokenizer.decode([*ids[0], token], skip_special_tokens=True)
-        assert texts.count(expected) / 600 == pytest.approx(share.item(), abs=0.07)
-
-
-def test_a_prompt_must_fit(tiny_llama: LanguageModel) -> None:
-    with pytest.raises(RequestError, match="it must have 1 to 5"):
-        generate(tiny_llama, ["The capital of France is Paris and Rome"], max_length=5)
-
-
+@needs_nltk
 def test_records_get_their_own_generations(tiny_llama: LanguageModel) -> None:
-    pytest.importorskip("sklearn")
     request = EditRequest(1, "The capital of {} is", "France", "Rome")
     records = [
         Record(request, generation_prompts=("The capital", "France is")),
@@ -134,4 +165,7 @@ def test_records_get_their_own_generations(tiny_llama: LanguageModel) -> None:
     assert first["ngram_entropy"] == pytest.approx(sum(map(ngram_entropy, first["text"])) / 2)
     assert "reference_score" not in first
     assert second == {}
-    assert 0 < third["reference_score"] <= 1
+    joined = " ".join(third["text"])
+    assert 0 < third["reference_score"] == consistency(joined, "Rome is a city")
+    assert third["idf_version"] == english_idf().version
+    assert "idf_version" not in first

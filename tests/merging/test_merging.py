@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -8,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collabedit.algebra import Factors, LowRankUpdate, Prior, compress
+from collabedit.algebra import Factors, LowRankUpdate, Prior, Statistics, compress, solve
 from collabedit.errors import InputError, RoundError, UnknownNameError
 from collabedit.merging import (
+    MergeMethod,
     Merges,
     collab_edit,
     dare,
+    merge_method,
     merge_methods,
     pooled,
     resolve_method,
@@ -22,6 +26,7 @@ from collabedit.merging import (
     ties,
     weighted_average,
 )
+from collabedit.merging.registry import _METHODS
 from tests.algebra.test_algebra import D_IN, D_OUT, random, relative, second_moment
 
 PRIOR = Prior.from_second_moment(second_moment(), 20.0)
@@ -156,14 +161,15 @@ def test_methods_without_weights_do_not_see_them() -> None:
 
 
 def test_dare_equals_a_loop_over_the_entries() -> None:
-    generator = torch.Generator().manual_seed(3)
+    key = hashlib.sha256(b"3\0h.1.w").digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
     expected = torch.zeros(D_OUT, D_IN, dtype=torch.float64)
     for update in updates():
         chance, dense = torch.rand(D_OUT, D_IN, generator=generator), update.dense()
         for i, j in itertools.product(range(D_OUT), range(D_IN)):
             if chance[i, j] >= 0.6:
                 expected[i, j] += dense[i, j] / (1 - 0.6)
-    found = dare(updates(), drop=0.6, scale=0.5, seed=3).dense()
+    found = dare(updates(), drop=0.6, scale=0.5, seed=3, name="h.1.w").dense()
     assert relative(found, 0.5 * expected) < 1e-14
 
 
@@ -176,7 +182,7 @@ def test_dare_drops_about_as_asked_and_keeps_the_sum_in_expectation() -> None:
     assert relative(found.mean(dim=0), expected) < 0.06  # sqrt(0.7 / 0.3 / 2000) = 0.034
 
 
-def test_dare_without_drops_is_task_arithmetic_and_hangs_on_its_seed() -> None:
+def test_dare_without_drops_is_task_arithmetic_and_depends_on_its_seed() -> None:
     expected = task_arithmetic(updates(), scale=0.3).dense()
     assert relative(dare(updates(), drop=0.0, scale=0.3).dense(), expected) < 1e-14
     assert torch.equal(dare(updates(), seed=5).dense(), dare(updates(), seed=5).dense())
@@ -185,11 +191,55 @@ def test_dare_without_drops_is_task_arithmetic_and_hangs_on_its_seed() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"drop": 1.0}, "drop"), ({"drop": -0.1}, "drop"), ({"seed": 0.5}, "seed")],
+    [
+        ({"drop": 1.0}, "drop"),
+        ({"drop": -0.1}, "drop"),
+        ({"seed": 0.5}, "seed must be of type int"),
+        ({"scale": float("nan")}, "scale must be finite"),
+    ],
 )
 def test_dare_refuses_what_makes_no_sense(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        dare(updates(), **options)
+        resolve_method("DARE").merge_updates(updates(), options)
+
+
+def test_dare_drops_other_entries_in_every_layer() -> None:
+    method = resolve_method("DARE")
+    one, two, again = (
+        method.merge_updates(updates(), name=name).dense() for name in ("h.1", "h.2", "h.1")
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one == 0, two == 0)
+
+
+def test_options_come_from_the_command_line_as_texts() -> None:
+    found = resolve_method("DARE").checked({"seed": "7", "drop": "0.5"})
+    assert found == {"drop": 0.5, "scale": 1.0, "seed": 7}
+    assert type(found["seed"]) is int
+
+
+@pytest.fixture
+def damped() -> Iterator[MergeMethod]:
+    """A method of one's own, registered through the public interface only."""
+
+    @merge_method("Damped", Merges.SUM, "https://example.org/damped")
+    def _damped(
+        statistics: Sequence[Statistics], prior: Prior, ridge: float = 1.0, *, damping: float = 1.0
+    ) -> LowRankUpdate:
+        """CollabEdit, divided."""
+        return LowRankUpdate.sum([solve(statistics, prior, ridge)], 1 / damping)
+
+    yield resolve_method("damped")
+    del _METHODS["damped"]
+
+
+def test_options_of_methods_that_merge_statistics_are_used(damped: MergeMethod) -> None:
+    parties = split(random(D_IN, 4), random(D_OUT, 4, seed=1), [2, 2])
+    expected = collab_edit(parties, PRIOR).dense() / 7
+    found = damped.merge_statistics(parties, PRIOR, options={"damping": 7}).dense()
+    assert relative(found, expected) < 1e-14
+    assert damped.reference == "https://example.org/damped"
+    assert damped.summary == "CollabEdit, divided."
 
 
 @pytest.mark.parametrize("spelling", ["collabedit", "COLLABEDIT", " CollabEdit "])
@@ -210,9 +260,9 @@ def test_unknown_options_are_refused_with_the_list() -> None:
 def test_the_registry_says_what_each_method_merges() -> None:
     kinds = {method.name: method.merges for method in merge_methods()}
     assert kinds == {
-        "CollabEdit": Merges.STATISTICS,
+        "CollabEdit": Merges.SUM,
         "DARE": Merges.UPDATES,
-        "GLOBAL": Merges.STATISTICS,
+        "GLOBAL": Merges.SUM,
         "SA": Merges.UPDATES,
         "TA": Merges.UPDATES,
         "TIES": Merges.UPDATES,

@@ -74,7 +74,7 @@ def test_weights_are_those_of_the_editors_prior(
     editor: str, name: str, expected: list[float]
 ) -> None:
     rules = resolve_editor(editor)
-    assert weight_name(rules) == name
+    assert rules.weight_setting == name
     found = weights(BASE, rules)
     assert found[0] == BASE
     assert [getattr(each, name) for each in found] == expected

@@ -5,17 +5,20 @@ Knows tensors only. Shapes: ``K [d_in, n]`` keys, ``R [d_out, n]`` residuals, ``
 """
 
 from collabedit.algebra.prior import Prior, condition_number
-from collabedit.algebra.solve import solve
-from collabedit.algebra.statistics import Factors, Moments, compress
+from collabedit.algebra.solve import Missed, missed, solve
+from collabedit.algebra.statistics import Factors, Moments, Statistics, compress
 from collabedit.algebra.updates import LowRankUpdate, relative_distance
 
 __all__ = [
     "Factors",
     "LowRankUpdate",
+    "Missed",
     "Moments",
     "Prior",
+    "Statistics",
     "compress",
     "condition_number",
+    "missed",
     "relative_distance",
     "solve",
 ]

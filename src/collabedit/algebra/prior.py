@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from collabedit.algebra.statistics import Statistics
 from collabedit.errors import CovarianceError
 
 __all__ = ["Prior", "condition_number"]
@@ -18,6 +19,12 @@ logger = logging.getLogger(__name__)
 
 #: Shares of the mean diagonal tried, in this order, to make a singular prior definite.
 _SHIFTS = (1e-10, 1e-8, 1e-6, 1e-4)
+
+#: Share of the mean diagonal below which a pivot counts as zero: half of the least shift. LAPACK
+#: complains of negative pivots only, and a singular matrix leaves a last pivot of rounding error of
+#: either sign, ``d_in eps`` times the condition of the leading block. A prior with so small a pivot
+#: loses more digits in every solve than the least shift costs.
+_SMALLEST_PIVOT = _SHIFTS[0] / 2
 
 #: Columns of past keys, as a share of ``d_in``, above which a new Cholesky factor (``d_in^3 / 3``)
 #: costs less than carrying them through one more solve (``d_in^2 p``).
@@ -41,11 +48,13 @@ class Prior:
         past: ``P [q, p]``, float64; no columns by default.
         basis: ``U [d_in, q]``, float64, with orthonormal columns: the only directions of keys that
             an update may touch. All of them by default, and then ``q = d_in`` and ``U = I``.
+        shift: share of its mean that the diagonal of a singular second moment was raised by.
     """
 
     matrix: Tensor
     past: Tensor | None = None
     basis: Tensor | None = None
+    shift: float = 0.0
 
     @classmethod
     def from_second_moment(cls, second_moment: Tensor, weight: float) -> Prior:
@@ -69,9 +78,8 @@ class Prior:
         if prior._factor() is not None:
             return prior
         for share in _SHIFTS:
-            shift = share * prior.matrix.diagonal().mean()
-            shifted = cls(prior.matrix.clone())
-            shifted.matrix.diagonal().add_(shift)
+            shifted = cls(prior.matrix.clone(), shift=share)
+            shifted.matrix.diagonal().add_(share * prior.matrix.diagonal().mean())
             if shifted._factor() is not None:
                 logger.warning(
                     "the second moment is singular (too few samples); "
@@ -152,13 +160,16 @@ class Prior:
         )
         return inside if self.basis is None else self.basis @ inside
 
-    def updated(self, keys: Tensor, weight: float) -> Prior:
-        """The dynamic covariance: the prior plus ``beta F F^T``, for the next round.
+    def updated(self, keys: Tensor | Statistics, weight: float) -> Prior:
+        """The dynamic covariance: the prior plus ``beta K K^T``, for the next round.
 
         Args:
-            keys: ``F [d_in, r]``, the pooled key factors of finished rounds.
+            keys: of finished rounds: a factor ``F [d_in, r]`` with ``F F^T = K K^T``, or statistics
+                in either form.
             weight: ``beta``, zero or more; zero is the static covariance.
         """
+        if isinstance(keys, Statistics):
+            keys = keys.key_factor()
         if weight == 0 or keys.shape[1] == 0:
             return self
         added = math.sqrt(weight) * self.coordinates(keys)
@@ -190,11 +201,17 @@ class Prior:
         if "cholesky" in self.__dict__:
             return self.cholesky
         factor, info = torch.linalg.cholesky_ex(self.matrix)
-        if info.item() != 0:
+        if info.item() != 0 or not _is_definite(factor, self.matrix):
             return None
         self.__dict__["cholesky"] = factor
         known: Tensor = factor
         return known
+
+
+def _is_definite(factor: Tensor, matrix: Tensor) -> bool:
+    """Whether no pivot of a Cholesky factor counts as zero."""
+    least = _SMALLEST_PIVOT * matrix.diagonal().mean()
+    return bool(factor.diagonal().square().min() > least)
 
 
 def condition_number(matrix: Tensor) -> float:

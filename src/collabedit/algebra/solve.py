@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from collabedit.algebra.prior import Prior
-from collabedit.algebra.statistics import Factors, Moments
+from collabedit.algebra.statistics import Factors, Moments, Statistics
 from collabedit.algebra.updates import LowRankUpdate
 
-__all__ = ["SMALLEST_SINGULAR_VALUE", "prefers_factors", "solve"]
+__all__ = ["SMALLEST_SINGULAR_VALUE", "Missed", "missed", "prefers_factors", "solve"]
 
 #: Under equality constraints, directions in which the whitened keys have a singular value below
-#: this share of the largest count as repeated keys. Those of 300 CounterFact edits of SmolLM2 lie
-#: above 0.038 or, where two edits have the same key, below 1e-15.
+#: this share of the largest count as repeated keys, so that keys that nearly agree while their
+#: targets differ can't blow up the update: what it bounds is ``1 / share``. Those of 300
+#: CounterFact edits of SmolLM2 lie above 0.038 or, where two edits have the same key, below 1e-15.
+#: Nearly as many keys as inputs have directions below it too; :func:`missed` says what that costs.
 SMALLEST_SINGULAR_VALUE = 0.01
+
+#: Miss of a direction, relative to the residuals, from which on it is counted.
+_MISSED = 0.01
 
 #: Columns of a symmetric product that are formed together.
 _PANEL = 1024
 
 
 def solve(
-    statistics: Factors | Sequence[Factors] | Moments, prior: Prior, ridge: float = 1.0
+    statistics: Statistics | Sequence[Statistics], prior: Prior, ridge: float = 1.0
 ) -> LowRankUpdate:
     """``Delta = G (e I + H^T H)^+ H^T Q`` with the prior's whitening ``Q`` and ``H = Q F``.
 
@@ -42,18 +48,49 @@ def solve(
     ``d_in`` are cheaper to sum first; that form is then chosen here.
 
     Args:
-        statistics: of the pooled edits: one party's factors, those of several, or moments, which
-            add up.
+        statistics: of one party, or of several; those of the pooled edits count.
         prior: ``A0``, the past keys, and the directions that may change.
         ridge: ``e``, the weight of the prior against the edits; zero for equality.
     """
-    if isinstance(statistics, Moments):
-        return _solve_moments(statistics, prior, ridge)
-    parts = [statistics] if isinstance(statistics, Factors) else statistics
-    d_out, d_in = parts[0].residuals.shape[0], parts[0].keys.shape[0]
-    if ridge == 0 or prefers_factors(sum(part.rank for part in parts), d_in, d_out):
-        return _solve_factors(Factors.stack(parts), prior, ridge)
-    return _solve_many(parts, prior, ridge)
+    parts = [statistics] if isinstance(statistics, Statistics) else statistics
+    factors = [part for part in parts if isinstance(part, Factors)]
+    if len(factors) < len(parts):
+        return _solve_moments(Statistics.pool(parts).to_moments(), prior, ridge)
+    rank = sum(part.rank for part in factors)
+    if ridge == 0 or prefers_factors(rank, parts[0].d_in, parts[0].d_out):
+        return _solve_factors(Factors.stack(factors), prior, ridge)
+    return _solve_many(factors, prior, ridge)
+
+
+@dataclass(frozen=True)
+class Missed:
+    """How far an update is from giving the keys their targets.
+
+    Attributes:
+        edits: number of edits that are missed: directions of the pooled edits in which what is
+            missed exceeds 1 % of the root mean square of the residuals. Factors mix the edits, so
+            each direction stands for one edit's worth of them.
+        worst: the largest miss of a direction, relative to that root mean square.
+    """
+
+    edits: int
+    worst: float
+
+
+def missed(update: LowRankUpdate, statistics: Sequence[Factors]) -> Missed:
+    """How many edits an update under equality constraints misses, and by how much.
+
+    ``Delta K - R`` of the pooled edits and ``Delta F - G`` have the same singular values, however
+    the edits are mixed or split over parties.
+
+    Args:
+        update: of one weight.
+        statistics: of all parties.
+    """
+    pooled = Factors.stack(statistics)
+    missing = update.left @ (update.right @ pooled.keys) - pooled.residuals
+    sizes = torch.linalg.svdvals(missing) * pooled.rank**0.5 / pooled.residuals.norm()
+    return Missed(int((sizes > _MISSED).sum()), float(sizes.max()))
 
 
 def prefers_factors(rank: int, d_in: int, d_out: int) -> bool:

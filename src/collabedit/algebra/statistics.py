@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Factors", "Moments", "compress"]
+__all__ = ["Factors", "Moments", "Statistics", "compress"]
 
 #: Singular values below this share of the largest are rounding noise of float64 arithmetic.
 RANK_TOLERANCE = 1e-12
 
 
+class Statistics(ABC):
+    """What an update needs to know of edits, in one of two forms that add up over parties."""
+
+    @property
+    @abstractmethod
+    def d_in(self) -> int:
+        """Width of a key."""
+
+    @property
+    @abstractmethod
+    def d_out(self) -> int:
+        """Width of a residual."""
+
+    @property
+    @abstractmethod
+    def residual_norm(self) -> float | None:
+        """``|R|`` (Frobenius); ``None`` where only sums are known, which do not tell it."""
+
+    @abstractmethod
+    def key_factor(self) -> Tensor:
+        """``F [d_in, r]`` with ``F F^T = K K^T``, float64."""
+
+    @abstractmethod
+    def to_moments(self) -> Moments:
+        """The summed form."""
+
+    @staticmethod
+    def pool(parts: Sequence[Statistics]) -> Statistics:
+        """The statistics of the pooled edits: factors side by side, or else the sum of moments."""
+        factors = [part for part in parts if isinstance(part, Factors)]
+        if len(factors) == len(parts):
+            return Factors.stack(factors)
+        first, *others = (part.to_moments() for part in parts)
+        return sum(others, first)
+
+
 @dataclass(frozen=True)
-class Factors:
+class Factors(Statistics):
     """The factored form: ``F F^T = K K^T`` and ``G F^T = R K^T``.
 
     Attributes:
@@ -31,6 +68,29 @@ class Factors:
         """``r``, the number of columns."""
         return self.keys.shape[1]
 
+    @property
+    def d_in(self) -> int:
+        """Width of a key."""
+        return self.keys.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of a residual."""
+        return self.residuals.shape[0]
+
+    @property
+    def residual_norm(self) -> float:
+        """``|G|``, which is ``|R|`` for keys of full rank, and of the part in their span else."""
+        return float(self.residuals.norm())
+
+    def key_factor(self) -> Tensor:
+        """``F`` itself."""
+        return self.keys
+
+    def to_moments(self) -> Moments:
+        """``F F^T`` and ``G F^T``."""
+        return Moments.of(self)
+
     @classmethod
     def stack(cls, parts: Sequence[Factors]) -> Factors:
         """The factors of the pooled edits of several parties, side by side."""
@@ -41,7 +101,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Statistics):
     """The summed form, which secure aggregation can add without seeing a party's share.
 
     Attributes:
@@ -56,6 +116,33 @@ class Moments:
     def of(cls, factors: Factors) -> Moments:
         """The moments that factors stand for."""
         return cls(factors.keys @ factors.keys.T, factors.residuals @ factors.keys.T)
+
+    @property
+    def d_in(self) -> int:
+        """Width of a key."""
+        return self.cross_moment.shape[1]
+
+    @property
+    def d_out(self) -> int:
+        """Width of a residual."""
+        return self.cross_moment.shape[0]
+
+    @property
+    def residual_norm(self) -> None:
+        """Unknown: sums of ``R K^T`` do not tell ``|R|``."""
+        return None
+
+    def key_factor(self) -> Tensor:
+        """``V S^(1/2)`` of the eigenvalues above the rounding error of ``M``, ``d_in eps |M|``."""
+        values, vectors = torch.linalg.eigh(self.key_moment)
+        noise = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
+        kept = values > noise
+        factor: Tensor = vectors[:, kept] * values[kept].sqrt()
+        return factor
+
+    def to_moments(self) -> Moments:
+        """These moments."""
+        return self
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.key_moment + other.key_moment, self.cross_moment + other.cross_moment)

@@ -27,7 +27,7 @@ def prior_of(second_moment: Tensor, weight: float) -> Prior:
     """MEMIT's prior ``lambda C``, with the Cholesky factor of ``C`` kept in the user's cache.
 
     A factor is found by the digest of ``C``, so it serves every ``lambda``. That of a singular
-    ``C``, which has to be shifted, is not kept.
+    ``C`` is kept with the shift that made it definite.
 
     Args:
         second_moment: ``C [d_in, d_in]``, float64.
@@ -39,12 +39,19 @@ def prior_of(second_moment: Tensor, weight: float) -> Prior:
     if len(second_moment) < SMALLEST_WIDTH:
         return Prior.from_second_moment(second_moment, weight)
     path = _path("cholesky", second_moment)
-    stored = _load(path, ["cholesky"], second_moment)
+    stored = _load(path, ["cholesky", "shift"], second_moment)
     if stored is not None:
-        return Prior.from_factor(math.sqrt(weight) * stored[0], weight * second_moment)
+        matrix = weight * second_moment
+        if (share := float(stored[1])) > 0:
+            logger.info("the second moment is singular; its shifted factor is in the cache")
+            matrix.diagonal().add_(share * matrix.diagonal().mean())
+        return Prior.from_factor(math.sqrt(weight) * stored[0], matrix)
     prior = Prior.from_second_moment(second_moment, weight)
-    if prior.matrix.equal(weight * second_moment):
-        cache_tensors(path, {"cholesky": prior.cholesky / math.sqrt(weight)}, {})
+    factor = {
+        "cholesky": prior.cholesky / math.sqrt(weight),
+        "shift": torch.tensor(prior.shift, dtype=torch.float64),
+    }
+    cache_tensors(path, factor, {})
     return prior
 
 

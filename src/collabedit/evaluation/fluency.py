@@ -6,57 +6,54 @@ NeurIPS 2022).
 
 from __future__ import annotations
 
-import hashlib
+import gzip
+import json
 import math
 import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from itertools import islice
 from statistics import fmean
 from typing import Any, TypedDict
 
-import torch
-from torch import Tensor
-
-from collabedit.errors import MissingExtraError, RequestError
+from collabedit.errors import MissingExtraError
+from collabedit.evaluation.generation import generate
 from collabedit.models import LanguageModel
-from collabedit.models.lengths import context_length
-from collabedit.models.sampling import extend
-from collabedit.models.tokens import PromptText, encode
-from collabedit.progress import progress
 from collabedit.requests import Record
 
 __all__ = [
     "GenerationResult",
+    "InverseDocumentFrequencies",
     "consistency",
+    "english_idf",
     "evaluate_generations",
-    "generate",
     "ngram_entropy",
-    "reference_vectorizer",
+    "tokenize",
 ]
 
-_WORD = re.compile(
-    r"""
-    n['’]t\b                          # don't -> do n't
-    | ['’](?:s|m|d|ll|re|ve)\b        # it's -> it 's
-    | (?:\w(?!n['’]t\b))*\w           # a word, up to such an ending
-      (?:[-./:,]\w+ | ['’](?!(?:s|m|d|ll|re|ve|t)\b)\w+)*   # state-of-the-art, 3.14, O'Neill
-    | \.\.+ | --+ | ``                # runs that are one token
-    | [^\w\s]                         # any other mark alone
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+# A period after one of these rarely ends a sentence. Without such a list, NLTK's sentence splitter
+# knows no abbreviations, and its trained model for English has to be downloaded.
+_ABBREVIATIONS = """
+    a.d a.k.a a.m adm apr assn aug ave b.a b.c b.s bros c.e capt cf cmdr co col corp d.c dec dept
+    dr e.g ed est etc feb fig ft gen gov hon i.e inc jan jr lt ltd m.a m.d maj messrs mr mrs ms mt
+    n.y nov oct p.m ph.d pres prof pvt rep rev s.a sen sept sgt sr st u.k u.n u.s u.s.a vol vs
+"""
+_IDF_WORD = re.compile(r"\b\w\w+\b")  # as scikit-learn's TfidfVectorizer finds words
 
 
 class GenerationResult(TypedDict, total=False):
     """What generations of one record show; the keys are those of ROME's result files.
 
-    ``reference_score`` is absent where the record has no reference texts.
+    ``reference_score`` is absent where the record has no reference texts. Scores of different
+    ``idf_version`` can't be compared, nor with scores that have none.
     """
 
     ngram_entropy: float
     reference_score: float
+    idf_version: int
     text: list[str]
 
 
@@ -82,19 +79,18 @@ def evaluate_generations(
 
     Raises:
         RequestError: when a prompt is longer than the model's context.
-        MissingExtraError: when there are reference texts and scikit-learn is not installed.
+        MissingExtraError: when NLTK is not installed; nothing is generated then.
     """
-    references = [text for record in records for text in record.reference_texts]
-    vectorizer = reference_vectorizer(references) if references else None
     prompts = [prompt for record in records for prompt in record.generation_prompts]
+    if prompts:
+        _tokenizers()  # fail before the generation, which takes long
     texts = iter(generate(model, prompts, seed=seed, max_length=max_length, top_k=top_k))
     return [
-        _measure(list(islice(texts, len(record.generation_prompts))), record, vectorizer)
-        for record in records
+        _measure(list(islice(texts, len(record.generation_prompts))), record) for record in records
     ]
 
 
-def _measure(texts: list[str], record: Record, vectorizer: Any) -> GenerationResult:
+def _measure(texts: list[str], record: Record) -> GenerationResult:
     if not texts:
         return {}
     result: GenerationResult = {
@@ -103,100 +99,48 @@ def _measure(texts: list[str], record: Record, vectorizer: Any) -> GenerationRes
     }
     if record.reference_texts:
         joined = " ".join(record.reference_texts)
-        result["reference_score"] = consistency(" ".join(texts), joined, vectorizer)
+        result["reference_score"] = consistency(" ".join(texts), joined)
+        result["idf_version"] = english_idf().version
     return result
 
 
-def generate(
-    model: LanguageModel,
-    prompts: Sequence[str],
-    *,
-    seed: int = 0,
-    max_length: int = 100,
-    top_k: int = 5,
-    max_rows: int = 64,
-) -> list[str]:
-    """Continue prompts by top-k sampling, as ROME does.
+@cache
+def _tokenizers() -> tuple[Any, Any]:
+    """NLTK's sentence splitter and word tokenizer, neither of which needs downloaded data."""
+    try:
+        from nltk.tokenize import NLTKWordTokenizer
+        from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+    except ImportError:
+        raise MissingExtraError("nltk", "text", "measuring fluency and consistency") from None
+    parameters = PunktParameters()
+    parameters.abbrev_types = set(_ABBREVIATIONS.split())
+    return PunktSentenceTokenizer(parameters), NLTKWordTokenizer()
 
-    A text depends on the model, its prompt, the seed, and how often the same prompt came before
-    it; not on the other prompts. An end-of-text token does not end it, so that all texts are
-    equally long. Prompts of one length form a batch, so nothing is padded.
 
-    Args:
-        model: the model.
-        prompts: openings; equal ones are continued differently.
-        seed: of the sampling.
-        max_length: tokens of a text, its prompt included.
-        top_k: the most likely tokens to sample from.
-        max_rows: texts generated at once.
+def tokenize(text: str) -> list[str]:
+    """Words and punctuation marks of a text, as NLTK's ``word_tokenize`` finds them.
 
-    Returns:
-        Prompts with their continuations: special tokens removed, NFKD-normalised, blank lines
-        replaced by a space.
+    Sentences are split with a fixed list of English abbreviations instead of NLTK's trained
+    Punkt model, so that nothing is downloaded. The two may disagree about a period that follows
+    an abbreviation.
 
     Raises:
-        RequestError: when a prompt has no token, or leaves the model's context no room.
+        MissingExtraError: when NLTK is not installed.
     """
-    limit = min(max_length, context_length(model) or max_length)
-    encoded = [text.ids for text in encode(model.tokenizer, [PromptText(p) for p in prompts])]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for place, ids in enumerate(encoded):
-        if not 0 < len(ids) <= limit:
-            raise RequestError(
-                f"the generation prompt {prompts[place]!r} has {len(ids)} tokens; "
-                f"it must have 1 to {limit}"
-            )
-        groups[len(ids)].append(place)
-    draws = _draws(prompts, seed, limit)
-    rows: dict[int, list[int]] = {}
-    with progress("Generating", len(prompts), "texts") as bar:
-        for group in groups.values():
-            for start in range(0, len(group), max_rows):
-                chunk = group[start : start + max_rows]
-                given = torch.tensor([encoded[place] for place in chunk], device=model.device)
-                out = _sample(model, given, draws[chunk].to(model.device), top_k)
-                rows.update(zip(chunk, out.tolist(), strict=True))
-                bar.advance(len(chunk))
-    return [_decode(model, rows[place]) for place in range(len(prompts))]
-
-
-def _draws(prompts: Sequence[str], seed: int, length: int) -> Tensor:
-    """Uniform numbers ``[prompts, length]``, each row from a generator of its own."""
-    seen: Counter[str] = Counter()
-    draws = torch.empty(len(prompts), length)
-    for place, prompt in enumerate(prompts):
-        key = hashlib.sha256(f"{seed}\0{seen[prompt]}\0{prompt}".encode()).digest()
-        seen[prompt] += 1
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-        draws[place] = torch.rand(length, generator=generator)
-    return draws
-
-
-def _sample(model: LanguageModel, ids: Tensor, draws: Tensor, top_k: int) -> Tensor:
-    """Extend ``ids [rows, given]`` to as many tokens as there are ``draws [rows, length]``."""
-
-    def choose(logits: Tensor, position: int) -> Tensor:
-        best = logits.topk(top_k, dim=-1)
-        cumulative = best.values.softmax(dim=-1).cumsum(dim=-1)
-        chosen = (cumulative < draws[:, position, None]).sum(dim=-1, keepdim=True)
-        return best.indices.gather(-1, chosen.clamp(max=top_k - 1))
-
-    return extend(model, ids, draws.shape[1], choose)
-
-
-def _decode(model: LanguageModel, ids: list[int]) -> str:
-    text: str = model.tokenizer.decode(ids, skip_special_tokens=True)
-    return unicodedata.normalize("NFKD", text).replace("\n\n", " ")
+    sentences, words = _tokenizers()
+    return [word for sentence in sentences.tokenize(text) for word in words.tokenize(sentence)]
 
 
 def ngram_entropy(text: str) -> float:
     """Mean of the entropies of a text's 2-grams and 3-grams, weighted 2/3 and 4/3, in bits.
 
-    Repetitive text scores low. Words are found by a regular expression that follows the Penn
-    Treebank conventions (``do n't``, ``it 's``, marks alone); values lie within 0.02 of those of
-    ROME, which uses NLTK. A text of fewer than two words has entropy 0.
+    Repetitive text scores low. A text of fewer than two words has entropy 0. Words are those of
+    :func:`tokenize`.
+
+    Raises:
+        MissingExtraError: when NLTK is not installed.
     """
-    words = _WORD.findall(text)
+    words = tokenize(text)
     return fmean((2 / 3 * _entropy(words, 2), 4 / 3 * _entropy(words, 3)))
 
 
@@ -206,26 +150,61 @@ def _entropy(words: Sequence[str], n: int) -> float:
     return -sum(c / total * math.log2(c / total) for c in counts.values())
 
 
-def reference_vectorizer(texts: Sequence[str]) -> Any:
-    """A tf-idf vectorizer (scikit-learn) whose document frequencies are those of ``texts``.
+@dataclass(frozen=True)
+class InverseDocumentFrequencies:
+    """How much each word counts in a comparison of texts; rare words count more.
 
-    Raises:
-        MissingExtraError: when scikit-learn is not installed.
+    Attributes:
+        version: of the table; consistencies of different versions can't be compared.
+        weights: ``ln((1 + documents) / (1 + documents with the word)) + 1`` for each known word,
+            in lower case.
+        unknown: the weight of any other word.
     """
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-    except ImportError:
-        raise MissingExtraError("scikit-learn", "text", "measuring consistency") from None
-    return TfidfVectorizer().fit(texts)
+
+    version: int
+    weights: Mapping[str, float]
+    unknown: float
 
 
-def consistency(text: str, reference: str, vectorizer: Any) -> float:
-    """Cosine of two texts' tf-idf vectors, 0 to 1; 0 when they share no known word.
+@cache
+def english_idf() -> InverseDocumentFrequencies:
+    """The packaged table, counted over paragraphs of English Wikipedia.
+
+    A word that the table lacks weighs as much as one that occurs in a single paragraph.
+    """
+    packed = files("collabedit.evaluation").joinpath("english_idf.json.gz").read_bytes()
+    table = json.loads(gzip.decompress(packed))
+
+    def weight(count: int) -> float:
+        return math.log((1 + table["documents"]) / (1 + count)) + 1
+
+    weights = {
+        word: weight(int(count))
+        for count, words in table["words"].items()
+        for word in words.split()
+    }
+    return InverseDocumentFrequencies(table["version"], weights, unknown=weight(1))
+
+
+def consistency(text: str, reference: str, idf: InverseDocumentFrequencies | None = None) -> float:
+    """Cosine of two texts' tf-idf vectors, 0 to 1; 0 when they share no word.
+
+    The weights of words are the same for all runs, so values of different runs can be compared.
+    Earlier versions fitted the weights to the records of each run: their values can't be
+    compared with these, nor with each other.
 
     Args:
         text: the generations of one record, joined.
         reference: its reference texts, joined.
-        vectorizer: as :func:`reference_vectorizer` makes it; its rows have norm 1.
+        idf: weights of words; by default :func:`english_idf`.
     """
-    first, second = vectorizer.transform([text, reference])
-    return float((first @ second.T).sum())
+    idf = idf or english_idf()
+    first, second = _tf_idf(text, idf), _tf_idf(reference, idf)
+    norm = math.hypot(*first.values()) * math.hypot(*second.values())
+    dot = sum(weight * second.get(word, 0.0) for word, weight in first.items())
+    return dot / norm if norm else 0.0
+
+
+def _tf_idf(text: str, idf: InverseDocumentFrequencies) -> dict[str, float]:
+    counts = Counter(_IDF_WORD.findall(text.lower()))
+    return {word: n * idf.weights.get(word, idf.unknown) for word, n in counts.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from collabedit.algebra import Factors, LowRankUpdate, Prior, solve
+from collabedit.algebra import LowRankUpdate, Prior, Statistics, solve
 from collabedit.errors import RoundError
 from collabedit.merging.registry import Merges, merge_method
 
@@ -13,8 +13,8 @@ __all__ = ["POOLED", "pooled"]
 POOLED = "GLOBAL"
 
 
-@merge_method(POOLED, Merges.STATISTICS)
-def pooled(statistics: Sequence[Factors], prior: Prior, ridge: float = 1.0) -> LowRankUpdate:
+@merge_method(POOLED, Merges.SUM, "https://arxiv.org/abs/2210.07229")
+def pooled(statistics: Sequence[Statistics], prior: Prior, ridge: float = 1.0) -> LowRankUpdate:
     """The update of a single party that holds all edits (MEMIT, eq. 14); no merging at all.
 
     Args:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
-from collabedit.algebra import Factors, LowRankUpdate, Prior
+from pydantic import TypeAdapter, ValidationError
+
+from collabedit.algebra import LowRankUpdate, Prior, Statistics
 from collabedit.errors import InputError, UnknownNameError
 
 __all__ = ["MergeMethod", "Merges", "merge_method", "merge_methods", "resolve_method"]
 
 
 class Merges(Enum):
-    """What a method merges."""
+    """What a method needs of the parties."""
 
-    STATISTICS = "statistics"
-    """The parties' statistics, solved together under the prior; lossless."""
+    SUM = "sum"
+    """The sum of their statistics, solved under the prior; it need not see any party's share."""
 
     UPDATES = "updates"
-    """The parties' finished updates, as users of model merging do."""
+    """Each party's finished update, as users of model merging have."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +34,53 @@ class MergeMethod:
     Attributes:
         name: as it is written in results.
         merges: what it takes.
-        function: ``f(statistics, prior, ridge)``, ``f(updates, **options)`` or, for one that weighs
-            the parties, ``f(updates, weights, **options)``.
+        function: ``f(statistics, prior, ridge, **options)`` or ``f(updates, **options)``. It may
+            also take ``weights``, how much each party counts, and ``name``, the weight's name.
         options: its keyword options with their defaults.
-        weighted: whether it weighs the parties.
+        reference: address of the paper.
+        parameters: names of all parameters of the function.
     """
 
     name: str
     merges: Merges
     function: Callable[..., LowRankUpdate]
-    options: Mapping[str, float]
-    weighted: bool = False
+    options: Mapping[str, Any]
+    reference: str = ""
+    parameters: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def summary(self) -> str:
         """First line of its documentation."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
+    @property
+    def weighted(self) -> bool:
+        """Whether it weighs the parties."""
+        return "weights" in self.parameters
+
     def merge_statistics(
-        self, statistics: Sequence[Factors], prior: Prior, ridge: float = 1.0
+        self,
+        statistics: Sequence[Statistics],
+        prior: Prior,
+        ridge: float = 1.0,
+        options: Mapping[str, Any] | None = None,
     ) -> LowRankUpdate:
-        """Merge statistics; the method must be of that kind."""
-        return self.function(statistics, prior, ridge)
+        """Merge statistics; the method must be of that kind.
+
+        Args:
+            statistics: of the parties, or their sum as the only item.
+            prior: the editor's.
+            ridge: the editor's, see :func:`collabedit.algebra.solve`.
+            options: of the method; its defaults where not given.
+        """
+        return self.function(statistics, prior, ridge, **self.checked(options or {}))
 
     def merge_updates(
         self,
         updates: Sequence[LowRankUpdate],
-        options: Mapping[str, float] | None = None,
+        options: Mapping[str, Any] | None = None,
         weights: Sequence[float] | None = None,
+        name: str = "",
     ) -> LowRankUpdate:
         """Merge finished updates; the method must be of that kind.
 
@@ -68,9 +89,11 @@ class MergeMethod:
             options: of the method; its defaults where not given.
             weights: how much each party counts where the method weighs them, such as its number of
                 edits; all alike by default.
+            name: the weight's name.
         """
-        weighing = (weights,) if self.weighted else ()
-        return self.function(updates, *weighing, **self.checked(options or {}))
+        context = {"weights": weights, "name": name}
+        asked = {key: value for key, value in context.items() if key in self.parameters}
+        return self.function(updates, **asked, **self.checked(options or {}))
 
     def check_weights(self, weights: Sequence[float], parties: int) -> None:
         """Check weights that a user gave.
@@ -95,30 +118,64 @@ class MergeMethod:
             found = ", ".join(f"{weight:g}" for weight in weights)
             raise InputError(f"{self.name}: weights must be positive and finite, found {found}")
 
-    def checked(self, options: Mapping[str, float]) -> dict[str, float]:
-        """The options with defaults filled in.
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with defaults filled in, each of the type that the function declares.
+
+        Args:
+            options: values, or texts as they come from the command line.
 
         Raises:
-            InputError: when an option is not one of the method's.
+            InputError: when an option is not one of the method's, or not of its type.
         """
         unknown = sorted(set(options) - set(self.options))
         if unknown:
             known = ", ".join(self.options) or "none"
             raise InputError(f"{self.name} has no option {unknown[0]!r}; its options: {known}")
-        return {**self.options, **options}
+        hints = get_type_hints(self.function)
+        given = {key: self._converted(key, value, hints[key]) for key, value in options.items()}
+        return {**self.options, **given}
 
+    def _converted(self, key: str, value: Any, kind: type) -> Any:
+        try:
+            converted: object = TypeAdapter(kind).validate_python(value)
+        except ValidationError:
+            raise InputError(
+                f"{self.name}: {key} must be of type {kind.__name__}, found {value!r}; "
+                f"write it like {key}={self.options[key]}"
+            ) from None
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise InputError(f"{self.name}: {key} must be finite, found {value!r}")
+        return converted
+
+
+#: Parameters that a method is given by whoever merges, and no options.
+_CONTEXT = frozenset({"weights", "name"})
 
 _METHODS: dict[str, MergeMethod] = {}
 
+Function = TypeVar("Function", bound=Callable[..., LowRankUpdate])
 
-def merge_method(name: str, merges: Merges) -> Callable[[Any], Any]:
-    """Register the decorated function as a merge method; its keyword defaults are its options."""
 
-    def register(function: Callable[..., LowRankUpdate]) -> Callable[..., LowRankUpdate]:
+def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Function], Function]:
+    """Register the decorated function as a merge method.
+
+    Its keyword-only parameters are the method's options, with their defaults and types.
+
+    Args:
+        name: as it is written in results; it is found in any case of letters.
+        merges: what the method needs of the parties.
+        reference: address of the paper.
+    """
+
+    def register(function: Function) -> Function:
         parameters = inspect.signature(function).parameters
-        options = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
-        weighted = "weights" in parameters
-        _METHODS[name.lower()] = MergeMethod(name, merges, function, options, weighted)
+        options = {
+            p.name: p.default
+            for p in parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.name not in _CONTEXT
+        }
+        method = MergeMethod(name, merges, function, options, reference, frozenset(parameters))
+        _METHODS[name.lower()] = method
         return function
 
     return register

@@ -10,7 +10,7 @@ from collabedit.merging.registry import Merges, merge_method
 __all__ = ["simple_average"]
 
 
-@merge_method("SA", Merges.UPDATES)
+@merge_method("SA", Merges.UPDATES, "https://arxiv.org/abs/2203.05482")
 def simple_average(updates: Sequence[LowRankUpdate]) -> LowRankUpdate:
     """The mean of the parties' own updates (Wortsman et al., 2022).
 

@@ -14,7 +14,7 @@ from collabedit.merging.registry import Merges, merge_method
 __all__ = ["ties"]
 
 
-@merge_method("TIES", Merges.UPDATES)
+@merge_method("TIES", Merges.UPDATES, "https://arxiv.org/abs/2306.01708")
 def ties(
     updates: Sequence[LowRankUpdate], *, keep: float = 0.2, scale: float = 0.4
 ) -> LowRankUpdate:

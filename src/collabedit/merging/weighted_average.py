@@ -11,7 +11,7 @@ from collabedit.merging.registry import Merges, merge_method
 __all__ = ["weighted_average"]
 
 
-@merge_method("WSA", Merges.UPDATES)
+@merge_method("WSA", Merges.UPDATES, "https://arxiv.org/abs/1602.05629")
 def weighted_average(
     updates: Sequence[LowRankUpdate], weights: Sequence[float] | None = None
 ) -> LowRankUpdate:

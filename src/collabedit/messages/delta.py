@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Self
 
-from collabedit.algebra import LowRankUpdate
+from collabedit.algebra import LowRankUpdate, Missed
 from collabedit.editors import DEFAULT_EDITOR
 from collabedit.errors import RoundError
 from collabedit.messages.codec import TensorMessage
@@ -39,6 +39,9 @@ class DeltaMetadata(ModelHeader):
         party_weights: how much each party counted; empty for methods that don't weigh parties.
         prior_weight: ``lambda``.
         dtype: type that the model is loaded in.
+        missed_edits: for editors whose edits hold exactly, how many of them do not, at the layer
+            where most are missed (:class:`collabedit.algebra.Missed`).
+        worst_miss: the largest of these misses, relative to the residuals.
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
@@ -59,6 +62,8 @@ class DeltaMetadata(ModelHeader):
     party_weights: tuple[float, ...] = ()
     prior_weight: float
     dtype: str
+    missed_edits: int = 0
+    worst_miss: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +93,7 @@ class Delta(TensorMessage):
         parties: int = 0,
         edits: int = 0,
         party_weights: Sequence[float] = (),
+        missed: Missed | None = None,
     ) -> Delta:
         """What a round has merged so far: changes of its lowest layers."""
         metadata = DeltaMetadata(
@@ -105,6 +111,8 @@ class Delta(TensorMessage):
             party_weights=tuple(party_weights),
             prior_weight=config.prior_weight,
             dtype=config.dtype,
+            missed_edits=0 if missed is None else missed.edits,
+            worst_miss=0.0 if missed is None else missed.worst,
         )
         return cls(metadata, changes)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from collabedit.errors import InputError, ModelError
-from collabedit.files import StoredTensors
+from collabedit.errors import ModelError
 from collabedit.models.checkpoint import read_json_object
 from collabedit.progress import say
 
@@ -105,8 +106,8 @@ def _scale(folder: Path, config: Mapping[str, Any]) -> float:
 def _pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """By module path, ``A [r, d_in]`` and ``B [d_out, r]``."""
     try:
-        tensors = dict(StoredTensors(folder / _WEIGHTS, "adapter"))
-    except InputError as error:
+        tensors = load_file(folder / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
         raise _not_plain(folder, str(error)) from None
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for key in sorted(tensors):

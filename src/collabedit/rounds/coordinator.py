@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from collabedit.algebra import Factors, LowRankUpdate, Prior, solve
+from collabedit.algebra import (
+    Factors,
+    LowRankUpdate,
+    Missed,
+    Prior,
+    Statistics,
+    missed,
+    solve,
+)
 from collabedit.editors import Editor
 from collabedit.errors import ContributionError, RoundError
 from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
@@ -15,6 +24,8 @@ from collabedit.messages import Contribution, Delta, RoundConfig
 from collabedit.rounds.ledger import Ledger
 
 __all__ = ["Coordinator", "gives_statistics", "merge_deltas", "require_statistics"]
+
+logger = logging.getLogger(__name__)
 
 
 class Coordinator:
@@ -132,25 +143,53 @@ class Coordinator:
         edits = [entry.edits for entry in entries]
         counted = _party_weights(self.method, edits, party_weights)
         names = [self.config.weight_of(layer) for layer in layers]
-        parts = {name: [c.statistics[name] for c in contributions.values()] for name in names}
+        parts = {name: [sent.statistics[name] for sent in contributions.values()] for name in names}
         merged = {name: self._merge_weight(name, own, counted) for name, own in parts.items()}
-        delta = self._delta({**self.delta.changes, **merged}, len(entries), sum(edits), counted)
+        delta = self._delta(
+            {**self.delta.changes, **merged},
+            len(entries),
+            sum(edits),
+            counted,
+            self._missed(merged, parts),
+        )
         keys, norms = {}, {}
         for name, own in parts.items():
-            pooled = Factors.stack(own)
-            keys[name], norms[name] = pooled.keys, float(pooled.residuals.norm())
+            pooled = Statistics.pool(own)
+            keys[name], norms[name] = pooled.key_factor(), pooled.residual_norm
         self.ledger = self.ledger.after(entries, delta, keys, norms)
         return self.delta
 
     def _merge_weight(
-        self, name: str, statistics: Sequence[Factors], party_weights: Sequence[float]
+        self, name: str, statistics: Sequence[Statistics], party_weights: Sequence[float]
     ) -> LowRankUpdate:
         prior = self._prior(name)
         ridge = self.config.rules.ridge_of(self.config.hyperparameters)
-        if self.method.merges is Merges.STATISTICS:
-            return self.method.merge_statistics(statistics, prior, ridge)
+        if self.method.merges is Merges.SUM:
+            return self.method.merge_statistics(statistics, prior, ridge, self.options)
         own = [solve(factors, prior, ridge) for factors in statistics]
-        return self.method.merge_updates(own, self.options, party_weights)
+        return self.method.merge_updates(own, self.options, party_weights, name)
+
+    def _missed(
+        self, merged: Mapping[str, LowRankUpdate], parts: Mapping[str, Sequence[Factors]]
+    ) -> Missed | None:
+        """What edits that should hold exactly miss, here or in earlier exchanges."""
+        exact = self.config.rules.ridge_of(self.config.hyperparameters) == 0
+        if not exact or self.method.merges is not Merges.SUM:
+            return None
+        earlier = self.delta.metadata
+        worst = Missed(earlier.missed_edits, earlier.worst_miss)
+        for name, own in parts.items():
+            found = missed(merged[name], own)
+            if found.edits:
+                logger.warning(
+                    "%s: %d edits do not hold exactly, since keys are repeated or too many; the "
+                    "worst miss is %.0f %% of a residual",
+                    name,
+                    found.edits,
+                    100 * found.worst,
+                )
+            worst = max(worst, found, key=lambda each: (each.edits, each.worst))
+        return worst
 
     def _prior(self, name: str) -> Prior:
         prior = self.priors[name]
@@ -166,6 +205,7 @@ class Coordinator:
         parties: int,
         edits: int,
         party_weights: Sequence[float] = (),
+        missed_: Missed | None = None,
     ) -> Delta:
         return Delta.of(
             self.config,
@@ -175,6 +215,7 @@ class Coordinator:
             parties=parties,
             edits=edits,
             party_weights=party_weights,
+            missed=missed_,
         )
 
     def conclude(
@@ -261,7 +302,9 @@ def merge_deltas(
     edits = [delta.metadata.edits for delta in deltas.values()]
     counted = _party_weights(method, edits, party_weights)
     changes = {
-        name: method.merge_updates([d.changes[name] for d in deltas.values()], chosen, counted)
+        name: method.merge_updates(
+            [delta.changes[name] for delta in deltas.values()], chosen, counted, name
+        )
         for name in first.changes
     }
     metadata = first.metadata.model_copy(
