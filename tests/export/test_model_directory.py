@@ -113,6 +113,15 @@ def test_a_pickled_original_is_saved_dense(tmp_path: Path) -> None:
     assert "pytorch_model.bin" not in names
 
 
+def test_settings_that_were_changed_in_memory_are_saved(tmp_path: Path) -> None:
+    source = original(tmp_path / "original", shards=True)
+    model = load(source)
+    model.hf.config.rms_norm_eps = 0.125
+    save_edited_model(model, random_delta(model), tmp_path / "edited")
+    check_saved(model, tmp_path / "edited")
+    assert reloaded(tmp_path / "edited").config.rms_norm_eps == 0.125
+
+
 @pytest.mark.parametrize("kind", ["adapter", "packed"])
 def test_no_trace_is_left_of_what_the_weights_no_longer_are(tmp_path: Path, kind: str) -> None:
     source = original(tmp_path / "original", shards=True)

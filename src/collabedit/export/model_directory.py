@@ -177,7 +177,8 @@ def _kept(delta: Delta, target: Path, stored: StrPath | None) -> Iterator[None]:
     try:
         yield
     except CollabEditError as error:
-        raise type(error)(f"{error}{where}") from error
+        error.args = (f"{error}{where}",)
+        raise
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise InputError(f"cannot write the model to {target}: {reason}{where}") from error

@@ -26,6 +26,8 @@ __all__ = ["EditedCopy", "check_written"]
 
 #: Names that are tried for a parameter that the checkpoint calls otherwise.
 _TRIED = 4
+#: Entries of a configuration that loading sets.
+_NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -49,11 +51,11 @@ class EditedCopy:
 
         Returns:
             ``None`` where its files cannot simply be copied: they are packed, of another type or
-            not safetensors, have an adapter beside them, or differ from the model in more than
-            weights that collabedit edits.
+            not safetensors, have an adapter beside them, or differ from the model in its settings
+            or in more than weights that collabedit edits.
         """
         stored = _stored_names(original)
-        if not stored or _is_packed(model, original):
+        if not stored or _is_packed(model, original) or not _has_same_settings(model, original):
             return None
         editable = {model.structure.weight_name(n) for n in range(model.structure.n_layers)}
         names = _names_of(model, stored, editable)
@@ -114,6 +116,17 @@ def _is_packed(model: LanguageModel, original: Path) -> bool:
     return any("quantization_config" in part for part in parts) or not (
         types <= {str(model.dtype).removeprefix("torch.")}
     )
+
+
+def _has_same_settings(model: LanguageModel, original: Path) -> bool:
+    """Whether the original's ``config.json`` describes the model as it is in memory."""
+    config = model.hf.config
+    stored = type(config).from_pretrained(original)
+    ours, theirs = (
+        {key: value for key, value in settings.to_dict().items() if key not in _NO_SETTINGS}
+        for settings in (config, stored)
+    )
+    return ours == theirs
 
 
 def _names_of(
