@@ -4,16 +4,16 @@
 
 Clients and coordinator together, on synthetic keys and residuals, float64 in both ways. Each way
 runs in a process of its own; prints seconds, peak memory beyond the inputs, bytes sent by the
-clients, and the relative difference of the results.
+parties, and the relative difference of the results.
 
-The paper's way: each client solves a dense ``[d_in, d_in]`` system and sends ``Delta_j`` and
+The paper's way: each party solves a dense ``[d_in, d_in]`` system and sends ``Delta_j`` and
 ``K_j K_j^T``; the coordinator, which holds all uploads, undoes the solves by dense products and
 inverts the sum. Ours: factors, summed or stacked, whichever takes fewer operations. Stacked ones
 are solved under a prior whose Cholesky factor outlives the round; what that costs once is printed
 too.
 
 At GPT-J's size the paper's way takes longer than there is patience for, and its uploads more memory
-than most machines have: one client and the coordinator's product for it are timed and multiplied,
+than most machines have: one party and the coordinator's product for it are timed and multiplied,
 the inverse is taken once, and the memory of the other uploads is added by count. The reference is
 then the pooled solution by that same inverse.
 """
@@ -51,29 +51,29 @@ class Size:
     Attributes:
         d_in: width of a key.
         d_out: width of a residual.
-        clients: number of parties.
+        parties: number of parties.
         edits: of each.
         speedup: what is wanted.
-        in_full: whether the paper's way is run for every client.
+        in_full: whether the paper's way is run for every party.
     """
 
     d_in: int
     d_out: int
-    clients: int
+    parties: int
     edits: int
     speedup: float
     in_full: bool = True
 
     @property
     def plain_upload_bytes(self) -> int:
-        """``Delta_j`` and ``K_j K_j^T`` of one client."""
+        """``Delta_j`` and ``K_j K_j^T`` of one party."""
         return 8 * (self.d_in**2 + self.d_in * self.d_out)
 
 
 SIZES = {
-    "small": Size(512, 128, clients=4, edits=20, speedup=1),
-    "gpt2-xl": Size(6400, 1600, clients=10, edits=500, speedup=5),
-    "gpt-j": Size(16384, 4096, clients=10, edits=500, speedup=10, in_full=False),
+    "small": Size(512, 128, parties=4, edits=20, speedup=1),
+    "gpt2-xl": Size(6400, 1600, parties=10, edits=500, speedup=5),
+    "gpt-j": Size(16384, 4096, parties=10, edits=500, speedup=10, in_full=False),
 }
 
 
@@ -82,14 +82,14 @@ class Outcome:
     """What one way took; its result lies in a file.
 
     Attributes:
-        clients: seconds of all clients.
+        parties: seconds of all parties.
         coordinator: seconds of the coordinator.
         once: seconds of what outlives the round.
         memory: bytes at the peak beyond the inputs.
-        sent: bytes that the clients sent.
+        sent: bytes that the parties sent.
     """
 
-    clients: float
+    parties: float
     coordinator: float
     once: float
     memory: int
@@ -98,7 +98,7 @@ class Outcome:
     @property
     def seconds(self) -> float:
         """The whole, without what outlives the round."""
-        return self.clients + self.coordinator
+        return self.parties + self.coordinator
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
     name = parser.parse_args().size
     size = SIZES[name]
     print_machine()
-    print(f"{name}: {size.clients} clients of {size.edits} edits, {size.d_out} x {size.d_in}")
+    print(f"{name}: {size.parties} parties of {size.edits} edits, {size.d_out} x {size.d_in}")
     with TemporaryDirectory() as folder:
         ours_file, plain_file = Path(folder) / "ours", Path(folder) / "plain"
         ours = in_child(measured, our_way, size, ours_file)
@@ -117,8 +117,8 @@ def main() -> None:
         _print_outcome("the paper's way", plain)
         distance = _distance(ours_file, plain_file)
     if not size.in_full:
-        print("the paper's way: one client and one product timed and multiplied by the clients,")
-        print("the uploads of the other clients added to the memory by count")
+        print("the paper's way: one party and one product timed and multiplied by the parties,")
+        print("the uploads of the other parties added to the memory by count")
     print_ratio("seconds, plain / ours", plain.seconds / ours.seconds, size.speedup)
     with_once = plain.seconds / (ours.seconds + ours.once)
     print_ratio("the same, with the factor", with_once, size.speedup)
@@ -129,7 +129,7 @@ def main() -> None:
 
 def _print_outcome(name: str, outcome: Outcome) -> None:
     print(
-        f"{name:<16} {outcome.seconds:8.2f} s (clients {outcome.clients:.2f}, coordinator "
+        f"{name:<16} {outcome.seconds:8.2f} s (parties {outcome.parties:.2f}, coordinator "
         f"{outcome.coordinator:.2f}; once {outcome.once:.2f}), peak {outcome.memory / 1e9:.2f} GB, "
         f"sent {outcome.sent / 1e6:,.1f} MB",
         flush=True,
@@ -143,7 +143,7 @@ def _distance(path: Path, reference_path: Path) -> float:
 
 @dataclass(frozen=True)
 class Problem:
-    """The inputs: the prior ``A0 [d_in, d_in]``, and each client's keys and residuals."""
+    """The inputs: the prior ``A0 [d_in, d_in]``, and each party's keys and residuals."""
 
     prior: Tensor
     edits: list[tuple[Tensor, Tensor]]
@@ -162,7 +162,7 @@ def make_problem(size: Size) -> Problem:
     prior.diagonal().add_(scales**2)
     prior.mul_(_PRIOR_WEIGHT)
     edits = []
-    for _ in range(size.clients):
+    for _ in range(size.parties):
         keys = random(size.d_in, size.edits).add_(long @ random(_LONG_DIRECTIONS, size.edits))
         edits.append((keys.mul_(scales[:, None]), random(size.d_out, size.edits)))
     return Problem(prior, edits)
@@ -178,31 +178,31 @@ def measured(way: Callable[[Size, Problem, Path], Outcome], size: Size, path: Pa
 def our_way(size: Size, problem: Problem, path: Path) -> Outcome:
     """Compress and solve; the prior's factor, where this form needs it, outlives the round."""
     prior = Prior(problem.prior)
-    factored = prefers_factors(size.clients * size.edits, size.d_in, size.d_out)
+    factored = prefers_factors(size.parties * size.edits, size.d_in, size.d_out)
     _, once = timed(lambda: prior.cholesky if factored else None)
-    uploads, clients = timed(lambda: [compress(*edits) for edits in problem.edits])
+    uploads, parties = timed(lambda: [compress(*edits) for edits in problem.edits])
     update, coordinator = timed(lambda: collab_edit(uploads, prior))
     sent = sum(upload.keys.nbytes + upload.residuals.nbytes for upload in uploads)
     _save(update.dense(), path)
-    return Outcome(clients, coordinator, once, 0, sent)
+    return Outcome(parties, coordinator, once, 0, sent)
 
 
 def paper_way(size: Size, problem: Problem, path: Path) -> Outcome:
-    """Every client in full; the coordinator holds all uploads."""
-    uploads, clients = timed(lambda: [plain_upload(problem.prior, *e) for e in problem.edits])
+    """Every party in full; the coordinator holds all uploads."""
+    uploads, parties = timed(lambda: [plain_upload(problem.prior, *e) for e in problem.edits])
     delta, coordinator = timed(lambda: plain_merge(problem.prior, uploads))
     _save(delta, path)
-    return Outcome(clients, coordinator, 0.0, 0, size.clients * size.plain_upload_bytes)
+    return Outcome(parties, coordinator, 0.0, 0, size.parties * size.plain_upload_bytes)
 
 
 def sampled_paper_way(size: Size, problem: Problem, path: Path) -> Outcome:
-    """One client of many; the result is the pooled solution, by the coordinator's inverse."""
+    """One party of many; the result is the pooled solution, by the coordinator's inverse."""
     keys, residuals = problem.edits[0]
-    upload, client = timed(lambda: plain_upload(problem.prior, keys, residuals))
+    upload, party = timed(lambda: plain_upload(problem.prior, keys, residuals))
     product, undone = timed(lambda: upload.delta @ (upload.moment + problem.prior))
     expected = residuals @ keys.T
     distance = float((product - expected).norm() / expected.norm())
-    require_agreement("R K^T of the client that was timed", distance, TOLERANCE)
+    require_agreement("R K^T of the party that was timed", distance, TOLERANCE)
     del product, expected
     system = problem.prior.clone()
     cross = torch.zeros(size.d_out, size.d_in, dtype=torch.float64)
@@ -211,9 +211,9 @@ def sampled_paper_way(size: Size, problem: Problem, path: Path) -> Outcome:
         cross.addmm_(residuals, keys.T)
     delta, inverted = timed(lambda: cross @ system.inverse())
     _save(delta, path)
-    others = (size.clients - 1) * size.plain_upload_bytes
-    seconds = size.clients * client, size.clients * undone + inverted
-    return Outcome(*seconds, 0.0, others, size.clients * size.plain_upload_bytes)
+    others = (size.parties - 1) * size.plain_upload_bytes
+    seconds = size.parties * party, size.parties * undone + inverted
+    return Outcome(*seconds, 0.0, others, size.parties * size.plain_upload_bytes)
 
 
 def _save(delta: Tensor, path: Path) -> None:

@@ -267,7 +267,7 @@ def padded_scores(model: LanguageModel, pairs: Sequence[tuple[str, str]]) -> lis
 
 
 class PlainUpload(NamedTuple):
-    """What a client of the paper sends of one layer.
+    """What a party of the paper sends of one layer.
 
     Attributes:
         delta: its own update ``[d_out, d_in]``.
@@ -279,7 +279,7 @@ class PlainUpload(NamedTuple):
 
 
 def plain_upload(prior: Tensor, keys: Tensor, residuals: Tensor) -> PlainUpload:
-    """One client's part of CollabEdit as its paper's code does it, by dense matrices.
+    """One party's part of CollabEdit as its paper's code does it, by dense matrices.
 
     Args:
         prior: ``A0 [d_in, d_in]``.

@@ -175,8 +175,8 @@ def _edited(
     needed = clients * edits if records is None else records
     return {
         "model": flags.model_name,
-        "clients": clients,
-        "edits_per_client": edits,
+        "parties": clients,
+        "edits_per_party": edits,
         "limit": min(needed, flags.dataset_size_limit or needed),
         "schedule": Schedule.ONE_SHOT,
         "hyperparameters": _hyperparameters(flags.hparams_fname, flags.alg_name),

@@ -3,7 +3,7 @@
     CollabEditError
     ├── InputError            a file, a record or an option that the user gave
     │   ├── RequestError      an edit request or an evaluation record
-    │   ├── DatasetError      a data set by name, or its partition over clients
+    │   ├── DatasetError      a data set by name, or its partition over parties
     │   └── UnknownNameError  a name that is not in a registry
     ├── ModelError            a model that cannot be loaded or edited
     ├── CovarianceError       statistics that are missing, foreign or unusable

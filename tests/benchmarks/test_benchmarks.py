@@ -74,7 +74,7 @@ def test_targets(monkeypatch, capsys, model_folder) -> None:
 
 @pytest.mark.parametrize("way", [merge.paper_way, merge.sampled_paper_way])
 def test_merging(tmp_path, way) -> None:
-    size = merge.Size(48, 16, clients=3, edits=4, speedup=1)
+    size = merge.Size(48, 16, parties=3, edits=4, speedup=1)
     outcomes = [
         merge.measured(each, size, tmp_path / each.__name__) for each in (merge.our_way, way)
     ]
@@ -91,7 +91,7 @@ def test_merging_in_processes_of_its_own(monkeypatch, capsys) -> None:
 
 
 def test_growth(monkeypatch, capsys, model_folder) -> None:
-    sizes = ["--edits", "1", "2", "999", "--clients", "2", "999", "--client-edits", "2"]
+    sizes = ["--edits", "1", "2", "999", "--parties", "2", "999", "--party-edits", "2"]
     limits = ["--steps", "2", "--budget-minutes", "1e-6"]
     limits += ["--memory-budgets", "50", "--budget-edits", "2"]
     run(monkeypatch, "growth", "--model", model_folder, *sizes, *limits)

@@ -35,13 +35,13 @@ def facts_of(*arguments: object) -> dict[str, Any]:
 
 
 def test_without_a_trial_no_weights_are_read(structure_only: Path) -> None:
-    facts = facts_of(structure_only, "--no-trial", "-n", 4, "-c", 3)
+    facts = facts_of(structure_only, "--no-trial", "-n", 4, "-p", 3)
     assert list(facts["stages"]) == list(STAGES)
     assert facts["fits"]
     assert facts["peak_bytes"] == max(row["bytes"] for row in facts["stages"].values())
     assert all(row["seconds"] > 0 for row in facts["stages"].values())
     assert "trial_seconds" not in facts["stages"]["load"]
-    table = collabedit("doctor", structure_only, "--no-trial", "-n", 4, "-c", 3)
+    table = collabedit("doctor", structure_only, "--no-trial", "-n", 4, "-p", 3)
     assert "12 edits by MEMIT in float32" in " ".join(table.split())
     assert "It fits" in table
 

@@ -141,7 +141,7 @@ def test_a_study_goes_by_its_editor(
 ) -> None:
     collabedit(
         *("run", "single-round", "--editor", editor, "--model", place / "model"),
-        *("--clients", 2, "-n", "2,1", "--merge", methods, "--hparams", settings[hparams]),
+        *("--parties", 2, "-n", "2,1", "--merge", methods, "--hparams", settings[hparams]),
         *("--covariance", place / "cov.safetensors", "--results", tmp_path),
     )
     summary = load_summary(tmp_path / editor / "run_000")

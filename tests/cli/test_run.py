@@ -20,6 +20,7 @@ from collabedit.experiments import (
     ForgettingSettings,
     MultiRoundSettings,
     OverlapSettings,
+    SingleRoundSettings,
     load_summary,
 )
 from collabedit.experiments.study import CommonSettings
@@ -31,10 +32,10 @@ from tests.conftest import CORPUS, make_model
 COMMON: dict[str, Any] = {
     "--model": "smollm2-135m",
     "--dataset": "worldfacts",
-    "--clients": 10,
-    "--edits-per-client": "10",
-    "--merge": "CollabEdit",
-    "--schedule": "sequential",
+    "--parties": 4,
+    "--edits-per-party": "8",
+    "--merge": "CollabEdit,GLOBAL,SA,TA,TIES",
+    "--schedule": "layerwise",
     "--partition": "iid",
     "--covariance": None,
     "--hparams": None,
@@ -49,30 +50,29 @@ COMMON: dict[str, Any] = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     "single-round": {},
     "editors": {
-        "--clients": 4,
         "--merge": "GLOBAL,CollabEdit,SA,TA,TIES",
         "--editors": "all",
-        "--schedules": "sequential,one-shot",
+        "--schedules": "layerwise,one-shot",
     },
-    "multi-round": {"--rounds": 5, "--beta": "10"},
+    "multi-round": {"--rounds": 5, "--beta": None},
     "forgetting": {
-        "--clients": 4,
+        "--merge": "CollabEdit",
         "--further": 40,
         "--batch": 1,
-        "--beta": "0,10",
+        "--beta": None,
         "--measure-every": 4,
     },
     "overlap": {
-        "--clients": 4,
+        "--edits-per-party": "10",
         "--merge": "CollabEdit,TA",
         "--rounds": 5,
         "--copies": "1,2,4,8",
         "--skip-known": 0.5,
         "--beta": 0.0,
     },
-    "conflict": {"--clients": 4, "--mode": "all", "--conflicts": None},
+    "conflict": {"--merge": "CollabEdit", "--mode": "all", "--conflicts": None},
     "augmentation": {
-        "--clients": 4,
+        "--merge": "CollabEdit",
         "--wordings": None,
         "--objects": True,
         "--prompts": True,
@@ -120,18 +120,24 @@ def test_help_lists_them(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("study", "settings", "fields"),
     [
-        ("multi-round", MultiRoundSettings, {"rounds": "--rounds"}),
+        ("single-round", SingleRoundSettings, {}),
+        ("multi-round", MultiRoundSettings, {"rounds": "--rounds", "beta": "--beta"}),
         (
             "forgetting",
             ForgettingSettings,
-            {"further": "--further", "batch": "--batch", "measure_every": "--measure-every"},
+            {
+                "further": "--further",
+                "batch": "--batch",
+                "measure_every": "--measure-every",
+                "beta": "--beta",
+            },
         ),
         (
             "overlap",
             OverlapSettings,
             {"rounds": "--rounds", "skip_known": "--skip-known", "beta": "--beta"},
         ),
-        ("editors", EditorsSettings, {"clients": "--clients"}),
+        ("editors", EditorsSettings, {}),
         ("conflict", ConflictSettings, {"conflicts": "--conflicts"}),
         (
             "augmentation",
@@ -143,15 +149,14 @@ def test_help_lists_them(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults_are_those_of_the_library(
     study: str, settings: type[CommonSettings], fields: dict[str, str]
 ) -> None:
-    made = settings(model="any")
-    for field, flag in fields.items():
-        assert getattr(made, field) == DEFAULTS[study][flag]
-    if hasattr(made, "beta") and isinstance(made.beta, tuple):
-        assert ",".join(f"{beta:g}" for beta in made.beta) == DEFAULTS[study]["--beta"]
+    made, expected = settings(model="any"), expected_options(study)
+    for field, flag in {**fields, "parties": "--parties", "partition": "--partition"}.items():
+        assert getattr(made, field) == expected[flag]
+    assert str(made.edits_per_party) == expected["--edits-per-party"]
+    assert ",".join(made.merge) == expected["--merge"]
     if hasattr(made, "copies"):
         assert ",".join(map(str, made.copies)) == DEFAULTS[study]["--copies"]
     if hasattr(made, "editors"):
-        assert ",".join(made.merge) == DEFAULTS[study]["--merge"]
         assert ",".join(made.schedules) == DEFAULTS[study]["--schedules"]
     if hasattr(made, "modes"):
         assert made.modes == tuple(MODES)
@@ -216,7 +221,7 @@ BAD: list[tuple[str, list[object], str]] = [
     ("overlap", ["--beta", -1], "beta"),
     ("overlap", ["--beta", "inf"], "beta"),
     ("overlap", ["--beta", "nan"], "beta"),
-    ("overlap", ["-n", "1,2"], "edits_per_client"),
+    ("overlap", ["-n", "1,2"], "edits_per_party"),
     ("overlap", ["--merge", "COLLAB"], "unknown merge method 'COLLAB'"),
     ("conflict", ["--mode", "performance-c"], "unknown conflict mode 'performance-c'; choose one"),
     ("conflict", ["--mode", ""], "unknown conflict mode ''"),
@@ -250,7 +255,7 @@ def test_names_may_have_spaces_and_any_case(place: Path, tmp_path: Path) -> None
     printed = collabedit(
         *("run", "conflict", "--model", place / "model", "--hparams", place / "hparams.json"),
         *("--covariance", place / "covariance.safetensors"),
-        *("--clients", 1, "-n", 9, "--limit", 9, "--mode", "Performance-A, single-b"),
+        *("--parties", 1, "-n", 9, "--limit", 9, "--mode", "Performance-A, single-b"),
         *("--merge", "collabedit", "--results", tmp_path),
     )
     run = tmp_path / "MEMIT" / "run_000"
@@ -261,3 +266,10 @@ def test_names_may_have_spaces_and_any_case(place: Path, tmp_path: Path) -> None
     files = {path.name for path in run.iterdir()}
     assert {"summary.json", "params.json", "round.json"} <= files
     assert ("plot.png" in files) == ("plot.png" in printed)
+
+
+@pytest.mark.parametrize(("editor", "beta"), [("MEMIT", 10.0), ("AlphaEdit", 1.0)])
+def test_beta_is_the_editors_own_unless_given(editor: str, beta: float) -> None:
+    assert MultiRoundSettings(model="any", editor=editor).betas == (beta,)
+    assert MultiRoundSettings(model="any", editor=editor, beta=(0, 3)).betas == (0, 3)
+    assert ForgettingSettings(model="any", editor=editor).betas == (0, beta)

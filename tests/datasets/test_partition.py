@@ -66,23 +66,23 @@ def test_by_relation_a_party_too_large_for_one_takes_few() -> None:
 
 
 def test_too_few_records_names_the_numbers() -> None:
-    with pytest.raises(DatasetError, match=r"3 clients need 6 .* has 5; lower"):
+    with pytest.raises(DatasetError, match=r"3 parties need 6 .* has 5; lower"):
         partition(make(*["P1"] * 5), 3, 2)
     assert len(partition(make(*["P1"] * 6), 3, 2)) == 3
 
 
 @pytest.mark.parametrize(
-    ("clients", "sizes", "message"),
+    ("parties", "sizes", "message"),
     [
-        (0, 1, "0 clients"),
-        (2, [1, 1, 1], "3 sizes were given for 2 clients"),
+        (0, 1, "0 parties"),
+        (2, [1, 1, 1], "3 sizes were given for 2 parties"),
         (2, [1, 0], "cannot have 0 records"),
         (2, -1, "cannot have -1 records"),
     ],
 )
-def test_sizes_without_sense(clients: int, sizes: int | list[int], message: str) -> None:
+def test_sizes_without_sense(parties: int, sizes: int | list[int], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        partition(make(*["P1"] * 9), clients, sizes)
+        partition(make(*["P1"] * 9), parties, sizes)
 
 
 def test_an_unknown_kind() -> None:

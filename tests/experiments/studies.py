@@ -101,8 +101,8 @@ class Tiny:
         return {
             "model": str(self.folder / "model"),
             "dataset": str(self.folder / "facts.json"),
-            "clients": 2,
-            "edits_per_client": (1, 2),
+            "parties": 2,
+            "edits_per_party": (1, 2),
             "hyperparameters": Hyperparameters(
                 layers=LAYERS, target_steps=3, prior_weight=PRIOR_WEIGHT
             ),

@@ -78,7 +78,7 @@ def settings_for(tiny: Tiny, folder: Path, **changes: Any) -> AugmentationSettin
         "dataset": str(folder / "edits.json"),
         "wordings": folder / "wordings.json",
         "schedule": Schedule.ONE_SHOT,
-        "edits_per_client": SHARES,
+        "edits_per_party": SHARES,
         **changes,
     }
     return AugmentationSettings(**tiny.options(**options))
@@ -257,7 +257,7 @@ def test_bad_input_leaves_no_folder(tiny: Tiny, tmp_path: Path) -> None:
             augmentation(settings, tmp_path / "results")
         assert not (tmp_path / "results").exists()
 
-    fails(DatasetError, "the data set has 6", edits_per_client=4)
+    fails(DatasetError, "the data set has 6", edits_per_party=4)
     fails(InputError, "nowhere.json", wordings=tmp_path / "nowhere.json")
     fails(InputError, "nowhere.json", dataset=str(tmp_path / "nowhere.json"))
     fails(UnknownNameError, "unknown partition 'luck'", partition="luck")

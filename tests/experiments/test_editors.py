@@ -207,7 +207,7 @@ def test_the_command(tiny: Tiny, tmp_path: Path) -> None:
     hparams.write_text(hyperparameters().model_dump_json())
     arguments = ["run", "editors", "--model", tiny.folder / "model", "--hparams", hparams]
     arguments += ["--dataset", tiny.folder / "facts.json", "--covariance", tiny.covariance()]
-    arguments += ["--editors", "pmet", "--schedules", "one-shot", "-c", "2", "-n", "1"]
+    arguments += ["--editors", "pmet", "--schedules", "one-shot", "-p", "2", "-n", "1"]
     shown = collabedit(*arguments, "--merge", "global,sa", "--results", tmp_path)
     assert "PMET" in shown
     assert f"Results: {tmp_path}/editors/run_000/" in shown

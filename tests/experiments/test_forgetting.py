@@ -122,9 +122,7 @@ def test_each_batch_protects_all_earlier_keys(tiny: Tiny, run: Run, beta: float)
 
 def requests_by_round(tiny: Tiny, run: Run) -> list[list[list[EditRequest]]]:
     """The requests of each round: the parties' target sets, then batches of the next records."""
-    dealt = settings_for(tiny).model_copy(
-        update={"clients": 3, "edits_per_client": (1, 2, FURTHER)}
-    )
+    dealt = settings_for(tiny).model_copy(update={"parties": 3, "edits_per_party": (1, 2, FURTHER)})
     ((first, second, further),) = deal(dealt)
     assert [r.case_id for r in first + second] == [r.case_id for r in target_records(run, tiny)]
     requests = [record.request for record in further]

@@ -95,7 +95,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
     hparams = tmp_path / "hparams.json"
     settings = {"layers": LAYERS, "target_steps": 3, "prior_weight": 5.0}
     hparams.write_text(json.dumps(settings))
-    arguments = ["run", study, "--model", str(tiny.folder / "model"), "--clients", "2"]
+    arguments = ["run", study, "--model", str(tiny.folder / "model"), "--parties", "2"]
     arguments += ["--dataset", str(tiny.folder / "facts.json"), "--hparams", str(hparams)]
     arguments += STUDIES[study]
     whole = Place(tmp_path / "whole", tuple(arguments))

@@ -270,7 +270,7 @@ def test_case_files_hold_the_last_round(usual: Finished) -> None:
 
 def test_the_first_round_is_a_single_round(usual: Finished, tmp_path: Path) -> None:
     """Of the same records: a run over one round only."""
-    changes = {"merge": ("CollabEdit",), "edits_per_client": (1, 2)}
+    changes = {"merge": ("CollabEdit",), "edits_per_party": (1, 2)}
     settings = SingleRoundSettings(**usual.tiny.options(**changes))
     one_round = MultiRoundSettings(**usual.tiny.options(**changes, rounds=1))
     single = load_summary(single_round(settings, tmp_path).folder)

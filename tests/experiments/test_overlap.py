@@ -40,8 +40,8 @@ SKIPPING = "CollabEdit, skipping"
 
 def settings_for(tiny: Tiny, **changes: Any) -> OverlapSettings:
     options = {
-        "edits_per_client": EDITS,
-        "clients": CLIENTS,
+        "edits_per_party": EDITS,
+        "parties": CLIENTS,
         "schedule": Schedule.ONE_SHOT,
         "rounds": ROUNDS,
         "copies": COPIES,
@@ -70,7 +70,7 @@ def config(run: Run) -> RoundConfig:
 @pytest.fixture(scope="module")
 def records(tiny: Tiny) -> list[Record]:
     """The one share that everybody has."""
-    ((share,),) = deal(settings_for(tiny).model_copy(update={"clients": 1}))
+    ((share,),) = deal(settings_for(tiny).model_copy(update={"parties": 1}))
     assert len(share) == EDITS
     return share
 
@@ -246,16 +246,16 @@ def test_the_first_method_of_the_cases_is_the_last_round(run: Run, records: list
         ({"beta": -1.0}, "beta"),
         ({"beta": float("inf")}, "beta"),
         ({"beta": float("nan")}, "beta"),
-        ({"edits_per_client": (2, 3)}, "edits_per_client"),
+        ({"edits_per_party": (2, 3)}, "edits_per_party"),
     ],
 )
 def test_settings_out_of_range_are_refused(tiny: Tiny, values: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=rf"settings: {field}\b"):
-        OverlapSettings.checked(**{**tiny.options(edits_per_client=2), **values})
+        OverlapSettings.checked(**{**tiny.options(edits_per_party=2), **values})
 
 
 def test_a_bad_setting_leaves_no_folder(tiny: Tiny, tmp_path: Path) -> None:
-    settings = settings_for(tiny, edits_per_client=41)
+    settings = settings_for(tiny, edits_per_party=41)
     with pytest.raises(InputError, match="the data set has 40"):
         overlap(settings, tmp_path / "results")
     assert not (tmp_path / "results").exists()

@@ -29,8 +29,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings_for(place: Path, **changes: Any) -> SingleRoundSettings:
     values: dict[str, Any] = {
         "model": str(place / "model"),
-        "clients": 3,
-        "edits_per_client": (1, 3, 2),
+        "parties": 3,
+        "edits_per_party": (1, 3, 2),
         "hyperparameters": Hyperparameters(layers=(1, 2), target_steps=3, prior_weight=5.0),
         "heldout": place / "heldout.txt",
     }
@@ -110,7 +110,7 @@ def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
         "single-round",
         "--model",
         place / "model",
-        "--clients",
+        "--parties",
         2,
         "-n",
         "2,1",
@@ -135,13 +135,13 @@ def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--clients", 50, "-n", 10], "240"),
+        (["--parties", 50, "-n", 10], "240"),
         (["--merge", "COLLAB"], "unknown merge method 'COLLAB'"),
         (["--schedule", "both"], "unknown schedule 'both'"),
         (["--partition", "luck"], "unknown partition 'luck'"),
         (["-n", "many"], "cannot read 'many'"),
         (["--dataset", "nowhere.json"], "nowhere.json"),
-        (["--clients", 0], "clients"),
+        (["--parties", 0], "parties"),
     ],
 )
 def test_bad_options_get_one_line(

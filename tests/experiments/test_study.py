@@ -14,7 +14,7 @@ from tests.cli.commands import fails
 
 @pytest.mark.parametrize("limit", [6, 9])
 def test_only_the_first_records_are_dealt(limit: int) -> None:
-    settings = StudySettings(model="none", clients=3, edits_per_client=1, limit=limit)
+    settings = StudySettings(model="none", parties=3, edits_per_party=1, limit=limit)
     rounds = deal(settings, 2)
     dealt = [record.case_id for shares in rounds for share in shares for record in share]
     first = [record.case_id for record in load_dataset("worldfacts")[:limit]]
@@ -23,6 +23,6 @@ def test_only_the_first_records_are_dealt(limit: int) -> None:
 
 
 def test_a_limit_below_what_is_needed_is_told(tmp_path: Path) -> None:
-    common = ("run", "single-round", "--clients", 2, "-n", 2, "--results", tmp_path, "--limit")
+    common = ("run", "single-round", "--parties", 2, "-n", 2, "--results", tmp_path, "--limit")
     assert "need 4 records together, the data set has 3" in fails(*common, 3)
     assert "limit" in fails(*common, 0)

@@ -123,8 +123,8 @@ def test_a_single_round_as_the_readme_has_it(here: Path) -> None:
     assert settings_of("merging_singleRound", flags) == SingleRoundSettings(
         model="EleutherAI/gpt-j-6B",
         dataset="multi_counterfact",
-        clients=10,
-        edits_per_client=500,
+        parties=10,
+        edits_per_party=500,
         limit=5000,
         merge=("CollabEdit",),
         schedule=Schedule.ONE_SHOT,
@@ -140,7 +140,7 @@ def test_several_rounds_weigh_earlier_keys_with_lambda(here: Path) -> None:
     flags = f"{PRESET_FLAGS} --num_edits_per_client_per_round=100 --num_clients=10 --num_rounds=5"
     settings = settings_of("merging_multiRound", flags)
     assert isinstance(settings, MultiRoundSettings)
-    assert (settings.clients, settings.edits_per_client, settings.rounds) == (10, 100, 5)
+    assert (settings.parties, settings.edits_per_party, settings.rounds) == (10, 100, 5)
     assert settings.limit == 5000
     assert settings.beta == (20000,)
     assert settings.merge == ("GLOBAL",)
@@ -159,7 +159,7 @@ def test_forgetting_measures_before_and_after(
 ) -> None:
     settings = settings_of(command, f"{PRESET_FLAGS} {flags}")
     assert isinstance(settings, ForgettingSettings)
-    assert (settings.clients, settings.edits_per_client) == (clients, 30 // clients)
+    assert (settings.parties, settings.edits_per_party) == (clients, 30 // clients)
     assert (settings.further, settings.batch, settings.measure_every) == (30, 1, 30)
     assert settings.limit == 60
     assert settings.beta == (beta,)
@@ -184,7 +184,7 @@ def test_conflict_experiments(here: Path, name: str, mode: str) -> None:
     )
     assert isinstance(settings, ConflictSettings)
     assert settings.modes == (mode,)
-    assert (settings.clients, settings.edits_per_client, settings.limit) == (10, 250, 2500)
+    assert (settings.parties, settings.edits_per_party, settings.limit) == (10, 250, 2500)
     assert settings.conflicts is None
 
 
@@ -194,15 +194,15 @@ def test_conflicting_edits_are_dealt_evenly_to_ten_at_most(
 ) -> None:
     flags = f"{PRESET_FLAGS} --conflict_exp_type=single_B --num_edits={edits}"
     settings = settings_of("Conflict", flags)
-    assert settings.clients == clients
-    assert settings.clients * settings.edits_per_client == edits
+    assert settings.parties == clients
+    assert settings.parties * settings.edits_per_party == edits
 
 
 def test_augmentation_without_the_papers_files(here: Path) -> None:
     flags = f"{PRESET_FLAGS} --num_edits 1000 --dataset_size_limit 1000 --mode=easy"
     settings = settings_of("evaluate_augmentation", flags)
     assert isinstance(settings, AugmentationSettings)
-    assert (settings.clients, settings.edits_per_client, settings.limit) == (1, 1000, 1000)
+    assert (settings.parties, settings.edits_per_party, settings.limit) == (1, 1000, 1000)
     assert (settings.merge, settings.dataset) == (("GLOBAL",), "multi_counterfact")
     assert settings.augment_prompts
     assert not settings.generations

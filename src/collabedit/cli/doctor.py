@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 def doctor(
     model: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
-    edits_per_client: Annotated[
-        int, typer.Option("--edits-per-client", "-n", min=1, help="Edits of each party.")
+    edits_per_party: Annotated[
+        int, typer.Option("--edits-per-party", "-n", min=1, help="Edits of each party.")
     ] = 10,
-    clients: Annotated[int, typer.Option("--clients", "-c", min=1, help="Number of parties.")] = 1,
+    parties: Annotated[int, typer.Option("--parties", "-p", min=1, help="Number of parties.")] = 1,
     editor: EditorOption = "MEMIT",
     schedule: ScheduleOption = "sequential",
     hparams: HparamsOption = None,
@@ -90,7 +90,7 @@ def doctor(
     quick = kind == torch.float32 and place != "auto" and has_fast_bfloat16(computing)
     wanted = tokens or max(SelfCorpus.default_tokens, TOKENS_PER_INPUT * shape.mlp)
     work = Workload(
-        edits=clients * edits_per_client,
+        edits=parties * edits_per_party,
         editor=rules,
         schedule=parse_schedule(schedule),
         hyperparameters=settings,

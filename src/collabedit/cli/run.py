@@ -31,10 +31,11 @@ run_app = typer.Typer(no_args_is_help=True, help="Run an experiment and keep its
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all results.")]
 BetaOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Weight of earlier rounds' keys in the prior (the dynamic covariance); 0 is the "
-        "static one; several with commas, such as 0,1,10, are compared."
+        "static one; several with commas, such as 0,1,10, are compared. By default the editor's "
+        "own (10; AlphaEdit 1), which 'forgetting' compares with 0."
     ),
 ]
 
@@ -49,19 +50,19 @@ def common_settings(
             help="worldfacts, multi_counterfact, counterfact, zsre, or a file of records.",
         ),
     ] = "worldfacts",
-    clients: Annotated[int, typer.Option("--clients", "-c", help="Number of parties.")] = 10,
-    edits_per_client: Annotated[
+    parties: Annotated[int, typer.Option("--parties", "-p", help="Number of parties.")] = 4,
+    edits_per_party: Annotated[
         str,
-        typer.Option("--edits-per-client", "-n", help="One number for all parties, or 4,20,6 ..."),
-    ] = "10",
+        typer.Option("--edits-per-party", "-n", help="One number for all parties, or 4,20,6 ..."),
+    ] = "8",
     limit: Annotated[
         int | None, typer.Option(help="Use only the first so many records of the data set.")
     ] = None,
     merge: Annotated[
         str, typer.Option(help="Methods to compare, with commas, in any case; 'all' for all.")
-    ] = "CollabEdit",
+    ] = "CollabEdit,GLOBAL,SA,TA,TIES",
     editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "sequential",
+    schedule: ScheduleOption = "layerwise",
     partition: Annotated[
         str, typer.Option(help="'iid', or 'relation': each party gets facts of few kinds.")
     ] = "iid",
@@ -84,13 +85,13 @@ def common_settings(
     from collabedit.merging import merge_methods
     from collabedit.messages import parse_schedule
 
-    per_client = read_numbers(edits_per_client, "--edits-per-client")
+    per_party = read_numbers(edits_per_party, "--edits-per-party")
     everything = merge.strip().lower() == "all"
     return {
         "model": model,
         "dataset": dataset,
-        "clients": clients,
-        "edits_per_client": per_client if len(per_client) > 1 else per_client[0],
+        "parties": parties,
+        "edits_per_party": per_party if len(per_party) > 1 else per_party[0],
         "limit": limit,
         "merge": tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
         "editor": editor,
@@ -169,7 +170,7 @@ def single_round(results: Path, fresh: bool, common: dict[str, Any]) -> Run:
     return single_round(SingleRoundSettings.checked(**common), results, fresh=fresh)
 
 
-@_study("editors", without=("editor", "schedule"), clients=4, merge="GLOBAL,CollabEdit,SA,TA,TIES")
+@_study("editors", without=("editor", "schedule"), merge="GLOBAL,CollabEdit,SA,TA,TIES")
 def editors(
     results: Path,
     fresh: bool,
@@ -184,8 +185,8 @@ def editors(
         ),
     ] = "all",
     schedules: Annotated[
-        str, typer.Option(help="How residuals reach the layers: sequential, one-shot, with commas.")
-    ] = "sequential,one-shot",
+        str, typer.Option(help="How residuals reach the layers: layerwise, one-shot, with commas.")
+    ] = "layerwise,one-shot",
 ) -> Run:
     """Compare editors: each in each schedule, merged by each method, from the same edits.
 
@@ -213,7 +214,7 @@ def multi_round(
     fresh: bool,
     common: dict[str, Any],
     rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")] = 5,
-    beta: BetaOption = "10",
+    beta: BetaOption = None,
 ) -> Run:
     """Edit in several rounds; after each, measure the edits of all rounds so far.
 
@@ -222,19 +223,19 @@ def multi_round(
     """
     from collabedit.experiments import MultiRoundSettings, multi_round
 
-    betas = read_decimals(beta, "--beta")
+    betas = None if beta is None else read_decimals(beta, "--beta")
     settings = MultiRoundSettings.checked(**common, rounds=rounds, beta=betas)
     return multi_round(settings, results, fresh=fresh)
 
 
-@_study("forgetting", clients=4)
+@_study("forgetting", merge="CollabEdit")
 def forgetting(
     results: Path,
     fresh: bool,
     common: dict[str, Any],
     further: Annotated[int, typer.Option(help="Edits made after the target set.")] = 40,
     batch: Annotated[int, typer.Option(help="How many of them at a time.")] = 1,
-    beta: BetaOption = "0,10",
+    beta: BetaOption = None,
     measure_every: Annotated[
         int, typer.Option(help="Batches between two measurements of the target set.")
     ] = 4,
@@ -249,13 +250,13 @@ def forgetting(
         **common,
         further=further,
         batch=batch,
-        beta=read_decimals(beta, "--beta"),
+        beta=None if beta is None else read_decimals(beta, "--beta"),
         measure_every=measure_every,
     )
     return forgetting(settings, results, fresh=fresh)
 
 
-@_study("overlap", clients=4, merge="CollabEdit,TA")
+@_study("overlap", edits_per_party="10", merge="CollabEdit,TA")
 def overlap(
     results: Path,
     fresh: bool,
@@ -287,7 +288,7 @@ def overlap(
     return overlap(settings, results, fresh=fresh)
 
 
-@_study("conflict", clients=4)
+@_study("conflict", merge="CollabEdit")
 def conflict(
     results: Path,
     fresh: bool,
@@ -307,7 +308,7 @@ def conflict(
 ) -> Run:
     """Let other parties give other answers (B) to the same questions (A).
 
-    A is what --clients and --edits-per-client give; as many other parties hold B.
+    A is what --parties and --edits-per-party give; as many other parties hold B.
     """
     from collabedit.experiments import MODES, ConflictSettings, conflict
 
@@ -317,7 +318,7 @@ def conflict(
     return conflict(settings, results, fresh=fresh)
 
 
-@_study("augmentation", clients=4)
+@_study("augmentation", merge="CollabEdit")
 def augmentation(
     results: Path,
     fresh: bool,

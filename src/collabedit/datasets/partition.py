@@ -17,8 +17,8 @@ PartitionKind = Literal["iid", "relation"]
 
 def partition(
     records: Sequence[Record],
-    clients: int,
-    per_client: int | Sequence[int],
+    parties: int,
+    per_party: int | Sequence[int],
     *,
     by: PartitionKind = "iid",
     seed: int = 0,
@@ -27,8 +27,8 @@ def partition(
 
     Args:
         records: all records there are; those left over go to nobody.
-        clients: number of parties.
-        per_client: records of each party: one number for all, or one each.
+        parties: number of parties.
+        per_party: records of each party: one number for all, or one each.
         by: ``iid`` deals at random; ``relation`` gives every party as few relations as it can,
             as when each organisation knows about one thing.
         seed: of the shuffle; the same seed deals the same.
@@ -42,27 +42,27 @@ def partition(
     """
     if by not in PARTITIONS:
         raise UnknownNameError("partition", by, PARTITIONS)
-    sizes = _sizes(clients, per_client)
+    sizes = _sizes(parties, per_party)
     needed = sum(sizes)
     if needed > len(records):
         raise DatasetError(
-            f"{clients} clients need {needed} records together, the data set has {len(records)}; "
-            "lower the number of clients or of records per client, or give a larger data set"
+            f"{parties} parties need {needed} records together, the data set has {len(records)}; "
+            "lower the number of parties or of records per party, or give a larger data set"
         )
     shuffled = random.Random(seed).sample(list(records), len(records))
     return PARTITIONS[by](shuffled, sizes)
 
 
-def _sizes(clients: int, per_client: int | Sequence[int]) -> list[int]:
-    if clients < 1:
-        raise DatasetError(f"cannot deal records to {clients} clients; there must be 1 or more")
-    sizes = [per_client] * clients if isinstance(per_client, int) else list(per_client)
-    if len(sizes) != clients:
+def _sizes(parties: int, per_party: int | Sequence[int]) -> list[int]:
+    if parties < 1:
+        raise DatasetError(f"cannot deal records to {parties} parties; there must be 1 or more")
+    sizes = [per_party] * parties if isinstance(per_party, int) else list(per_party)
+    if len(sizes) != parties:
         raise DatasetError(
-            f"{len(sizes)} sizes were given for {clients} clients; give one for each"
+            f"{len(sizes)} sizes were given for {parties} parties; give one for each"
         )
     if min(sizes) < 1:
-        raise DatasetError(f"a client cannot have {min(sizes)} records; give it 1 or more")
+        raise DatasetError(f"a party cannot have {min(sizes)} records; give it 1 or more")
     return sizes
 
 
@@ -80,10 +80,10 @@ def _deal_by_relation(records: Sequence[Record], sizes: Sequence[int]) -> list[l
     for record in records:
         groups.setdefault(record.request.relation_id, []).append(record)
     shares: list[list[Record]] = [[] for _ in sizes]
-    for client in sorted(range(len(sizes)), key=lambda client: -sizes[client]):
-        while missing := sizes[client] - len(shares[client]):
+    for party in sorted(range(len(sizes)), key=lambda party: -sizes[party]):
+        while missing := sizes[party] - len(shares[party]):
             group = _best_group(list(groups.values()), missing)
-            shares[client] += group[:missing]
+            shares[party] += group[:missing]
             del group[:missing]
     return shares
 

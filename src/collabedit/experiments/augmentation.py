@@ -99,8 +99,8 @@ def _deal(settings: AugmentationSettings) -> list[list[RoundEdit]]:
     by_id = {item.case_id: item for item in items}
     shares = partition(
         [Record(item.request(item.edited)) for item in items],
-        settings.clients,
-        settings.edits_per_client,
+        settings.parties,
+        settings.edits_per_party,
         by=cast(PartitionKind, settings.partition),  # checked by the callee
         seed=settings.seed,
     )

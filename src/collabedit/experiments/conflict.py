@@ -52,7 +52,7 @@ MODES = {
 class ConflictSettings(StudySettings):
     """What a conflict run depends on.
 
-    ``clients`` parties hold the edits A; as many others hold B, the same questions with other
+    ``parties`` parties hold the edits A; as many others hold B, the same questions with other
     answers.
 
     Attributes:

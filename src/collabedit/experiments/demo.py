@@ -15,7 +15,7 @@ from collabedit.reporting.tables import console, summary_table
 
 __all__ = ["run_demo"]
 
-_SETTINGS = SingleRoundSettings(model="smollm2-135m", clients=4, edits_per_client=8)
+_SETTINGS = SingleRoundSettings(model="smollm2-135m", parties=4, edits_per_party=8)
 _SHOWN_PROMPTS = 3
 
 
@@ -44,7 +44,7 @@ def run_demo(results: Path, seed: int) -> None:
     out.print(
         f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)\n\n"
         "What to try next:\n"
-        "  collabedit run single-round --clients 10 --edits-per-client 10 --merge all\n"
+        "  collabedit run single-round --parties 10 --edits-per-party 10 --merge all\n"
         "  collabedit edit --requests my_facts.jsonl -o edited-model\n"
         "  collabedit round new -o round.json        (edit together with others, by files)\n"
         "  collabedit models list",

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from collabedit.experiments.multi_round import DEFAULT_BETA
+from collabedit.editors import resolve_editor
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
@@ -28,20 +28,26 @@ __all__ = ["ForgettingSettings", "forgetting"]
 class ForgettingSettings(StudySettings):
     """What a forgetting run depends on.
 
-    The target set is what ``clients`` and ``edits_per_client`` give.
+    The target set is what ``parties`` and ``edits_per_party`` give.
 
     Attributes:
         further: number of edits made after the target set.
         batch: how many of them at a time; the paper takes one.
         beta: weights of the earlier keys in the prior, each a curve; zero is the static covariance.
+            Where not given, zero and the editor's own.
         measure_every: batches between two measurements of the target set.
     """
 
     merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1)
     further: int = Field(default=40, ge=1)
     batch: int = Field(default=1, ge=1)
-    beta: tuple[Beta, ...] = Field(default=(0.0, DEFAULT_BETA), min_length=1)
+    beta: tuple[Beta, ...] | None = Field(default=None, min_length=1)
     measure_every: int = Field(default=4, ge=1)
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Those given, or the static covariance and the editor's own weight."""
+        return (0.0, resolve_editor(self.editor).beta) if self.beta is None else self.beta
 
 
 def forgetting(settings: ForgettingSettings, results: Path, *, fresh: bool = False) -> Run:
@@ -62,7 +68,7 @@ def forgetting(settings: ForgettingSettings, results: Path, *, fresh: bool = Fal
     before = study.measure("unedited", targets)
     curves: dict[str, list[dict[str, Any]]] = {}
     last: dict[str, Measured] = {}
-    for trajectory in trajectories(settings.merge, settings.beta):
+    for trajectory in trajectories(settings.merge, settings.betas):
         name = trajectory.name
         curves[name] = []
         for state in trajectory.follow(study, rounds):
@@ -85,12 +91,12 @@ def forgetting(settings: ForgettingSettings, results: Path, *, fresh: bool = Fal
 
 def _deal(settings: ForgettingSettings) -> tuple[list[list[Record]], list[list[Record]]]:
     """The parties' shares of the target set, and the batches of further edits."""
-    sizes = settings.edits_per_client
-    per_client = [sizes] * settings.clients if isinstance(sizes, int) else list(sizes)
+    sizes = settings.edits_per_party
+    per_party = [sizes] * settings.parties if isinstance(sizes, int) else list(sizes)
     all_at_once = settings.model_copy(
         update={
-            "clients": settings.clients + 1,
-            "edits_per_client": (*per_client, settings.further),
+            "parties": settings.parties + 1,
+            "edits_per_party": (*per_party, settings.further),
         }
     )
     (shares,) = deal(all_at_once)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from collabedit.algebra import LowRankUpdate, relative_distance
+from collabedit.editors import resolve_editor
 from collabedit.evaluation import summarise
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
@@ -27,10 +28,7 @@ from collabedit.merging import POOLED
 from collabedit.messages import RoundState
 from collabedit.requests import Record
 
-__all__ = ["DEFAULT_BETA", "MultiRoundSettings", "multi_round"]
-
-#: Weight of the keys of finished rounds in the prior; docs/results.md has the measurements.
-DEFAULT_BETA = 10.0
+__all__ = ["MultiRoundSettings", "multi_round"]
 
 
 class MultiRoundSettings(StudySettings):
@@ -39,11 +37,17 @@ class MultiRoundSettings(StudySettings):
     Attributes:
         rounds: number of rounds; each has its own records.
         beta: weights of the finished rounds' keys in the prior, each a trajectory of its own for
-            the methods that pool statistics; zero is the static covariance.
+            the methods that pool statistics; zero is the static covariance. The editor's own
+            where not given.
     """
 
     rounds: int = Field(default=5, ge=1)
-    beta: tuple[Beta, ...] = Field(default=(DEFAULT_BETA,), min_length=1)
+    beta: tuple[Beta, ...] | None = Field(default=None, min_length=1)
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Those given, or the editor's own."""
+        return (resolve_editor(self.editor).beta,) if self.beta is None else self.beta
 
 
 def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = False) -> Run:
@@ -66,7 +70,7 @@ def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = Fa
     before = study.measure("unedited", everything)
     measured: dict[str, list[Measured]] = {}
     states: dict[Trajectory, list[RoundState]] = {}
-    for trajectory in trajectories(settings.merge, settings.beta):
+    for trajectory in trajectories(settings.merge, settings.betas):
         name = trajectory.name
         states[trajectory], measured[name] = [], []
         for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):

@@ -35,7 +35,7 @@ __all__ = ["OverlapSettings", "overlap"]
 class OverlapSettings(StudySettings):
     """What an overlap run depends on.
 
-    One share of records is dealt, of ``edits_per_client``, and all ``clients`` have it.
+    One share of records is dealt, of ``edits_per_party``, and all ``parties`` have it.
 
     Attributes:
         rounds: how often the same edits are made.
@@ -45,7 +45,7 @@ class OverlapSettings(StudySettings):
     """
 
     merge: tuple[str, ...] = Field(default=("CollabEdit", "TA"), min_length=1)
-    edits_per_client: int = 10
+    edits_per_party: int = 10
     rounds: int = Field(default=5, ge=1)
     copies: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4, 8), min_length=1)
     skip_known: float = Field(default=0.5, gt=0, le=1)
@@ -66,7 +66,7 @@ def overlap(settings: OverlapSettings, results: Path, *, fresh: bool = False) ->
     Returns:
         The finished run.
     """
-    ((records,),) = deal(settings.model_copy(update={"clients": 1}))
+    ((records,),) = deal(settings.model_copy(update={"parties": 1}))
     study = open_study("overlap", settings, results, fresh=fresh)
     before = study.measure("unedited", records)
     repeated, after = _over_rounds(study, settings, records)
@@ -86,7 +86,7 @@ def _over_rounds(
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Measured]]:
     """Each trajectory's rounds, and what is measured after the last one."""
     requests = [record.request for record in records]
-    shares = [requests] * settings.clients
+    shares = [requests] * settings.parties
     after: dict[str, Measured] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
     for trajectory in (

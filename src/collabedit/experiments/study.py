@@ -110,8 +110,8 @@ class CommonSettings(RunSettings):
     """What every study depends on, whatever edits the model.
 
     Attributes:
-        clients: number of parties.
-        edits_per_client: edits of each, one number for all or one a party.
+        parties: number of parties.
+        edits_per_party: edits of each, one number for all or one a party.
         limit: deal only the first so many records of the data set; all of them where not given.
         merge: names of the methods to compare.
         partition: ``iid`` or ``relation``.
@@ -120,8 +120,8 @@ class CommonSettings(RunSettings):
             takes longer than all other measures.
     """
 
-    clients: int = Field(default=4, ge=1)
-    edits_per_client: int | tuple[int, ...] = 8
+    parties: int = Field(default=4, ge=1)
+    edits_per_party: int | tuple[int, ...] = 8
     limit: int | None = Field(default=None, ge=1)
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
     partition: str = "iid"
@@ -366,19 +366,19 @@ def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
     Raises:
         DatasetError: when the data set cannot be had or is too small.
     """
-    sizes = settings.edits_per_client
-    per_client = [sizes] * settings.clients if isinstance(sizes, int) else list(sizes)
+    sizes = settings.edits_per_party
+    per_party = [sizes] * settings.parties if isinstance(sizes, int) else list(sizes)
     shares = partition(
         take(load_dataset(settings.dataset), settings.limit),
-        settings.clients,
-        [size * rounds for size in per_client],
+        settings.parties,
+        [size * rounds for size in per_party],
         by=cast(PartitionKind, settings.partition),  # checked by the callee
         seed=settings.seed,
     )
     return [
         [
             share[number * size : (number + 1) * size]
-            for share, size in zip(shares, per_client, strict=True)
+            for share, size in zip(shares, per_party, strict=True)
         ]
         for number in range(rounds)
     ]
