@@ -13,6 +13,7 @@ from collabedit.cli.apply import apply
 from collabedit.cli.contribute import contribute
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
+from collabedit.cli.export import export, revert
 from collabedit.cli.merge import merge
 from collabedit.cli.tune import tune
 from collabedit.errors import CollabEditError
@@ -44,6 +45,8 @@ app.command("update", hidden=True)(contribute)  # its name in version 0.1
 app.command("detect")(detect)
 app.command("merge")(merge)
 app.command("apply")(apply)
+app.command("export")(export)
+app.command("revert")(revert)
 app.add_typer(run.run_app, name="run")
 app.command("summarize")(run.summarize)
 

@@ -40,7 +40,8 @@ def edit(
         typer.Option(
             "--out",
             "-o",
-            help="A directory for the edited model, or a .safetensors file for the delta alone.",
+            help="A directory for the edited model, a .gguf file, or a .safetensors file for the "
+            "delta alone.",
         ),
     ],
     model: ModelOption = "smollm2-135m",
@@ -61,6 +62,7 @@ def edit(
     from collabedit.editing import TargetCache
     from collabedit.editors import resolve_editor
     from collabedit.export import save_edited_model
+    from collabedit.export.gguf_model import check_gguf, save_gguf
     from collabedit.export.model_directory import check_output, check_output_directory
     from collabedit.files import check_output_file
     from collabedit.merging import resolve_method
@@ -74,9 +76,11 @@ def edit(
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
-    as_delta = out.suffix == ".safetensors"
+    as_delta, as_gguf = out.suffix == ".safetensors", out.suffix == ".gguf"
     if as_delta:
         check_output_file(out)
+    elif as_gguf:
+        check_gguf(out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
     else:
         check_output_directory(out, overwrite=overwrite)
     loaded = load_model(
@@ -86,7 +90,7 @@ def edit(
         trust_remote_code=trust_remote_code,
         memory_budget=read_bytes(memory_budget),
     )
-    if not as_delta:
+    if not (as_delta or as_gguf):
         check_output(out, loaded, overwrite=overwrite)
     config = new_round(
         loaded,
@@ -103,6 +107,8 @@ def edit(
     delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     if as_delta:
         delta.save(out)
+    elif as_gguf:
+        save_gguf(delta, out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
     else:
         save_edited_model(loaded, delta, out, overwrite=overwrite)
     print(f"{out}: {model} with {len(records)} edits, layers {spread(config.layers)}")

@@ -1,5 +1,33 @@
-"""Turning a delta into what users ship: a model directory that plain ``transformers`` loads."""
+"""Turning a delta into what users ship: a model directory, LoRA adapters, GGUF files, with cards.
 
+Each format is a decorated function in a file of its own; the imports below register them.
+"""
+
+from collabedit.export.base import Base
+from collabedit.export.full_model import export_delta, export_model
+from collabedit.export.gguf_model import export_gguf
+from collabedit.export.lora import export_lora
 from collabedit.export.model_directory import save_edited_model
+from collabedit.export.registry import (
+    ExportFormat,
+    ExportJob,
+    export_format,
+    export_formats,
+    resolve_format,
+)
+from collabedit.export.undo import revert_model
 
-__all__ = ["save_edited_model"]
+__all__ = [
+    "Base",
+    "ExportFormat",
+    "ExportJob",
+    "export_delta",
+    "export_format",
+    "export_formats",
+    "export_gguf",
+    "export_lora",
+    "export_model",
+    "resolve_format",
+    "revert_model",
+    "save_edited_model",
+]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from collabedit.errors import CollabEditError, InputError, ModelError
+from collabedit.export.base import Base, unedited_weights
+from collabedit.export.card import CARD, ORIGINAL_CARD, licence_of, model_card
 from collabedit.export.original import (
     copy_files,
     has_own_tokenizer,
@@ -17,13 +19,27 @@ from collabedit.export.original import (
     other_files,
 )
 from collabedit.export.target import RECORD, check_replaceable, replacement, saved_files
-from collabedit.export.weights import EditedCopy, check_written
-from collabedit.files import StrPath, cache_directory, check_writable, read_json, write_json
+from collabedit.export.undo import UNDO, save_undo
+from collabedit.export.weights import EditedCopy, check_written, value_of
+from collabedit.files import (
+    StrPath,
+    cache_directory,
+    check_writable,
+    read_json,
+    write_json,
+    write_text,
+)
 from collabedit.messages import Delta
 from collabedit.models.language_model import LanguageModel
 from collabedit.parties import apply_delta
 
-__all__ = ["check_output", "check_output_directory", "save_edited_model"]
+__all__ = [
+    "check_output",
+    "check_output_directory",
+    "kept_delta",
+    "save_edited_model",
+    "write_copy",
+]
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 
@@ -88,11 +104,13 @@ def save_edited_model(
     overwrite: bool = False,
     applied: bool = False,
     delta_file: StrPath | None = None,
+    evaluation: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Apply a delta to a model and save it with its tokenizer and where the edits came from.
 
-    The directory holds what the original's has, and only the edited weights differ; a model that
-    was loaded in another type than it is stored in, or unpacked, or made in memory is saved by
+    The directory holds what the original's has, and only the edited weights differ; besides, there
+    are a model card and what undoes the edits (:func:`collabedit.export.revert_model`). A model
+    that was loaded in another type than it is stored in, or unpacked, or made in memory is saved by
     ``transformers`` instead. The directory appears when it is complete, or not at all. ``model``
     stays edited.
 
@@ -104,6 +122,7 @@ def save_edited_model(
         applied: whether the delta is in the model's weights already.
         delta_file: where the delta is stored already; if nowhere, it is kept beside ``path`` until
             the model is saved.
+        evaluation: metrics by model, for the card.
 
     Raises:
         InputError: when the directory may not or cannot be written; the message says where the
@@ -113,15 +132,85 @@ def save_edited_model(
     """
     target = Path(path)
     delta.require_complete()
-    with _kept(delta, target, delta_file):
+    with kept_delta(delta, target, "collabedit apply {} -o DIR", delta_file):
         check_output_directory(target, overwrite=overwrite)
-        if not applied:
+        original = original_directory(model)
+        if applied:
+            before = unedited_weights(original, delta, model.hf.base_model_prefix)
+        else:
+            before = {name: value_of(model, name).cpu().clone() for name in delta.changes}
             apply_delta(model, delta)
         with replacement(target, overwrite=overwrite) as staged:
             _write_model(model, staged, target)
-            check_written(model, delta.changes, staged)
-            record = delta.metadata.model_dump(mode="json")
-            write_json(staged / RECORD, {**record, "files": [*saved_files(staged), RECORD]})
+            after = {name: value_of(model, name) for name in delta.changes}
+            keys = check_written(model.name, after, staged)
+            if before is not None:
+                save_undo(staged / UNDO, before, after, keys)
+            _write_card(staged, delta, licence_of(original, model.name), evaluation)
+
+
+def write_copy(
+    base: Base,
+    path: StrPath,
+    *,
+    overwrite: bool = False,
+    evaluation: Mapping[str, Mapping[str, float]] | None = None,
+) -> bool:
+    """Save an edited model as a copy of its base's files, without loading it.
+
+    Args:
+        base: the unedited model and the delta.
+        path: the directory.
+        overwrite: replace a model that was saved there.
+        evaluation: metrics by model, for the card.
+
+    Returns:
+        Whether it was done; otherwise the model has to be loaded and saved, since its files are
+        packed, of another type, or not here.
+
+    Raises:
+        InputError: when the directory may not or cannot be written.
+    """
+    target, delta, prefix = Path(path), base.delta, base.hf.base_model_prefix
+    check_output_directory(target, overwrite=overwrite)
+    if base.directory is None or unedited_weights(base.directory, delta, prefix) is None:
+        return False
+    names = list(delta.changes)
+    plan = EditedCopy.of_files(base.directory, names, prefix, delta.metadata.dtype)
+    if plan is None:
+        return False
+    copied = other_files(base.directory, target)
+    files = [*copied, *map(Path, plan.files)]
+    check_writable(target, sum((base.directory / file).stat().st_size for file in files))
+    with _failures(target), replacement(target, overwrite=overwrite) as staged:
+        plan.write(base.edited, staged)
+        copy_files(base.directory, copied, staged)
+        after = {name: base.edited(name) for name in names}
+        keys = check_written(base.name, after, staged)
+        save_undo(staged / UNDO, base.unedited, after, keys)
+        _write_card(staged, delta, licence_of(base.directory, base.name), evaluation)
+    return True
+
+
+def _write_card(
+    staged: Path,
+    delta: Delta,
+    licence: str | None,
+    evaluation: Mapping[str, Mapping[str, float]] | None,
+) -> None:
+    """Write the model card and the list of files; the original's own card is kept beside it."""
+    if (staged / CARD).is_file():
+        (staged / CARD).replace(staged / ORIGINAL_CARD)
+    undo = (
+        "`collabedit revert THIS_DIRECTORY -o OUT` writes the unedited model; its weights are the "
+        "very bytes that they were."
+        if (staged / UNDO).is_file()
+        else "Take the base model; this directory keeps no copy of its weights."
+    )
+    text = model_card(delta, "A language model", undo=undo, licence=licence, evaluation=evaluation)
+    write_text(staged / CARD, text)
+    record = delta.metadata.model_dump(mode="json")
+    write_json(staged / RECORD, {**record, "files": [*saved_files(staged), RECORD]})
 
 
 def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
@@ -133,7 +222,7 @@ def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
     copied = other_files(original, target)
     edited_copy = EditedCopy.of(model, original)
     if edited_copy is not None:
-        edited_copy.write(model, staged)
+        edited_copy.write(lambda name: value_of(model, name), staged)
     else:
         with _any_generation_config(model, original):
             model.hf.save_pretrained(staged)
@@ -170,10 +259,28 @@ def _any_generation_config(model: LanguageModel, original: Path) -> Iterator[Non
 
 
 @contextmanager
-def _kept(delta: Delta, target: Path, stored: StrPath | None) -> Iterator[None]:
-    """Keep the delta in a file until the block has saved the model, and say where if it fails."""
+def kept_delta(
+    delta: Delta, target: Path, again: str, stored: StrPath | None = None
+) -> Iterator[None]:
+    """Keep the delta in a file until the block has saved the model, and say where if it fails.
+
+    Args:
+        delta: the delta.
+        target: what the block writes.
+        again: the command that does it again; ``{}`` stands for the delta's file.
+        stored: where the delta is stored already; then nothing is kept.
+    """
     file = _keep(delta, target) if stored is None else None
-    where = f"; the edits are kept, try again: collabedit apply {file} -o DIR" if file else ""
+    where = f"; the edits are kept, try again: {again.format(file)}" if file else ""
+    with _failures(target, where):
+        yield
+    if file is not None:
+        file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _failures(target: Path, where: str = "") -> Iterator[None]:
+    """Say in one line why a model was not written, and ``where`` the edits are."""
     try:
         yield
     except CollabEditError as error:
@@ -182,8 +289,6 @@ def _kept(delta: Delta, target: Path, stored: StrPath | None) -> Iterator[None]:
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise InputError(f"cannot write the model to {target}: {reason}{where}") from error
-    if file is not None:
-        file.unlink(missing_ok=True)
 
 
 def _keep(delta: Delta, target: Path) -> Path:

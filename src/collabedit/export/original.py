@@ -9,7 +9,13 @@ from pathlib import Path
 
 from collabedit.models.language_model import LanguageModel
 
-__all__ = ["copy_files", "has_own_tokenizer", "original_directory", "other_files"]
+__all__ = [
+    "copy_files",
+    "has_own_tokenizer",
+    "original_directory",
+    "other_files",
+    "snapshot_directory",
+]
 
 #: Weights in any format, which would be those of the unedited model; caches; what applies to packed
 #: or adapted weights only; and the record of an earlier edit.
@@ -39,23 +45,30 @@ _LEFT_OUT = (
     "quant_config.json",
     "hf_quant_config.json",
     "collabedit.json",
+    "collabedit.undo",
 )
 _TOKENIZERS = ("tokenizer*", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def original_directory(model: LanguageModel) -> Path | None:
-    """Where the files lie that a model was loaded from; ``None`` if they are not on this machine.
+    """Where the files of a loaded model lie; ``None`` if they are not on this machine."""
+    source = str(getattr(model.hf, "name_or_path", None) or "")
+    return snapshot_directory(source, getattr(model.hf.config, "_commit_hash", None))
 
-    Of a model from the Hub, it is the snapshot in the cache.
+
+def snapshot_directory(source: str, commit: str | None) -> Path | None:
+    """The directory behind what ``transformers`` loads from; ``None`` if it is not on this machine.
+
+    Args:
+        source: a directory or a Hub id, for which it is the snapshot in the cache.
+        commit: of the Hub id.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    source = str(getattr(model.hf, "name_or_path", None) or "")
     if not source:
         return None
     if Path(source).is_dir():
         return Path(source) if (Path(source) / "config.json").is_file() else None
-    commit = getattr(model.hf.config, "_commit_hash", None)
     try:
         found = try_to_load_from_cache(source, "config.json", revision=commit)
     except ValueError:  # not the form of a Hub id

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -22,12 +22,22 @@ from collabedit.files import read_json
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.placement import stored_weight
 
-__all__ = ["EditedCopy", "check_written"]
+__all__ = [
+    "EditedCopy",
+    "check_written",
+    "opened",
+    "overwrite_tensors",
+    "stored_key",
+    "stored_names",
+    "value_of",
+]
 
 #: Names that are tried for a parameter that the checkpoint calls otherwise.
 _TRIED = 4
 #: Entries of a configuration that loading sets.
 _NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+#: What safetensors files call the types that models are edited in.
+_STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -54,8 +64,12 @@ class EditedCopy:
             not safetensors, have an adapter beside them, or differ from the model in its settings
             or in more than weights that collabedit edits.
         """
-        stored = _stored_names(original)
-        if not stored or _is_packed(model, original) or not _has_same_settings(model, original):
+        stored = stored_names(original)
+        if (
+            not stored
+            or _is_packed(str(model.dtype).removeprefix("torch."), original)
+            or not _has_same_settings(model, original)
+        ):
             return None
         editable = {model.structure.weight_name(n) for n in range(model.structure.n_layers)}
         names = _names_of(model, stored, editable)
@@ -70,14 +84,54 @@ class EditedCopy:
                 changed.setdefault(stored[key], {})[name] = key
         if not _has_renamed(model, names, {key: original / stored[key] for key in stored}):
             return None
-        index = [] if _SINGLE in stored.values() else [_INDEX]
-        return cls(original, (*sorted(set(stored.values())), *index), changed)
+        return cls(original, _weight_files(stored), changed)
 
-    def write(self, model: LanguageModel, folder: Path) -> None:
-        """Write the weight files into a directory, one after the other."""
+    @classmethod
+    def of_files(
+        cls, original: Path, names: Iterable[str], prefix: str, dtype: str
+    ) -> EditedCopy | None:
+        """Plan the copy from the files alone, where the edited weights are known to be theirs.
+
+        Args:
+            original: directory of the original.
+            names: of the edited weights.
+            prefix: of the names of the model without its head (``base_model_prefix``).
+            dtype: type that the model was edited in.
+
+        Returns:
+            ``None`` where the files cannot simply be copied, as for :meth:`of`.
+        """
+        stored = stored_names(original)
+        if not stored or _is_packed(dtype, original):
+            return None
+        changed: dict[str, dict[str, str]] = {}
+        for name in names:
+            key = stored_key(name, prefix, stored)
+            if key is None:
+                return None
+            with opened(original / stored[key]) as file:
+                if file.get_slice(key).get_dtype() != _STORED_TYPES[dtype]:
+                    return None
+            changed.setdefault(stored[key], {})[name] = key
+        return cls(original, _weight_files(stored), changed)
+
+    def write(self, value: Callable[[str], Tensor], folder: Path) -> None:
+        """Write the weight files into a directory, one after the other.
+
+        Args:
+            value: gives an edited weight by its name in the model.
+            folder: the directory.
+        """
         for file in self.files:
             shutil.copyfile(self.original / file, folder / file)
-            _overwrite(folder / file, model, self.changed.get(file, {}))
+            changed = self.changed.get(file, {})
+            overwrite_tensors(folder / file, {key: value(name) for name, key in changed.items()})
+
+
+def _weight_files(stored: Mapping[str, str]) -> tuple[str, ...]:
+    """The files of a checkpoint, and their index."""
+    files = sorted(set(stored.values()))
+    return tuple(files if _SINGLE in files else [*files, _INDEX])
 
 
 def value_of(model: LanguageModel, name: str) -> Tensor:
@@ -86,10 +140,10 @@ def value_of(model: LanguageModel, name: str) -> Tensor:
     return stored_weight(model.module(path), own_name)
 
 
-def _stored_names(original: Path) -> dict[str, str]:
+def stored_names(original: Path) -> dict[str, str]:
     """The file of each weight, as ``transformers`` looks for them; empty if not safetensors."""
     if (original / _SINGLE).is_file():
-        with _opened(original / _SINGLE) as stored:
+        with opened(original / _SINGLE) as stored:
             return dict.fromkeys(stored.keys(), _SINGLE)
     try:
         places = read_json(original / _INDEX)["weight_map"]
@@ -100,22 +154,21 @@ def _stored_names(original: Path) -> dict[str, str]:
     return names if plain else {}
 
 
-def _opened(path: Path) -> Any:
+def opened(path: Path) -> Any:
+    """A safetensors file, open for reading single tensors."""
     from safetensors import safe_open
 
     return safe_open(path, framework="pt")
 
 
-def _is_packed(model: LanguageModel, original: Path) -> bool:
+def _is_packed(dtype: str, original: Path) -> bool:
     """Whether the files hold something other than the model's weights in the model's type."""
     if (original / "adapter_config.json").exists():
         return True
     config = read_json(original / "config.json")
     parts = [config, config.get("text_config") or {}]
     types = {part.get(key) for part in parts for key in ("dtype", "torch_dtype")} - {None}
-    return any("quantization_config" in part for part in parts) or not (
-        types <= {str(model.dtype).removeprefix("torch.")}
-    )
+    return any("quantization_config" in part for part in parts) or not (types <= {dtype})
 
 
 def _has_same_settings(model: LanguageModel, original: Path) -> bool:
@@ -136,15 +189,19 @@ def _names_of(
 
     Empty unless all weights that can be edited are found.
     """
-    prefix = f"{model.hf.base_model_prefix}."
     names = {}
     for name, _ in model.hf.named_parameters():
-        candidates = (name, prefix + name, name.removeprefix(prefix))
-        key = next((key for key in candidates if key in stored), None)
+        key = stored_key(name, model.hf.base_model_prefix, stored)
         if key is not None:
             names[name] = key
     unique = len(set(names.values())) == len(names)
     return names if unique and editable <= names.keys() else {}
+
+
+def stored_key(name: str, prefix: str, stored: Container[str]) -> str | None:
+    """What a checkpoint calls a parameter: some are of the model without its head."""
+    candidates = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+    return next((key for key in candidates if key in stored), None)
 
 
 def _has_renamed(
@@ -169,7 +226,7 @@ def _common_end(one: str, other: str) -> int:
 
 def _is_stored(value: Tensor, file: Path, key: str) -> bool | None:
     """Whether a file has just this value; ``None`` where type or shape differ."""
-    with _opened(file) as stored:
+    with opened(file) as stored:
         if key not in stored.keys():  # noqa: SIM118
             return None
         found: Tensor = stored.get_tensor(key)
@@ -182,32 +239,49 @@ def _bytes_of(value: Tensor) -> Tensor:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _overwrite(path: Path, model: LanguageModel, names: Mapping[str, str]) -> None:
-    """Put weights of the model in the place of a file's; the format stores them row by row."""
-    if not names:
+def overwrite_tensors(path: Path, values: Mapping[str, Tensor]) -> None:
+    """Put tensors in the place of a file's of the same type and shape.
+
+    Args:
+        path: the safetensors file; it stores tensors row by row.
+        values: by their names in the file.
+    """
+    if not values:
         return
     with path.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
-        for name, key in names.items():
+        for key, value in values.items():
             stream.seek(8 + length + header[key]["data_offsets"][0])
-            stream.write(_bytes_of(value_of(model, name)).numpy().data)
+            stream.write(_bytes_of(value).numpy().data)
 
 
-def check_written(model: LanguageModel, names: Iterable[str], folder: Path) -> None:
+def check_written(name: str, values: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
     """Check that a saved model has the very bytes of the edited weights.
+
+    Args:
+        name: of the model.
+        values: the edited weights by name.
+        folder: of the saved model.
+
+    Returns:
+        What its files call each of them.
 
     Raises:
         ModelError: when one is missing.
     """
-    stored = _stored_names(folder)
-    for name in names:
-        value = value_of(model, name)
-        if not any(_is_stored(value, folder / stored[key], key) for key in _likely(name, stored)):
+    stored = stored_names(folder)
+    keys = {}
+    for weight, value in values.items():
+        likely = _likely(weight, stored)
+        found = next((key for key in likely if _is_stored(value, folder / stored[key], key)), None)
+        if found is None:
             raise ModelError(
-                f"{model.name}: the edited weight {name} was not saved as it is; the model's "
+                f"{name}: the edited weight {weight} was not saved as it is; the model's "
                 "format is not supported for saving"
             )
+        keys[weight] = found
+    return keys
 
 
 def _likely(name: str, stored: Iterable[str]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from collabedit.models.failures import explained
 from collabedit.models.gguf import convert_gguf
 from collabedit.progress import progress, say
 
-__all__ = ["BuiltinModel", "entry", "fetch", "is_fetched", "names"]
+__all__ = ["BuiltinModel", "entry", "fetch", "fetch_gguf", "is_fetched", "names"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,26 @@ def fetch(name: str) -> Path:
             _join(_download(model, downloads), model, gguf)
     say(f"Converting {name} to safetensors in {target}")
     convert_gguf(gguf, target)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return target
+
+
+def fetch_gguf(name: str) -> Path:
+    """The GGUF file of a built-in model, downloaded at first use and kept in the cache.
+
+    Raises:
+        UnknownNameError: when there is no such model.
+        ModelError: when the download fails or its checksum is wrong.
+    """
+    model = entry(name)
+    target = cache_directory("gguf") / f"{_directory(name).name}.gguf"
+    if target.is_file():
+        return target
+    say(f"Fetching the GGUF file of {name}, {model.megabytes:,} MB (only once)")
+    make_directory(target.parent)
+    downloads = make_directory(cache_directory("downloads", target.stem))
+    with explained(name, remedy=f"remove {downloads} and try again"):
+        _join(_download(model, downloads), model, target)
     shutil.rmtree(downloads, ignore_errors=True)
     return target
 

@@ -20,7 +20,7 @@ from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
 from collabedit.models.trial import Tail, check_causal, reaches_later_tokens, try_layers
 
-__all__ = ["LanguageModel", "WeightChange"]
+__all__ = ["LanguageModel", "WeightChange", "weight_sha256"]
 
 
 #: Where a tensor lies, how often it was written to, and a few of its values.
@@ -258,7 +258,7 @@ class LanguageModel:
         stamp = _stamp(module.get_parameter(own_name))
         known = self._digests.get(name)
         if known is None or known[0] != stamp:
-            known = self._digests[name] = stamp, _sha256(stored_weight(module, own_name))
+            known = self._digests[name] = stamp, weight_sha256(stored_weight(module, own_name))
         return known[1]
 
     def state_fingerprint(self) -> str:
@@ -353,7 +353,8 @@ def _stamp(tensor: Tensor) -> _Stamp:
     return tensor.data_ptr(), tensor._version, tuple(sample)
 
 
-def _sha256(tensor: Tensor) -> str:
+def weight_sha256(tensor: Tensor) -> str:
+    """SHA-256 of a weight's type, shape and bytes, as messages name the weights of a model."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

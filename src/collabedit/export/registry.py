@@ -1,0 +1,175 @@
+"""The registry of export formats: one decorated function in a file of its own each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from collabedit.algebra import LowRankUpdate
+from collabedit.errors import InputError, UnknownNameError
+from collabedit.export.base import Base
+from collabedit.messages import Delta
+from collabedit.progress import say
+from collabedit.requests import Record
+
+__all__ = [
+    "Evaluation",
+    "ExportFormat",
+    "ExportJob",
+    "export_format",
+    "export_formats",
+    "resolve_format",
+]
+
+#: Metrics by model ("unedited", "as exported") and by their names.
+Evaluation: TypeAlias = "Mapping[str, Mapping[str, float]]"
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What is to be exported, and where.
+
+    Attributes:
+        base: the unedited model, which has the delta.
+        out: the file or directory to write.
+        overwrite: replace what an earlier export wrote there.
+        records: to measure the result on; none by default.
+        trust_remote_code: whether Python code that comes with the model may run.
+        delta_file: where the delta is stored, if it is.
+    """
+
+    base: Base
+    out: Path
+    overwrite: bool = False
+    records: Sequence[Record] = ()
+    trust_remote_code: bool = False
+    delta_file: Path | None = None
+
+    @property
+    def delta(self) -> Delta:
+        """What is exported."""
+        return self.base.delta
+
+    def measured(self, changes: Mapping[str, LowRankUpdate]) -> Evaluation:
+        """The metrics of the model before and after changes; none without records."""
+        if not self.records:
+            return {}
+        from collabedit.evaluation import evaluate, summarise
+        from collabedit.models import load_model
+
+        model = load_model(
+            self.base.name,
+            dtype=self.delta.metadata.dtype,
+            trust_remote_code=self.trust_remote_code,
+        )
+        before = _numbers(summarise(evaluate(model, self.records)))
+        with model.edited(changes):
+            after = _numbers(summarise(evaluate(model, self.records)))
+        for name, row in (("unedited", before), ("as exported", after)):
+            shown = ", ".join(f"{key} {value:.1f}" for key, value in row.items())
+            say(f"{name}: {shown}")
+        return {"unedited": before, "as exported": after}
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in summary.items() if key != "records"}
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A way for edits to leave collabedit.
+
+    Attributes:
+        name: as it is given to ``--to``.
+        function: ``f(job, **options)``; it returns what the user should know of the result.
+        suffix: of the file that it writes; empty for a directory.
+        options: its keyword options with their defaults.
+    """
+
+    name: str
+    function: Callable[..., list[str]]
+    suffix: str
+    options: Mapping[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """First line of its documentation."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def check_options(self, options: Iterable[str]) -> None:
+        """Check that the format has some options.
+
+        Raises:
+            InputError: when it lacks one; the message lists those that it has.
+        """
+        for option in options:
+            if option not in self.options:
+                known = ", ".join(f"--{name.replace('_', '-')}" for name in self.options)
+                raise InputError(
+                    f"--to {self.name} has no option --{option.replace('_', '-')}; "
+                    f"its options: {known or 'none'}"
+                )
+
+    def export(self, job: ExportJob, options: Mapping[str, Any] | None = None) -> list[str]:
+        """Write the format.
+
+        Args:
+            job: what and where.
+            options: of the format; its defaults where not given.
+
+        Returns:
+            What the user should know of the result, a line each.
+
+        Raises:
+            InputError: when the format has no such option, or the target cannot be written.
+            ModelError: when the model cannot be had in this format.
+        """
+        self.check_options(options or {})
+        return self.function(job, **(options or {}))
+
+
+_FORMATS: dict[str, ExportFormat] = {}
+
+
+def export_format(
+    name: str, *, suffix: str = ""
+) -> Callable[[Callable[..., list[str]]], Callable[..., list[str]]]:
+    """Register the decorated function as an export format.
+
+    Its keyword-only parameters are the format's options, with their defaults.
+
+    Args:
+        name: as it is given to ``--to``.
+        suffix: of the file that it writes; empty for a directory.
+    """
+
+    def register(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
+        parameters = inspect.signature(function).parameters.values()
+        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        _FORMATS[name] = ExportFormat(name, function, suffix, options)
+        return function
+
+    return register
+
+
+def export_formats() -> list[ExportFormat]:
+    """All registered formats."""
+    return list(_FORMATS.values())
+
+
+def resolve_format(name: str | None, out: Path) -> ExportFormat:
+    """The format of a name, in any case of letters; without a name, the one of a file's suffix.
+
+    Raises:
+        UnknownNameError: when there is none; the message lists those that are.
+    """
+    if name is None:
+        suffix = out.suffix.lower()
+        name = next((f.name for f in _FORMATS.values() if suffix and f.suffix == suffix), "model")
+    found = _FORMATS.get(name.strip().lower())
+    if found is None:
+        raise UnknownNameError("export format", name, _FORMATS)
+    return found
