@@ -63,10 +63,11 @@ def test_only_the_edited_weights_of_the_original_change(
     check_saved(model, tmp_path / "edited")
     assert {name: (source / name).read_bytes() for name in saved_files(source)} == before
     names = set(saved_files(tmp_path / "edited"))
-    assert names == (set(before) - set(LEFT_OUT)) | {"collabedit.json"}
+    ours = {"collabedit.json", "collabedit.undo", "README.md"}
+    assert names == (set(before) - set(LEFT_OUT)) | ours
     assert set(OTHERS) <= names
     changed = set()
-    for name in names - {"collabedit.json"}:
+    for name in names - ours:
         if not name.endswith(".safetensors"):
             assert (tmp_path / "edited" / name).read_bytes() == before[name], name
             continue
@@ -268,7 +269,7 @@ def test_weights_that_were_saved_otherwise_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(original(tmp_path / "original"))
-    monkeypatch.setattr("collabedit.export.weights._overwrite", lambda *_: None)
+    monkeypatch.setattr("collabedit.export.weights.overwrite_tensors", lambda *_: None)
     with pytest.raises(ModelError, match=r"down_proj\.weight was not saved as it is"):
         save_edited_model(model, random_delta(model), tmp_path / "edited")
     assert not (tmp_path / "edited").exists()
