@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collabedit.algebra.prior import Prior
-from collabedit.algebra.statistics import Factors, Moments, Statistics
+from collabedit.algebra.statistics import Factors, Moments, Statistics, compress
 from collabedit.algebra.updates import LowRankUpdate
 
 __all__ = ["SMALLEST_SINGULAR_VALUE", "Missed", "missed", "prefers_factors", "solve"]
@@ -23,6 +23,10 @@ SMALLEST_SINGULAR_VALUE = 0.01
 
 #: Miss of a direction, relative to the residuals, from which on it is counted.
 _MISSED = 0.01
+
+#: Share of the largest singular value below which keys differ by rounding alone: a float32 pass
+#: gives a key to about 1e-6, and parties measure theirs in batches of their own.
+_REPEATED = 1e-5
 
 #: Columns of a symmetric product that are formed together.
 _PANEL = 1024
@@ -66,10 +70,13 @@ def solve(
 class Missed:
     """How far an update is from giving the keys their targets.
 
+    Factors mix the edits, so what is counted are directions of the distinct keys, each of which
+    stands for one edit's worth of them. Repeated keys are one key whose target is the mean of those
+    asked for: whether two edits contradict each other is not told here.
+
     Attributes:
-        edits: number of edits that are missed: directions of the pooled edits in which what is
-            missed exceeds 1 % of the root mean square of the residuals. Factors mix the edits, so
-            each direction stands for one edit's worth of them.
+        edits: number of directions in which what is missed exceeds 1 % of the root mean square of
+            the residuals.
         worst: the largest miss of a direction, relative to that root mean square.
     """
 
@@ -80,16 +87,20 @@ class Missed:
 def missed(update: LowRankUpdate, statistics: Sequence[Factors]) -> Missed:
     """How many edits an update under equality constraints misses, and by how much.
 
-    ``Delta K - R`` of the pooled edits and ``Delta F - G`` have the same singular values, however
-    the edits are mixed or split over parties.
+    With repeated keys folded into one, ``Delta F - G`` has the same singular values however the
+    edits are mixed or split over parties.
 
     Args:
         update: of one weight.
         statistics: of all parties.
     """
-    pooled = Factors.stack(statistics)
+    stacked = Factors.stack(statistics)
+    pooled = compress(stacked.keys, stacked.residuals, _REPEATED)
+    size = float(pooled.residuals.norm())
+    if size == 0:
+        return Missed(0, 0.0)
     missing = update.left @ (update.right @ pooled.keys) - pooled.residuals
-    sizes = torch.linalg.svdvals(missing) * pooled.rank**0.5 / pooled.residuals.norm()
+    sizes = torch.linalg.svdvals(missing) * pooled.rank**0.5 / size
     return Missed(int((sizes > _MISSED).sum()), float(sizes.max()))
 
 
