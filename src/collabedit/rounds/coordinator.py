@@ -182,7 +182,7 @@ class Coordinator:
             found = missed(merged[name], own)
             if found.edits:
                 logger.warning(
-                    "%s: %d edits do not hold exactly, since keys are repeated or too many; the "
+                    "%s: %d edits do not hold exactly, since there are too many keys; the "
                     "worst miss is %.0f %% of a residual",
                     name,
                     found.edits,
