@@ -208,6 +208,13 @@ def test_a_second_moment_of_too_low_rank_is_never_taken_for_definite(
     assert relative(merged, pooled) < size * torch.finfo(torch.float64).eps / prior.shift
 
 
+@pytest.mark.parametrize("past", [1, D_IN], ids=["low rank", "folded"])
+def test_a_shift_is_remembered_in_later_rounds(past: int) -> None:
+    few = random(D_IN, 5)
+    prior = Prior.from_second_moment(few @ few.T, 2.0)
+    assert prior.updated(random(D_IN, past), 1.0).shift == prior.shift > 0
+
+
 def test_a_definite_second_moment_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     spectrum = torch.logspace(-9, 0, 40, dtype=torch.float64)
     rotation, _ = torch.linalg.qr(random(40, 40))
