@@ -11,6 +11,7 @@ TORCH  ?= -r requirements/torch.txt --extra-index-url https://download.pytorch.o
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+BASE   := $(VENV)/.base-done
 STAMP  := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
@@ -19,22 +20,27 @@ STAMP  := $(VENV)/.setup-done
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMP) ## Create .venv with locked dependencies and this package
+setup: $(STAMP) ## Create .venv with all locked dependencies and this package
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed (make PYTHON=...)" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-# The lock is complete but for torch, hence --no-deps; torch comes after it, so that the extra
-# index is asked for nothing but torch.
-$(STAMP): pyproject.toml requirements/dev.lock requirements/torch.txt | $(PY)
-	$(PIP) install --quiet --no-deps --require-hashes -r requirements/dev.lock
+# Both locks are complete but for torch, hence --no-deps; torch comes after the first one, so that
+# the extra index is asked for nothing but torch.
+$(BASE): pyproject.toml requirements/base.lock requirements/torch.txt | $(PY)
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/base.lock
 	$(PIP) install --quiet --timeout 15 --retries 2 $(TORCH)
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	$(PIP) check
 	@touch $@
 
-demo: setup ## Run the demonstration
+$(STAMP): requirements/dev.lock $(BASE)
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/dev.lock
+	$(PIP) check
+	@touch $@
+
+demo: $(BASE) ## Install what editing needs, and run the demonstration
 	$(VENV)/bin/collabedit demo
 
 test: setup ## Run the whole test suite
@@ -56,13 +62,15 @@ format: setup ## Sort imports, apply safe fixes and format
 bench: setup ## Run all benchmarks (hours; up to 13 GB)
 	$(PY) -m benchmarks
 
-lock: ## Renew requirements/dev.lock (needs uv; UPGRADE=--upgrade takes newer versions)
-	$(UV) pip compile pyproject.toml --all-extras --group dev --quiet $(UPGRADE) \
-	    --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
-	    --constraint requirements/torch.txt --no-emit-package torch \
-	    --excludes requirements/excluded.txt \
-	    --custom-compile-command "make lock" --output-file requirements/dev.lock
-	@! grep -nE '^(torch|triton|cuda|nvidia)[a-z0-9-]*==|://' requirements/dev.lock
+COMPILE = $(UV) pip compile pyproject.toml --quiet $(UPGRADE) --universal --python-version 3.10 \
+    --generate-hashes --no-emit-index-url --constraint requirements/torch.txt \
+    --no-emit-package torch --excludes requirements/excluded.txt \
+    --custom-compile-command "make lock"
+
+lock: ## Renew the locks in requirements/ (needs uv; UPGRADE=--upgrade takes newer versions)
+	$(COMPILE) --all-extras --group dev --output-file requirements/dev.lock
+	$(COMPILE) --group build --constraint requirements/dev.lock --output-file requirements/base.lock
+	@! grep -nE '^(torch|triton|cuda|nvidia)[a-z0-9-]*==|://' requirements/*.lock
 
 clean: ## Remove .venv, caches and build outputs (results/ stays)
 	rm -rf $(VENV) build dist htmlcov .coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache \

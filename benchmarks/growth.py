@@ -1,7 +1,7 @@
 """Growth: seconds and peak memory of each stage as edits and parties become more.
 
-    python -m benchmarks.growth [--edits 16 64 256 1024] [--clients 2 4 8 16 32 64]
-        [--client-edits 128] [--memory-budgets 256 512 1024] [--dataset FILE] [--steps N]
+    python -m benchmarks.growth [--edits 16 64 256 1024] [--parties 2 4 8 16 32 64]
+        [--party-edits 128] [--memory-budgets 256 512 1024] [--dataset FILE] [--steps N]
         [--budget-minutes 3] [--plot FILE.png]
 
 Sizes beyond the data set (worldfacts has 240 records) are left out; ``--dataset`` takes a larger
@@ -95,8 +95,8 @@ def main() -> None:
         print(f"{options.dataset} has {len(records)} records; left out: {left_out}")
     budget = 60 * options.budget_minutes
     by_edits = printed("edits", STAGES, edits_rows(setting, records, sizes, budget))
-    requests = [record.request for record in records[: options.client_edits]]
-    counts = [count for count in options.clients if count <= len(requests)]
+    requests = [record.request for record in records[: options.party_edits]]
+    counts = [count for count in options.parties if count <= len(requests)]
     rows = ((count, client_costs(setting, requests, count)) for count in counts)
     by_clients = printed(f"parties of {len(requests)} edits", CLIENT_STAGES, rows)
     chosen = records[: options.budget_edits]
@@ -112,8 +112,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dataset", default="worldfacts")
     parser.add_argument("--edits", type=int, nargs="*", default=[16, 64, 256, 1024])
-    parser.add_argument("--clients", type=int, nargs="*", default=[2, 4, 8, 16, 32, 64])
-    parser.add_argument("--client-edits", type=int, default=128)
+    parser.add_argument("--parties", type=int, nargs="*", default=[2, 4, 8, 16, 32, 64])
+    parser.add_argument("--party-edits", type=int, default=128)
     parser.add_argument("--memory-budgets", type=int, nargs="*", default=[256, 512, 1024])
     parser.add_argument("--budget-edits", type=int, default=64)
     parser.add_argument("--steps", type=int, help="of the targets; the model's preset by default")

@@ -90,7 +90,7 @@ def test_targets(captured: Captured) -> None:
 
 def test_merging_from_the_captured_statistics(captured: Captured) -> None:
     statistics, merged = captured.tensors("keys"), captured.tensors("merged")
-    parties = captured.tensors("client_deltas")
+    own = captured.tensors("client_deltas")
     for name, prior in captured.priors().items():
         keys, residuals = statistics[f"K.{name}"], statistics[f"R.{name}"]
         parties = [compress(keys[:, part], residuals[:, part]) for part in PARTIES]
@@ -99,7 +99,7 @@ def test_merging_from_the_captured_statistics(captured: Captured) -> None:
         assert relative(everything.dense(), merged[f"GLOBAL.{name}"]) < SOLVED
         assert relative(collab_edit(parties, prior).dense(), merged[f"CollabEdit.{name}"]) < SOLVED
         for index, update in enumerate(updates):
-            assert relative(update.dense(), parties[f"party{index}.{name}"]) < SOLVED
+            assert relative(update.dense(), own[f"client{index}.{name}"]) < SOLVED
         # The original divides by ten, though there are four parties.
         average = simple_average(updates).dense() * len(PARTIES) / 10
         assert relative(average, merged[f"SA.{name}"]) < SOLVED

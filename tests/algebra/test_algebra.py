@@ -11,6 +11,7 @@ from torch import Tensor
 from collabedit.algebra import (
     Factors,
     LowRankUpdate,
+    Missed,
     Moments,
     Prior,
     Statistics,
@@ -207,6 +208,13 @@ def test_a_second_moment_of_too_low_rank_is_never_taken_for_definite(
     assert relative(merged, pooled) < size * torch.finfo(torch.float64).eps / prior.shift
 
 
+@pytest.mark.parametrize("past", [1, D_IN], ids=["low rank", "folded"])
+def test_a_shift_is_remembered_in_later_rounds(past: int) -> None:
+    few = random(D_IN, 5)
+    prior = Prior.from_second_moment(few @ few.T, 2.0)
+    assert prior.updated(random(D_IN, past), 1.0).shift == prior.shift > 0
+
+
 def test_a_definite_second_moment_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     spectrum = torch.logspace(-9, 0, 40, dtype=torch.float64)
     rotation, _ = torch.linalg.qr(random(40, 40))
@@ -246,18 +254,33 @@ def test_missed_constraints_are_counted_whoever_holds_them(sizes: list[int]) -> 
     exact = update.dense() @ keys - residuals  # by edits, not by mixed directions
     scale = residuals.norm() / 197**0.5
     sizes_ = torch.linalg.svdvals(exact) / scale
-    assert found.edits == int((sizes_ > 0.01).sum()) > 0
+    assert found.count == int((sizes_ > 0.01).sum()) > 0
+    off = exact.norm(dim=0) > 0.01 * residuals.norm(dim=0)
+    assert off.sum() > 10 * found.count  # combinations are counted, not edits
     assert found.worst == pytest.approx(float(sizes_.max()), rel=1e-9)
 
 
-def test_edits_that_hold_are_not_missed_and_conflicts_are() -> None:
+def test_edits_that_hold_are_not_missed() -> None:
     keys, residuals = random(D_IN, 5), random(D_OUT, 5, seed=1)
     prior = Prior.from_second_moment(second_moment(), 2.0)
     own = compress(keys, residuals)
-    assert missed(solve(own, prior, 0.0), [own]).edits == 0
+    assert missed(solve(own, prior, 0.0), [own]).count == 0
     agreeing = [own, compress(keys[:, :1], residuals[:, :1])]
-    assert missed(solve(agreeing, prior, 0.0), agreeing).edits == 0
-    conflicting = [own, compress(keys[:, :1], -residuals[:, :1])]
-    found = missed(solve(conflicting, prior, 0.0), conflicting)
-    assert found.edits == 1
-    assert 0.5 < found.worst < 3
+    assert missed(solve(agreeing, prior, 0.0), agreeing).count == 0
+    still = compress(keys, 0 * residuals)
+    assert missed(solve(still, prior, 0.0), [still]) == Missed(0, 0.0)
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-7])
+def test_what_is_missed_is_the_same_whoever_holds_repeated_keys(rounding: float) -> None:
+    """Contradictions too: one party folds its own before anyone can count them."""
+    keys, residuals = random(200, 197), random(D_OUT, 197, seed=1)
+    prior = Prior(torch.eye(200, dtype=torch.float64))
+    again = keys[:, :3] * (1 + rounding * random(200, 3, seed=2))
+    other = -residuals[:, :3]
+    alone = [compress(torch.cat([keys, again], 1), torch.cat([residuals, other], 1))]
+    split = [compress(keys[:, :90], residuals[:, :90]), compress(keys[:, 90:], residuals[:, 90:])]
+    split.append(compress(again, other))
+    one, several = (missed(solve(parts, prior, 0.0), parts) for parts in (alone, split))
+    assert one.count == several.count > 0
+    assert one.worst == pytest.approx(several.worst, rel=1e-9)

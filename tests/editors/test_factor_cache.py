@@ -53,6 +53,7 @@ def test_a_singular_matrix_is_kept_with_its_shift(
     assert "singular" in caplog.text
     monkeypatch.setattr(Prior, "from_second_moment", None)  # a second factorisation would fail
     again = prior_of(second_moment(samples=3), 4.0)
+    assert again.shift == first.shift
     assert torch.allclose(again.matrix, 2 * first.matrix, rtol=1e-15)
     assert torch.allclose(again.cholesky @ again.cholesky.T, again.matrix, rtol=0, atol=1e-14)
 

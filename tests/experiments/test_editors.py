@@ -63,9 +63,9 @@ def test_there_is_a_part_for_each_editor_and_schedule(finished: Run) -> None:
     assert finished.folder.parts[-2:] == ("editors", "run_000")
     summary = load_summary(finished.folder)
     assert [(p["editor"], p["schedule"]) for p in summary["editors"]] == [
-        ("MEMIT", "sequential"),
+        ("MEMIT", "layerwise"),
         ("MEMIT", "one-shot"),
-        ("AlphaEdit", "sequential"),
+        ("AlphaEdit", "layerwise"),
         ("AlphaEdit", "one-shot"),
     ]
     for part in summary["editors"]:
@@ -116,7 +116,7 @@ def test_what_is_shared_is_found_once(
         monkeypatch.setattr(owner, name, counted)
 
     counting(study, "evaluate", "measured")
-    counting(study.RoundConfig, "priors", "priors")
+    counting(study, "static_priors", "priors")
     settings = settings_for(tiny, editors=("MEMIT", "PMET"), merge=("GLOBAL",))
     compare_editors(settings, tmp_path / "results")
     assert seen == {"measured": 1 + 4, "priors": 1}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -240,6 +240,34 @@ def test_options_of_methods_that_merge_statistics_are_used(damped: MergeMethod) 
     assert relative(found, expected) < 1e-14
     assert damped.reference == "https://example.org/damped"
     assert damped.summary == "CollabEdit, divided."
+
+
+def _untyped(updates: Sequence[LowRankUpdate], *, scale=1.0) -> LowRankUpdate:  # type: ignore[no-untyped-def]
+    return updates[0]
+
+
+def _without_default(updates: Sequence[LowRankUpdate], *, scale: float) -> LowRankUpdate:
+    return updates[0]
+
+
+def _optional(updates: Sequence[LowRankUpdate], *, scale: float | None = None) -> LowRankUpdate:
+    return updates[0]
+
+
+@pytest.mark.parametrize("function", [_untyped, _without_default, _optional])
+def test_options_that_are_not_declared_in_full_are_refused(
+    function: Callable[..., LowRankUpdate],
+) -> None:
+    with pytest.raises(TypeError, match="Odd: declare the option scale with a default"):
+        merge_method("Odd", Merges.UPDATES)(function)
+    assert "odd" not in _METHODS
+
+
+def test_methods_that_merge_the_sum_cannot_weigh_the_parties() -> None:
+    """Else a user's weights would be recorded and not used."""
+    with pytest.raises(TypeError, match="Odd: the sum has no weights"):
+        merge_method("Odd", Merges.SUM)(weighted_average)
+    assert "odd" not in _METHODS
 
 
 @pytest.mark.parametrize("spelling", ["collabedit", "COLLABEDIT", " CollabEdit "])

@@ -34,7 +34,7 @@ def editors_summary() -> dict[str, Any]:
         "editors": [
             part(
                 "MEMIT",
-                "sequential",
+                "layerwise",
                 GLOBAL=exact,
                 CollabEdit={**exact, "perplexity": 21.001},
                 SA={**SCORES, "perplexity": 20.5},
@@ -55,7 +55,7 @@ def test_all_measures_of_all_editors() -> None:
     assert rows(table) == [
         ["", "", "unedited", "25.0", "12.5", "75.0", "21.4", "20.00", ""],
         [
-            *("MEMIT", "sequential", "GLOBAL"),
+            *("MEMIT", "layerwise", "GLOBAL"),
             *("100.0", "93.8", "66.7", "84.2", "21.00", "0.0e+00"),
         ],
         ["", "", "CollabEdit", "100.0", "93.8", "66.7", "84.2", "21.00", "1.2e-15"],
@@ -89,7 +89,7 @@ def test_scores_alone_are_editors_by_methods() -> None:
     _, table = summary_tables(editors_summary(), "t")
     assert headings(table) == ["editor", "schedule", "GLOBAL", "CollabEdit", "SA"]
     assert rows(table) == [
-        ["MEMIT", "sequential", "84.2", "84.2", "21.4"],
+        ["MEMIT", "layerwise", "84.2", "84.2", "21.4"],
         ["MEMIT", "one-shot", "84.2", "84.2", ""],
         ["FT-L", "either", "70.0", "", ""],
     ]
@@ -115,7 +115,7 @@ def test_rows_name_their_editor_and_schedule() -> None:
     found = editor_rows(editors_summary())
     assert found == summary_rows(editors_summary())
     assert [(r["editor"], r["schedule"], r["method"]) for r in found][3:5] == [
-        ("MEMIT", "sequential", "SA"),
+        ("MEMIT", "layerwise", "SA"),
         ("MEMIT", "one-shot", "GLOBAL"),
     ]
     assert found[3]["distance_from_global"] == 0.75

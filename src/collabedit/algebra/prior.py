@@ -110,6 +110,7 @@ class Prior:
         matrix: Tensor,
         past: Tensor | None = None,
         basis: Tensor | None = None,
+        shift: float = 0.0,
     ) -> Prior:
         """The prior whose Cholesky factor is known already.
 
@@ -118,8 +119,9 @@ class Prior:
             matrix: ``A0 [q, q]``.
             past: ``P [q, p]``.
             basis: ``U [d_in, q]``.
+            shift: share of its mean that the diagonal was raised by.
         """
-        prior = cls(matrix, past, basis)
+        prior = cls(matrix, past, basis, shift)
         prior.__dict__["cholesky"] = cholesky
         return prior
 
@@ -175,8 +177,8 @@ class Prior:
         added = math.sqrt(weight) * self.coordinates(keys)
         past = added if self.past is None else torch.cat([self.past, added], dim=1)
         if past.shape[1] > _LARGEST_PAST * len(self.matrix):
-            return Prior(self.matrix + past @ past.T, basis=self.basis)
-        return Prior.from_factor(self.cholesky, self.matrix, past, self.basis)
+            return Prior(self.matrix + past @ past.T, basis=self.basis, shift=self.shift)
+        return Prior.from_factor(self.cholesky, self.matrix, past, self.basis, self.shift)
 
     def _discounted(self, columns: Tensor) -> Tensor:
         """``(I + E E^T)^(-1/2) Y``: what past keys have taken is taken out of ``Y [q, n]``."""

@@ -25,12 +25,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="""Correct facts in a language model, alone or together with other parties.
-
-    Several parties each edit the same open model. Merging their edits loses nothing, and no text
-    of a request leaves its party (docs/formats.md says what a contribution reveals). Begin with
-    [bold]collabedit demo[/bold].
-    """,
+    help=(
+        "Correct facts in a language model, alone or together with other parties.\n\n"
+        "Several parties each edit the same open model. Merging their edits loses nothing, and no "
+        "text of a request leaves its party (docs/formats.md says what a contribution reveals). "
+        "Begin with [bold]collabedit demo[/bold]."
+    ),
 )
 app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")

@@ -16,6 +16,7 @@ from collabedit.cli.options import (
     HparamsOption,
     MemoryOption,
     ScheduleOption,
+    TrustOption,
     read_bytes,
 )
 
@@ -30,7 +31,7 @@ def doctor(
     ] = 10,
     parties: Annotated[int, typer.Option("--parties", "-p", min=1, help="Number of parties.")] = 1,
     editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "sequential",
+    schedule: ScheduleOption = "layerwise",
     hparams: HparamsOption = None,
     covariance: CovarianceOption = None,
     tokens: Annotated[
@@ -39,6 +40,7 @@ def doctor(
     ] = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
     trial: Annotated[
         bool,
@@ -76,7 +78,7 @@ def doctor(
 
     rules, place = resolve_editor(editor), checked_device(device)
     budget, kind = read_bytes(memory_budget), parse_dtype(dtype)
-    hf = load_structure_only(model)
+    hf = load_structure_only(model, trust_remote_code=trust_remote_code)
     structure = infer_structure(hf)
     shape = ModelShape.of(hf, structure)
     settings = (
@@ -103,7 +105,14 @@ def doctor(
     tried = None
     if trial:
         tried = run_trial(
-            lambda: load_model(model, dtype=dtype, device=place, memory_budget=budget), work
+            lambda: load_model(
+                model,
+                dtype=dtype,
+                device=place,
+                memory_budget=budget,
+                trust_remote_code=trust_remote_code,
+            ),
+            work,
         )
     rates = typical_rates(kind, computing, quick=work.quick) if tried is None else tried.rates
     rows = _rows(estimate(shape, work), rates, tried)

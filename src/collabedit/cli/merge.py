@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collabedit.merging import MergeMethod
     from collabedit.messages import Delta, RoundConfig, RoundState
     from collabedit.rounds import Coordinator, Ledger
+
+
+#: Formats of what is merged, those of version 1 among them.
+_MERGED = ("collabedit.contribution", "collabedit.update", "collabedit.delta")
 
 
 def merge(
@@ -89,8 +94,11 @@ def merge(
     if shares is not None:
         chosen.check_weights(shares, len(inputs))
     _refuse_twice(inputs)
-    formats = {tensor_metadata(path, "input").get("format") for path in inputs}
-    if formats == {"collabedit.delta"}:
+    formats = {path: tensor_metadata(path, "input").get("format") for path in inputs}
+    for path, found in formats.items():
+        if found not in _MERGED:
+            raise InputError(f"{path}: neither a contribution nor a delta")
+    if set(formats.values()) == {"collabedit.delta"}:
         result = merge_deltas({str(p): Delta.load(p) for p in inputs}, chosen, options, shares)
         result.save(out)
     elif round_file is None or covariance is None:
@@ -107,11 +115,12 @@ def merge(
 def _refuse_twice(inputs: list[Path]) -> None:
     from collabedit.errors import InputError
 
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in inputs:
-        if path.resolve() in seen:
+        place = os.path.realpath(path)
+        if place in seen:
             raise InputError(f"{path}: given twice; give each file once")
-        seen.add(path.resolve())
+        seen.add(place)
 
 
 class _ByFiles:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli.options import EditorOption
+from collabedit.cli.options import EditorOption, TrustOption
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect and fetch models.")
 
@@ -43,6 +43,7 @@ def pull(name: Annotated[str, typer.Argument(help="A built-in name.")]) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
     editor: EditorOption = "MEMIT",
+    trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what was inferred of a model, and an editor's hyper-parameters that follow from it."""
@@ -56,7 +57,7 @@ def show(
     from collabedit.reporting.tables import console
 
     rules = resolve_editor(editor)
-    structure = infer_structure(load_structure_only(name))
+    structure = infer_structure(load_structure_only(name, trust_remote_code=trust_remote_code))
     preset = default_hyperparameters(name, structure, editor)
     settings = preset.hyperparameters.model_dump(mode="json")
     facts = {

@@ -19,6 +19,7 @@ from collabedit.cli.options import (
     ModelOption,
     ScheduleOption,
     SeedOption,
+    TrustOption,
     read_bytes,
     read_decimals,
     read_numbers,
@@ -78,6 +79,7 @@ def common_settings(
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
 ) -> dict[str, Any]:
     """What all studies can be told, as the fields of their settings."""
@@ -104,6 +106,7 @@ def common_settings(
         "seed": seed,
         "dtype": dtype,
         "device": device,
+        "trust_remote_code": trust_remote_code,
         "memory_budget": read_bytes(memory_budget),
     }
 

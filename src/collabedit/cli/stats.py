@@ -14,6 +14,7 @@ from collabedit.cli.options import (
     MemoryOption,
     ModelOption,
     SeedOption,
+    TrustOption,
     read_bytes,
     read_numbers,
 )
@@ -63,6 +64,7 @@ def collect(
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a text window at most.")] = 512,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
     out: OutOption = None,
 ) -> None:
@@ -78,7 +80,11 @@ def collect(
 
     source = open_corpus(corpus or ["self"], seed)
     language_model = load_model(
-        model, dtype=dtype, device=device, memory_budget=read_bytes(memory_budget)
+        model,
+        dtype=dtype,
+        device=device,
+        memory_budget=read_bytes(memory_budget),
+        trust_remote_code=trust_remote_code,
     )
     chosen = _chosen_layers(language_model, layers)
     wanted = tokens or default_tokens(language_model, source)
@@ -117,6 +123,7 @@ def import_(
     ],
     model: ModelOption,
     out: OutOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Import the .npz statistics of ROME and MEMIT.
 
@@ -125,7 +132,7 @@ def import_(
     from collabedit.covariance import import_npz
     from collabedit.models import load_model
 
-    language_model = load_model(model, device="cpu")
+    language_model = load_model(model, device="cpu", trust_remote_code=trust_remote_code)
     target = out or _default_out(model)
     covariance = import_npz(_files_by_layer(files, language_model), language_model)
     covariance.save(target)

@@ -16,6 +16,7 @@ from collabedit.cli.options import (
     MemoryOption,
     ScheduleOption,
     SeedOption,
+    TrustOption,
     read_bytes,
 )
 
@@ -53,12 +54,13 @@ def tune(
     facts: Annotated[int, typer.Option(help="Facts that the model knows, to trace.")] = 24,
     draws: Annotated[int, typer.Option(help="Draws of the noise for each of them.")] = 3,
     editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "sequential",
+    schedule: ScheduleOption = "layerwise",
     covariance: CovarianceOption = None,
     hparams: HparamsOption = None,
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
     results: Annotated[Path, typer.Option("--results", help="Folder of all results.")] = Path(
         "results"
@@ -96,6 +98,7 @@ def tune(
         seed=seed,
         dtype=dtype,
         device=device,
+        trust_remote_code=trust_remote_code,
         memory_budget=read_bytes(memory_budget),
     )
     show(run_tuning(settings, results, fresh=fresh), model, out)

@@ -45,7 +45,7 @@ def prior_of(second_moment: Tensor, weight: float) -> Prior:
         if (share := float(stored[1])) > 0:
             logger.info("the second moment is singular; its shifted factor is in the cache")
             matrix.diagonal().add_(share * matrix.diagonal().mean())
-        return Prior.from_factor(math.sqrt(weight) * stored[0], matrix)
+        return Prior.from_factor(math.sqrt(weight) * stored[0], matrix, shift=share)
     prior = Prior.from_second_moment(second_moment, weight)
     factor = {
         "cholesky": prior.cholesky / math.sqrt(weight),

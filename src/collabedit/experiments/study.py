@@ -69,6 +69,7 @@ class RunSettings(BaseModel):
         covariance: file of the second moments; ``None`` collects them on text of the model's own.
         dtype: type of the weights.
         device: where to compute; the GPU where there is one by default.
+        trust_remote_code: run Python code that comes with the model.
         memory_budget: bytes beyond the model's weights that one stage may take.
     """
 
@@ -81,6 +82,7 @@ class RunSettings(BaseModel):
     covariance: Path | None = None
     dtype: str = "float32"
     device: str | None = None
+    trust_remote_code: bool = False
     memory_budget: int | None = Field(default=None, ge=1)
 
     @classmethod
@@ -102,7 +104,11 @@ class RunSettings(BaseModel):
             ModelError: when it cannot be loaded.
         """
         return load_model(
-            self.model, dtype=self.dtype, device=self.device, memory_budget=self.memory_budget
+            self.model,
+            dtype=self.dtype,
+            device=self.device,
+            memory_budget=self.memory_budget,
+            trust_remote_code=self.trust_remote_code,
         )
 
 

@@ -131,8 +131,8 @@ class MergeMethod:
         if unknown:
             known = ", ".join(self.options) or "none"
             raise InputError(f"{self.name} has no option {unknown[0]!r}; its options: {known}")
-        hints = get_type_hints(self.function)
-        given = {key: self._converted(key, value, hints[key]) for key, value in options.items()}
+        kinds = get_type_hints(self.function)
+        given = {key: self._converted(key, value, kinds[key]) for key, value in options.items()}
         return {**self.options, **given}
 
     def _converted(self, key: str, value: Any, kind: type) -> Any:
@@ -151,6 +151,9 @@ class MergeMethod:
 #: Parameters that a method is given by whoever merges, and no options.
 _CONTEXT = frozenset({"weights", "name"})
 
+#: Types of options: those that the command line and a delta's metadata can write.
+_KINDS = (int, float, bool, str)
+
 _METHODS: dict[str, MergeMethod] = {}
 
 Function = TypeVar("Function", bound=Callable[..., LowRankUpdate])
@@ -165,20 +168,40 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
         name: as it is written in results; it is found in any case of letters.
         merges: what the method needs of the parties.
         reference: address of the paper.
+
+    Raises:
+        TypeError: when an option has no default or is not annotated as one of int, float, bool and
+            str, or when a method that merges the sum asks for weights or the weight's name.
     """
 
     def register(function: Function) -> Function:
         parameters = inspect.signature(function).parameters
-        options = {
-            p.name: p.default
-            for p in parameters.values()
-            if p.kind is p.KEYWORD_ONLY and p.name not in _CONTEXT
-        }
+        asked = sorted(_CONTEXT & set(parameters))
+        if merges is Merges.SUM and asked:
+            raise TypeError(f"{name}: the sum has no {asked[0]}; only finished updates do")
+        options = _options(name, function)
         method = MergeMethod(name, merges, function, options, reference, frozenset(parameters))
         _METHODS[name.lower()] = method
         return function
 
     return register
+
+
+def _options(name: str, function: Callable[..., LowRankUpdate]) -> dict[str, Any]:
+    """The defaults of a method's options, which must be declared in full."""
+    kinds = get_type_hints(function)
+    options = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in _CONTEXT:
+            continue
+        if kinds.get(parameter.name) not in _KINDS or parameter.default is parameter.empty:
+            raise TypeError(
+                f"{name}: declare the option {parameter.name} with a default and one of the types "
+                f"{', '.join(kind.__name__ for kind in _KINDS)}, such as "
+                f"{parameter.name}: float = 1.0"
+            )
+        options[parameter.name] = parameter.default
+    return options
 
 
 def merge_methods() -> list[MergeMethod]:

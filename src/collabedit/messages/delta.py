@@ -39,8 +39,8 @@ class DeltaMetadata(ModelHeader):
         party_weights: how much each party counted; empty for methods that don't weigh parties.
         prior_weight: ``lambda``.
         dtype: type that the model is loaded in.
-        missed_edits: for editors whose edits hold exactly, how many of them do not, at the layer
-            where most are missed (:class:`collabedit.algebra.Missed`).
+        missed_edits: for editors whose edits hold exactly, in how many combinations of them they
+            do not, at the layer where most are missed (:class:`collabedit.algebra.Missed`).
         worst_miss: the largest of these misses, relative to the residuals.
     """
 
@@ -111,7 +111,7 @@ class Delta(TensorMessage):
             party_weights=tuple(party_weights),
             prior_weight=config.prior_weight,
             dtype=config.dtype,
-            missed_edits=0 if missed is None else missed.edits,
+            missed_edits=0 if missed is None else missed.count,
             worst_miss=0.0 if missed is None else missed.worst,
         )
         return cls(metadata, changes)

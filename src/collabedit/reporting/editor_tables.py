@@ -9,24 +9,25 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from collabedit.evaluation import Metric, metric
+
 __all__ = ["Grid", "editor_grids", "editor_rows"]
 
 _NAMES = ("editor", "schedule", "method")
 
-#: Columns: key, heading, decimals.
-_COLUMNS = (
-    ("ES", "ES", 1),
-    ("PS", "PS", 1),
-    ("NS", "NS", 1),
-    ("rewrite_token_accuracy", "ES tok", 1),
-    ("paraphrase_token_accuracy", "PS tok", 1),
-    ("neighborhood_token_accuracy", "NS tok", 1),
-    ("score", "Score", 1),
-    ("fluency", "fluency", 1),
-    ("consistency", "consist.", 1),
-    ("perplexity", "ppl", 2),
+#: What is compared, by the keys of metrics.
+_COMPARED = (
+    "ES",
+    "PS",
+    "NS",
+    "rewrite_token_accuracy",
+    "paraphrase_token_accuracy",
+    "neighborhood_token_accuracy",
+    "score",
+    "fluency",
+    "consistency",
+    "perplexity",
 )
-_LOWER_IS_BETTER = {"perplexity"}
 _DISTANCE = "distance_from_global"
 
 
@@ -113,8 +114,8 @@ def editor_grids(summary: Mapping[str, Any], title: str) -> list[Grid]:
 
 def _measures(summary: Mapping[str, Any], title: str) -> Grid:
     rows = editor_rows(summary)
-    columns = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
-    headings = [*_NAMES, *(heading for _, heading, _ in columns)]
+    columns = [each for each in map(metric, _COMPARED) if any(each.key in row for row in rows)]
+    headings = [*_NAMES, *(each.heading for each in columns)]
     has_distance = any(_DISTANCE in row for row in rows)
     sections = [_section(rows[:1], columns, has_distance, marked=False)]
     for part in summary["editors"]:
@@ -130,7 +131,7 @@ def _measures(summary: Mapping[str, Any], title: str) -> Grid:
 
 def _section(
     rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[tuple[str, str, int]],
+    columns: Sequence[Metric],
     has_distance: bool,
     marked: bool = True,
 ) -> list[list[Cell]]:
@@ -139,9 +140,9 @@ def _section(
     for number, row in enumerate(rows):
         names = [row[name] if name == "method" or not number else "" for name in _NAMES]
         lines.append([Cell(name) for name in names])
-    for key, _, digits in columns:
-        texts = [f"{row[key]:.{digits}f}" if key in row else "" for row in rows]
-        _extend(lines, texts, key if marked else None)
+    for each in columns:
+        texts = [f"{row[each.key]:.{each.decimals}f}" if each.key in row else "" for row in rows]
+        _extend(lines, texts, each if marked else None)
     if has_distance:
         _extend(lines, [f"{r[_DISTANCE]:.1e}" if _DISTANCE in r else "" for r in rows], None)
     return lines
@@ -154,16 +155,17 @@ def _scores(summary: Mapping[str, Any]) -> Grid:
     lines = [[Cell(part["editor"]), Cell(part["schedule"])] for part in parts]
     for method in methods:
         found = [part["methods"].get(method, {}) for part in parts]
-        _extend(lines, [f"{own['score']:.1f}" if "score" in own else "" for own in found], "score")
+        texts = [f"{own['score']:.1f}" if "score" in own else "" for own in found]
+        _extend(lines, texts, metric("score"))
     headings = ["editor", "schedule", *methods]
     return Grid("Score by editor and method", headings, 2, [lines], "Bold: the best of a column.")
 
 
-def _extend(lines: list[list[Cell]], texts: Sequence[str], key: str | None) -> None:
-    """Add a column to the lines; the best of its values are marked if it has a key."""
+def _extend(lines: list[list[Cell]], texts: Sequence[str], measure: Metric | None) -> None:
+    """Add a column to the lines; the best of its values are marked if it is of a metric."""
     values = [float(text) for text in texts if text]
     best = None
-    if key is not None and values:
-        best = min(values) if key in _LOWER_IS_BETTER else max(values)
+    if measure is not None and values:
+        best = min(values) if measure.better == "lower" else max(values)
     for line, text in zip(lines, texts, strict=True):
         line.append(Cell(text, best=bool(text) and best is not None and float(text) == best))

@@ -12,31 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from collabedit.evaluation import metric, metrics
 from collabedit.reporting.editor_tables import editor_grids, editor_rows
 from collabedit.reporting.tuning_tables import tuning_grids
 
 __all__ = ["console", "summary_csv", "summary_rows", "summary_table", "summary_tables"]
 
-#: Columns of a summary's table: key, heading, decimals.
-_COLUMNS = (
-    ("ES", "ES", 1),
-    ("PS", "PS", 1),
-    ("NS", "NS", 1),
-    ("score", "Score", 1),
-    ("rewrite_accuracy", "ES acc", 1),
-    ("paraphrase_accuracy", "PS acc", 1),
-    ("neighborhood_accuracy", "NS acc", 1),
-    ("rewrite_token_accuracy", "ES tok", 1),
-    ("paraphrase_token_accuracy", "PS tok", 1),
-    ("neighborhood_token_accuracy", "NS tok", 1),
-    ("fluency", "fluency", 1),
-    ("consistency", "consist.", 1),
-    ("perplexity", "ppl", 2),
-    ("rewrite_difference", "P difference", 2),
-    ("rewrite_conflict_wins", "conflict wins", 1),
-    ("wordings_difference", "in other words", 2),
-    ("wordings_conflict_wins", "conflict wins", 1),
-)
 _DISTANCE = "distance_from_global"
 _WIDTH_IN_FILES = 160
 
@@ -56,8 +37,8 @@ def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         return editor_rows(summary)
     distances = summary.get("delta_relative_to_global", {})
     rows = [{"method": "unedited", **summary["unedited"]}] if "unedited" in summary else []
-    for name, metrics in summary["methods"].items():
-        row = {"method": name, **metrics}
+    for name, measured in summary["methods"].items():
+        row = {"method": name, **measured}
         if name in distances:
             row[_DISTANCE] = distances[name]
         rows.append(row)
@@ -71,16 +52,18 @@ def summary_table(summary: Mapping[str, Any], title: str) -> Table:
     largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``.
     """
     rows = summary_rows(summary)
-    columns = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
+    columns = [each for each in metrics() if any(each.key in row for row in rows)]
     table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
-    for _, heading, _ in columns:
-        table.add_column(heading, justify="right", overflow="fold")  # never cut a number
+    for each in columns:
+        table.add_column(each.heading, justify="right", overflow="fold")  # never cut a number
     has_distance = any(_DISTANCE in row for row in rows)
     if has_distance:
         table.add_column("distance", justify="right", no_wrap=True)
     for row in rows:
-        cells = [f"{row[key]:.{digits}f}" if key in row else "" for key, _, digits in columns]
+        cells = [
+            f"{row[each.key]:.{each.decimals}f}" if each.key in row else "" for each in columns
+        ]
         if has_distance:
             cells.append(f"{row[_DISTANCE]:.1e}" if _DISTANCE in row else "")
         table.add_row(row["method"], *cells)
@@ -146,7 +129,9 @@ def summary_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
     return tables
 
 
-_SCORES = {"ES": ("ES", 1), "PS": ("PS", 1), "NS": ("NS", 1), "score": ("Score", 1)}
+_SCORES = {
+    each.key: (each.heading, each.decimals) for each in map(metric, ("ES", "PS", "NS", "score"))
+}
 
 
 def _by_layer(norms: Mapping[str, float]) -> dict[str, float]:

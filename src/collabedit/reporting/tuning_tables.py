@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from collabedit.evaluation import metric
 from collabedit.reporting.editor_tables import Cell, Grid
 
 __all__ = ["tuning_grids"]
 
 #: Columns of trials: key, heading, decimals.
 _COLUMNS = (
-    ("ES", "ES", 1),
-    ("PS", "PS", 1),
-    ("NS", "NS", 1),
-    ("score", "Score", 1),
+    *((m.key, m.heading, m.decimals) for m in map(metric, ("ES", "PS", "NS", "score"))),
     ("gain", "gain", 1),
     ("gain_error", "+-", 1),
     ("update_norm", "update", 3),

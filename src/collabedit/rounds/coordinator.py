@@ -180,15 +180,16 @@ class Coordinator:
         worst = Missed(earlier.missed_edits, earlier.worst_miss)
         for name, own in parts.items():
             found = missed(merged[name], own)
-            if found.edits:
+            if found.count:
                 logger.warning(
-                    "%s: %d edits do not hold exactly, since keys are repeated or too many; the "
-                    "worst miss is %.0f %% of a residual",
+                    "%s: the edits do not all hold exactly, since their keys nearly depend on each "
+                    "other; combinations of edits that are missed: %d, the worst by %.0f %% of a "
+                    "residual",
                     name,
-                    found.edits,
+                    found.count,
                     100 * found.worst,
                 )
-            worst = max(worst, found, key=lambda each: (each.edits, each.worst))
+            worst = max(worst, found, key=lambda each: (each.count, each.worst))
         return worst
 
     def _prior(self, name: str) -> Prior:

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
-import typing
+import math
+from collections.abc import Iterator
 
 import pytest
 
-from collabedit.evaluation import METRICS, Summary, summarise
+from collabedit.errors import UnknownNameError
+from collabedit.evaluation import (
+    Metric,
+    Summary,
+    metric,
+    metrics,
+    register_metric,
+    summarise,
+)
 from collabedit.evaluation.cases import CaseResult, Probabilities
+from collabedit.evaluation.metrics import _METRICS
+from collabedit.reporting.tables import summary_table
 
 
 def probs(*pairs: tuple[float, float]) -> list[Probabilities]:
@@ -130,5 +141,27 @@ def test_no_results() -> None:
 
 
 def test_every_metric_is_defined() -> None:
-    assert set(METRICS) == set(typing.get_type_hints(Summary))
-    assert all(METRICS.values())
+    for each in metrics():
+        assert each.definition
+        assert each.heading
+        assert metric(each.key) is each
+    assert len({each.key for each in metrics()}) == len(metrics())
+    with pytest.raises(UnknownNameError, match="unknown metric 'BLEU'; choose one of: ES, PS, NS"):
+        metric("BLEU")
+
+
+@pytest.fixture
+def certainty() -> Iterator[Metric]:
+    """A metric of one's own, registered through the public interface only."""
+
+    def values(result: CaseResult) -> list[float]:
+        return [math.exp(-each["target_new"]) for each in result["rewrite_prompts_probs"]]
+
+    yield register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
+    del _METRICS["certainty"]
+
+
+def test_a_metric_of_ones_own_is_summarised_and_shown(certainty: Metric) -> None:
+    summary = summarise([case(rewrite_prompts_probs=probs((math.log(4), 1.0)))])
+    assert summary[certainty.key] == pytest.approx(25.0)
+    assert "P(new)" in [c.header for c in summary_table({"methods": {"x": summary}}, "t").columns]

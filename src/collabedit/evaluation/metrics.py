@@ -1,0 +1,254 @@
+"""The registry of metrics: what is measured of an edited model, a row each.
+
+As MEMIT's ``summarize.py`` does, a metric is first averaged over a record's prompts and then over
+the records that have such prompts. Where all records have equally many prompts, as in CounterFact,
+that is the share of all prompts. Tables, plots and files go by this registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, harmonic_mean
+from typing import Any, Literal
+
+from collabedit.errors import UnknownNameError
+from collabedit.evaluation.cases import CaseResult
+
+__all__ = [
+    "Direction",
+    "Metric",
+    "Summary",
+    "metric",
+    "metrics",
+    "register_metric",
+    "summarise",
+]
+
+#: Metrics by key; those that nothing measured are absent.
+Summary = dict[str, float]
+
+Direction = Literal["higher", "lower", "neither"]
+_Values = Callable[[CaseResult], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure.
+
+    Attributes:
+        key: its name in files.
+        heading: its name in tables.
+        definition: what it is, in a line.
+        unit: of its values, such as ``%``.
+        better: which values are the better ones.
+        decimals: shown in tables.
+        values: what a record contributes, from 0 to 1, empty where it does not apply; ``None`` for
+            metrics that are not averages over records.
+    """
+
+    key: str
+    heading: str
+    definition: str
+    unit: str = "%"
+    better: Direction = "higher"
+    decimals: int = 1
+    values: _Values | None = None
+
+
+_METRICS: dict[str, Metric] = {}
+
+
+def register_metric(new: Metric) -> Metric:
+    """Add a metric to the registry; it appears in summaries and tables from then on."""
+    _METRICS[new.key] = new
+    return new
+
+
+def metrics() -> list[Metric]:
+    """All metrics, in the order of tables."""
+    return list(_METRICS.values())
+
+
+def metric(key: str) -> Metric:
+    """The metric of a key.
+
+    Raises:
+        UnknownNameError: when there is none.
+    """
+    if key not in _METRICS:
+        raise UnknownNameError("metric", key, _METRICS)
+    return _METRICS[key]
+
+
+def summarise(results: Sequence[CaseResult]) -> Summary:
+    """Average the results of records into the field's metrics, 0 to 100.
+
+    Args:
+        results: results as :func:`collabedit.evaluation.evaluate` returns them, or read back.
+
+    Returns:
+        The number of ``records``, and the metrics that they allow. ``score`` is there when its
+        three parts are, and absent when counterfact and zsRE records are mixed.
+    """
+    summary: Summary = {"records": len(results)}
+    for each in metrics():
+        if each.values is None:
+            continue
+        means = [fmean(own) for result in results if (own := each.values(result))]
+        if means:
+            summary[each.key] = 100 * fmean(means)
+    kinds = {result["kind"] for result in results}
+    parts = _SCORE_PARTS[kinds.pop()] if len(kinds) == 1 else ()
+    if parts and all(part in summary for part in parts):
+        summary["score"] = harmonic_mean([summary[part] for part in parts])
+    return summary
+
+
+_SCORE_PARTS = {
+    "counterfact": ("ES", "PS", "NS"),
+    "zsre": tuple(f"{part}_token_accuracy" for part in ("rewrite", "paraphrase", "neighborhood")),
+}
+
+
+def _success(part: str, likelier: str, other: str) -> _Values:
+    def values(result: CaseResult) -> list[bool]:
+        losses: list[dict[str, float]] = _get(result, f"{part}_prompts_probs")
+        return [item[likelier] < item[other] for item in losses if "target_true" in item]
+
+    return values
+
+
+def _accuracy(part: str, kind: str) -> _Values:
+    def values(result: CaseResult) -> list[bool]:
+        flags: list[bool] = _get(result, f"{part}_prompts_correct")
+        return flags if result["kind"] == kind else []
+
+    return values
+
+
+def _single(key: str) -> _Values:
+    def values(result: CaseResult) -> list[float]:
+        return [_get(result, key)] if key in result else []
+
+    return values
+
+
+def _get(result: CaseResult, key: str) -> Any:  # a TypedDict knows literal keys only
+    return result.get(key, [])
+
+
+for _metric in (
+    Metric(
+        "ES",
+        "ES",
+        "efficacy score: percentage of rewrite prompts with P(new object) > P(true object)",
+        values=_success("rewrite", "target_new", "target_true"),
+    ),
+    Metric(
+        "PS",
+        "PS",
+        "paraphrase score: percentage of paraphrase prompts with P(new) > P(true)",
+        values=_success("paraphrase", "target_new", "target_true"),
+    ),
+    Metric(
+        "NS",
+        "NS",
+        "neighbourhood score: percentage of neighbourhood prompts with P(true) > P(new)",
+        values=_success("neighborhood", "target_true", "target_new"),
+    ),
+    Metric(
+        "score",
+        "Score",
+        "harmonic mean of ES, PS and NS, or for zsRE of the three token accuracies; 0 if one of "
+        "them is 0",
+    ),
+    Metric(
+        "rewrite_accuracy",
+        "ES acc",
+        "percentage of rewrite prompts after which every token of the new object is the most "
+        "likely one",
+        values=_accuracy("rewrite", "counterfact"),
+    ),
+    Metric(
+        "paraphrase_accuracy",
+        "PS acc",
+        "percentage of paraphrase prompts after which every token of the new object is the most "
+        "likely one",
+        values=_accuracy("paraphrase", "counterfact"),
+    ),
+    Metric(
+        "neighborhood_accuracy",
+        "NS acc",
+        "percentage of neighbourhood prompts after which every token of the true object is the "
+        "most likely one",
+        values=_accuracy("neighborhood", "counterfact"),
+    ),
+    Metric(
+        "rewrite_token_accuracy",
+        "ES tok",
+        "zsRE: percentage of the answer's tokens that are the most likely one after the question "
+        "and the answer's earlier tokens",
+        values=_accuracy("rewrite", "zsre"),
+    ),
+    Metric(
+        "paraphrase_token_accuracy",
+        "PS tok",
+        "zsRE: the same after the question in other words",
+        values=_accuracy("paraphrase", "zsre"),
+    ),
+    Metric(
+        "neighborhood_token_accuracy",
+        "NS tok",
+        "zsRE: the same for the known answer to an unrelated question",
+        values=_accuracy("neighborhood", "zsre"),
+    ),
+    Metric(
+        "fluency",
+        "fluency",
+        "mean of the generations' 2-gram and 3-gram entropies in bits, weighted 2/3 and 4/3, times "
+        "100",
+        unit="bits / 100",
+        values=_single("ngram_entropy"),
+    ),
+    Metric(
+        "consistency",
+        "consist.",
+        "tf-idf cosine of the generations with the reference texts, times 100",
+        values=_single("reference_score"),
+    ),
+    Metric(
+        "perplexity",
+        "ppl",
+        "perplexity of a held-out text",
+        unit="",
+        better="lower",
+        decimals=2,
+    ),
+    Metric(
+        "rewrite_difference",
+        "P difference",
+        "augmentation: mean probability of the preferred answer minus that of the conflicting one",
+        decimals=2,
+    ),
+    Metric(
+        "rewrite_conflict_wins",
+        "conflict wins",
+        "augmentation: percentage of records where the conflicting answer is likelier",
+        better="lower",
+    ),
+    Metric(
+        "wordings_difference",
+        "in other words",
+        "augmentation: the difference after wordings that were never edited",
+        decimals=2,
+    ),
+    Metric(
+        "wordings_conflict_wins",
+        "conflict wins",
+        "augmentation: percentage of records where the conflicting answer is likelier after "
+        "wordings that were never edited",
+        better="lower",
+    ),
+):
+    register_metric(_metric)
