@@ -12,7 +12,7 @@ import transformers
 import collabedit
 from collabedit.algebra import relative_distance
 from collabedit.errors import CollabEditError
-from collabedit.models import LanguageModel
+from collabedit.models import LanguageModel, load_model
 from tests.conftest import make_model
 from tests.editing.facts import REQUESTS
 
@@ -57,6 +57,19 @@ def test_a_result_is_saved_as_a_model_or_as_its_delta(model: LanguageModel, tmp_
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
     for name in result.delta.changes:
         assert torch.equal(loaded.get_parameter(name), model.hf.get_parameter(name))
+
+
+def test_a_result_is_saved_as_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
+    unedited = make_model("llama")
+    unedited.hf.save_pretrained(tmp_path / "model")
+    unedited.tokenizer.save_pretrained(tmp_path / "model")
+    result = collabedit.edit(tmp_path / "model", FACTS)
+    result.save(tmp_path / "edited.gguf")
+    saved = load_model(str(tmp_path / "edited.gguf"), device="cpu")
+    for name in result.delta.changes:
+        rounded = result.model.hf.get_parameter(name).half().float()
+        assert torch.equal(saved.hf.get_parameter(name), rounded)
 
 
 def test_bad_facts_are_named_before_any_work(model: LanguageModel) -> None:

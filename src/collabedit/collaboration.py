@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from collabedit.algebra import Prior, relative_distance
 from collabedit.covariance import default_covariance
 from collabedit.editors import DEFAULT_EDITOR
 from collabedit.export import save_edited_model
+from collabedit.export.gguf_model import save_gguf
 from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
 from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
@@ -49,17 +51,19 @@ class EditResult:
     delta: Delta
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Save the edited model as a directory, or the delta where the path ends in .safetensors.
+        """Save the edited model as a directory or a .gguf file, or the delta as .safetensors.
 
         Args:
             path: of the directory or the file.
-            overwrite: replace a model directory that is there already.
+            overwrite: replace a model that is there already.
 
         Raises:
             InputError: when it cannot be written.
         """
         if os.fspath(path).endswith(".safetensors"):
             self.delta.save(path)
+        elif os.fspath(path).endswith(".gguf"):
+            save_gguf(self.delta, Path(path), self.model.name, overwrite=overwrite)
         else:
             save_edited_model(self.model, self.delta, path, overwrite=overwrite, applied=True)
 

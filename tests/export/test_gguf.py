@@ -59,7 +59,10 @@ def dense(tensor: Any) -> Any:
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_transformers_reads_the_edited_llama(tmp_path: Path, tied: bool) -> None:
+def test_transformers_reads_the_edited_llama(
+    tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
     task = job(tmp_path, "x.gguf", tie_word_embeddings=tied, head_dim=8)
     notes = export_gguf(task)
     assert notes == ["All matrices are stored as F16", "Converted from the model's directory"]

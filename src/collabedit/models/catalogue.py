@@ -115,10 +115,12 @@ def fetch_gguf(name: str) -> Path:
         ModelError: when the download fails or its checksum is wrong.
     """
     model = entry(name)
-    target = cache_directory("gguf") / f"{_directory(name).name}.gguf"
+    target = _directory(name).with_name(f"{_directory(name).name}.gguf")
     if target.is_file():
         return target
-    say(f"Fetching the GGUF file of {name}, {model.megabytes:,} MB (only once)")
+    say(f"Fetching the GGUF file of {name}, {model.megabytes:,} MB, {model.licence} (only once)")
+    if model.terms:
+        say(model.terms)
     make_directory(target.parent)
     downloads = make_directory(cache_directory("downloads", target.stem))
     with explained(name, remedy=f"remove {downloads} and try again"):
