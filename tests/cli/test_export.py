@@ -165,6 +165,24 @@ def test_reverting_gives_the_unedited_model(place: Path) -> None:
     assert "has no collabedit.undo" in fails("revert", "model", "-o", "other")
 
 
+@pytest.mark.parametrize("command", ["lora", "model", "revert"])
+def test_a_full_disk_leaves_nothing(
+    place: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collabedit("export", "d.safetensors", "-o", "edited")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr("collabedit.export.lora.save_file", full)
+    before = saved_files(place)
+    export = ("export", "d.safetensors", "--to", command, "-o", "out")
+    error = fails(*(("revert", "edited", "-o", "out") if command == "revert" else export))
+    assert "to out: No space left on device" in error
+    assert saved_files(place) == before
+
+
 class Hub:
     """What was uploaded, in place of the Hub."""
 

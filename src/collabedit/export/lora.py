@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
@@ -16,7 +16,13 @@ from collabedit.errors import InputError
 from collabedit.export.base import Base
 from collabedit.export.card import CARD, licence_of, model_card
 from collabedit.export.registry import Evaluation, ExportJob, export_format
-from collabedit.export.target import RECORD, check_replaceable, replacement, saved_files
+from collabedit.export.target import (
+    RECORD,
+    check_replaceable,
+    explained_failures,
+    replacement,
+    saved_files,
+)
 from collabedit.files import check_writable, write_json, write_text
 
 __all__ = ["Truncated", "adapter_rank", "export_lora", "truncated"]
@@ -109,13 +115,13 @@ def _write_adapter(
     tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
         module = f"base_model.model.{name.removesuffix('.weight')}"
-        tensors[f"{module}.lora_A.weight"] = _padded(change.right.T, rank).T.float()
+        tensors[f"{module}.lora_A.weight"] = _padded(change.right.T, rank).T.float().contiguous()
         tensors[f"{module}.lora_B.weight"] = _padded(change.left, rank).float()
     size = sum(4 * tensor.numel() for tensor in tensors.values())
     check_writable(job.out, size)
     evaluation = job.measured(changes)
-    with replacement(job.out, overwrite=job.overwrite) as staged:
-        _save(staged / _WEIGHTS, tensors)
+    with explained_failures(job.out), replacement(job.out, overwrite=job.overwrite) as staged:
+        save_file(tensors, staged / _WEIGHTS, metadata={"format": "pt"})
         write_json(staged / _CONFIG, config)
         write_text(staged / CARD, _card(job, loss, evaluation))
         record = {**job.delta.metadata.model_dump(mode="json"), "export": "lora"}
@@ -123,17 +129,6 @@ def _write_adapter(
     if rank in VLLM_RANKS:
         return [f"Rank {rank}, {size / 1e6:,.1f} MB; vLLM needs --max-lora-rank {rank} or more"]
     return [f"Rank {rank}, {size / 1e6:,.1f} MB; vLLM takes ranks up to {VLLM_RANKS[-1]} only"]
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(whole, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise InputError(f"cannot write the adapter: {error}") from None
 
 
 def _padded(matrix: Tensor, rank: int) -> Tensor:

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from collabedit.errors import CollabEditError, InputError, ModelError
+from collabedit.errors import InputError, ModelError
 from collabedit.export.base import Base, unedited_weights
 from collabedit.export.card import CARD, ORIGINAL_CARD, licence_of, model_card
 from collabedit.export.original import (
@@ -18,7 +16,13 @@ from collabedit.export.original import (
     original_directory,
     other_files,
 )
-from collabedit.export.target import RECORD, check_replaceable, replacement, saved_files
+from collabedit.export.target import (
+    RECORD,
+    check_replaceable,
+    explained_failures,
+    replacement,
+    saved_files,
+)
 from collabedit.export.undo import UNDO, save_undo
 from collabedit.export.weights import EditedCopy, check_written, value_of
 from collabedit.files import (
@@ -182,7 +186,7 @@ def write_copy(
     copied = other_files(base.directory, target)
     files = [*copied, *map(Path, plan.files)]
     check_writable(target, sum((base.directory / file).stat().st_size for file in files))
-    with _failures(target), replacement(target, overwrite=overwrite) as staged:
+    with explained_failures(target), replacement(target, overwrite=overwrite) as staged:
         plan.write(base.edited, staged)
         copy_files(base.directory, copied, staged)
         after = {name: base.edited(name) for name in names}
@@ -272,23 +276,10 @@ def kept_delta(
     """
     file = _keep(delta, target) if stored is None else None
     where = f"; the edits are kept, try again: {again.format(file)}" if file else ""
-    with _failures(target, where):
+    with explained_failures(target, where):
         yield
     if file is not None:
         file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _failures(target: Path, where: str = "") -> Iterator[None]:
-    """Say in one line why a model was not written, and ``where`` the edits are."""
-    try:
-        yield
-    except CollabEditError as error:
-        error.args = (f"{error}{where}",)
-        raise
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
-        raise InputError(f"cannot write the model to {target}: {reason}{where}") from error
 
 
 def _keep(delta: Delta, target: Path) -> Path:

@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from collabedit.errors import InputError
+from safetensors import SafetensorError
+
+from collabedit.errors import CollabEditError, InputError
 from collabedit.files import read_json
 
-__all__ = ["RECORD", "check_replaceable", "replacement", "saved_files"]
+__all__ = ["RECORD", "check_replaceable", "explained_failures", "replacement", "saved_files"]
 
 #: What a saved model says of itself: its delta's metadata, and the files that it consists of.
 RECORD = "collabedit.json"
@@ -114,6 +116,23 @@ def _listed(folder: Path) -> set[str]:
         return set()
     files = record.get("files") if isinstance(record, dict) else None
     return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
+
+
+@contextmanager
+def explained_failures(target: Path, where: str = "") -> Iterator[None]:
+    """Say in one line why a block could not write ``target``, and ``where`` the edits are.
+
+    Raises:
+        InputError: in place of an error of the system.
+    """
+    try:
+        yield
+    except CollabEditError as error:
+        error.args = (f"{error}{where}",)
+        raise
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise InputError(f"cannot write the model to {target}: {reason}{where}") from error
 
 
 @contextmanager

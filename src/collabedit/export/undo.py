@@ -19,7 +19,13 @@ from torch import Tensor
 
 from collabedit.errors import InputError, ModelError
 from collabedit.export.card import CARD, ORIGINAL_CARD
-from collabedit.export.target import RECORD, check_replaceable, replacement, saved_files
+from collabedit.export.target import (
+    RECORD,
+    check_replaceable,
+    explained_failures,
+    replacement,
+    saved_files,
+)
 from collabedit.export.weights import opened, overwrite_tensors, stored_names
 from collabedit.files import StrPath, check_writable, load_tensors, save_tensors
 from collabedit.models.language_model import weight_sha256
@@ -130,7 +136,7 @@ def revert_model(folder: StrPath, out: StrPath, *, overwrite: bool = False) -> i
     packed, about = load_tensors(source / UNDO, "record of the edits")
     if about.get("format") != _FORMAT:
         raise InputError(f"{source / UNDO} is no record of edits; save the edited model again")
-    with replacement(target, overwrite=overwrite) as staged:
+    with explained_failures(target), replacement(target, overwrite=overwrite) as staged:
         _copy_unmarked(source, staged, names)
         _turn_back(staged, packed, about.get("sha256", {}), source / UNDO)
     return len(packed)
