@@ -136,7 +136,7 @@ def collaborate(
     }
     loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
     config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
-    members = Party.together(loaded, requests, config)
+    members = Party.together(loaded, list(requests.values()), config, list(requests))
     priors = static_priors(config, _covariance(covariance, loaded, config, seed))
     delta = merge_edits(merging, members, config, priors).delta
     apply_delta(loaded, delta)

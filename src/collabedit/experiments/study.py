@@ -20,7 +20,6 @@ from collabedit.algebra import Prior
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
-from collabedit.editing import TargetCache, optimise_targets
 from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters, resolve_editor
 from collabedit.errors import InputError, one_line
 from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
@@ -294,9 +293,6 @@ class Study:
     ) -> list[Party]:
         """A party for each share of requests, on the model as it is now.
 
-        Targets depend on the request and the model alone, so they are found for all parties
-        together.
-
         Args:
             shares: each party's requests.
             config: the round; the first one by default.
@@ -307,16 +303,7 @@ class Study:
         if skip_known is not None:
             everyone = [Party(self.model, s, chosen, skip_known=skip_known) for s in shares]
             shares = [party.requests for party in everyone if party.requests]
-        if not chosen.rules.at_once:
-            return [Party(self.model, share, chosen, cache=TargetCache()) for share in shares]
-        flat = [request for share in shares for request in share]
-        targets = optimise_targets(
-            self.model, flat, chosen.contexts, chosen.hyperparameters, cache=TargetCache()
-        ).split([len(share) for share in shares], dim=1)
-        return [
-            Party(self.model, share, chosen, targets=own)
-            for share, own in zip(shares, targets, strict=True)
-        ]
+        return Party.together(self.model, shares, chosen)
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
         """Measure the model as it is now; a finished stage is not computed again."""

@@ -6,7 +6,7 @@ import hmac
 import json
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -103,29 +103,34 @@ class Party:
     def together(
         cls,
         model: LanguageModel,
-        shares: Mapping[str, Sequence[EditRequest]],
+        shares: Sequence[Sequence[EditRequest]],
         config: RoundConfig,
+        names: Sequence[str] | None = None,
     ) -> list[Party]:
         """Parties of one process, whose targets are found together where the editor allows it.
 
-        A target depends on the request and the model alone, so this changes nothing but the time.
+        A target depends on the request and the model alone, so this only saves time.
 
         Args:
             model: the unedited model.
-            shares: each party's requests, by its name.
+            shares: each party's requests.
             config: the round.
+            names: of the parties; none by default.
         """
+        called = [""] * len(shares) if names is None else names
         cache = TargetCache()
         if not config.rules.at_once:
-            return [cls(model, own, config, cache=cache, name=n) for n, own in shares.items()]
-        flat = [request for own in shares.values() for request in own]
+            return [
+                cls(model, own, config, cache=cache, name=name)
+                for own, name in zip(shares, called, strict=True)
+            ]
+        flat = [request for own in shares for request in own]
         check_requests(model, flat, config.contexts)
-        found = optimise_targets(
-            model, flat, config.contexts, config.hyperparameters, cache=cache
-        ).split([len(own) for own in shares.values()], dim=1)
+        found = optimise_targets(model, flat, config.contexts, config.hyperparameters, cache=cache)
+        targets = found.split([len(own) for own in shares], dim=1)
         return [
-            cls(model, own, config, targets=targets, name=name)
-            for (name, own), targets in zip(shares.items(), found, strict=True)
+            cls(model, own, config, targets=known, name=name)
+            for own, known, name in zip(shares, targets, called, strict=True)
         ]
 
     @classmethod
