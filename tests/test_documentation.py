@@ -64,7 +64,7 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 def test_python_blocks_parse_and_import_what_exists(page: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom | ast.Import):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("collabedit"):
                 exec(compile(ast.Module([node], []), page.name, "exec"), {})
 
 

@@ -219,5 +219,7 @@ def test_a_digest_is_computed_once_while_nothing_changes(
     tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tiny_llama.state_fingerprint()
-    monkeypatch.setattr("collabedit.models.language_model._sha256", lambda tensor: "computed again")
+    monkeypatch.setattr(
+        "collabedit.models.language_model.weight_sha256", lambda tensor: "computed again"
+    )
     assert tiny_llama.state_fingerprint() == before
