@@ -9,23 +9,7 @@ import torch
 
 from collabedit.covariance import collect, merge
 from collabedit.errors import CovarianceError
-from collabedit.messages import Covariance
-
-
-@pytest.fixture(scope="module")
-def covariance() -> Covariance:
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randn(2, 6, 50, dtype=torch.float64, generator=generator)
-    names = ["model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"]
-    return Covariance(
-        second_moments={name: f @ f.T / 50 for name, f in zip(names, factors, strict=True)},
-        samples=50,
-        corpus="tests",
-        model="tiny",
-        model_sha256={names[0]: "aa", names[1]: "bb"},
-        sampling_error={names[0]: 0.1, names[1]: 0.2},
-        created="2025-01-01T00:00:00+00:00",
-    )
+from tests.messages.test_covariance import covariance  # noqa: F401
 
 
 def test_merging_halves_gives_the_whole(double_llama, corpus, corpus_tokens, make_corpus):
@@ -42,7 +26,7 @@ def test_merging_halves_gives_the_whole(double_llama, corpus, corpus_tokens, mak
     assert pooled.corpus == "given tokens + given tokens"
 
 
-def test_merging_equal_parts_lowers_the_error_by_the_root_of_two(covariance):
+def test_merging_equal_parts_lowers_the_error_by_the_root_of_two(covariance):  # noqa: F811
     pooled = merge([covariance, covariance])
     assert pooled.samples == 100
     for name, error in covariance.sampling_error.items():
@@ -51,7 +35,7 @@ def test_merging_equal_parts_lowers_the_error_by_the_root_of_two(covariance):
     assert unknown.sampling_error == {}
 
 
-def test_what_cannot_be_merged(covariance):
+def test_what_cannot_be_merged(covariance):  # noqa: F811
     name = "model.layers.1.mlp.down_proj.weight"
     other = replace(covariance, model="other", model_sha256={**covariance.model_sha256, name: "x"})
     with pytest.raises(CovarianceError, match="covariances of other weights"):

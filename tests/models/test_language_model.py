@@ -198,7 +198,7 @@ def test_layers_that_do_not_exist_are_refused(tiny_llama: LanguageModel) -> None
 
 def test_every_family_adds_what_its_projection_gives(family_model: LanguageModel) -> None:
     for layer in range(family_model.structure.n_layers):
-        family_model.check_addition(layer)
+        family_model.tail(layer)
 
 
 def test_writes_from_outside_are_noticed(family_model: LanguageModel) -> None:

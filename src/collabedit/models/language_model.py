@@ -159,14 +159,6 @@ class LanguageModel:
             self._tails.update(try_layers(self, [layer]))
         return self._tails[layer]
 
-    def check_addition(self, layer: int) -> None:
-        """Check, by trial, that an edit of the layer's weight does what it should.
-
-        Raises:
-            ModelError: when it does not.
-        """
-        self.tail(layer)
-
     def site(self, layer: int) -> nn.Module:
         """The module whose output an edit of the layer's weight moves by just what it adds.
 

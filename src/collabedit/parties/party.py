@@ -196,18 +196,20 @@ class Party:
         self._require_unedited()
         self._require_requests()
         self._require_statistics()
+        targets = self._find_targets()
+        self._check_targets(targets)
+        self._targets = targets
+
+    def _find_targets(self) -> Tensor:
         if self._given_targets is not None:
-            self._targets = self._given_targets[:, self._kept]
-            return
-        targets = optimise_targets(
+            return self._given_targets[:, self._kept]
+        return optimise_targets(
             self.model,
             self.requests,
             self.config.contexts,
             self.config.hyperparameters,
             cache=self._cache,
         )
-        self._check_targets(targets)
-        self._targets = targets
 
     def answer(self, request: bytes) -> bytes:
         """Answer a coordinator's request: what crosses the wire, both ways.
@@ -262,7 +264,7 @@ class Party:
         return Contribution(self._metadata(delta, layers, dtype), statistics)
 
     def announce(self) -> Contribution:
-        """An update without statistics: all that detection needs, before anything is measured.
+        """A contribution without statistics: all that detection needs, before anything is measured.
 
         Raises:
             InputError: when it has no fingerprint key.
