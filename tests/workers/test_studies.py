@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from collabedit.editing import targets
-from collabedit.errors import ModelError
 from collabedit.experiments import (
     EditorsSettings,
     MultiRoundSettings,
@@ -23,18 +21,15 @@ from collabedit.experiments import (
     single_round,
 )
 from collabedit.files import load_tensors, read_json
-from collabedit.models import load_model
-from collabedit.workers import ModelSource, SolvedByWorkers, open_workers
-from collabedit.workers.targets import resident_model
-from tests.editing.facts import CONTEXTS, REQUESTS
-from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny
+from collabedit.workers import open_workers
+from tests.experiments.studies import Tiny
 from tests.workers.units import KillsOne
 
 pytestmark = pytest.mark.slow  # all together
 
 #: What no two runs have in common, whoever does the work.
 TIMES = {"seconds.json"}
-MOMENTS = {"created"}
+MOMENTS = {"created", "round_sha256"}  # a round's digest covers when it was made
 
 
 @pytest.fixture(scope="module")
@@ -42,71 +37,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny.write(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(autouse=True)
-def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else all but the first would find its targets; workers take it over."""
-    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@contextmanager
-def _here(place: Path) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@contextmanager
-def _processes(place: Path) -> Iterator[Executor | None]:
-    with open_workers("2") as executor:
-        yield executor
-
-
-@contextmanager
-def _killed(place: Path) -> Iterator[Executor]:
-    with open_workers("2") as executor:
-        assert executor is not None
-        yield KillsOne(executor, place / "killed")
-    assert (place / "killed").exists()
-
-
-@contextmanager
-def _ray(place: Path) -> Iterator[Executor | None]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of two processors on this machine, whose workers have a cache of their own."""
     ray = pytest.importorskip("ray")
-    import os
-    import sys
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ours = {"PYTHONPATH": os.pathsep.join(sys.path), "COLLABEDIT_CACHE": str(place / "of-ray")}
+    cache = tmp_path_factory.mktemp("cache-of-ray")
+    passed = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     ray.init(
         num_cpus=2,
         num_gpus=0,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {**ours, "OMP_NUM_THREADS": "1"}},
+        runtime_env={"env_vars": {**passed, "COLLABEDIT_CACHE": str(cache)}},
     )
-    try:
-        with open_workers("ray") as executor:
-            yield executor
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _ray_killed(place: Path) -> Iterator[Executor]:
-    with _ray(place) as executor:
-        assert executor is not None
-        yield KillsOne(executor, place / "killed")
-    assert (place / "killed").exists()
-
-
-WAYS: dict[str, Callable[[Path], Any]] = {
-    "2 processes": _processes,
-    "2 processes, one killed": _killed,
-    "Ray": _ray,
-    "Ray, one killed": _ray_killed,
-}
+    yield
+    ray.shutdown()
 
 
 def contents(run: Run) -> dict[str, Any]:
@@ -117,7 +62,8 @@ def contents(run: Run) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             tensors, about = load_tensors(path)
             exact = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
-            found[name] = exact, {key: about[key] for key in about if key not in MOMENTS}
+            said = {key: about[key] for key in about if key not in MOMENTS}
+            found[name] = exact, said
         elif path.name == "round.json":
             found[name] = {k: v for k, v in read_json(path).items() if k not in MOMENTS}
         elif path.is_file() and path.name not in TIMES:
@@ -128,43 +74,45 @@ def contents(run: Run) -> dict[str, Any]:
 def check_same(
     study: Callable[..., Run],
     settings: Any,
-    way: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    workers: str,
+    *,
+    killing: bool,
 ) -> None:
-    with _here(tmp_path):
-        expected = contents(study(settings, tmp_path / "here"))
-    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "another-cache"))
-    with WAYS[way](tmp_path) as executor:
-        found = contents(study(settings, tmp_path / "there", executor=executor))
-    for both in (expected, found):  # the deltas name their round, and it says when it was made
-        for name, value in both.items():
-            if isinstance(value, tuple):
-                value[1].pop("round_sha256", None)
-                assert value[0], name
+    """A study here, and on workers with an empty cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for where in ("here", "there"):
+            patch.setenv("COLLABEDIT_CACHE", str(place / f"cache-{where}"))
+            if where == "here":
+                expected = contents(study(settings, place / where))
+                continue
+            with open_workers(workers) as executor:
+                assert executor is not None
+                chosen = KillsOne(executor, place / "killed") if killing else executor
+                found = contents(study(settings, place / where, executor=chosen))
+    assert (place / "killed").exists() is killing
     assert found == expected
+    assert any(isinstance(value, tuple) and value[0] for value in found.values())
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(("workers", "killing"), [("2", False), ("2", True), ("ray", False)])
 def test_a_single_round(
-    way: str, files: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: str, killing: bool, files: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "MAX_EDITS", 2)  # so that six edits are three units
     settings = SingleRoundSettings(**files.options(edits_per_party=(2, 4)))
-    check_same(single_round, settings, way, tmp_path, monkeypatch)
+    check_same(single_round, settings, tmp_path, workers, killing=killing)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_comparison_of_editors(
-    way: str, files: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(("workers", "killing"), [("2", False), ("ray", True)])
+def test_a_comparison_of_editors(workers: str, killing: bool, files: Tiny, tmp_path: Path) -> None:
     options = files.options(editors=("MEMIT", "EMMET"), merge=("GLOBAL", "CollabEdit", "TIES"))
-    check_same(compare_editors, EditorsSettings(**options), way, tmp_path, monkeypatch)
+    check_same(compare_editors, EditorsSettings(**options), tmp_path, workers, killing=killing)
 
 
-@pytest.mark.parametrize("way", ["2 processes, one killed"])
-def test_several_rounds(
-    way: str, files: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_rounds(files: Tiny, tmp_path: Path) -> None:
     options = files.options(rounds=2, merge=("GLOBAL", "CollabEdit", "TIES"))
-    check_same(multi_round, MultiRoundSettings(**options), way, tmp_path, monkeypatch)
+    check_same(multi_round, MultiRoundSettings(**options), tmp_path, "2", killing=True)
