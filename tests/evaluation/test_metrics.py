@@ -150,6 +150,15 @@ def test_every_metric_is_defined() -> None:
         metric("BLEU")
 
 
+def test_a_level_shows_what_the_shorter_ones_show() -> None:
+    headline, comparison = ([m.key for m in metrics(level)] for level in ("headline", "comparison"))
+    assert headline == ["ES", "PS", "NS", "score"]
+    assert [key for key in comparison if key in headline] == headline
+    assert {"fluency", "perplexity"} <= set(comparison)
+    assert "rewrite_accuracy" not in comparison
+    assert [m for m in metrics() if m.level != "detail"] == metrics("comparison")
+
+
 @pytest.fixture
 def certainty() -> Iterator[Metric]:
     """A metric of one's own, registered through the public interface only."""

@@ -9,25 +9,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from collabedit.evaluation import Metric, metric
+from collabedit.evaluation import Metric, metric, metrics
 
 __all__ = ["Grid", "editor_grids", "editor_rows"]
 
 _NAMES = ("editor", "schedule", "method")
 
-#: What is compared, by the keys of metrics.
-_COMPARED = (
-    "ES",
-    "PS",
-    "NS",
-    "rewrite_token_accuracy",
-    "paraphrase_token_accuracy",
-    "neighborhood_token_accuracy",
-    "score",
-    "fluency",
-    "consistency",
-    "perplexity",
-)
 _DISTANCE = "distance_from_global"
 
 
@@ -96,8 +83,8 @@ def editor_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _part_rows(part: Mapping[str, Any]) -> list[dict[str, Any]]:
     distances = part["delta_relative_to_global"]
     rows = []
-    for name, metrics in part["methods"].items():
-        row = {"editor": part["editor"], "schedule": part["schedule"], "method": name, **metrics}
+    for name, measured in part["methods"].items():
+        row = {"editor": part["editor"], "schedule": part["schedule"], "method": name, **measured}
         if name in distances:
             row[_DISTANCE] = distances[name]
         rows.append(row)
@@ -114,7 +101,7 @@ def editor_grids(summary: Mapping[str, Any], title: str) -> list[Grid]:
 
 def _measures(summary: Mapping[str, Any], title: str) -> Grid:
     rows = editor_rows(summary)
-    columns = [each for each in map(metric, _COMPARED) if any(each.key in row for row in rows)]
+    columns = [each for each in metrics("comparison") if any(each.key in row for row in rows)]
     headings = [*_NAMES, *(each.heading for each in columns)]
     has_distance = any(_DISTANCE in row for row in rows)
     sections = [_section(rows[:1], columns, has_distance, marked=False)]
@@ -166,6 +153,6 @@ def _extend(lines: list[list[Cell]], texts: Sequence[str], measure: Metric | Non
     values = [float(text) for text in texts if text]
     best = None
     if measure is not None and values:
-        best = min(values) if measure.better == "lower" else max(values)
+        best = min(values) if measure.direction == "lower" else max(values)
     for line, text in zip(lines, texts, strict=True):
         line.append(Cell(text, best=bool(text) and best is not None and float(text) == best))

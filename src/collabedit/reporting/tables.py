@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from collabedit.evaluation import metric, metrics
+from collabedit.evaluation import metrics
 from collabedit.reporting.editor_tables import editor_grids, editor_rows
 from collabedit.reporting.tuning_tables import tuning_grids
 
@@ -52,7 +52,9 @@ def summary_table(summary: Mapping[str, Any], title: str) -> Table:
     largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``.
     """
     rows = summary_rows(summary)
-    columns = [each for each in metrics() if any(each.key in row for row in rows)]
+    columns = [
+        each for each in metrics() if each.key != _DISTANCE and any(each.key in row for row in rows)
+    ]
     table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
     for each in columns:
@@ -129,9 +131,7 @@ def summary_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
     return tables
 
 
-_SCORES = {
-    each.key: (each.heading, each.decimals) for each in map(metric, ("ES", "PS", "NS", "score"))
-}
+_SCORES = {each.key: (each.heading, each.decimals or 0) for each in metrics("headline")}
 
 
 def _by_layer(norms: Mapping[str, float]) -> dict[str, float]:
