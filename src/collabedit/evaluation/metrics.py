@@ -279,6 +279,7 @@ for _metric in (
         unit="",
         direction="neither",
         scientific=True,
+        level="comparison",
     ),
     Metric(
         "relative_norm",
@@ -287,6 +288,7 @@ for _metric in (
         unit="",
         direction="neither",
         decimals=2,
+        level="headline",
     ),
     Metric(
         "remaining_residual",
@@ -295,12 +297,21 @@ for _metric in (
         unit="",
         direction="lower",
         decimals=2,
+        level="headline",
     ),
-    Metric("gain", "gain", "tuning: Score above that of the present settings"),
+    Metric(
+        "gain",
+        "gain",
+        "tuning: Score above that of the present settings",
+        unit="",
+        level="headline",
+    ),
     Metric(
         "gain_error",
         "+-",
         "tuning: standard error of the gain (jackknife)",
+        unit="",
+        level="headline",
         direction="neither",
     ),
     Metric(
@@ -310,6 +321,7 @@ for _metric in (
         unit="",
         direction="neither",
         decimals=3,
+        level="headline",
     ),
 ):
     register_metric(_metric)

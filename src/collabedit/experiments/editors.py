@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,10 +22,11 @@ from collabedit.experiments.study import (
     records_of,
     summary_of,
 )
-from collabedit.files import read_json, write_text
+from collabedit.files import write_text
 from collabedit.merging import POOLED, resolve_method
 from collabedit.messages import RoundConfig, Schedule
-from collabedit.reporting.editor_tables import editor_grids
+from collabedit.reporting.results import EditorPart, EditorsResult, SingleRoundResult
+from collabedit.reporting.tables import tables_of
 from collabedit.requests import Record
 from collabedit.rounds import gives_statistics
 
@@ -122,15 +122,16 @@ def compare_editors(settings: EditorsSettings, results: Path, *, fresh: bool = F
     for number, config in enumerate(rounds, 1):
         logger.info("%d of %d: %s ...", number, len(rounds), _name(config))
         parts.append(_part(settings, loaded, run, config, shares, before))
-    summary = {
-        "experiment": "editors",
-        "unedited": summary_of(before),
-        "editors": parts,
-        "settings": run.params()["settings"],
-    }
-    markdown = [grid.markdown() for grid in editor_grids(summary, "Editors")]
+    params = run.params()
+    result = EditorsResult(
+        unedited=summary_of(before),
+        editors=parts,
+        settings=params["settings"],
+        versions=params["versions"],
+    )
+    markdown = [table.markdown() for table in tables_of(result, "Editors")]
     write_text(run.folder / "table.md", "\n".join(markdown))
-    run.write_summary(summary)
+    result.save(run.folder)
     return run
 
 
@@ -153,7 +154,7 @@ def _part(
     config: RoundConfig,
     shares: Sequence[Sequence[Record]],
     before: Measured,
-) -> dict[str, Any]:
+) -> EditorPart:
     """The results of one editor in one schedule; a finished part is read."""
     folder = whole.folder / _name(config)
     if not (folder / "summary.json").is_file():
@@ -161,15 +162,15 @@ def _part(
         params = parameters("single-round", own, config, loaded.covariance_for(config))
         run = whole.part(_name(config), params)
         edit_and_measure(loaded.study(own, run, config), shares, before)
-    summary = read_json(folder / "summary.json")
-    return {
-        "editor": config.editor,
-        "schedule": config.schedule.value if config.schedule_matters else EITHER,
-        "layers": list(config.layers),
-        "run": _name(config),
-        "methods": summary["methods"],
-        "delta_relative_to_global": summary["delta_relative_to_global"],
-    }
+    result = SingleRoundResult.load(folder)
+    return EditorPart(
+        editor=config.editor,
+        schedule=config.schedule.value if config.schedule_matters else EITHER,
+        layers=list(config.layers),
+        run=_name(config),
+        methods=result.methods,
+        delta_relative_to_global=result.delta_relative_to_global,
+    )
 
 
 def _name(config: RoundConfig) -> str:
