@@ -182,7 +182,7 @@ class Coordinator:
             found = missed(merged[name], own)
             if found.count:
                 logger.warning(
-                    "%s: the edits do not all hold exactly, since their keys nearly depend on each "
+                    "%s: not all edits are satisfied exactly, since their keys nearly depend on each "
                     "other; combinations of edits that are missed: %d, the worst by %.0f %% of a "
                     "residual",
                     name,
