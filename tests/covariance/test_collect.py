@@ -134,25 +134,21 @@ def test_nan_is_an_error_and_writes_nothing(double_llama, corpus, tmp_path):
     assert not (tmp_path / "c.safetensors").exists()
 
 
-def test_the_time_left_is_told_once(tiny_llama, corpus, corpus_tokens, monkeypatch):
-    clock = iter(float(second) for second in range(10_000))
-    monkeypatch.setattr(collect_module.time, "monotonic", lambda: next(clock))
-    said: list[str] = []
-    collect(tiny_llama, [0], corpus, tokens=corpus_tokens, say=said.append)
-    assert len(said) == 1
-    assert said[0].startswith("About ")
+def test_the_passes_for_some_layers_each_are_one_stage(
+    tiny_llama, corpus, corpus_tokens, monkeypatch
+):
+    totals: list[float] = []
 
+    @contextmanager
+    def recorded(_title: str, total: float, _unit: str) -> Iterator[Progress]:
+        totals.append(total)
+        yield Progress()
 
-def test_the_time_left_counts_the_further_passes(tiny_llama, corpus, corpus_tokens, monkeypatch):
-    said: list[list[str]] = []
+    monkeypatch.setattr(collect_module, "progress", recorded)
     for budget in (None, 1):
-        clock = iter(float(second) for second in range(10_000))
-        monkeypatch.setattr(collect_module.time, "monotonic", lambda clock=clock: next(clock))
         monkeypatch.setattr(tiny_llama, "memory_budget", budget)
-        said.append([])
-        collect(tiny_llama, [0, 1, 2], corpus, tokens=corpus_tokens, say=said[-1].append)
-    together, one_by_one = (float(lines[0].split()[1]) for lines in said)
-    assert one_by_one > 2 * together
+        collect(tiny_llama, [0, 1, 2], corpus, tokens=corpus_tokens, say=silent)
+    assert totals == [corpus_tokens, 3 * corpus_tokens]
 
 
 class InterruptionError(Exception):

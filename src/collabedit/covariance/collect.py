@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +29,6 @@ logger = logging.getLogger(__name__)
 MAX_LENGTH = 512
 #: Tokens of a forward pass.
 _BATCH_TOKENS = 2048
-#: The time left is stated once this share of the work is done.
-_ESTIMATE_AFTER = 0.02
 
 Say = Callable[[str], None]
 
@@ -78,14 +75,12 @@ def collect(
     plan = plan_of(model, tokens or default_tokens(model, corpus), max_length)
     batch_tokens = batch_tokens or pass_tokens(model, _BATCH_TOKENS)
     at_once = layers_at_once(model, names)
-    if at_once >= len(names):
-        return _collect(model, names, corpus, plan, batch_tokens, out, say)
-    source = Remembered(corpus)
     groups = [names[start : start + at_once] for start in range(0, len(names), at_once)]
-    parts = [
-        _part(model, group, source, plan, batch_tokens, out, say, len(groups) - number)
-        for number, group in enumerate(groups, 1)
-    ]
+    with progress("Collecting second moments", len(groups) * plan.tokens, "tokens") as bar:
+        if len(groups) == 1:
+            return _collect(model, names, corpus, plan, batch_tokens, out, say, bar)
+        source = Remembered(corpus)
+        parts = [_part(model, g, source, plan, batch_tokens, out, say, bar) for g in groups]
     covariance = _joined([part for part, _ in parts])
     if out is None:
         return covariance
@@ -104,7 +99,7 @@ def _collect(
     batch_tokens: int,
     out: Path | None,
     say: Say,
-    further_passes: int = 0,
+    bar: Progress,
 ) -> Covariance:
     """The second moments of some weights, all in one pass."""
     fingerprint = model.fingerprint(names)
@@ -113,11 +108,10 @@ def _collect(
     partial = None if out is None else out.with_name(f"{out.name}.partial")
     if partial is not None:
         sums = continued(partial, key, sums, say)
-    with progress("Collecting second moments", plan.tokens, "tokens") as bar:
-        for_user = _Estimate(bar, plan.tokens, sums.samples, say, further_passes)
-        collector = Collector(model, names, corpus, plan, batch_tokens, sums)
-        collector.run(for_user, None if partial is None else Checkpoint(partial, key))
-        del collector  # and the products of its last block
+    bar.skip(sums.samples)
+    collector = Collector(model, names, corpus, plan, batch_tokens, sums)
+    collector.run(bar, None if partial is None else Checkpoint(partial, key))
+    del collector  # and the products of its last block
     if sums.samples < plan.tokens:
         say(f"The corpus has {sums.samples:,} tokens; {plan.tokens:,} were asked for.")
     covariance = _finished(sums, corpus, model, fingerprint)
@@ -135,18 +129,20 @@ def _part(
     batch_tokens: int,
     out: Path | None,
     say: Say,
-    further_passes: int,
+    bar: Progress,
 ) -> tuple[Covariance, Path | None]:
-    """Some of the weights of a collection, in a file beside ``out`` that tells by its name what of.
+    """Some of the weights of a collection, in a file beside ``out`` whose name says which.
 
     What is in the file already is not collected again.
     """
     if out is None:
-        return _collect(model, names, corpus, plan, batch_tokens, None, say, further_passes), None
+        return _collect(model, names, corpus, plan, batch_tokens, None, say, bar), None
     key = collection_key(model.fingerprint(names), corpus, plan)
     path = out.with_name(f"{out.name}.{key[:16]}")
-    if not path.is_file():
-        _collect(model, names, corpus, plan, batch_tokens, path, say, further_passes)
+    if path.is_file():
+        bar.skip(plan.tokens)
+    else:
+        _collect(model, names, corpus, plan, batch_tokens, path, say, bar)
     return Covariance.load(path), path
 
 
@@ -158,32 +154,6 @@ def _joined(parts: Sequence[Covariance]) -> Covariance:
         model_sha256={name: d for part in parts for name, d in part.model_sha256.items()},
         sampling_error={name: e for part in parts for name, e in part.sampling_error.items()},
     )
-
-
-class _Estimate(Progress):
-    """Passes progress on, and says once how long the rest and the further passes will take."""
-
-    def __init__(
-        self, bar: Progress, total: float, done: float, say: Say, further_passes: int = 0
-    ) -> None:
-        self._bar, self._total, self._start, self._done, self._say = bar, total, done, done, say
-        self._further = further_passes * total
-        self._began = time.monotonic()
-        self._said = False
-        bar.advance(done)
-
-    def advance(self, amount: float = 1) -> None:
-        self._bar.advance(amount)
-        self._done += amount
-        worked = self._done - self._start
-        if self._said or worked < _ESTIMATE_AFTER * self._total:
-            return
-        self._said = True
-        seconds = (
-            (time.monotonic() - self._began) / worked * (self._total - self._done + self._further)
-        )
-        if seconds >= 1:
-            self._say(f"About {seconds:,.0f} seconds to go.")
 
 
 def _finished(

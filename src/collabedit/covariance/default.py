@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 
 from collabedit.covariance.collect import MAX_LENGTH, collect
 from collabedit.covariance.self_corpus import SelfCorpus
-from collabedit.covariance.sizing import collection_key, default_tokens, plan_of
+from collabedit.covariance.sizing import (
+    collection_key,
+    default_tokens,
+    expected_seconds,
+    plan_of,
+)
 from collabedit.errors import CollabEditError, InputError
 from collabedit.files import cache_directory
 from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
-from collabedit.progress import say
+from collabedit.progress import duration, say
 
 __all__ = ["default_covariance"]
 
@@ -48,10 +53,11 @@ def default_covariance(
             return Covariance.load(path)
         except CollabEditError as error:
             logger.warning("%s; collecting it again", error)
+    minutes = duration(expected_seconds(model, corpus, tokens))
     say(
-        f"No covariance was given: collecting one over {tokens:,} tokens that {model.name} writes "
-        "itself (only once). Text like that of its training is better: collabedit stats collect "
-        "--corpus FILE"
+        f"No covariance was given. Collecting one over {tokens:,} tokens that {model.name} writes "
+        f"itself takes about {minutes}, only once; it is kept in {path.parent}. Text like that of "
+        "its training is better: collabedit stats collect --corpus FILE"
     )
     try:
         return collect(model, layers, corpus, tokens=tokens, out=path, say=say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "TOKENS_PER_INPUT",
     "collection_key",
     "default_tokens",
+    "expected_seconds",
     "layers_at_once",
     "memory_needed",
     "plan_of",
@@ -28,6 +30,8 @@ _BLOCKS = 16
 _BLOCK_TOKENS = 16384
 #: Tokens for each input of the MLP at least, unless the user says otherwise.
 TOKENS_PER_INPUT = 10
+#: Texts and tokens of each in the forward pass that is timed to estimate the whole.
+_TRIED_ROWS, _TRIED_LENGTH = 4, 64
 
 
 def default_tokens(model: LanguageModel, corpus: Corpus) -> int:
@@ -67,3 +71,14 @@ def collection_key(fingerprint: dict[str, str], corpus: Corpus, plan: Plan) -> s
     return sha256_of_json(
         [PARTIAL_FORMAT, 1, fingerprint, corpus_key, plan.tokens, plan.max_length]
     )
+
+
+@torch.inference_mode()
+def expected_seconds(model: LanguageModel, corpus: Corpus, tokens: int) -> float:
+    """About how long a collection takes on this machine, from one small forward pass."""
+    ids = torch.zeros(_TRIED_ROWS, _TRIED_LENGTH, dtype=torch.long, device=model.device)
+    model.hf(input_ids=ids[:1], use_cache=False)  # the first pass also sets things up
+    began = time.monotonic()
+    model.hf(input_ids=ids, use_cache=False)
+    each = (time.monotonic() - began) / ids.numel()
+    return tokens * each / (1 - corpus.generation_share)

@@ -182,8 +182,8 @@ class Coordinator:
             found = missed(merged[name], own)
             if found.count:
                 logger.warning(
-                    "%s: not all edits are satisfied exactly, since their keys nearly depend on each "
-                    "other; combinations of edits that are missed: %d, the worst by %.0f %% of a "
+                    "%s: some edits are not satisfied exactly, since their keys nearly depend on "
+                    "each other; combinations of edits missed: %d, the worst by %.0f %% of a "
                     "residual",
                     name,
                     found.count,
