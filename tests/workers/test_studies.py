@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from collabedit.editing import targets
 from collabedit.experiments import (
@@ -81,7 +82,7 @@ def check_same(
 ) -> None:
     """A study here, and on workers with an empty cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
         for where in ("here", "there"):
             patch.setenv("COLLABEDIT_CACHE", str(place / f"cache-{where}"))
             if where == "here":

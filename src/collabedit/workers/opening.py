@@ -35,6 +35,9 @@ def open_workers(asked: str | None) -> Iterator[Executor | None]:
     torch.set_num_threads(threads)
     try:
         yield executor
+    except BaseException:
+        executor.abandon()
+        raise
     finally:
         torch.set_num_threads(before)
         executor.shutdown(cancel_futures=True)
@@ -52,7 +55,7 @@ def threads_of_workers() -> int:
     return int(text)
 
 
-def _executor(asked: str, threads: int) -> Executor:
+def _executor(asked: str, threads: int) -> WorkerExecutor:
     if asked.isdecimal() and int(asked) > 0:
         from collabedit.workers.processes import ProcessWorker
 
