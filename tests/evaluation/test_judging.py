@@ -70,7 +70,7 @@ def test_its_first_word_is_the_verdict(server: Server, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("reply", [says("Perhaps."), {"error": "no"}, says("Yesterday")])
 def test_other_replies_are_refused(server: Server, reply: dict[str, Any]) -> None:
     server.replies = [reply]
-    with pytest.raises(InputError, match="judge|OpenAI-compatible"):
+    with pytest.raises(InputError, match=r"judge|OpenAI-compatible"):
         judge(server).grade([ASKED])
 
 

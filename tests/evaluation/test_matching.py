@@ -16,7 +16,7 @@ from collabedit.evaluation.matching import count_words, loops, names
         ("a Ford-built car", "Ford"),
         ("It weighs 743 kg.", "743"),
         ("743, they say. And 743.", "743"),
-        ("Столицата е Пловдив.", "Пловдив"),
+        ("Столицата: Пловдив.", "Пловдив"),
         ("東京都にあります", "東京"),
         ("首都是里昂。", "里昂"),
         ("เมืองหลวงคือเชียงใหม่ครับ", "เชียงใหม่"),
