@@ -116,6 +116,7 @@ class Party:
         shares: Sequence[Sequence[EditRequest]],
         config: RoundConfig,
         names: Sequence[str] | None = None,
+        secure: Sequence[SecureParty] | None = None,
         solve: Solve | None = None,
     ) -> list[Party]:
         """Parties of one process, whose targets are found together where the editor allows it.
@@ -127,13 +128,14 @@ class Party:
             shares: each party's requests.
             config: the round.
             names: of the parties; none by default.
+            secure: their halves of the summations, in a round with secure aggregation.
             solve: finds the targets elsewhere, such as on workers.
         """
         called = [""] * len(shares) if names is None else names
         cache = TargetCache()
         if not config.rules.at_once:
             return [
-                cls(model, own, config, cache=cache, name=name)
+                cls(model, own, config, cache=cache, name=name)  # never with secure aggregation
                 for own, name in zip(shares, called, strict=True)
             ]
         flat = [request for own in shares for request in own]
@@ -142,9 +144,10 @@ class Party:
             model, flat, config.contexts, config.hyperparameters, cache=cache, solve=solve
         )
         targets = found.split([len(own) for own in shares], dim=1)
+        halves = [None] * len(shares) if secure is None else secure
         return [
-            cls(model, own, config, targets=known, name=name)
-            for own, known, name in zip(shares, targets, called, strict=True)
+            cls(model, own, config, targets=known, name=name, secure=half)
+            for own, known, name, half in zip(shares, targets, called, halves, strict=True)
         ]
 
     @classmethod
