@@ -176,7 +176,18 @@ def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[
 
 @_study("single-round")
 def single_round(
-    results: Path, fresh: bool, executor: Executor | None, common: dict[str, Any]
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--secure-aggregation",
+            help="Merge by masked sums, as parties that hide from the coordinator do "
+            "(docs/privacy.md); with --merge CollabEdit,GLOBAL.",
+        ),
+    ] = False,
 ) -> Run:
     """Edit once by many parties, merge by each method, and measure before and after.
 
@@ -185,7 +196,10 @@ def single_round(
     from collabedit.experiments import SingleRoundSettings, single_round
 
     return single_round(
-        SingleRoundSettings.checked(**common), results, fresh=fresh, executor=executor
+        SingleRoundSettings.checked(**common, secure_aggregation=secure_aggregation),
+        results,
+        fresh=fresh,
+        executor=executor,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,10 @@ from collabedit.errors import InputError, one_line
 from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
-from collabedit.messages import Covariance, RoundConfig, Schedule
+from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
+from collabedit.parties.in_process import parties_of
 from collabedit.reporting.results import RunResult
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import require_statistics, static_priors
@@ -209,7 +210,11 @@ class Loaded:
         return cls(settings, model, covariance, heldout, solve)
 
     def round(
-        self, editor: str, schedule: Schedule, contexts: Contexts | None = None
+        self,
+        editor: str,
+        schedule: Schedule,
+        contexts: Contexts | None = None,
+        secure_aggregation: SecureAggregation | None = None,
     ) -> RoundConfig:
         """A round of an editor; its contexts are sampled where they are not given."""
         return new_round(
@@ -219,6 +224,7 @@ class Loaded:
             hyperparameters=self.settings.hyperparameters,
             contexts=contexts,
             seed=self.settings.seed,
+            secure_aggregation=secure_aggregation,
         )
 
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
@@ -313,7 +319,9 @@ class Study:
         if skip_known is not None:
             everyone = [Party(self.model, s, chosen, skip_known=skip_known) for s in shares]
             shares = [party.requests for party in everyone if party.requests]
-        return Party.together(self.model, shares, chosen, solve=self.loaded.solve)
+        return Party.together(
+            self.model, shares, chosen, secure=parties_of(chosen), solve=self.loaded.solve
+        )
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
         """Measure the model as it is now; a finished stage is not computed again."""
@@ -334,6 +342,7 @@ def open_study(
     *,
     fresh: bool = False,
     executor: Executor | None = None,
+    secure: Callable[[LanguageModel], SecureAggregation] | None = None,
 ) -> Study:
     """Load what a study needs and open its run.
 
@@ -345,9 +354,11 @@ def open_study(
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
         executor: workers that share the work.
+        secure: gives the round's secure aggregation, if it has any.
     """
     loaded = Loaded.of(settings, executor)
-    config = loaded.round(settings.editor, settings.schedule)
+    section = None if secure is None else secure(loaded.model)
+    config = loaded.round(settings.editor, settings.schedule, secure_aggregation=section)
     params = parameters(name, settings, config, loaded.covariance_for(config))
     loaded.priors(config)  # so that what it complains of leaves no run behind
     return loaded.study(settings, open_run(results, config.editor, params, fresh=fresh), config)

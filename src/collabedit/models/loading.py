@@ -23,7 +23,7 @@ from collabedit.models.quantisation import Unpacking, unpacked, unpacking
 from collabedit.models.quiet import quiet_transformers
 from collabedit.models.report import load_checked
 from collabedit.models.tokens import check_tokenizer
-from collabedit.progress import say
+from collabedit.progress import progress, say
 
 __all__ = [
     "default_device",
@@ -91,7 +91,7 @@ def load_model(
     if device == "auto":
         room = room_for_weights(max_memory, memory_budget or 0)
         options.update(device_map="auto", max_memory=room)
-    with quiet_transformers():
+    with quiet_transformers(), progress("Loading the model"):
         config = _load_config(source, name, trust_remote_code)
         with explained(name):
             packing = unpacking(name, config)

@@ -21,13 +21,5 @@ def test_show_says_what_was_inferred_and_what_follows(tmp_path: Path, tied: bool
     assert "mlp.down_proj" in collabedit("models", "show", tmp_path)
 
 
-def test_list_names_the_built_in_models() -> None:
-    assert "smollm2-135m" in collabedit("models", "list")
-
-
-def test_an_unknown_built_in_name_is_refused_with_the_list() -> None:
-    assert "choose one of: smollm2-135m" in fails("models", "pull", "smollm3")
-
-
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
     assert "no config.json in it" in fails("models", "show", tmp_path)

@@ -1,4 +1,4 @@
-"""``collabedit models``: what can be edited, and what editing knows of it."""
+"""``collabedit models show``."""
 
 from __future__ import annotations
 
@@ -9,37 +9,9 @@ import typer
 
 from collabedit.cli.options import EditorOption, TrustOption
 
-app = typer.Typer(no_args_is_help=True, help="List, inspect and fetch models.")
+__all__ = ["show"]
 
 
-@app.command("list")
-def list_models() -> None:
-    """List the built-in models, which need no model hub."""
-    from rich.table import Table
-
-    from collabedit.models import catalogue
-    from collabedit.reporting.tables import console
-
-    table = Table("name", "model", "licence", "download", "in the cache")
-    for name in catalogue.names():
-        model = catalogue.entry(name)
-        cached = "yes" if catalogue.is_fetched(name) else "no"
-        table.add_row(name, model.title, model.licence, f"{model.megabytes:,} MB", cached)
-    console().print(table)
-    console().print(
-        "Any decoder model works as well: a Hub id, a local directory, or a .gguf file."
-    )
-
-
-@app.command()
-def pull(name: Annotated[str, typer.Argument(help="A built-in name.")]) -> None:
-    """Fetch a built-in model into the cache now, so that later commands start at once."""
-    from collabedit.models import catalogue
-
-    print(catalogue.fetch(name))
-
-
-@app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
     editor: EditorOption = "MEMIT",
