@@ -197,11 +197,14 @@ class Party:
         assert self._targets is not None
         return self._targets
 
-    def prepare(self) -> None:
+    def prepare(self, solve: Solve | None = None) -> None:
         """Settle which edits take part, and find their targets on the unedited model.
 
         What is known, and where a target lies, must not depend on when this happens: a model that
         carries merged layers would give other targets. Does nothing the second time.
+
+        Args:
+            solve: finds the targets elsewhere, such as on workers.
 
         Raises:
             RequestError: when all its edits are skipped or left out, or a target is not finite.
@@ -213,11 +216,11 @@ class Party:
         self._require_unedited()
         self._require_requests()
         self._require_statistics()
-        targets = self._find_targets()
+        targets = self._find_targets(solve)
         self._check_targets(targets)
         self._targets = targets
 
-    def _find_targets(self) -> Tensor:
+    def _find_targets(self, solve: Solve | None) -> Tensor:
         if self._given_targets is not None:
             return self._given_targets[:, self._kept]
         return optimise_targets(
@@ -226,6 +229,7 @@ class Party:
             self.config.contexts,
             self.config.hyperparameters,
             cache=self._cache,
+            solve=solve,
         )
 
     def answer(self, request: bytes) -> bytes:
