@@ -8,8 +8,10 @@ from collabedit.messages.contribution import Contribution, ContributionMetadata
 from collabedit.messages.covariance import Covariance
 from collabedit.messages.decision import Decision, Policy, parse_policy
 from collabedit.messages.delta import Delta, DeltaMetadata
+from collabedit.messages.evaluation import Evaluation, Hits, Settled
 from collabedit.messages.exchange import Ready, Request, RequestKind
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.messages.opening import Joined, Opening
 from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
 from collabedit.messages.state import RoundState
 
@@ -21,7 +23,11 @@ __all__ = [
     "Delta",
     "DeltaMetadata",
     "Digest",
+    "Evaluation",
     "Fingerprint",
+    "Hits",
+    "Joined",
+    "Opening",
     "Policy",
     "Ready",
     "Request",
@@ -29,6 +35,7 @@ __all__ = [
     "RoundConfig",
     "RoundState",
     "Schedule",
+    "Settled",
     "parse_policy",
     "parse_schedule",
 ]

@@ -28,6 +28,15 @@ class RequestKind(str, Enum):
     CONTRIBUTE = "contribute"
     """For the statistics of the next layers; the answer is a ``Contribution``."""
 
+    EVALUATE = "evaluate"
+    """To try the complete delta on its own edits; the answer is an ``Evaluation``."""
+
+    ACCEPT = "accept"
+    """To keep the complete delta; the answer is ``Settled``."""
+
+    ROLL_BACK = "roll back"
+    """To forget the delta and stay with the model as it was; the answer is ``Settled``."""
+
 
 class _RequestMetadata(Header):
     format: Literal["collabedit.request"] = "collabedit.request"
