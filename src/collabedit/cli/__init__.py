@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli import doctor, models, requests, round, run, stats
+from collabedit.cli import doctor, federation, models, requests, round, run, stats
 from collabedit.cli.apply import apply
 from collabedit.cli.contribute import contribute
 from collabedit.cli.detect import detect
@@ -50,6 +50,7 @@ app.command("merge")(merge)
 app.command("apply")(apply)
 app.command("export")(export)
 app.command("revert")(revert)
+app.add_typer(federation.app, name="federation")
 app.add_typer(run.run_app, name="run")
 app.command("summarize")(run.summarize)
 

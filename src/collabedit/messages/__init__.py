@@ -8,8 +8,10 @@ from collabedit.messages.contribution import Contribution, ContributionMetadata
 from collabedit.messages.covariance import Covariance
 from collabedit.messages.decision import Decision, Policy, parse_policy
 from collabedit.messages.delta import Delta, DeltaMetadata
+from collabedit.messages.evaluation import Evaluation, Hits, Settled
 from collabedit.messages.exchange import Ready, Request, RequestKind
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.messages.opening import Joined, Opening
 from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
 from collabedit.messages.secure import (
     Advert,
@@ -33,9 +35,13 @@ __all__ = [
     "Delta",
     "DeltaMetadata",
     "Digest",
+    "Evaluation",
     "Fingerprint",
+    "Hits",
+    "Joined",
     "MaskedSum",
     "MaskedSumMetadata",
+    "Opening",
     "Policy",
     "Ready",
     "Request",
@@ -44,6 +50,7 @@ __all__ = [
     "RoundState",
     "Schedule",
     "SecureAggregation",
+    "Settled",
     "Shares",
     "SignedMessage",
     "Unmasking",

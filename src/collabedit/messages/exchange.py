@@ -46,6 +46,15 @@ class RequestKind(str, Enum):
     UNMASK = "unmask"
     """For the shares that take the masks off the sum; the answer is an ``Unmasking``."""
 
+    EVALUATE = "evaluate"
+    """To try the complete delta on its own edits; the answer is an ``Evaluation``."""
+
+    ACCEPT = "accept"
+    """To keep the complete delta; the answer is ``Settled``."""
+
+    ROLL_BACK = "roll back"
+    """To forget the delta and stay with the model as it was; the answer is ``Settled``."""
+
 
 class _RequestMetadata(Header):
     format: Literal["collabedit.request"] = "collabedit.request"
