@@ -33,6 +33,7 @@ def test_the_registry_holds_what_the_documentation_lists() -> None:
         "ROME": (Procedure.ONE_BY_ONE, 0.0, True, 10.0),
         "AlphaEdit": (Procedure.TOGETHER, 1.0, False, 1.0),
         "FT-L": (Procedure.FINE_TUNING, 1.0, True, 10.0),
+        "LocFT-BF": (Procedure.FINE_TUNING, 1.0, True, 10.0),
     }
     specs = {e.name: e.prior_spec(settings) for e in editors() if e.has_statistics}
     assert specs.pop("AlphaEdit") == NullSpacePrior(0.5, 3.0)
@@ -133,6 +134,7 @@ def test_the_ridge_softens_only_equalities_of_edits_made_together() -> None:
         "ROME": 0.0,
         "AlphaEdit": 1.0,
         "FT-L": 1.0,
+        "LocFT-BF": 1.0,
     }
     hard = Hyperparameters(layers=(1,))
     assert all(editor.ridge_of(hard) == editor.ridge for editor in editors())

@@ -34,17 +34,23 @@ class PriorSpec(ABC):
 
 @dataclass(frozen=True)
 class CovariancePrior(PriorSpec):
-    """``A0 = lambda C``: a change costs as much as it moves the outputs on ordinary text.
+    """``A0 = lambda C + lambda_n I``: what a change does to ordinary text, and its own norm.
 
     Attributes:
         weight: ``lambda`` (Meng et al., 2023, eq. 15).
+        norm_weight: ``lambda_n`` (Gupta et al., 2025, eq. 6); zero for MEMIT's own prior.
     """
 
     weight: float
+    norm_weight: float = 0.0
 
     def build(self, second_moment: Tensor) -> Prior:
-        """``lambda C``; a singular ``C`` is shifted, with a warning."""
-        return prior_of(second_moment, self.weight)
+        """``lambda C + lambda_n I``; a singular ``C`` alone is shifted, with a warning."""
+        if self.norm_weight == 0:
+            return prior_of(second_moment, self.weight)
+        raised = second_moment.double().clone()
+        raised.diagonal().add_(self.norm_weight / self.weight)
+        return prior_of(raised, self.weight)
 
 
 @dataclass(frozen=True)

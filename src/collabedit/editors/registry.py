@@ -45,7 +45,7 @@ class Procedure(Enum):
 
 
 def _covariance_prior(settings: Hyperparameters) -> PriorSpec:
-    return CovariancePrior(settings.prior_weight)
+    return CovariancePrior(settings.prior_weight, settings.norm_weight)
 
 
 def _null_space_prior(settings: Hyperparameters) -> PriorSpec:
@@ -163,6 +163,13 @@ for _editor in (
         "FT-L",
         "Fine-tuning of one layer, each weight within a bound (Zhu et al., 2020).",
         "https://arxiv.org/abs/2012.00363",
+        procedure=Procedure.FINE_TUNING,
+        single_layer=True,
+    ),
+    Editor(
+        "LocFT-BF",
+        "Fine-tuning of one layer in mini-batches, to the end token (Yang et al., 2025).",
+        "https://arxiv.org/abs/2509.22072",
         procedure=Procedure.FINE_TUNING,
         single_layer=True,
     ),
