@@ -100,9 +100,8 @@ def edit(
         seed=seed,
     )
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-    moments = (
-        read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
-    )
+    needed = rules.needs_covariance(config.hyperparameters)
+    moments = read_covariance(covariance, loaded, config.layers, seed) if needed else None
     priors = static_priors(config, moments, loaded.memory_budget)
     delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     if as_delta:

@@ -24,7 +24,14 @@ from collabedit.files import RepeatedNames, decode_json, read_text
 __all__ = ["Hyperparameters"]
 
 #: Settings that version 0.1 did not have.
-_LATER = ("loss_layer", "equality_ridge", "norm_weight", "ft_batch_size", "ft_end_token")
+_LATER = (
+    "loss_layer",
+    "equality_ridge",
+    "norm_weight",
+    "gradient_rate",
+    "ft_batch_size",
+    "ft_end_token",
+)
 
 #: Largest hyper-parameter file; published ones have less than 2 KiB.
 _LARGEST_FILE = 1 << 20
@@ -51,6 +58,7 @@ class Hyperparameters(BaseModel):
             edits give way where keys are nearly alike. The default is the editor's own, 0.
         norm_weight: ``lambda_n`` of ENCORE's prior ``lambda C + lambda_n I`` (Gupta et al., 2025):
             how much the change's own norm counts.
+        gradient_rate: how far UltraEdit follows the normalised gradients.
         ft_steps: most passes of fine-tuning over the edits.
         ft_learning_rate: of its Adam.
         ft_norm_bound: the most that it changes an entry of the weight by; ``None`` for no bound.
@@ -73,6 +81,7 @@ class Hyperparameters(BaseModel):
     loss_layer: int | None = Field(default=None, ge=0)
     equality_ridge: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     norm_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    gradient_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     ft_steps: int = Field(default=25, ge=1)
     ft_learning_rate: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
     ft_norm_bound: float | None = Field(default=5e-4, gt=0, allow_inf_nan=False)

@@ -18,7 +18,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from collabedit.editors.hyperparameters import Hyperparameters
-from collabedit.editors.priors import CovariancePrior, NullSpacePrior, PriorSpec
+from collabedit.editors.priors import (
+    CovariancePrior,
+    IdentityPrior,
+    NullSpacePrior,
+    PriorSpec,
+)
 from collabedit.errors import InputError, UnknownNameError
 
 __all__ = [
@@ -37,6 +42,10 @@ class Procedure(Enum):
     TOGETHER = "together"
     """All at once, in closed form, with targets found on the unedited model."""
 
+    GRADIENTS = "gradients"
+    """All at once, in closed form, from one backward pass on the unedited model; the parties first
+    agree on a normaliser of their features."""
+
     ONE_BY_ONE = "one by one"
     """In closed form, each edit on the model that the one before it left."""
 
@@ -50,6 +59,10 @@ def _covariance_prior(settings: Hyperparameters) -> PriorSpec:
 
 def _null_space_prior(settings: Hyperparameters) -> PriorSpec:
     return NullSpacePrior(settings.null_space_threshold, settings.null_space_weight)
+
+
+def _identity_prior(_: Hyperparameters) -> PriorSpec:
+    return IdentityPrior()
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,10 @@ class Editor:
     def at_once(self) -> bool:
         """Whether all edits of a round are one problem, with targets on the unedited model."""
         return self.procedure is Procedure.TOGETHER
+
+    def needs_covariance(self, settings: Hyperparameters) -> bool:
+        """Whether what it protects is measured on ordinary text."""
+        return self.has_statistics and self.prior_spec(settings).needs_covariance
 
     def share(self, index: int, count: int) -> float:
         """Share of the residual that the ``index``-th of ``count`` layers takes, from 0."""
@@ -158,6 +175,14 @@ for _editor in (
         prior_spec=_null_space_prior,
         weight_setting="null_space_weight",
         beta=1.0,  # the paper and its code add up past keys as they are
+    ),
+    Editor(
+        "UltraEdit",
+        "Least squares from normalised gradients, with no search for targets (Gu et al., 2025).",
+        "https://arxiv.org/abs/2505.14679",
+        procedure=Procedure.GRADIENTS,
+        prior_spec=_identity_prior,
+        beta=0.0,  # the paper keeps nothing of earlier rounds but the normaliser
     ),
     Editor(
         "FT-L",

@@ -10,6 +10,7 @@ from collabedit.messages.decision import Decision, Policy, parse_policy
 from collabedit.messages.delta import Delta, DeltaMetadata
 from collabedit.messages.exchange import Ready, Request, RequestKind
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.messages.normaliser import Normaliser
 from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
 from collabedit.messages.state import RoundState
 
@@ -22,6 +23,7 @@ __all__ = [
     "DeltaMetadata",
     "Digest",
     "Fingerprint",
+    "Normaliser",
     "Policy",
     "Ready",
     "Request",

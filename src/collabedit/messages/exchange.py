@@ -15,6 +15,12 @@ from collabedit.errors import RoundError
 from collabedit.messages.codec import JsonMessage, TensorMessage
 from collabedit.messages.delta import Delta
 from collabedit.messages.metadata import Header, parse_header
+from collabedit.messages.normaliser import (
+    Normaliser,
+    optional_normaliser,
+    packed_normaliser,
+    without_normaliser,
+)
 
 __all__ = ["Ready", "Request", "RequestKind"]
 
@@ -25,6 +31,9 @@ class RequestKind(str, Enum):
     PREPARE = "prepare"
     """To settle its edits and find their targets on the unedited model; the answer is ``Ready``."""
 
+    SUMMARISE = "summarise"
+    """For the mean and deviation of its features; the answer is a ``Normaliser``."""
+
     CONTRIBUTE = "contribute"
     """For the statistics of the next layers; the answer is a ``Contribution``."""
 
@@ -34,6 +43,7 @@ class _RequestMetadata(Header):
     version: Literal[1] = 1
     kind: RequestKind
     delta: dict[str, Any]
+    normaliser: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +53,21 @@ class Request(TensorMessage):
     Attributes:
         kind: what is asked for.
         delta: what the round has merged so far.
+        normaliser: of all parties' features, where the editor normalises them.
     """
 
     what: ClassVar[str] = "request"
 
     kind: RequestKind
     delta: Delta
+    normaliser: Normaliser | None = None
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The arrays of the delta, and its metadata beside the kind."""
+        """The arrays of the delta and the normaliser, and their metadata beside the kind."""
         tensors, about = self.delta.pack()
-        return tensors, _RequestMetadata(kind=self.kind, delta=about).model_dump(mode="json")
+        arrays, scale = packed_normaliser(self.normaliser)
+        metadata = _RequestMetadata(kind=self.kind, delta=about, normaliser=scale)
+        return tensors | arrays, metadata.model_dump(mode="json")
 
     @classmethod
     def unpack(
@@ -65,7 +79,12 @@ class Request(TensorMessage):
             RoundError: when anything in it is malformed.
         """
         about = parse_header(_RequestMetadata, metadata, source, RoundError)
-        return cls(about.kind, Delta.unpack(tensors, about.delta, source))
+        changes, scale = without_normaliser(tensors)
+        return cls(
+            about.kind,
+            Delta.unpack(changes, about.delta, source),
+            optional_normaliser(scale, about.normaliser, source),
+        )
 
 
 class Ready(JsonMessage):

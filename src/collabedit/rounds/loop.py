@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TypeVar
 
+from collabedit.editors import Procedure
 from collabedit.errors import CollabEditError, ContributionError, RoundError
-from collabedit.messages import Contribution, Delta, Ready, Request, RequestKind
+from collabedit.messages import Contribution, Delta, Normaliser, Ready, Request, RequestKind
 from collabedit.rounds.coordinator import Coordinator
 from collabedit.rounds.ledger import Ledger
 from collabedit.rounds.transport import Failure, Transport
@@ -87,13 +88,17 @@ class _Asking:
 
     def contributions(self) -> Mapping[str, Contribution] | None:
         """One exchange; ``None`` when finished ones must be repeated without a lost party."""
+        normalises = self._coordinator.config.rules.procedure is Procedure.GRADIENTS
+        if normalises:
+            self._coordinator.normalise(self._ask(RequestKind.SUMMARISE, self._normaliser))
         before = len(self._parties)
         answers = self._ask(RequestKind.CONTRIBUTE, self._contribution)
         lost = len(self._parties) < before
-        return None if lost and self._coordinator.ledger.exchanges else answers
+        return None if lost and (normalises or self._coordinator.ledger.exchanges) else answers
 
     def _ask(self, kind: RequestKind, read: Callable[[str, bytes], Answer]) -> Mapping[str, Answer]:
-        request = Request(kind, self._coordinator.delta).to_bytes()
+        coordinator = self._coordinator
+        request = Request(kind, coordinator.delta, coordinator.normaliser).to_bytes()
         replies = self._transport.exchange(request, self._parties)
         answers: dict[str, Answer] = {}
         for party in self._parties:
@@ -126,6 +131,12 @@ class _Asking:
         if ready.round_sha256 != self._coordinator.config.sha256:
             raise RoundError("it prepared another round; use the same round.json", party=party)
         return ready
+
+    def _normaliser(self, party: str, reply: bytes) -> Normaliser:
+        config = self._coordinator.config
+        normaliser = Normaliser.from_bytes(reply, party)
+        normaliser.check(config.sha256, config.d_in + config.d_out)
+        return normaliser
 
     def _contribution(self, party: str, reply: bytes) -> Contribution:
         contribution = Contribution.from_bytes(reply, party)
