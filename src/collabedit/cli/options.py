@@ -68,6 +68,14 @@ TrustOption = Annotated[
         "are refused.",
     ),
 ]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Share the work between so many processes, or the actors of a Ray cluster: ray or "
+        "ray://HOST:PORT. Each takes OMP_NUM_THREADS threads, by default one. The results are the "
+        "same (docs/workers.md)."
+    ),
+]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 MemoryOption = Annotated[

@@ -301,7 +301,7 @@ def _json_lines(path: Path, text: str) -> list[str]:
             continue
         try:
             document = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):  # too many digits, too deep
             document = None
         if not isinstance(document, str):
             raise InputError(f'{path}: line {number} is not of the form {{"text": "..."}}')

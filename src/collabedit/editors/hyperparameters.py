@@ -94,7 +94,10 @@ class Hyperparameters(BaseModel):
         # Compared by ends and steps: a range of 10^12 layers would fill the memory.
         steps = all(after - before == 1 for before, after in itertools.pairwise(layers))
         if layers[0] < 0 or not steps:
-            raise ValueError("must be consecutive layers, lowest first, such as [5, 6, 7]")
+            raise ValueError(
+                "must be consecutive layers, lowest first, such as [5, 6, 7]: each takes what the "
+                "ones below left of an edit"
+            )
         return layers
 
     def with_changes(self, **changes: Any) -> Hyperparameters:

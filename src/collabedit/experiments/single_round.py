@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,26 @@ class SingleRoundSettings(StudySettings):
     """What a single-round run depends on."""
 
 
-def single_round(settings: SingleRoundSettings, results: Path, *, fresh: bool = False) -> Run:
+def single_round(
+    settings: SingleRoundSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Run one round under each merge method and measure each.
 
     Args:
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
 
     Returns:
         The finished run.
     """
     (shares,) = deal(settings)
-    study = open_study("single-round", settings, results, fresh=fresh)
+    study = open_study("single-round", settings, results, fresh=fresh, executor=executor)
     return edit_and_measure(study, shares, study.measure("unedited", records_of(shares)))
 
 

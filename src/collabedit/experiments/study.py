@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar, cast
@@ -26,10 +27,11 @@ from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, pe
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, RoundConfig, Schedule
-from collabedit.models import LanguageModel, load_model
+from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import require_statistics, static_priors
+from collabedit.workers import ModelSource, SolvedByWorkers
 
 __all__ = [
     "ALL_METHODS",
@@ -96,18 +98,11 @@ class RunSettings(BaseModel):
         except ValidationError as error:
             raise InputError(f"settings: {one_line(error)}") from None
 
-    def load_model(self) -> LanguageModel:
-        """Load the model.
-
-        Raises:
-            ModelError: when it cannot be loaded.
-        """
-        return load_model(
-            self.model,
-            dtype=self.dtype,
-            device=self.device,
-            memory_budget=self.memory_budget,
-            trust_remote_code=self.trust_remote_code,
+    @property
+    def source(self) -> ModelSource:
+        """What the model is loaded from."""
+        return ModelSource(
+            self.model, self.dtype, self.device, self.memory_budget, self.trust_remote_code
         )
 
 
@@ -178,17 +173,29 @@ class Loaded:
         model: the unedited model.
         covariance: the second moments of the given file, if one was given.
         heldout: the text whose perplexity is measured, if any.
+        solve: finds targets on workers, if there are any.
     """
 
     settings: CommonSettings
     model: LanguageModel
     covariance: Covariance | None
     heldout: str | None
+    solve: SolvedByWorkers | None = None
     _priors: dict[tuple[object, ...], Mapping[str, Prior]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, settings: CommonSettings) -> Loaded:
+    def of(
+        cls,
+        settings: CommonSettings,
+        executor: Executor | None = None,
+        model: LanguageModel | None = None,
+    ) -> Loaded:
         """Load what the settings name.
+
+        Args:
+            settings: what is asked.
+            executor: workers that share the work.
+            model: the model, where it is loaded already.
 
         Raises:
             InputError: when a file cannot be read.
@@ -196,7 +203,9 @@ class Loaded:
         """
         covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
         heldout = None if settings.heldout is None else _read_text(settings.heldout)
-        return cls(settings, settings.load_model(), covariance, heldout)
+        model = model or settings.source.load()
+        solve = SolvedByWorkers.of(executor, settings.source, model) if executor else None
+        return cls(settings, model, covariance, heldout, solve)
 
     def round(
         self, editor: str, schedule: Schedule, contexts: Contexts | None = None
@@ -303,7 +312,7 @@ class Study:
         if skip_known is not None:
             everyone = [Party(self.model, s, chosen, skip_known=skip_known) for s in shares]
             shares = [party.requests for party in everyone if party.requests]
-        return Party.together(self.model, shares, chosen)
+        return Party.together(self.model, shares, chosen, solve=self.loaded.solve)
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
         """Measure the model as it is now; a finished stage is not computed again."""
@@ -318,7 +327,14 @@ class Study:
         return self.run
 
 
-def open_study(name: str, settings: StudySettings, results: Path, *, fresh: bool = False) -> Study:
+def open_study(
+    name: str,
+    settings: StudySettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Study:
     """Load what a study needs and open its run.
 
     An interrupted run with the same settings is continued from its last finished stage.
@@ -328,8 +344,9 @@ def open_study(name: str, settings: StudySettings, results: Path, *, fresh: bool
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers that share the work.
     """
-    loaded = Loaded.of(settings)
+    loaded = Loaded.of(settings, executor)
     config = loaded.round(settings.editor, settings.schedule)
     params = parameters(name, settings, config, loaded.covariance_for(config))
     loaded.priors(config)  # so that what it complains of leaves no run behind

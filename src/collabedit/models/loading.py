@@ -223,8 +223,8 @@ def _load_tokenizer(source: str, name: str, config: Any, trusted: bool) -> Any:
     folder = Path(source)
     if folder.is_dir() and not any(path for kind in _TOKENIZERS for path in folder.glob(kind)):
         raise ModelError(
-            f"{name}: there is no tokenizer in {folder}; copy tokenizer.json and "
-            "tokenizer_config.json of the original model into it"
+            f"there is no tokenizer in {folder}; copy tokenizer.json and tokenizer_config.json of "
+            "the original model into it"
         )
     with explained(name, "the tokenizer of", _TOKENIZER_REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trusted)

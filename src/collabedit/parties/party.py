@@ -16,7 +16,7 @@ from torch import Tensor
 from collabedit.algebra import Factors, compress
 from collabedit.editing.gradients import answer_features
 from collabedit.editing.keys import Measurement, measure
-from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.editing.targets import Solve, TargetCache, optimise_targets
 from collabedit.editing.texts import check_requests
 from collabedit.editors import Procedure
 from collabedit.errors import InputError, RequestError, RoundError
@@ -109,6 +109,7 @@ class Party:
         shares: Sequence[Sequence[EditRequest]],
         config: RoundConfig,
         names: Sequence[str] | None = None,
+        solve: Solve | None = None,
     ) -> list[Party]:
         """Parties of one process, whose targets are found together where the editor allows it.
 
@@ -119,6 +120,7 @@ class Party:
             shares: each party's requests.
             config: the round.
             names: of the parties; none by default.
+            solve: finds the targets elsewhere, such as on workers.
         """
         called = [""] * len(shares) if names is None else names
         cache = TargetCache()
@@ -129,7 +131,9 @@ class Party:
             ]
         flat = [request for own in shares for request in own]
         check_requests(model, flat, config.contexts)
-        found = optimise_targets(model, flat, config.contexts, config.hyperparameters, cache=cache)
+        found = optimise_targets(
+            model, flat, config.contexts, config.hyperparameters, cache=cache, solve=solve
+        )
         targets = found.split([len(own) for own in shares], dim=1)
         return [
             cls(model, own, config, targets=known, name=name)

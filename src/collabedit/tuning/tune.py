@@ -123,7 +123,7 @@ def _open(settings: TuneSettings, results: Path, fresh: bool) -> _Tuning:
     if settings.trials:
         _check_measurable(shuffled[: settings.records])
     covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
-    model = settings.load_model()
+    model = settings.source.load()
     preset = default_hyperparameters(model.name, model.structure, settings.editor)
     present = settings.hyperparameters or preset.hyperparameters
     resolve_editor(settings.editor).check(present)
