@@ -25,15 +25,14 @@ from collabedit.experiments import (
     augmentation,
     conflict,
     forgetting,
-    load_summary,
     multi_round,
     single_round,
 )
-from collabedit.experiments.summaries import load_paper_summary
 from collabedit.merging import resolve_method
 from collabedit.messages import Schedule
 from collabedit.progress import say
-from collabedit.reporting.tables import console, summary_tables
+from collabedit.reporting.results import PapersResult, RunResult
+from collabedit.reporting.tables import console, tables_of
 from experiments._flags import read_flags
 
 __all__ = ["main", "translate"]
@@ -265,14 +264,14 @@ def _summarize(flags: Namespace) -> None:
     shown = 0
     for folder in _folders(_RESULTS / flags.dir_name, flags.runs):
         try:
-            summary = _summary(folder, category, flags.first_n_cases)
+            result = _result(folder, category, flags.first_n_cases)
         except InputError as error:
             if flags.runs is not None:
                 raise
             say(f"collabedit: passed over {error}")
             continue
-        for table in summary_tables(summary, str(folder)):
-            console().print(table)
+        for table in tables_of(result, str(folder)):
+            console().print(table.rich())
         shown += 1
     if not shown:
         raise InputError(f"no finished run in {_RESULTS / flags.dir_name}")
@@ -290,7 +289,7 @@ def _folders(parent: Path, runs: str | None) -> list[Path]:
     return [parent / name for name in names]
 
 
-def _summary(folder: Path, category: str | None, first: int | None) -> dict[str, Any]:
+def _result(folder: Path, category: str | None, first: int | None) -> RunResult:
     if first is None and (folder / "summary.json").is_file():
-        return load_summary(folder)
-    return load_paper_summary(folder, category, first)
+        return RunResult.load(folder)
+    return PapersResult.of_files(folder, category, first)

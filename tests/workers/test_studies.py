@@ -28,7 +28,7 @@ from tests.workers.units import KillsOne
 pytestmark = pytest.mark.slow  # all together
 
 #: What no two runs have in common, whoever does the work.
-TIMES = {"seconds.json"}
+TIMES = {"costs.json"}
 MOMENTS = {"created", "round_sha256"}  # a round's digest covers when it was made
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from collabedit.experiments import Run
+    from collabedit.reporting.results import RunResult
 
 run_app = typer.Typer(no_args_is_help=True, help="Run an experiment and keep its results.")
 
@@ -377,18 +378,23 @@ def augmentation(
 
 def show_run(run: Run) -> None:
     """Print a finished run's tables, plot it and say where it lies."""
-    from collabedit.experiments import load_summary
-    from collabedit.reporting.plots import save_plot
-    from collabedit.reporting.tables import console, summary_tables
+    from collabedit.reporting.results import RunResult
 
-    summary = load_summary(run.folder)
-    for table in summary_tables(summary, str(run.folder)):
-        console().print(table)
-    plot = save_plot(summary, run.folder / "plot.png")
-    files = ["summary.json", "params.json"]
-    files += ["table.md", "EDITOR/SCHEDULE/"] if "editors" in summary else ["case_<id>.json"]
-    files += ["plot.png"] if plot else []
-    print(f"Results: {run.folder}/ ({', '.join(files)})")
+    show_result(RunResult.load(run.folder), run.folder, title=str(run.folder))
+
+
+def show_result(result: RunResult, folder: Path, *, title: str, verdict: str = "") -> None:
+    """Print a result's tables, plot it and say where it lies."""
+    from collabedit.reporting.plots import save_plot
+    from collabedit.reporting.tables import console, tables_of
+
+    for table in tables_of(result, title):
+        console().print(table.rich())
+    plot = save_plot(result, folder / "plot.png")
+    if verdict:
+        print(verdict)
+    files = ["summary.json", "params.json", *result.files, *(["plot.png"] if plot else [])]
+    print(f"Results: {folder}/ ({', '.join(files)})")
 
 
 def summarize(
@@ -399,18 +405,19 @@ def summarize(
     """Show the results of finished runs: tables, JSON or CSV."""
     import json
 
-    from collabedit.experiments import load_summary
-    from collabedit.reporting.tables import console, summary_csv, summary_tables
+    from collabedit.reporting.results import RunResult
+    from collabedit.reporting.tables import console, results_csv, tables_of
 
-    summaries = {str(run): load_summary(run) for run in runs}
+    results = {str(run): RunResult.load(run) for run in runs}
     if as_json:
+        summaries = {run: result.summary() for run, result in results.items()}
         print(json.dumps(summaries, indent=2, ensure_ascii=False))
     elif as_csv:
-        print(summary_csv(summaries), end="")
+        print(results_csv(results), end="")
     else:
-        for run, summary in summaries.items():
-            for table in summary_tables(summary, run):
-                console().print(table)
+        for run, result in results.items():
+            for table in tables_of(result, run):
+                console().print(table.rich())
 
 
 def demo(

@@ -29,6 +29,7 @@ from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
+from collabedit.reporting.results import RunResult
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import require_statistics, static_priors
 from collabedit.workers import ModelSource, SolvedByWorkers
@@ -321,9 +322,8 @@ class Study:
     def finish(self, summary: Mapping[str, Any]) -> Run:
         """Write the summary, with the settings, and return the run."""
         params = self.run.params()
-        self.run.write_summary(
-            {"experiment": params["experiment"], **summary, "settings": params["settings"]}
-        )
+        asked = {name: params[name] for name in ("experiment", "settings", "versions")}
+        RunResult.of({**asked, **summary}).save(self.run.folder)
         return self.run
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from collabedit.errors import InputError
-from collabedit.experiments import load_summary
-from collabedit.experiments.summaries import load_paper_summary
+from collabedit.reporting.results import PapersResult, RunResult
 from tests.cli.commands import collabedit
 
 
@@ -73,9 +72,9 @@ def test_the_papers_files_give_the_means(tmp_path: Path, part: str) -> None:
     collabedit_case(tmp_path, 0, part, GOOD)
     collabedit_case(tmp_path, 10, part, BAD)
     write(tmp_path / "params.json", {"layers": [5], "mom2_update_weight": 15000})
-    expected = {"methods": {part: pytest.approx(MEANS)}}
-    assert load_summary(tmp_path) == expected
-    assert load_paper_summary(tmp_path, part) == expected
+    expected = {"experiment": "papers", "methods": {part: pytest.approx(MEANS)}}
+    assert RunResult.load(tmp_path).summary() == expected
+    assert PapersResult.of_files(tmp_path, part).summary() == expected
 
 
 @pytest.mark.parametrize("name", ["case_{}.json", "100_edits-case_{}.json"])
@@ -85,7 +84,7 @@ def test_files_of_rome_and_memit_have_both_models(tmp_path: Path, name: str) -> 
             tmp_path / name.format(number),
             {"case_id": number, "requested_rewrite": {}, "time": 1.0, "pre": BAD, "post": post},
         )
-    summary = load_summary(tmp_path)
+    summary = RunResult.load(tmp_path).summary()
     assert summary["methods"] == {"edited": pytest.approx(MEANS)}
     assert (summary["unedited"]["ES"], summary["unedited"]["NS"]) == (0.0, 100.0)
 
@@ -97,7 +96,7 @@ def test_zsre_files_give_token_accuracies(tmp_path: Path) -> None:
         "neighborhood_prompts_correct": [False, True],
     }
     collabedit_case(tmp_path, 0, "collaborative_edit", post)
-    assert load_summary(tmp_path)["methods"]["collaborative_edit"] == pytest.approx(
+    assert RunResult.load(tmp_path).summary()["methods"]["collaborative_edit"] == pytest.approx(
         {
             "records": 1,
             "rewrite_token_accuracy": 75.0,
@@ -111,19 +110,19 @@ def test_zsre_files_give_token_accuracies(tmp_path: Path) -> None:
 def test_our_own_files_are_read_by_method(tmp_path: Path) -> None:
     own = {"methods": {"SA": BAD, "CollabEdit": GOOD}, "pre": BAD, "post": GOOD}
     write(tmp_path / "case_0.json", own)
-    summary = load_paper_summary(tmp_path)
+    summary = PapersResult.of_files(tmp_path).summary()
     assert {name: m["ES"] for name, m in summary["methods"].items()} == {
         "SA": 0.0,
         "CollabEdit": 100.0,
     }
     assert summary["unedited"]["ES"] == 0.0
-    assert load_paper_summary(tmp_path, "global_edit") == summary
+    assert PapersResult.of_files(tmp_path, "global_edit").summary() == summary
 
 
 def test_only_the_first_cases(tmp_path: Path) -> None:
     for number in (2, 10, 9):
         collabedit_case(tmp_path, number, "global_edit", BAD if number == 10 else GOOD)
-    summary = load_paper_summary(tmp_path, first=10)
+    summary = PapersResult.of_files(tmp_path, first=10).summary()
     assert summary["methods"]["global_edit"]["records"] == 2
     assert summary["methods"]["global_edit"]["ES"] == 100.0
 
@@ -147,7 +146,7 @@ def test_damaged_files_are_counted_and_named(
     (tmp_path / "2_edits-case_8.json").write_text("[" * 100_000)
     collabedit_case(tmp_path, 9, "global_edit", {**GOOD, "ngram_entropy": 10**400})
     with caplog.at_level(logging.WARNING):
-        summary = load_summary(tmp_path)
+        summary = RunResult.load(tmp_path).summary()
     assert summary["methods"]["global_edit"]["records"] == 1
     (message,) = caplog.messages
     assert message.startswith("left out 9 damaged result files: ")
@@ -157,21 +156,21 @@ def test_damaged_files_are_counted_and_named(
 
 def test_folders_without_results(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
-        load_paper_summary(tmp_path / "nowhere")
+        PapersResult.of_files(tmp_path / "nowhere").summary()
     write(tmp_path / "case_study.json", {})
     with pytest.raises(InputError, match="not a run"):
-        load_summary(tmp_path)
+        RunResult.load(tmp_path).summary()
     write(tmp_path / "case_0.json", {"global_edit": {}, "collaborative_edit": {}})
     with pytest.raises(InputError, match="none of its 1 result files can be used"):
-        load_summary(tmp_path)
+        RunResult.load(tmp_path).summary()
 
 
 def test_an_absent_category_is_told(tmp_path: Path) -> None:
     collabedit_case(tmp_path, 0, "global_edit", GOOD)
     with pytest.raises(InputError, match=r"no results of collaborative_edit .* hold global_edit"):
-        load_paper_summary(tmp_path, "collaborative_edit")
+        PapersResult.of_files(tmp_path, "collaborative_edit").summary()
     with pytest.raises(InputError, match="choose one of: global_edit, collaborative_edit"):
-        load_paper_summary(tmp_path, "collabrative")
+        PapersResult.of_files(tmp_path, "collabrative").summary()
 
 
 def test_the_command_shows_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading finished runs: those of this package, and the result files of the papers' code."""
+"""Reading result files, one a record: those of this package and those of the papers' code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from collabedit.errors import InputError
-from collabedit.evaluation import CaseResult, summarise
+from collabedit.evaluation import CaseResult
 from collabedit.files import read_json
 
-__all__ = ["load_paper_summary", "load_summary"]
+__all__ = ["UNEDITED", "case_paths", "measured_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,30 +23,15 @@ _CASE_FILE = re.compile(r"(?:\d+_edits-)?case_(\d+)\.json")
 #: The parts of CollabEdit's result files; a run fills one of them.
 _CATEGORIES = ("global_edit", "collaborative_edit")
 
-_UNEDITED = "unedited"
+#: The name of the model before the edits.
+UNEDITED = "unedited"
 _NAMED_FILES = 5
 
 
-def load_summary(folder: Path) -> dict[str, Any]:
-    """The summary of a finished run.
-
-    A folder that holds result files of ROME, MEMIT or CollabEdit instead is summarised as
-    :func:`load_paper_summary` does.
-
-    Raises:
-        InputError: when the folder is not a run, or the run is not finished.
-    """
-    path = folder / "summary.json"
-    if path.is_file():
-        summary: dict[str, Any] = read_json(path, "summary")
-        return summary
-    return load_paper_summary(folder)
-
-
-def load_paper_summary(
+def measured_cases(
     folder: Path, category: str | None = None, first: int | None = None
-) -> dict[str, Any]:
-    """Summarise a folder of result files, one a record, as the papers' code writes them.
+) -> dict[str, list[CaseResult]]:
+    """What a folder of result files, one a record, says of each method, and of :data:`UNEDITED`.
 
     CollabEdit's files have the parts ``global_edit`` and ``collaborative_edit``, of which a run
     fills one; ROME's and MEMIT's have ``post``, and perhaps ``pre``, at the top. This package's own
@@ -54,12 +39,12 @@ def load_paper_summary(
 
     Args:
         folder: such as ``results/MEMIT/run_000``.
-        category: the part of CollabEdit's files to summarise; by default, each that is filled.
+        category: the part of CollabEdit's files to read; by default, each that is filled.
         first: take only records whose case id is below this number.
 
     Returns:
-        ``{"unedited": metrics, "methods": {name: metrics}}``, without ``unedited`` where no file
-        has ``pre``. A method has the name of its part, or is ``edited`` in ROME's and MEMIT's.
+        The records' results by method; a method has the name of its part, or is ``edited`` in
+        ROME's and MEMIT's.
 
     Raises:
         InputError: when the category is unknown, the folder is no run or an unfinished one, or
@@ -70,21 +55,20 @@ def load_paper_summary(
             f"unknown edit category {category!r}; choose one of: {', '.join(_CATEGORIES)}"
         )
     cases = _read_cases(folder, first)
-    unedited = cases.pop(_UNEDITED, None)
     left_out = set(_CATEGORIES) - {category} if category else set()
-    methods = {name: own for name, own in cases.items() if name not in left_out}
-    if not methods:
-        raise InputError(
-            f"{folder}: no results of {category} in its files, which hold {', '.join(cases)}"
-        )
-    summary: dict[str, Any] = {"unedited": dict(summarise(unedited))} if unedited else {}
-    summary["methods"] = {name: dict(summarise(own)) for name, own in methods.items()}
-    return summary
+    chosen = {name: own for name, own in cases.items() if name not in left_out}
+    if not chosen.keys() - {UNEDITED}:
+        there = ", ".join(name for name in cases if name != UNEDITED)
+        raise InputError(f"{folder}: no results of {category} in its files, which hold {there}")
+    return chosen
 
 
 def _read_cases(folder: Path, first: int | None) -> dict[str, list[CaseResult]]:
     """The results of all records by method, the unedited model among them."""
-    files = _case_files(folder)
+    _refuse_unfinished(folder)
+    files = case_paths(folder)
+    if not files:
+        raise InputError(f"{folder}: not a run; give a folder such as results/MEMIT/run_000")
     cases: dict[str, list[CaseResult]] = defaultdict(list)
     damaged: list[str] = []
     for number, path in files:
@@ -106,19 +90,15 @@ def _read_cases(folder: Path, first: int | None) -> dict[str, list[CaseResult]]:
             "s" if len(damaged) > 1 else "",
             "; ".join(damaged[:_NAMED_FILES]) + ending,
         )
-    if not cases.keys() - {_UNEDITED}:
+    if not cases.keys() - {UNEDITED}:
         chosen = "" if first is None else f" below case {first}"
         raise InputError(f"{folder}: none of its {len(files)} result files{chosen} can be used")
     return cases
 
 
-def _case_files(folder: Path) -> list[tuple[int, Path]]:
-    """The result files with their case ids, in the order of these."""
-    if _is_unfinished(folder):
-        raise InputError(f"{folder}: the run is not finished; run its command again to continue it")
+def case_paths(folder: Path) -> list[tuple[int, Path]]:
+    """The result files in a folder with their case ids, in the order of these."""
     named = [(match, path) for path in folder.glob("*case_*.json") if (match := _name(path))]
-    if not named:
-        raise InputError(f"{folder}: not a run; give a folder such as results/MEMIT/run_000")
     return sorted((int(match.group(1)), path) for match, path in named)
 
 
@@ -126,13 +106,14 @@ def _name(path: Path) -> re.Match[str] | None:
     return _CASE_FILE.fullmatch(path.name)
 
 
-def _is_unfinished(folder: Path) -> bool:
-    """Whether it is a run of this package, whose params.json holds versions, without a summary."""
+def _refuse_unfinished(folder: Path) -> None:
+    """Refuse a run of this package, whose params.json holds versions, without a summary."""
     path = folder / "params.json"
     if (folder / "summary.json").is_file() or not path.is_file():
-        return False
+        return
     params = read_json(path)
-    return isinstance(params, dict) and "versions" in params
+    if isinstance(params, dict) and "versions" in params:
+        raise InputError(f"{folder}: the run is not finished; run its command again to continue it")
 
 
 def _read_case(case_id: int, path: Path) -> dict[str, CaseResult]:
@@ -142,7 +123,7 @@ def _read_case(case_id: int, path: Path) -> dict[str, CaseResult]:
         before = [part["pre"] for part in parts.values() if part.get("pre")]
         blocks = {name: part["post"] for name, part in parts.items()}
         if before:
-            blocks[_UNEDITED] = before[0]
+            blocks[UNEDITED] = before[0]
         return {name: _case(case_id, block) for name, block in blocks.items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         raise InputError(f"{path}: not a result in the layout of ROME and MEMIT") from None
