@@ -51,9 +51,7 @@ def test_names_are_accepted_in_any_case(spelling: str) -> None:
 
 
 def test_unknown_names_are_refused_with_the_list() -> None:
-    with pytest.raises(
-        UnknownNameError, match="MEMIT, PMET, EMMET, ROME, AlphaEdit, UltraEdit"
-    ):
+    with pytest.raises(UnknownNameError, match="MEMIT, PMET, EMMET, ROME, AlphaEdit, UltraEdit"):
         resolve_editor("MEND")
 
 
