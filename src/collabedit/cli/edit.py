@@ -116,9 +116,8 @@ def edit(
         seed=seed,
     )
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-    moments = (
-        read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
-    )
+    needed = rules.needs_covariance(config.hyperparameters)
+    moments = read_covariance(covariance, loaded, config.layers, seed) if needed else None
     priors = static_priors(config, moments, loaded.memory_budget)
     came = None
     if ask:

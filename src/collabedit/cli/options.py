@@ -25,7 +25,8 @@ EditorOption = Annotated[
     typer.Option(
         "--editor",
         "-E",
-        help="MEMIT, PMET, EMMET, ROME, AlphaEdit or FT-L, in any case (docs/editors.md).",
+        help="MEMIT, PMET, EMMET, ROME, AlphaEdit, UltraEdit, FT-L or LocFT-BF, in any case "
+        "(docs/editors.md).",
     ),
 ]
 ScheduleOption = Annotated[

@@ -215,7 +215,7 @@ def editors(
             "--editors",
             "-E",
             help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
-            "AlphaEdit, FT-L; or all.",
+            "AlphaEdit, UltraEdit, FT-L, LocFT-BF; or all.",
         ),
     ] = "all",
     schedules: Annotated[

@@ -229,7 +229,7 @@ class Loaded:
 
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
         """The second moments that a round's priors are made of, collected if none were given."""
-        if self.covariance is None and config.rules.has_statistics:
+        if self.covariance is None and config.rules.needs_covariance(config.hyperparameters):
             return default_covariance(self.model, config.layers, self.settings.seed)
         return self.covariance
 
