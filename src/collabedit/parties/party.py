@@ -199,11 +199,14 @@ class Party:
         assert self._targets is not None
         return self._targets
 
-    def prepare(self) -> None:
+    def prepare(self, solve: Solve | None = None) -> None:
         """Settle which edits take part, and find their targets or features on the unedited model.
 
         What is known, and where a target lies, must not depend on when this happens: a model that
         carries merged layers would give other targets. Does nothing the second time.
+
+        Args:
+            solve: finds the targets elsewhere, such as on workers.
 
         Raises:
             RequestError: when all its edits are skipped or left out, or a target is not finite.
@@ -218,11 +221,11 @@ class Party:
         if self.config.rules.procedure is Procedure.GRADIENTS:
             self._features = answer_features(self.model, self.requests, self.config.layers)
             return
-        targets = self._find_targets()
+        targets = self._find_targets(solve)
         self._check_targets(targets)
         self._targets = targets
 
-    def _find_targets(self) -> Tensor:
+    def _find_targets(self, solve: Solve | None) -> Tensor:
         if self._given_targets is not None:
             return self._given_targets[:, self._kept]
         return optimise_targets(
@@ -231,6 +234,7 @@ class Party:
             self.config.contexts,
             self.config.hyperparameters,
             cache=self._cache,
+            solve=solve,
         )
 
     def answer(self, request: bytes) -> bytes:
