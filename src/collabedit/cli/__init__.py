@@ -10,6 +10,7 @@ import typer
 
 from collabedit.cli import doctor, federation, models, requests, round, run, stats
 from collabedit.cli.apply import apply
+from collabedit.cli.ask import ask
 from collabedit.cli.contribute import contribute
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
@@ -48,6 +49,7 @@ app.command("update", hidden=True)(contribute)  # its name in version 0.1
 app.command("detect")(detect)
 app.command("merge")(merge)
 app.command("apply")(apply)
+app.command("ask")(ask)
 app.command("export")(export)
 app.command("revert")(revert)
 app.add_typer(federation.app, name="federation")

@@ -78,8 +78,30 @@ def common_settings(
     ] = None,
     generations: Annotated[
         bool,
-        typer.Option("--generations", help="Measure fluency and consistency of generated text."),
+        typer.Option(
+            "--generations",
+            help="Read what the model writes for all records, and measure the fluency and "
+            "consistency of longer texts.",
+        ),
     ] = False,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Records, chosen by the seed, for which the model is asked in several forms and "
+            "its answers are read (docs/evaluation.md); 0 for none.",
+        ),
+    ] = 16,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server that grades the answers, such as "
+            "http://localhost:8000/v1. It sees the records and the answers."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option("--judge-model", help="The model's name on that server.")
+    ] = "default",
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
@@ -106,7 +128,10 @@ def common_settings(
         "covariance": covariance,
         "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
         "heldout": heldout,
+        "answers": answers,
         "generations": generations,
+        "judge": judge,
+        "judge_model": judge_model,
         "seed": seed,
         "dtype": dtype,
         "device": device,
