@@ -24,7 +24,7 @@ EditorOption = Annotated[
     typer.Option(
         "--editor",
         "-E",
-        help="MEMIT, PMET, EMMET, ROME, AlphaEdit or FT-L, in any case (docs/editors.md).",
+        help="MEMIT, PMET, EMMET, ROME, AlphaEdit or FT-L, in any case.",
     ),
 ]
 ScheduleOption = Annotated[
@@ -57,7 +57,7 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(
         help="cpu, cuda, ...; the GPU where there is one by default. 'auto' spreads the model over "
-        "all GPUs, main memory and disk (docs/large-models.md)."
+        "all GPUs, main memory and disk."
     ),
 ]
 TrustOption = Annotated[

@@ -114,6 +114,7 @@ class Editor:
             )
 
 
+#: The editor where none is named.
 DEFAULT_EDITOR = "MEMIT"
 
 _EDITORS: dict[str, Editor] = {}
