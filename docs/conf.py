@@ -44,5 +44,6 @@ nitpicky = True
 # collabedit, annotations name types by their short names.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!collabedit\.).*"),
+    (r"py:mod", r"collabedit\.\w+\.\w+"),
     (r"py:(class|data|obj)", r"collabedit\.[\w.]+\.[A-Z]\w*"),
 ]

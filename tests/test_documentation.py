@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import importlib.util
 import re
@@ -72,6 +73,12 @@ _PARSED_ONLY = re.compile(r"<!-- parsed only: .+? -->\s*\Z", re.DOTALL)
 # --- commands and their options -------------------------------------------------------------------
 
 
+@functools.cache
+def command_line() -> Any:
+    """The whole command line, built once."""
+    return typer.main.get_command(app)
+
+
 def commands_in(source: str) -> list[tuple[list[str], list[str]]]:
     """The words of each ``$`` line, continued lines joined, and the lines that it prints."""
     found: list[tuple[list[str], list[str]]] = []
@@ -86,7 +93,7 @@ def commands_in(source: str) -> list[tuple[list[str], list[str]]]:
 
 def check_options(words: list[str]) -> None:
     """Fail when the command line does not understand these words, up to the files they name."""
-    command: Any = typer.main.get_command(app)
+    command: Any = command_line()
     context, rest = None, words
     while hasattr(command, "commands"):
         group = command.make_context(rest[0], list(rest[1:]), parent=context)
@@ -118,7 +125,7 @@ def test_commands_and_their_options_exist(page: Path) -> None:
 def test_commands_in_running_text_exist() -> None:
     for page in PAGES:
         for inline in re.findall(r"`collabedit ((?:[a-z][a-z-]* ?)+)", page.read_text("utf-8")):
-            command: Any = typer.main.get_command(app)
+            command: Any = command_line()
             for name in inline.split():
                 if hasattr(command, "commands"):
                     assert name in command.commands, f"{page.name}: collabedit {inline}"
@@ -241,6 +248,12 @@ def test_links_between_pages_lead_somewhere() -> None:
             generated = any(there == path or path in there.parents for path in GENERATED)
             assert generated or there.exists(), f"{page.name}: {target}"
             assert not anchor or anchor in headings(there), f"{page.name}: {target}#{anchor}"
+
+
+def test_pages_that_the_help_names_exist() -> None:
+    for source in (ROOT / "src").rglob("*.py"):
+        for page in re.findall(r"docs/[\w/-]+\.md", source.read_text("utf-8")):
+            assert (ROOT / page).exists(), f"{source.name}: {page}"
 
 
 def headings(page: Path) -> set[str]:

@@ -10,11 +10,11 @@ import pytest
 
 from collabedit.algebra import relative_distance
 from collabedit.editors import editors
-from collabedit.experiments import load_summary
 from collabedit.messages import Delta, RoundConfig
 from tests.cli.commands import collabedit, fails
 from tests.cli.test_by_files import place  # noqa: F401
 from tests.conftest import EXACT
+from tests.experiments.studies import load_summary
 
 #: Parties find their targets in batches of their own, and the pooled edit in another.
 pytestmark = pytest.mark.usefixtures("exact_module")

@@ -21,12 +21,12 @@ from collabedit.experiments import (
     MultiRoundSettings,
     OverlapSettings,
     SingleRoundSettings,
-    load_summary,
 )
 from collabedit.experiments.study import CommonSettings
 from collabedit.models import load_model
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model
+from tests.experiments.studies import load_summary
 
 #: Common options with their defaults; those of ``DEFAULTS`` differ.
 COMMON: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +14,9 @@ from collabedit.cli.contribute import contribute
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
 from collabedit.cli.export import export, revert
+from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
+from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
 from collabedit.errors import CollabEditError
 
@@ -22,6 +24,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="collabedit",
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -61,24 +64,37 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress and no notices, only results.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more, such as how long each stage took.")
+    ] = False,
+    log_json: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-json",
+            metavar="FILE",
+            help="Write stages, counts and times to FILE, one JSON object a line; no text of a "
+            "request, no path and no message.",
+        ),
+    ] = None,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    from collabedit.cli.display import start_display
+
+    start_display(context, quiet=quiet, verbose=verbose, log_json=log_json)
 
 
 def main() -> None:
     """Run the command line; errors raised on purpose become one line and exit status 2."""
+    limit_threads()
     try:
         app()
     except CollabEditError as error:
         print(f"collabedit: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("collabedit: interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)

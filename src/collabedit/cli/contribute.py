@@ -17,10 +17,12 @@ from collabedit.cli.options import (
     read_bytes,
     spread,
 )
+from collabedit.cli.secure import answer, open_request
 
 if TYPE_CHECKING:
     from collabedit.messages import Contribution
     from collabedit.parties import Party
+    from collabedit.privacy.secure import SecureParty
 
 
 def contribute(
@@ -70,6 +72,24 @@ def contribute(
         Path | None,
         typer.Option(help="Leave out what the coordinator's 'collabedit detect' decided."),
     ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="Secure aggregation: your key, of 'collabedit round key'."),
+    ] = None,
+    roster: Annotated[
+        Path | None,
+        typer.Option(
+            help="Secure aggregation: the parties' public keys as you know them; a round file with "
+            "others is refused."
+        ),
+    ] = None,
+    request: Annotated[
+        Path | None,
+        typer.Option(
+            "--answer",
+            help="Secure aggregation: the coordinator's request; without it, the first step.",
+        ),
+    ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
@@ -104,25 +124,44 @@ def contribute(
     records = load_records(requests, skip_bad=skip_bad)
     so_far = Delta.load(delta) if delta else Delta.empty(config)
     so_far.check_round(config)
-    loaded = load_model(
-        model or config.model,
-        dtype=config.dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        memory_budget=read_bytes(memory_budget),
-    )
-    ours = Party(
-        loaded,
-        [record.request for record in records],
-        config,
-        cache=None if no_cache else TargetCache(),
-        skip_known=threshold,
-        fingerprint_key=key,
-        decision=decided,
-        name=party,
-        secret=stored_secret(),
-    )
-    _report_left_out(ours, len(records))
+
+    def make_party(secure: SecureParty | None = None) -> Party:
+        loaded = load_model(
+            model or config.model,
+            dtype=config.dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            memory_budget=read_bytes(memory_budget),
+        )
+        made = Party(
+            loaded,
+            [record.request for record in records],
+            config,
+            cache=None if no_cache else TargetCache(),
+            skip_known=threshold,
+            fingerprint_key=key,
+            decision=decided,
+            name=party,
+            secret=stored_secret(),
+            secure=secure,
+        )
+        if secure is not None:
+            made.prepare()
+        _report_left_out(made, len(records))
+        return made
+
+    if config.secure_aggregation is not None and not fingerprints_only:
+        if identity is None:
+            raise InputError(
+                f"{round_file} asks for secure aggregation; give your --identity "
+                "(collabedit round key)"
+            )
+        asked = open_request(config, request)
+        answer(config, asked, identity, roster, make_party, out)
+        return
+    if identity is not None or request is not None:
+        raise InputError(f"{round_file} asks for no secure aggregation; --identity has no use")
+    ours = make_party()
     if fingerprints_only:
         made = ours.announce()
     else:

@@ -17,15 +17,19 @@ from collabedit.cli.options import (
     MemoryOption,
     ModelOption,
     OverwriteOption,
+    RetryOption,
     ScheduleOption,
     SeedOption,
     SkipBadOption,
+    StrictOption,
     TrustOption,
     read_bytes,
     read_covariance,
     read_hyperparameters,
+    require_all_took,
     spread,
 )
+from collabedit.errors import InputError
 
 
 def edit(
@@ -57,8 +61,18 @@ def edit(
     memory_budget: MemoryOption = None,
     skip_bad: SkipBadOption = False,
     overwrite: OverwriteOption = False,
+    retry: RetryOption = True,
+    ask: Annotated[
+        bool, typer.Option(help="Ask for each edit before and after, and show which took.")
+    ] = True,
+    strict: StrictOption = False,
 ) -> None:
-    """Edit a model alone: one party, all in one go."""
+    """Edit a model alone: one party, all in one go.
+
+    In the end a table shows what the model says of each edit, before and after, after the prompt as
+    edited and in a chat: whether it took, did not, or lost its subject.
+    """
+    from collabedit.collaboration import edit_alone, edit_and_ask
     from collabedit.editing import TargetCache
     from collabedit.editors import resolve_editor
     from collabedit.export import save_edited_model
@@ -69,10 +83,12 @@ def edit(
     from collabedit.messages import parse_schedule
     from collabedit.models import load_model
     from collabedit.parties import Party, new_round
+    from collabedit.reporting.outcome_tables import print_outcomes
     from collabedit.requests import load_records
-    from collabedit.rounds import Coordinator, static_priors
-    from collabedit.transports import run_in_process
+    from collabedit.rounds import static_priors
 
+    if strict and not ask:
+        raise InputError("--strict needs the answers; leave out --no-ask")
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
@@ -104,7 +120,12 @@ def edit(
         read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
     )
     priors = static_priors(config, moments, loaded.memory_budget)
-    delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    came = None
+    if ask:
+        pooled = resolve_method("GLOBAL")
+        delta, came = edit_and_ask(pooled, [party], records, config, priors, retry=retry)
+    else:
+        delta = edit_alone(party, config, priors)
     if as_delta:
         delta.save(out)
     elif as_gguf:
@@ -112,3 +133,6 @@ def edit(
     else:
         save_edited_model(loaded, delta, out, overwrite=overwrite)
     print(f"{out}: {model} with {len(records)} edits, layers {spread(config.layers)}")
+    if came is not None:
+        print_outcomes(came)
+        require_all_took(came, strict)

@@ -18,7 +18,7 @@ from collabedit.editors.presets import (
     preset_hyperparameters,
     preset_names,
 )
-from collabedit.editors.priors import CovariancePrior, NullSpacePrior, PriorSpec
+from collabedit.editors.priors import CovariancePrior, IdentityPrior, NullSpacePrior, PriorSpec
 from collabedit.editors.registry import (
     DEFAULT_EDITOR,
     Editor,
@@ -34,6 +34,7 @@ __all__ = [
     "CovariancePrior",
     "Editor",
     "Hyperparameters",
+    "IdentityPrior",
     "NullSpacePrior",
     "Preset",
     "PriorSpec",

@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from collabedit.algebra import Prior
 from collabedit.editors.factor_cache import null_space_prior_of, prior_of
 
-__all__ = ["CovariancePrior", "NullSpacePrior", "PriorSpec"]
+__all__ = ["CovariancePrior", "IdentityPrior", "NullSpacePrior", "PriorSpec"]
 
 
 class PriorSpec(ABC):
@@ -45,6 +46,21 @@ class CovariancePrior(PriorSpec):
     def build(self, second_moment: Tensor) -> Prior:
         """``lambda C``; a singular ``C`` is shifted, with a warning."""
         return prior_of(second_moment, self.weight)
+
+
+@dataclass(frozen=True)
+class IdentityPrior(PriorSpec):
+    """``A0 = lambda I``: a change costs its size, in whatever direction.
+
+    Attributes:
+        weight: ``lambda``.
+    """
+
+    weight: float
+
+    def build(self, second_moment: Tensor) -> Prior:
+        """``lambda I``, as wide as ``C``."""
+        return Prior(self.weight * torch.eye(len(second_moment), dtype=torch.float64))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ _USED = {
     "mom2_update_weight": "prior_weight",
     "nullspace_threshold": "null_space_threshold",
     "L2": "null_space_weight",
+    "mom2_adjustment": "covariance_adjustment",
     "emmet_lambda": "equality_ridge",
     "v_num_grad_steps": "target_steps",
     "v_lr": "target_learning_rate",
@@ -76,7 +77,6 @@ _ONLY = {
     "enable_random_prefix_keys": _Only(True, "keys are means over context templates"),
     "original_implementation": _Only(False, "keys are means over context templates"),
     "nll_loss_factor": _Only(1, "the likelihood of the new object has the weight 1"),
-    "mom2_adjustment": _Only(True, "edits are weighed with the covariance", warns=True),
     "objective_optimization": _Only(
         "target_new", "the loss is that of the whole new object", warns=True
     ),

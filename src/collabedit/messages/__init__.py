@@ -11,9 +11,21 @@ from collabedit.messages.delta import Delta, DeltaMetadata
 from collabedit.messages.exchange import Ready, Request, RequestKind
 from collabedit.messages.fingerprint import Digest, Fingerprint
 from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
+from collabedit.messages.secure import (
+    Advert,
+    Confirmation,
+    MaskedSum,
+    MaskedSumMetadata,
+    SecureAggregation,
+    Shares,
+    SignedMessage,
+    Unmasking,
+)
 from collabedit.messages.state import RoundState
 
 __all__ = [
+    "Advert",
+    "Confirmation",
     "Contribution",
     "ContributionMetadata",
     "Covariance",
@@ -22,6 +34,8 @@ __all__ = [
     "DeltaMetadata",
     "Digest",
     "Fingerprint",
+    "MaskedSum",
+    "MaskedSumMetadata",
     "Policy",
     "Ready",
     "Request",
@@ -29,6 +43,10 @@ __all__ = [
     "RoundConfig",
     "RoundState",
     "Schedule",
+    "SecureAggregation",
+    "Shares",
+    "SignedMessage",
+    "Unmasking",
     "parse_policy",
     "parse_schedule",
 ]

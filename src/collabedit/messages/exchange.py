@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import Self
@@ -18,6 +19,8 @@ from collabedit.messages.metadata import Header, parse_header
 
 __all__ = ["Ready", "Request", "RequestKind"]
 
+_SKETCH = "/sketch"
+
 
 class RequestKind(str, Enum):
     """What a party is asked for."""
@@ -28,12 +31,28 @@ class RequestKind(str, Enum):
     CONTRIBUTE = "contribute"
     """For the statistics of the next layers; the answer is a ``Contribution``."""
 
+    ADVERTISE = "advertise"
+    """Secure aggregation, the first of five steps: for keys of a new summation; an ``Advert``."""
+
+    SHARE = "share"
+    """For sealed shares of the secrets behind the masks; the answer is ``Shares``."""
+
+    MASK = "mask"
+    """For the statistics of the next layers under masks; the answer is a ``MaskedSum``."""
+
+    CONFIRM = "confirm"
+    """For a signature of who is in the sum; the answer is a ``Confirmation``."""
+
+    UNMASK = "unmask"
+    """For the shares that take the masks off the sum; the answer is an ``Unmasking``."""
+
 
 class _RequestMetadata(Header):
     format: Literal["collabedit.request"] = "collabedit.request"
     version: Literal[1] = 1
     kind: RequestKind
     delta: dict[str, Any]
+    enclosed: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +62,23 @@ class Request(TensorMessage):
     Attributes:
         kind: what is asked for.
         delta: what the round has merged so far.
+        enclosed: under secure aggregation, the parties' messages of the step before.
+        sketches: under secure aggregation, by weight name, ``S [d_in, m]`` of the sketched form.
     """
 
     what: ClassVar[str] = "request"
 
     kind: RequestKind
     delta: Delta
+    enclosed: tuple[dict[str, Any], ...] = ()
+    sketches: Mapping[str, Tensor] = field(default_factory=dict)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The arrays of the delta, and its metadata beside the kind."""
+        """The arrays of the delta and the sketches, and the delta's metadata beside the kind."""
         tensors, about = self.delta.pack()
-        return tensors, _RequestMetadata(kind=self.kind, delta=about).model_dump(mode="json")
+        tensors |= {f"{name}{_SKETCH}": sketch for name, sketch in self.sketches.items()}
+        header = _RequestMetadata(kind=self.kind, delta=about, enclosed=self.enclosed)
+        return tensors, header.model_dump(mode="json")
 
     @classmethod
     def unpack(
@@ -65,7 +90,19 @@ class Request(TensorMessage):
             RoundError: when anything in it is malformed.
         """
         about = parse_header(_RequestMetadata, metadata, source, RoundError)
-        return cls(about.kind, Delta.unpack(tensors, about.delta, source))
+        arrays = {name: value for name, value in tensors.items() if not name.endswith(_SKETCH)}
+        sketches = {
+            array.removesuffix(_SKETCH): _sketch(tensors[array], f"{source}: {array}")
+            for array in tensors.keys() - arrays.keys()
+        }
+        delta = Delta.unpack(arrays, about.delta, source)
+        return cls(about.kind, delta, about.enclosed, sketches)
+
+
+def _sketch(value: Tensor, name: str) -> Tensor:
+    if value.ndim != 2 or value.dtype != torch.float32 or not torch.isfinite(value).all():
+        raise RoundError(f"{name} must be a finite float32 matrix")
+    return value
 
 
 class Ready(JsonMessage):
@@ -73,7 +110,8 @@ class Ready(JsonMessage):
 
     Attributes:
         round_sha256: the round.
-        edits: number of edits that it takes part with.
+        edits: number of edits that it takes part with; 0 where it does not tell, under secure
+            aggregation.
         skipped: number of edits that it skipped, since the model knows them.
     """
 
@@ -83,5 +121,5 @@ class Ready(JsonMessage):
     format: Literal["collabedit.ready"] = "collabedit.ready"
     version: Literal[1] = 1
     round_sha256: str
-    edits: int = Field(ge=1)
+    edits: int = Field(ge=0)
     skipped: int = Field(default=0, ge=0)

@@ -21,8 +21,13 @@ from collabedit.errors import InputError, RoundError, UnknownNameError
 from collabedit.files import sha256_of_json
 from collabedit.messages.codec import JsonMessage
 from collabedit.messages.metadata import ModelHeader
+from collabedit.messages.secure import SecureAggregation
 
 __all__ = ["RoundConfig", "Schedule", "parse_schedule"]
+
+
+#: Fields without which a round has the hash that it had before they were thought of.
+_OPTIONAL = ("secure_aggregation",)
 
 
 class Schedule(str, Enum):
@@ -68,6 +73,8 @@ class RoundConfig(JsonMessage, ModelHeader):
         state_sha256: the state that earlier rounds left; empty in the first round.
         base_sha256: SHA-256 by weight name of the weights before the first round, which the
             covariance was collected on; empty in the first round.
+        secure_aggregation: how the coordinator learns sums only; ``None`` where it sees each
+            party's contribution.
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
@@ -89,6 +96,7 @@ class RoundConfig(JsonMessage, ModelHeader):
     d_out: int = Field(gt=0)
     state_sha256: str = ""
     base_sha256: dict[str, str] = Field(default_factory=dict)
+    secure_aggregation: SecureAggregation | None = None
 
     _sha256: str = PrivateAttr(default="")
 
@@ -128,7 +136,8 @@ class RoundConfig(JsonMessage, ModelHeader):
     @property
     def sha256(self) -> str:
         """Identifies the round in contributions and deltas."""
-        return self._sha256 or sha256_of_json(self.model_dump(mode="json"))
+        absent = {name for name in _OPTIONAL if getattr(self, name) is None}
+        return self._sha256 or sha256_of_json(self.model_dump(mode="json", exclude=absent))
 
     @property
     def contexts_sha256(self) -> str:

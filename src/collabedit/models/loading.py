@@ -24,7 +24,7 @@ from collabedit.models.quantisation import Unpacking, unpacked, unpacking
 from collabedit.models.quiet import quiet_transformers
 from collabedit.models.report import load_checked
 from collabedit.models.tokens import check_tokenizer
-from collabedit.progress import say
+from collabedit.progress import progress, say
 
 __all__ = [
     "default_device",
@@ -93,7 +93,7 @@ def load_model(
     if device == "auto":
         room = room_for_weights(max_memory, memory_budget or 0)
         options.update(device_map="auto", max_memory=room)
-    with quiet_transformers():
+    with quiet_transformers(), progress("Loading the model"):
         config = _load_config(source, name, trust_remote_code)
         with explained(name):
             packing = unpacking(name, config)
@@ -225,8 +225,8 @@ def _load_tokenizer(source: str, name: str, config: Any, trusted: bool) -> Any:
     folder = Path(source)
     if folder.is_dir() and not any(path for kind in _TOKENIZERS for path in folder.glob(kind)):
         raise ModelError(
-            f"{name}: there is no tokenizer in {folder}; copy tokenizer.json and "
-            "tokenizer_config.json of the original model into it"
+            f"there is no tokenizer in {folder}; copy tokenizer.json and tokenizer_config.json of "
+            "the original model into it"
         )
     with explained(name, "the tokenizer of", _TOKENIZER_REMEDY):
         tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=trusted)

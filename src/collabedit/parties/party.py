@@ -6,16 +6,16 @@ import hmac
 import json
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from collabedit.algebra import compress
+from collabedit.algebra import Factors, compress
 from collabedit.editing.keys import Measurement, measure
-from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.editing.targets import Solve, TargetCache, optimise_targets
 from collabedit.editing.texts import check_requests
 from collabedit.editors import Procedure
 from collabedit.errors import InputError, RequestError, RoundError
@@ -37,7 +37,12 @@ from collabedit.parties.opening import check_round_model
 from collabedit.privacy import checked_key, fingerprint, key_id, left_out
 from collabedit.requests import EditRequest
 
+if TYPE_CHECKING:
+    from collabedit.privacy.secure import SecureParty
+
 __all__ = ["Party", "checked_threshold"]
+
+_OF_SUMMATION = frozenset(RequestKind) - {RequestKind.PREPARE, RequestKind.CONTRIBUTE}
 
 
 class Party:
@@ -55,6 +60,7 @@ class Party:
         decision: leave out the edits that it names; it goes by the fingerprints of those that are
             not skipped.
         name: what the party calls itself in its contributions; may be empty.
+        secure: its half of the summations, in a round with secure aggregation.
         secret: what its commitment to the edits is made with; the same in all exchanges of a
             round, and known to nobody else. Random by default.
 
@@ -77,6 +83,7 @@ class Party:
         decision: Decision | None = None,
         name: str = "",
         secret: bytes | None = None,
+        secure: SecureParty | None = None,
     ) -> None:
         if not requests:
             raise RequestError("a party without requests has no part in a round")
@@ -85,7 +92,6 @@ class Party:
         check_round_model(config, model)
         check_requests(model, requests, config.contexts)
         self.model = model
-        self.name = name
         self.config = config
         self._given = list(requests)
         self._given_targets = targets
@@ -95,6 +101,10 @@ class Party:
             None if fingerprint_key is None else checked_key(fingerprint_key, "fingerprint_key")
         )
         self._decision = decision
+        if secure is not None and name not in ("", secure.name):
+            raise InputError(f"the party is called {name} and its identity {secure.name}")
+        self.name = name if secure is None else secure.name
+        self._secure = secure
         self._secret = secrets.token_bytes(32) if secret is None else secret
         self._targets: Tensor | None = None
         self._measured: dict[tuple[str, tuple[int, ...]], Measurement] = {}
@@ -106,6 +116,8 @@ class Party:
         shares: Sequence[Sequence[EditRequest]],
         config: RoundConfig,
         names: Sequence[str] | None = None,
+        secure: Sequence[SecureParty] | None = None,
+        solve: Solve | None = None,
     ) -> list[Party]:
         """Parties of one process, whose targets are found together where the editor allows it.
 
@@ -116,21 +128,26 @@ class Party:
             shares: each party's requests.
             config: the round.
             names: of the parties; none by default.
+            secure: their halves of the summations, in a round with secure aggregation.
+            solve: finds the targets elsewhere, such as on workers.
         """
         called = [""] * len(shares) if names is None else names
         cache = TargetCache()
         if not config.rules.at_once:
             return [
-                cls(model, own, config, cache=cache, name=name)
+                cls(model, own, config, cache=cache, name=name)  # never with secure aggregation
                 for own, name in zip(shares, called, strict=True)
             ]
         flat = [request for own in shares for request in own]
         check_requests(model, flat, config.contexts)
-        found = optimise_targets(model, flat, config.contexts, config.hyperparameters, cache=cache)
+        found = optimise_targets(
+            model, flat, config.contexts, config.hyperparameters, cache=cache, solve=solve
+        )
         targets = found.split([len(own) for own in shares], dim=1)
+        halves = [None] * len(shares) if secure is None else secure
         return [
-            cls(model, own, config, targets=known, name=name)
-            for own, known, name in zip(shares, targets, called, strict=True)
+            cls(model, own, config, targets=known, name=name, secure=half)
+            for own, known, name, half in zip(shares, targets, called, halves, strict=True)
         ]
 
     @classmethod
@@ -218,16 +235,26 @@ class Party:
             request: a :class:`collabedit.messages.Request` as bytes.
 
         Returns:
-            A :class:`collabedit.messages.Ready` or a :class:`collabedit.messages.Contribution`.
+            A :class:`collabedit.messages.Ready` or a :class:`collabedit.messages.Contribution`;
+            under secure aggregation what the step asks for.
 
         Raises:
             CollabEditError: when the request is malformed, or can't be answered.
         """
         asked = Request.from_bytes(request, "request")
         asked.delta.check_round(self.config)
+        if asked.kind in _OF_SUMMATION:
+            return self._require_secure().answer(asked, lambda: self._summands(asked.delta))
         if asked.kind is RequestKind.CONTRIBUTE:
+            if self._secure is not None:
+                raise RoundError(
+                    "the coordinator asks for this party's own contribution, and the party takes "
+                    "part in sums only; refused"
+                )
             return self.contribute(asked.delta).to_bytes()
         self.prepare()
+        if self._secure is not None:  # how many edits it has is nobody's business either
+            return Ready(round_sha256=self.config.sha256, edits=0).to_bytes()
         ready = Ready(
             round_sha256=self.config.sha256, edits=len(self.requests), skipped=self.skipped
         )
@@ -262,6 +289,18 @@ class Party:
             for layer in layers
         }
         return Contribution(self._metadata(delta, layers, dtype), statistics)
+
+    def _summands(self, delta: Delta) -> tuple[Mapping[str, Factors], int, str]:
+        contribution = self.contribute(delta)
+        about = contribution.metadata
+        return contribution.statistics, about.edits, about.commitment
+
+    def _require_secure(self) -> SecureParty:
+        if self._secure is None:
+            raise RoundError(
+                "the coordinator asks for secure aggregation, and this party has no identity for it"
+            )
+        return self._secure
 
     def announce(self) -> Contribution:
         """A contribution without statistics: all that detection needs, before anything is measured.

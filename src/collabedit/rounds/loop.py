@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from collabedit.errors import CollabEditError, ContributionError, RoundError
+from collabedit.errors import CollabEditError, ContributionError, InputError, RoundError
 from collabedit.messages import Contribution, Delta, Ready, Request, RequestKind
 from collabedit.rounds.coordinator import Coordinator
 from collabedit.rounds.ledger import Ledger
 from collabedit.rounds.transport import Failure, Transport
+
+if TYPE_CHECKING:
+    from collabedit.privacy.secure import Summed
 
 __all__ = ["Dropout", "run_round"]
 
@@ -28,7 +31,12 @@ class Dropout(str, Enum):
 
     RESTART = "restart"
     """The round goes on without the party; exchanges that it took part in are merged again
-    without it, so that the result is exact for those who remain."""
+    without it, so that the result is exact for those who remain. Not under secure aggregation,
+    where the difference of two sums would show the party that left."""
+
+    CONTINUE = "continue"
+    """Under secure aggregation: an exchange is finished without the party. Until the first sum is
+    unmasked the result is exact for those who remain; a party that leaves later stops the round."""
 
 
 def run_round(
@@ -57,9 +65,21 @@ def run_round(
     Raises:
         RoundError: when a party fails and the round stops; ``.party`` names it.
     """
+    secure = coordinator.aggregates_securely
+    if on_dropout is (Dropout.RESTART if secure else Dropout.CONTINUE):
+        raise InputError(
+            "under secure aggregation a round can't be repeated without a party, since the "
+            "difference of two sums would show what it sent; use 'stop' or 'continue'"
+            if secure
+            else "'continue' is for secure aggregation; use 'stop' or 'restart'"
+        )
     asking = _Asking(transport, coordinator, on_dropout, min_parties)
     asking.prepare()
     while coordinator.pending_layers:
+        if secure:
+            coordinator.merge_sum(asking.sum())
+            checkpoint(coordinator.ledger)
+            continue
         contributions = asking.contributions()
         if contributions is None:
             coordinator.restart()
@@ -92,9 +112,21 @@ class _Asking:
         lost = len(self._parties) < before
         return None if lost and self._coordinator.ledger.exchanges else answers
 
+    def sum(self) -> Summed:
+        """One exchange under secure aggregation: five questions, and the sum of all answers."""
+        summation = self._coordinator.summation()
+        while summation.step is not None:
+            answers = self._exchange(summation.request(), summation.read)
+            summation.advance(list(answers.values()))
+        return summation.result()
+
     def _ask(self, kind: RequestKind, read: Callable[[str, bytes], Answer]) -> Mapping[str, Answer]:
-        request = Request(kind, self._coordinator.delta).to_bytes()
-        replies = self._transport.exchange(request, self._parties)
+        return self._exchange(Request(kind, self._coordinator.delta), read)
+
+    def _exchange(
+        self, request: Request, read: Callable[[str, bytes], Answer]
+    ) -> Mapping[str, Answer]:
+        replies = self._transport.exchange(request.to_bytes(), self._parties)
         answers: dict[str, Answer] = {}
         for party in self._parties:
             reply = replies.get(party, Failure("it did not answer"))
