@@ -41,7 +41,7 @@ def test_the_registry_holds_what_the_documentation_lists() -> None:
     assert specs.pop("AlphaEdit") == NullSpacePrior(0.5, 3.0)
     assert specs.pop("UltraEdit") == IdentityPrior()
     assert set(specs.values()) == {CovariancePrior(7.0)}
-    page = Path(__file__).parents[2] / "docs" / "editors.md"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "editors.md"
     assert all(f"| {name} |" in page.read_text("utf-8") for name in rows)
 
 

@@ -31,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "Correct facts in a language model, alone or together with other parties.\n\n"
-        "Several parties each edit the same open model. Merging their edits loses nothing, and no "
-        "text of a request leaves its party (docs/formats.md says what a contribution reveals). "
+        "Several parties each edit the same open model. Merging their edits loses nothing, and the "
+        "text of a request never leaves its party. "
         "Begin with [bold]collabedit demo[/bold]."
     ),
 )

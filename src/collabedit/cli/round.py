@@ -52,7 +52,7 @@ def new(
         typer.Option(
             "--secure-aggregation",
             help="The coordinator learns sums over the parties, and nothing of a single one "
-            "(docs/privacy.md).",
+            "(docs/explanation/privacy.md).",
         ),
     ] = False,
     roster: Annotated[

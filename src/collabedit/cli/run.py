@@ -210,7 +210,7 @@ def single_round(
         typer.Option(
             "--secure-aggregation",
             help="Merge by masked sums, as parties that hide from the coordinator do "
-            "(docs/privacy.md); with --merge CollabEdit,GLOBAL.",
+            "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
         ),
     ] = False,
 ) -> Run:

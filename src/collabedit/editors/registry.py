@@ -133,6 +133,7 @@ class Editor:
             )
 
 
+#: The editor where none is named.
 DEFAULT_EDITOR = "MEMIT"
 
 _EDITORS: dict[str, Editor] = {}
