@@ -22,6 +22,8 @@ from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
 from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, apply_delta, new_round
+from collabedit.progress import plan
+from collabedit.progress.plans import EDIT
 from collabedit.requests import Facts, as_records
 from collabedit.rounds import Coordinator, merge_deltas, static_priors
 from collabedit.transports import run_in_process
@@ -134,11 +136,12 @@ def collaborate(
     requests = {
         name: [record.request for record in as_records(facts)] for name, facts in parties.items()
     }
-    loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
-    config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
-    members = Party.together(loaded, list(requests.values()), config, list(requests))
-    priors = static_priors(config, _covariance(covariance, loaded, config, seed))
-    delta = merge_edits(merging, members, config, priors).delta
+    with plan(EDIT):
+        loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
+        config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
+        members = Party.together(loaded, list(requests.values()), config, list(requests))
+        priors = static_priors(config, _covariance(covariance, loaded, config, seed))
+        delta = merge_edits(merging, members, config, priors).delta
     apply_delta(loaded, delta)
     return EditResult(loaded, delta)
 

@@ -90,6 +90,8 @@ def contribute(
     from collabedit.models import load_model
     from collabedit.parties import Party, checked_threshold, stored_secret
     from collabedit.privacy import load_key
+    from collabedit.progress import plan
+    from collabedit.progress.plans import CONTRIBUTION
     from collabedit.requests import load_records
 
     if dtype not in ("float32", "float64"):
@@ -104,29 +106,30 @@ def contribute(
     records = load_records(requests, skip_bad=skip_bad)
     so_far = Delta.load(delta) if delta else Delta.empty(config)
     so_far.check_round(config)
-    loaded = load_model(
-        model or config.model,
-        dtype=config.dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        memory_budget=read_bytes(memory_budget),
-    )
-    ours = Party(
-        loaded,
-        [record.request for record in records],
-        config,
-        cache=None if no_cache else TargetCache(),
-        skip_known=threshold,
-        fingerprint_key=key,
-        decision=decided,
-        name=party,
-        secret=stored_secret(),
-    )
-    _report_left_out(ours, len(records))
-    if fingerprints_only:
-        made = ours.announce()
-    else:
-        made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+    with plan(CONTRIBUTION):
+        loaded = load_model(
+            model or config.model,
+            dtype=config.dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            memory_budget=read_bytes(memory_budget),
+        )
+        ours = Party(
+            loaded,
+            [record.request for record in records],
+            config,
+            cache=None if no_cache else TargetCache(),
+            skip_known=threshold,
+            fingerprint_key=key,
+            decision=decided,
+            name=party,
+            secret=stored_secret(),
+        )
+        _report_left_out(ours, len(records))
+        if fingerprints_only:
+            made = ours.announce()
+        else:
+            made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
     made.save(out)
     _report(made, out)
 

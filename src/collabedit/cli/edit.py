@@ -69,6 +69,8 @@ def edit(
     from collabedit.messages import parse_schedule
     from collabedit.models import load_model
     from collabedit.parties import Party, new_round
+    from collabedit.progress import plan
+    from collabedit.progress.plans import EDIT
     from collabedit.requests import load_records
     from collabedit.rounds import Coordinator, static_priors
     from collabedit.transports import run_in_process
@@ -83,28 +85,31 @@ def edit(
         check_gguf(out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
     else:
         check_output_directory(out, overwrite=overwrite)
-    loaded = load_model(
-        model,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        memory_budget=read_bytes(memory_budget),
-    )
-    if not (as_delta or as_gguf):
-        check_output(out, loaded, overwrite=overwrite)
-    config = new_round(
-        loaded,
-        editor=rules.name,
-        schedule=chosen_schedule,
-        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
-        seed=seed,
-    )
-    party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-    moments = (
-        read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
-    )
-    priors = static_priors(config, moments, loaded.memory_budget)
-    delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    with plan(EDIT):
+        loaded = load_model(
+            model,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            memory_budget=read_bytes(memory_budget),
+        )
+        if not (as_delta or as_gguf):
+            check_output(out, loaded, overwrite=overwrite)
+        config = new_round(
+            loaded,
+            editor=rules.name,
+            schedule=chosen_schedule,
+            hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
+            seed=seed,
+        )
+        party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
+        moments = (
+            read_covariance(covariance, loaded, config.layers, seed)
+            if rules.has_statistics
+            else None
+        )
+        priors = static_priors(config, moments, loaded.memory_budget)
+        delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     if as_delta:
         delta.save(out)
     elif as_gguf:
