@@ -25,6 +25,8 @@ from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
 from collabedit.messages import Covariance, Delta, Normaliser, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, apply_delta, new_round
+from collabedit.progress import plan
+from collabedit.progress.plans import EDIT
 from collabedit.requests import Facts, Record, as_records
 from collabedit.rounds import Coordinator, merge_deltas, static_priors
 from collabedit.transports import run_in_process
@@ -160,15 +162,16 @@ def collaborate(
     merging = resolve_method(method)
     records = {name: as_records(facts) for name, facts in parties.items()}
     requests = {name: [record.request for record in own] for name, own in records.items()}
-    loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
-    config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
-    members = Party.together(loaded, list(requests.values()), config, list(requests))
-    priors = static_priors(config, _covariance(covariance, loaded, config, seed))
-    if ask:
-        flat = [record for own in records.values() for record in own]
-        delta, came = edit_and_ask(merging, members, flat, config, priors, retry=retry)
-    else:
-        delta, came = merge_edits(merging, members, config, priors).delta, None
+    with plan(EDIT):
+        loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
+        config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
+        members = Party.together(loaded, list(requests.values()), config, list(requests))
+        priors = static_priors(config, _covariance(covariance, loaded, config, seed))
+        if ask:
+            flat = [record for own in records.values() for record in own]
+            delta, came = edit_and_ask(merging, members, flat, config, priors, retry=retry)
+        else:
+            delta, came = merge_edits(merging, members, config, priors).delta, None
     apply_delta(loaded, delta)
     return EditResult(loaded, delta, came)
 

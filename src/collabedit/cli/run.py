@@ -141,11 +141,12 @@ def common_settings(
 
 
 def _study(
-    name: str, *, without: tuple[str, ...] = (), **defaults: Any
+    name: str, *, counted: bool = False, without: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
     """Register a study: its own options before the common ones, whose defaults may differ.
 
-    Some of the common ones can be left out. The decorated function gets the results folder,
+    Some of the common ones can be left out. Stages are ``counted`` where they follow from the
+    options. The decorated function gets the results folder,
     ``fresh``, the workers, the common settings and its own options.
     """
 
@@ -159,12 +160,20 @@ def _study(
         ]
 
         def command(results: Path, fresh: bool, workers: str | None, **values: Any) -> None:
+            from collabedit.progress import plan
+            from collabedit.progress.plans import study_stages
             from collabedit.workers import open_workers
 
             settings = common_settings(**{p.name: values.pop(p.name) for p in common})
             for left_out in without:
                 del settings[left_out]
-            with open_workers(workers) as executor:
+            stages = study_stages(
+                len(settings["merge"]),
+                rounds=values.get("rounds", 1),
+                generations=settings["generations"],
+                heldout=settings["heldout"] is not None,
+            )
+            with open_workers(workers) as executor, plan(stages if counted else ()):
                 finished = study(results, fresh, executor, settings, **values)
             show_run(finished)
 
@@ -199,7 +208,7 @@ def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[
     ]
 
 
-@_study("single-round")
+@_study("single-round", counted=True)
 def single_round(
     results: Path,
     fresh: bool,
@@ -267,7 +276,7 @@ def editors(
     return compare_editors(settings, results, fresh=fresh, executor=executor)
 
 
-@_study("multi-round")
+@_study("multi-round", counted=True)
 def multi_round(
     results: Path,
     fresh: bool,
