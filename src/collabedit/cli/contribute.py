@@ -111,6 +111,8 @@ def contribute(
     from collabedit.messages import Decision, Delta, RoundConfig
     from collabedit.parties import Party, checked_threshold, stored_secret
     from collabedit.privacy import load_key
+    from collabedit.progress import plan
+    from collabedit.progress.plans import CONTRIBUTION
     from collabedit.requests import load_records
     from collabedit.workers import ModelSource, check_workers, solving_targets
 
@@ -162,11 +164,12 @@ def contribute(
         return
     if identity is not None or request is not None:
         raise InputError(f"{round_file} asks for no secure aggregation; --identity has no use")
-    ours = make_party()
-    if fingerprints_only:
-        made = ours.announce()
-    else:
-        made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+    with plan(CONTRIBUTION):
+        ours = make_party()
+        if fingerprints_only:
+            made = ours.announce()
+        else:
+            made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
     made.save(out)
     _report(made, out)
 

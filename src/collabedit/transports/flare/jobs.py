@@ -88,15 +88,30 @@ class Site:
             self.stop()
             return 0
 
-    def stop(self, seconds: float = 10.0) -> None:
-        """End it and the job processes that it has started, which are in sessions of their own."""
+    def family(self) -> list[Any]:
+        """It and all processes that it has started (``psutil``); none once it has ended."""
         import psutil
 
         try:
             parent = psutil.Process(self.process.pid)
-            family = [parent, *parent.children(recursive=True)]
+            return [parent, *parent.children(recursive=True)]
         except psutil.NoSuchProcess:
-            family = []
+            return []
+
+    def kill(self) -> None:
+        """Kill it and its job processes, as when a machine loses power."""
+        import psutil
+
+        for each in self.family():
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """End it and the job processes that it has started, which are in sessions of their own."""
+        import psutil
+
+        family = self.family()
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.terminate()
