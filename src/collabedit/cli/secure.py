@@ -205,10 +205,8 @@ def _report(summation: Summation, round_file: Path, parties: int, out: Path) -> 
     from collabedit.messages import SUMMATION_STEPS
 
     assert summation.step is not None
-    step = 1 + SUMMATION_STEPS.index(summation.step)
-    print(
-        f"{out}: step {step} of {len(SUMMATION_STEPS)} ('{summation.step.value}') for {parties} parties"
-    )
+    step = f"step {1 + SUMMATION_STEPS.index(summation.step)} of {len(SUMMATION_STEPS)}"
+    print(f"{out}: {step} ('{summation.step.value}') for {parties} parties")
     print(
         f"Send it to them; each runs: collabedit contribute --round {round_file} --requests FILE "
         f"--identity KEY --answer {out} -o ANSWER"
