@@ -10,12 +10,14 @@ import typer
 
 from collabedit.cli import doctor, models, requests, round, run, stats
 from collabedit.cli.apply import apply
+from collabedit.cli.audit import audit
 from collabedit.cli.contribute import contribute
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
 from collabedit.cli.export import export, revert
 from collabedit.cli.merge import merge
 from collabedit.cli.tune import tune
+from collabedit.cli.withdraw import withdraw
 from collabedit.errors import CollabEditError
 
 __all__ = ["app", "main"]
@@ -44,6 +46,8 @@ app.command("contribute")(contribute)
 app.command("update", hidden=True)(contribute)  # its name in version 0.1
 app.command("detect")(detect)
 app.command("merge")(merge)
+app.command("withdraw")(withdraw)
+app.command("audit")(audit)
 app.command("apply")(apply)
 app.command("export")(export)
 app.command("revert")(revert)
