@@ -1,7 +1,7 @@
 """What attacks find out: plain uploads, sums under secure aggregation, the delta, the edited model.
 
 ``python -m benchmarks.privacy`` edits the built-in model with 50 of the built-in facts; the
-non-members are those of the same relations. It prints the rows of docs/privacy.md.
+non-members are those of the same relations. It prints the rows of docs/explanation/privacy.md.
 """
 
 from __future__ import annotations

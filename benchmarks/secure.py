@@ -1,7 +1,7 @@
 """What secure aggregation costs: error, seconds and bytes, dense and sketched.
 
-``python -m benchmarks.secure [--parties 3,10,30] [--X
-party, the real protocol with all parties in one process. The baseline is the plain contribution.
+``python -m benchmarks.secure [--parties 3,10,30] [--widths 1536,6400,16384]``: one layer, 10 edits
+a party, the real protocol with all parties in one process; the baseline is the plain contribution.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from collabedit.experiments import Run
+    from collabedit.reporting.results import RunResult
 
 run_app = typer.Typer(no_args_is_help=True, help="Run an experiment and keep its results.")
 
@@ -77,8 +78,30 @@ def common_settings(
     ] = None,
     generations: Annotated[
         bool,
-        typer.Option("--generations", help="Measure fluency and consistency of generated text."),
+        typer.Option(
+            "--generations",
+            help="Read what the model writes for all records, and measure the fluency and "
+            "consistency of longer texts.",
+        ),
     ] = False,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Records, chosen by the seed, for which the model is asked in several forms and "
+            "its answers are read (docs/evaluation.md); 0 for none.",
+        ),
+    ] = 16,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server that grades the answers, such as "
+            "http://localhost:8000/v1. It sees the records and the answers."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option("--judge-model", help="The model's name on that server.")
+    ] = "default",
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
@@ -105,7 +128,10 @@ def common_settings(
         "covariance": covariance,
         "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
         "heldout": heldout,
+        "answers": answers,
         "generations": generations,
+        "judge": judge,
+        "judge_model": judge_model,
         "seed": seed,
         "dtype": dtype,
         "device": device,
@@ -115,11 +141,12 @@ def common_settings(
 
 
 def _study(
-    name: str, *, without: tuple[str, ...] = (), **defaults: Any
+    name: str, *, counted: bool = False, without: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
     """Register a study: its own options before the common ones, whose defaults may differ.
 
-    Some of the common ones can be left out. The decorated function gets the results folder,
+    Some of the common ones can be left out. Stages are ``counted`` where they follow from the
+    options. The decorated function gets the results folder,
     ``fresh``, the workers, the common settings and its own options.
     """
 
@@ -133,12 +160,20 @@ def _study(
         ]
 
         def command(results: Path, fresh: bool, workers: str | None, **values: Any) -> None:
+            from collabedit.progress import plan
+            from collabedit.progress.plans import study_stages
             from collabedit.workers import open_workers
 
             settings = common_settings(**{p.name: values.pop(p.name) for p in common})
             for left_out in without:
                 del settings[left_out]
-            with open_workers(workers) as executor:
+            stages = study_stages(
+                len(settings["merge"]),
+                rounds=values.get("rounds", 1),
+                generations=settings["generations"],
+                heldout=settings["heldout"] is not None,
+            )
+            with open_workers(workers) as executor, plan(stages if counted else ()):
                 finished = study(results, fresh, executor, settings, **values)
             show_run(finished)
 
@@ -173,7 +208,7 @@ def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[
     ]
 
 
-@_study("single-round")
+@_study("single-round", counted=True)
 def single_round(
     results: Path,
     fresh: bool,
@@ -184,7 +219,7 @@ def single_round(
         typer.Option(
             "--secure-aggregation",
             help="Merge by masked sums, as parties that hide from the coordinator do "
-            "(docs/privacy.md); with --merge CollabEdit,GLOBAL.",
+            "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
         ),
     ] = False,
 ) -> Run:
@@ -214,7 +249,7 @@ def editors(
             "--editors",
             "-E",
             help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
-            "AlphaEdit, FT-L; or all.",
+            "AlphaEdit, UltraEdit, FT-L, LocFT-BF; or all.",
         ),
     ] = "all",
     schedules: Annotated[
@@ -241,7 +276,7 @@ def editors(
     return compare_editors(settings, results, fresh=fresh, executor=executor)
 
 
-@_study("multi-round")
+@_study("multi-round", counted=True)
 def multi_round(
     results: Path,
     fresh: bool,
@@ -391,18 +426,23 @@ def augmentation(
 
 def show_run(run: Run) -> None:
     """Print a finished run's tables, plot it and say where it lies."""
-    from collabedit.experiments import load_summary
-    from collabedit.reporting.plots import save_plot
-    from collabedit.reporting.tables import console, summary_tables
+    from collabedit.reporting.results import RunResult
 
-    summary = load_summary(run.folder)
-    for table in summary_tables(summary, str(run.folder)):
-        console().print(table)
-    plot = save_plot(summary, run.folder / "plot.png")
-    files = ["summary.json", "params.json"]
-    files += ["table.md", "EDITOR/SCHEDULE/"] if "editors" in summary else ["case_<id>.json"]
-    files += ["plot.png"] if plot else []
-    print(f"Results: {run.folder}/ ({', '.join(files)})")
+    show_result(RunResult.load(run.folder), run.folder, title=str(run.folder))
+
+
+def show_result(result: RunResult, folder: Path, *, title: str, verdict: str = "") -> None:
+    """Print a result's tables, plot it and say where it lies."""
+    from collabedit.reporting.plots import save_plot
+    from collabedit.reporting.tables import console, tables_of
+
+    for table in tables_of(result, title):
+        console().print(table.rich())
+    plot = save_plot(result, folder / "plot.png")
+    if verdict:
+        print(verdict)
+    files = ["summary.json", "params.json", *result.files, *(["plot.png"] if plot else [])]
+    print(f"Results: {folder}/ ({', '.join(files)})")
 
 
 def summarize(
@@ -413,18 +453,19 @@ def summarize(
     """Show the results of finished runs: tables, JSON or CSV."""
     import json
 
-    from collabedit.experiments import load_summary
-    from collabedit.reporting.tables import console, summary_csv, summary_tables
+    from collabedit.reporting.results import RunResult
+    from collabedit.reporting.tables import console, results_csv, tables_of
 
-    summaries = {str(run): load_summary(run) for run in runs}
+    results = {str(run): RunResult.load(run) for run in runs}
     if as_json:
+        summaries = {run: result.summary() for run, result in results.items()}
         print(json.dumps(summaries, indent=2, ensure_ascii=False))
     elif as_csv:
-        print(summary_csv(summaries), end="")
+        print(results_csv(results), end="")
     else:
-        for run, summary in summaries.items():
-            for table in summary_tables(summary, run):
-                console().print(table)
+        for run, result in results.items():
+            for table in tables_of(result, run):
+                console().print(table.rich())
 
 
 def demo(

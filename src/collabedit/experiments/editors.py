@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,11 +26,12 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.experiments.units import Unit, do_on_workers, resident
-from collabedit.files import read_json, write_text
+from collabedit.files import write_text
 from collabedit.merging import POOLED, resolve_method
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.parties import Party
-from collabedit.reporting.editor_tables import editor_grids
+from collabedit.reporting.results import EditorPart, EditorsResult, SingleRoundResult
+from collabedit.reporting.tables import tables_of
 from collabedit.requests import Record
 from collabedit.rounds import gives_statistics
 
@@ -136,15 +137,16 @@ def compare_editors(
     for number, config in enumerate(rounds, 1):
         logger.info("%d of %d: %s ...", number, len(rounds), _name(config))
         parts.append(_part(settings, loaded, run, config, shares, before))
-    summary = {
-        "experiment": "editors",
-        "unedited": summary_of(before),
-        "editors": parts,
-        "settings": run.params()["settings"],
-    }
-    markdown = [grid.markdown() for grid in editor_grids(summary, "Editors")]
+    params = run.params()
+    result = EditorsResult(
+        unedited=summary_of(before),
+        editors=parts,
+        settings=params["settings"],
+        versions=params["versions"],
+    )
+    markdown = [table.markdown() for table in tables_of(result, "Editors")]
     write_text(run.folder / "table.md", "\n".join(markdown))
-    run.write_summary(summary)
+    result.save(run.folder)
     return run
 
 
@@ -167,20 +169,20 @@ def _part(
     config: RoundConfig,
     shares: Sequence[Sequence[Record]],
     before: Measured,
-) -> dict[str, Any]:
+) -> EditorPart:
     """The results of one editor in one schedule; a finished part is read."""
     run = _opened(settings, loaded, whole, config)
     if not run.finished:
         edit_and_measure(loaded.study(settings.single_round(config), run, config), shares, before)
-    summary = read_json(run.folder / "summary.json")
-    return {
-        "editor": config.editor,
-        "schedule": config.schedule.value if config.schedule_matters else EITHER,
-        "layers": list(config.layers),
-        "run": _name(config),
-        "methods": summary["methods"],
-        "delta_relative_to_global": summary["delta_relative_to_global"],
-    }
+    result = SingleRoundResult.load(run.folder)
+    return EditorPart(
+        editor=config.editor,
+        schedule=config.schedule.value if config.schedule_matters else EITHER,
+        layers=list(config.layers),
+        run=_name(config),
+        methods=result.methods,
+        delta_relative_to_global=result.delta_relative_to_global,
+    )
 
 
 def _opened(settings: EditorsSettings, loaded: Loaded, whole: Run, config: RoundConfig) -> Run:

@@ -12,12 +12,13 @@ from typing import Any
 
 from collabedit.experiments.runs import Run
 from collabedit.experiments.study import CommonSettings, Loaded
-from collabedit.files import atomic_path, read_json, write_json
+from collabedit.files import atomic_path
+from collabedit.reporting.results import Costs
 from collabedit.workers import resident_model
 
 __all__ = ["Unit", "do_on_workers", "resident"]
 
-_SECONDS = "stages/seconds.json"
+_COSTS = "costs.json"
 _SUMMARY = "summary.json"
 
 
@@ -81,11 +82,11 @@ def _contents(folder: Path, patterns: Sequence[str]) -> dict[str, bytes]:
 
 def _keep(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files; the summary, which marks a run as finished, comes last."""
-    known = read_json(folder / _SECONDS) if (folder / _SECONDS).is_file() else {}
+    known = Costs.load(folder).stages
     for name in sorted(files, key=lambda name: (name == _SUMMARY, name)):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_bytes(files[name])
-        if name == _SECONDS:
-            write_json(path, {**known, **read_json(path)})
+        if name == _COSTS:
+            Costs(stages={**known, **Costs.load(folder).stages}).save(folder)
