@@ -34,7 +34,8 @@ app = typer.Typer(
     help=(
         "Correct facts in a language model, alone or together with other parties.\n\n"
         "Several parties each edit the same open model. Merging their edits loses nothing, and the "
-        "text of a request never leaves its party. "
+        "text of a request never leaves its party. What its numbers tell, and how to hide whose "
+        "they are, is in docs/explanation/privacy.md. "
         "Begin with [bold]collabedit demo[/bold]."
     ),
 )
