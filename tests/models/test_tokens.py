@@ -49,6 +49,29 @@ def test_a_trailing_space_in_the_prompt_changes_nothing() -> None:
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("prompt", "target", "text"),
+    [("中国的首都是", "纽约", "纽约"), ("It costs $", "57", "57"), ("def f():\n", "x", "x")],
+)
+def test_a_target_without_a_space_has_its_own_tokens(prompt: str, target: str, text: str) -> None:
+    tokenizer = make_tokenizer()
+    (row,) = encode(tokenizer, [PromptText(prompt, target)])
+    assert tokenizer.decode(row.target_ids) == text
+    assert tokenizer.decode(row.ids) == prompt + target
+
+
+def test_a_template_can_have_the_whole_sentence_said() -> None:
+    template = "U: Complete: {} A:\n{answer}. END"
+    text = fill_template(template, "The capital of {} is ", "France", "Rome")
+    assert text.prompt == "U: Complete: The capital of France is A:\n"
+    assert text.text == text.prompt + "The capital of France is Rome. END"
+    assert text.subject_span is not None
+    assert text.prompt[slice(*text.subject_span)] == "France"
+    asked = fill_template(template, "What is the capital of {}?", "France", "Rome")
+    assert asked.target == "Rome. END"
+    assert fill_template(template, "Of {}", "France").target == ""
+
+
 def test_an_empty_subject_span_is_refused() -> None:
     with pytest.raises(RequestError, match="no token"):
         encode(make_tokenizer(), [PromptText("Rome", "", (4, 4))])

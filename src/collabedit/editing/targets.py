@@ -279,7 +279,7 @@ def _common_key(
     """Digest of what the targets of all batches depend on."""
     return sha256_of_json(
         {
-            "version": 5,
+            "version": 6,
             "quick": quick,
             "max_tokens": max_tokens,
             "state": model.state_fingerprint(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from collabedit.evaluation.questions import natural_question
-from collabedit.requests import Question, Record
+from collabedit.requests import Question, Record, join, stem
 
 __all__ = ["FORMS", "Form", "Probe", "Wants", "as_chat", "has_chat", "probes"]
 
@@ -80,7 +80,7 @@ class Probe:
     def text(self, tokenizer: Any) -> str:
         """What the model reads."""
         if not self.form.chat:
-            return self.prompt
+            return stem(self.prompt)
         return as_chat(tokenizer, self.form.conversation(self.prompt))
 
 
@@ -168,7 +168,7 @@ def _one_neighbour(record: Record) -> Sequence[Question]:
 
 
 def _after_the_edit(record: Record) -> Sequence[Question]:
-    said = f"{record.request.text} {record.request.target_new}"
+    said = join(record.request.text, record.request.target_new)
     if record.request.text.rstrip().endswith("?"):
         return []
     return [(f"{said}. {prompt}", answers) for prompt, answers in _one_neighbour(record)]

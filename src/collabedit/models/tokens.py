@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from collabedit.errors import ModelError, RequestError
+from collabedit.requests import is_question, join, stem
 
 __all__ = [
+    "ANSWER",
     "Batch",
     "EncodedText",
     "PromptText",
@@ -29,6 +31,9 @@ __all__ = [
     "pad_right",
 ]
 
+#: Where a template has the assistant say the whole sentence: the prompt again, then the object.
+ANSWER = "{answer}"
+
 #: Products of fewer rows than this are not summed in the order that larger ones are.
 _LEAST_TOKENS = 16
 
@@ -39,7 +44,7 @@ class PromptText:
 
     Attributes:
         prompt: the text up to the target.
-        target: the continuation, without its leading space; empty for none.
+        target: the continuation; empty for none. Its leading space may be left out (:func:`join`).
         subject_span: the subject's first character and the one after its last, or ``None``.
     """
 
@@ -49,8 +54,13 @@ class PromptText:
 
     @property
     def text(self) -> str:
-        """Prompt and target, a space between them."""
-        return f"{self.prompt.rstrip()} {self.target}" if self.target else self.prompt
+        """Prompt and target, joined as a writer would (:func:`join`)."""
+        return join(self.prompt, self.target) if self.target else self.prompt
+
+    @property
+    def target_begins(self) -> int:
+        """Where the target begins in the text, the white space that is part of it included."""
+        return len(stem(self.prompt))
 
 
 @dataclass(frozen=True)
@@ -86,16 +96,24 @@ def fill_template(template: str, prompt: str, subject: str, target: str = "") ->
     """Put a subject into a prompt and the prompt into a context template.
 
     Args:
-        template: a context with ``{}`` where the prompt goes; ``"{}"`` is the bare prompt.
+        template: a context with ``{}`` where the prompt goes; ``"{}"`` is the bare prompt. With
+            ``{answer}`` after it, the target is the whole sentence in that place, prompt and
+            object, or the object alone where the prompt is a question, and what follows it.
         prompt: a prompt with ``{}`` where the subject goes.
         subject: the subject.
         target: a continuation.
     """
     before_prompt, _, after_prompt = template.partition("{}")
+    after_prompt, restates, end = after_prompt.partition(ANSWER)
     before_subject, _, after_subject = prompt.partition("{}")
     start = len(before_prompt) + len(before_subject)
-    text = f"{before_prompt}{before_subject}{subject}{after_subject}{after_prompt}"
-    return PromptText(text, target, (start, start + len(subject)))
+    asked = f"{before_subject}{subject}{after_subject}"
+    if restates:
+        said = target if is_question(asked) else join(asked, target)
+        asked, target = asked.rstrip(), f"{said}{end}" if target else ""
+    return PromptText(
+        f"{before_prompt}{asked}{after_prompt}", target, (start, start + len(subject))
+    )
 
 
 def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
@@ -130,8 +148,8 @@ def _locate(
     real = [index for index in range(length) if not special[index]]
     target_start, subject_first, subject_last = length, -1, -1
     if text.target:
-        prompt_end = len(text.prompt.rstrip())
-        inside = [index for index in real if offsets[index][1] > prompt_end]
+        begins = text.target_begins
+        inside = [index for index in real if offsets[index][1] > begins]
         if not inside:
             raise RequestError(f"the target {text.target!r} has no token of its own")
         target_start = inside[0]
