@@ -215,6 +215,12 @@ def exact_llama(exact_arithmetic: None) -> LanguageModel:
     return make_model("llama")
 
 
+@pytest.fixture
+def exact_gpt2(exact_arithmetic: None) -> LanguageModel:
+    """A GPT-2 of four layers that computes in float64 throughout."""
+    return make_model("gpt2")
+
+
 @pytest.fixture(params=sorted(FAMILIES))
 def exact_family_model(exact_arithmetic: None, request: pytest.FixtureRequest) -> LanguageModel:
     """A model of each family that computes in float64 throughout."""
@@ -249,6 +255,15 @@ def family_model(request: pytest.FixtureRequest) -> LanguageModel:
 def smollm2() -> LanguageModel:
     """The real SmolLM2-135M; tests leave it as it was."""
     return load_model("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def exact_smollm2() -> LanguageModel:
+    """The real SmolLM2-135M in float64; computes in it throughout in ``exact_arithmetic`` alone.
+
+    It is loaded first of all fixtures, and so before the types that files name are patched.
+    """
+    return load_model("smollm2-135m", dtype="float64")
 
 
 @pytest.fixture(scope="session")

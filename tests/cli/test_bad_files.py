@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
+import re
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -12,12 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from collabedit.export.undo import UNDO
 from tests.cli.commands import fails
+from tests.conftest import make_model
 
 V1 = Path(__file__).parents[1] / "fixtures" / "v1"
 ROUND = V1 / "one-shot" / "round.json"
 SENT = V1 / "one-shot" / "bank-1.safetensors"
 COVARIANCE = V1 / "covariance.safetensors"
+DELTA = V1 / "one-shot" / "delta-1.safetensors"
 
 
 def archive() -> bytes:
@@ -85,7 +91,8 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "a link to itself": put_loop,
 }
 
-#: Every command that reads a file, with the bad one as FILE and what it writes as OUT.
+#: Every command that reads a file, with the bad one as FILE, what it writes as OUT, and MODEL, a
+#: good model, where the command needs one beside it.
 COMMANDS: dict[str, tuple[object, ...]] = {
     "requests check": ("requests", "check", "FILE"),
     "edit": ("edit", "--requests", "FILE", "-o", "OUT"),
@@ -105,30 +112,110 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "run": ("run", "single-round", "--dataset", "FILE", "--results", "OUT"),
     "run hparams": ("run", "single-round", "--hparams", "FILE", "--results", "OUT"),
     "summarize": ("summarize", "FILE"),
+    "stats import": ("stats", "import", "FILE:1", "-m", "MODEL", "-o", "OUT"),
+    "stats collect": ("stats", "collect", "-m", "MODEL", "--corpus", "FILE", "-o", "OUT"),
+    "tune": ("tune", "MODEL", "--dataset", "FILE", "--results", "OUT"),
+    "tune hparams": ("tune", "MODEL", "--hparams", "FILE", "--results", "OUT"),
+    "tune covariance": ("tune", "MODEL", "-C", "FILE", "--results", "OUT"),
+    "doctor hparams": ("doctor", "MODEL", "--hparams", "FILE", "--no-trial"),
+    "doctor covariance": ("doctor", "MODEL", "-C", "FILE", "--no-trial"),
+    "export": ("export", "FILE", "-o", "OUT"),
+    "export requests": ("export", DELTA, "-m", "MODEL", "-r", "FILE", "-o", "OUT"),
+    "revert": ("revert", "FILE", "-o", "OUT"),
+}
+
+#: Every command that loads a model, with the bad one as FILE.
+MODEL_COMMANDS: dict[str, tuple[object, ...]] = {
+    "models show": ("models", "show", "FILE"),
+    "doctor": ("doctor", "FILE", "--no-trial"),
+    "tune": ("tune", "FILE", "--results", "OUT"),
+    "round new": ("round", "new", "--model", "FILE", "-o", "OUT"),
+    "edit": ("edit", "--model", "FILE", "-r", "REQUESTS", "-o", "OUT"),
+    "run": ("run", "single-round", "--model", "FILE", "--results", "OUT"),
+    "stats collect": ("stats", "collect", "-m", "FILE", "-o", "OUT"),
+    "stats import": ("stats", "import", "x.npz:1", "-m", "FILE", "-o", "OUT"),
+    "export": ("export", DELTA, "-m", "FILE", "-o", "OUT"),
 }
 
 
-def refused(command: str, bad: Path, folder: Path) -> None:
-    out = folder / "out.safetensors"
-    names = {"FILE": bad, "OUT": out}
+#: Names of bad files by command, where the name decides how a file is read.
+NAMES = {"stats collect": "bad.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and a file of requests."""
+    folder = tmp_path_factory.mktemp("good")
+    model = make_model("llama")
+    model.hf.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    request = {"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}
+    (folder / "requests.jsonl").write_text(json.dumps(request))
+    return folder
+
+
+def refused(arguments: tuple[object, ...], bad: Path, good: Path) -> None:
+    """One line that names the bad file, and nothing beside it that was not there before."""
+    folder = bad.parent
+    paths = {"FILE": bad, "OUT": folder / "out.safetensors"}
+    paths |= {"MODEL": good / "model", "REQUESTS": good / "requests.jsonl"}
     before = sorted(path.name for path in folder.iterdir())
-    line = fails(*(names.get(str(part), part) for part in COMMANDS[command]))
+    filled = [re.sub("|".join(paths), lambda m: str(paths[m[0]]), str(p)) for p in arguments]
+    line = fails(*filled)
     assert len(line) < 2_000
-    assert str(bad) in line or bad.name in line
+    assert bad.name in line
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_bad_contents_get_one_line(command: str, content: str, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.json"
+def test_bad_contents_get_one_line(command: str, content: str, tmp_path: Path, good: Path) -> None:
+    bad = tmp_path / NAMES.get(command, "bad.json")
     bad.write_bytes(CONTENTS[content])
-    refused(command, bad, tmp_path)
+    refused(COMMANDS[command], bad, good)
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_bad_places_get_one_line(command: str, place: str, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.json"
+def test_bad_places_get_one_line(command: str, place: str, tmp_path: Path, good: Path) -> None:
+    bad = tmp_path / NAMES.get(command, "bad.json")
     PLACES[place](bad)
-    refused(command, bad, tmp_path)
+    refused(COMMANDS[command], bad, good)
+
+
+@pytest.mark.parametrize("place", [*PLACES, "a file"])
+@pytest.mark.parametrize("command", MODEL_COMMANDS)
+def test_paths_without_a_model_get_one_line(
+    command: str, place: str, tmp_path: Path, good: Path
+) -> None:
+    bad = tmp_path / "bad"
+    PLACES.get(place, Path.touch)(bad)
+    refused(MODEL_COMMANDS[command], bad, good)
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_with_a_bad_file_gets_one_line(
+    name: str, content: str, tmp_path: Path, good: Path
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(good / "model", bad)
+    (bad / name).write_bytes(CONTENTS[content])
+    refused(MODEL_COMMANDS["round new"], bad, good)
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_bad_gguf_file_gets_one_line(content: str, tmp_path: Path, good: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(CONTENTS[content])
+    refused(MODEL_COMMANDS["models show"], bad, good)
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_an_edited_model_with_a_bad_record_gets_one_line(
+    content: str, tmp_path: Path, good: Path
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(good / "model", bad)
+    (bad / UNDO).write_bytes(CONTENTS[content])
+    refused(COMMANDS["revert"], bad, good)

@@ -21,12 +21,12 @@ from collabedit.experiments import (
     MultiRoundSettings,
     OverlapSettings,
     SingleRoundSettings,
-    load_summary,
 )
 from collabedit.experiments.study import CommonSettings
 from collabedit.models import load_model
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model
+from tests.experiments.studies import load_summary
 
 #: Common options with their defaults; those of ``DEFAULTS`` differ.
 COMMON: dict[str, Any] = {
@@ -165,7 +165,7 @@ def test_defaults_are_those_of_the_library(
 def commands_in_the_documentation() -> list[tuple[str, str]]:
     root = Path(__file__).parents[2]
     found = []
-    for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+    for path in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
         for study, rest in re.findall(r"collabedit run ([a-z-]+)([^`\n]*)", text):
             found.append((study, rest))

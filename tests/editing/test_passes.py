@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from collabedit.algebra import relative_distance
-from collabedit.covariance import collect
-from collabedit.covariance.corpus import TextCorpus
+from collabedit.covariance import TextCorpus, collect
 from collabedit.editing import measure, optimise_targets
 from collabedit.editing import passes as passes_module
 from collabedit.editing.passes import quickest_passes
@@ -27,7 +26,7 @@ from collabedit.parties import Party, new_round
 from collabedit.requests import EditRequest
 from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS, EXACT, make_model
 from tests.editing.facts import REQUESTS
 from tests.models.architectures import (
     gemma4,
@@ -60,14 +59,13 @@ def rows(passes: Any, change: Tensor | None) -> Tensor:
 
 
 @pytest.mark.parametrize("change", [None, CHANGE.double()])
-def test_both_ways_agree(family_model: LanguageModel, change: Tensor | None) -> None:
-    family_model.hf.double()
+def test_both_ways_agree(exact_family_model: LanguageModel, change: Tensor | None) -> None:
     with torch.no_grad():
-        short = rows(SuffixModel(family_model, 1), change)
-        plain = rows(WholeModel(family_model, 1), change)
-    torch.testing.assert_close(short, plain, rtol=1e-9, atol=1e-9)
+        short = rows(SuffixModel(exact_family_model, 1), change)
+        plain = rows(WholeModel(exact_family_model, 1), change)
+    torch.testing.assert_close(short, plain, rtol=EXACT, atol=EXACT)
     if change is not None:
-        unchanged = rows(WholeModel(family_model, 1), None)
+        unchanged = rows(WholeModel(exact_family_model, 1), None)
         assert (plain - unchanged).norm() > 1e-2 * unchanged.norm()
 
 
@@ -127,18 +125,16 @@ def test_whole_texts_are_regrouped_like_others(tiny_llama: LanguageModel) -> Non
 
 
 def test_targets_do_not_depend_on_the_way(
-    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    exact_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Hyperparameters(layers=(1,), target_steps=2, target_learning_rate=0.1)
 
     def found() -> Tensor:
-        return optimise_targets(tiny_llama, REQUESTS[:3], bare_contexts(), settings, quick=False)
+        return optimise_targets(exact_llama, REQUESTS[:3], bare_contexts(), settings, quick=False)
 
     short = found()
     monkeypatch.setattr(passes_module, "SuffixModel", WholeModel)
-    # One step of Adam moves each entry by its rate, whatever the gradient's size, so rounding
-    # shows only where a gradient is zero but for it.
-    torch.testing.assert_close(found(), short, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found(), short, rtol=EXACT, atol=EXACT)
 
 
 @torch.no_grad()
@@ -147,7 +143,7 @@ def losses(
 ) -> Tensor:
     """Of the targets, after what the site gives at each subject's end was moved, by hand."""
     found = []
-    for request, move in zip(requests, moves.T.float(), strict=True):
+    for request, move in zip(requests, moves.T, strict=True):
         filled = fill_template("{}", request.prompt, request.subject, request.target_new)
         (text,) = encode(model.tokenizer, [filled])
         shape, at = (1, len(text.ids)), torch.tensor([text.subject_last])
@@ -159,6 +155,7 @@ def losses(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("exact_arithmetic")
 @pytest.mark.parametrize(
     "make", [granite, gemma4, gemma4_per_layer, gemma4_shared, qwen3_5, post_norm]
 )
@@ -188,8 +185,8 @@ def test_an_edit_without_slack_reaches_its_target(make: Make) -> None:
     assert (moved < unmoved).all()
     delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
     with model.edited(delta.changes):
-        assert (hidden() - wanted).norm() < 1e-4 * (wanted - before).norm()
+        assert (hidden() - wanted).norm() < EXACT * (wanted - before).norm()
     halves = [Party(model, [request], config) for request in party.requests]
     merged = run_in_process(halves, Coordinator(config, priors, resolve_method("CollabEdit")))
     for name, change in delta.changes.items():
-        assert relative_distance(merged.changes[name], change) < 1e-3
+        assert relative_distance(merged.changes[name], change) < EXACT

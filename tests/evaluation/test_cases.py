@@ -13,7 +13,7 @@ from collabedit.evaluation import evaluate, score, summarise
 from collabedit.evaluation.cases import CaseResult
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest, Record, load_records
-from tests.conftest import EXACT, make_model
+from tests.conftest import EXACT, float64_throughout, make_model
 
 REQUEST = EditRequest(7, "The capital of {} is", "France", "Rome", "Paris", "P36")
 COUNTERFACT = Record(
@@ -112,13 +112,14 @@ def test_an_edit_changes_the_result(tiny_llama: LanguageModel) -> None:
 
 @pytest.fixture(scope="module")
 def reference_model(reference: Path) -> LanguageModel:
-    return load_model(str(reference / "model"), device="cpu")
+    return load_model(str(reference / "model"), dtype="float64", device="cpu")
 
 
 @pytest.mark.parametrize("method", ["unedited", "GLOBAL", "CollabEdit", "SA", "TA"])
 def test_the_original_codes_values(
     reference: Path, reference_model: LanguageModel, method: str
 ) -> None:
+    """That code computed in float32, whose rounding is all that the tolerance is for."""
     records = load_records(reference / "records.json")
     stored = load_file(reference / "merged.safetensors")
     changes = {
@@ -128,7 +129,7 @@ def test_the_original_codes_values(
     }
     assert bool(changes) == (method != "unedited")
     expected = json.loads((reference / "eval.json").read_text("utf-8"))[method]
-    with reference_model.edited(changes):
+    with float64_throughout(), reference_model.edited(changes):
         results = evaluate(reference_model, records)
     assert len(results) == len(expected) == 20
     for result in results:

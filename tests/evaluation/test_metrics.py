@@ -16,7 +16,8 @@ from collabedit.evaluation import (
 )
 from collabedit.evaluation.cases import CaseResult, Probabilities
 from collabedit.evaluation.metrics import _METRICS
-from collabedit.reporting.tables import summary_table
+from collabedit.reporting.results import SingleRoundResult
+from collabedit.reporting.tables import methods_table
 
 
 def probs(*pairs: tuple[float, float]) -> list[Probabilities]:
@@ -150,6 +151,15 @@ def test_every_metric_is_defined() -> None:
         metric("BLEU")
 
 
+def test_a_level_shows_what_the_shorter_ones_show() -> None:
+    headline, comparison = ([m.key for m in metrics(level)] for level in ("headline", "comparison"))
+    assert headline[:4] == ["ES", "PS", "NS", "score"]
+    assert [key for key in comparison if key in headline] == headline
+    assert {"fluency", "perplexity"} <= set(comparison)
+    assert "rewrite_accuracy" not in comparison
+    assert [m for m in metrics() if m.level != "detail"] == metrics("comparison")
+
+
 @pytest.fixture
 def certainty() -> Iterator[Metric]:
     """A metric of one's own, registered through the public interface only."""
@@ -164,4 +174,5 @@ def certainty() -> Iterator[Metric]:
 def test_a_metric_of_ones_own_is_summarised_and_shown(certainty: Metric) -> None:
     summary = summarise([case(rewrite_prompts_probs=probs((math.log(4), 1.0)))])
     assert summary[certainty.key] == pytest.approx(25.0)
-    assert "P(new)" in [c.header for c in summary_table({"methods": {"x": summary}}, "t").columns]
+    table = methods_table(SingleRoundResult(methods={"x": summary}), "t")
+    assert "P(new)" in [column.heading for column in table.columns]

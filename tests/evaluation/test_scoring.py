@@ -13,6 +13,7 @@ from collabedit.evaluation.forest import can_branch, plant
 from collabedit.evaluation.scoring import TargetScore, score
 from collabedit.models import LanguageModel
 from collabedit.models.tokens import PromptText, encode
+from tests.conftest import EXACT
 
 PAIRS = [
     ("The capital of France is", "Paris"),
@@ -40,25 +41,25 @@ def brute_force(model: LanguageModel, prompt: str, target: str) -> TargetScore:
 
 
 def assert_same(found: list[TargetScore], expected: list[TargetScore]) -> None:
-    assert [item.nll for item in found] == pytest.approx([e.nll for e in expected], abs=1e-4)
+    assert [item.nll for item in found] == pytest.approx([e.nll for e in expected], abs=EXACT)
     assert [i.tokens_correct for i in found] == [e.tokens_correct for e in expected]
 
 
-def test_scores_are_those_of_one_pass_a_pair(family_model: LanguageModel) -> None:
-    expected = [brute_force(family_model, *pair) for pair in PAIRS]
-    assert_same(score(family_model, PAIRS), expected)
+def test_scores_are_those_of_one_pass_a_pair(exact_family_model: LanguageModel) -> None:
+    expected = [brute_force(exact_family_model, *pair) for pair in PAIRS]
+    assert_same(score(exact_family_model, PAIRS), expected)
     assert len({round(item.nll, 3) for item in expected}) >= len(PAIRS) - 1  # not all alike
 
 
 @pytest.mark.parametrize("max_tokens", [1, 8, 20, 64, 4096])
-def test_scores_do_not_depend_on_the_batches(tiny_llama: LanguageModel, max_tokens: int) -> None:
-    expected = [brute_force(tiny_llama, *pair) for pair in PAIRS]
-    assert_same(score(tiny_llama, PAIRS, max_tokens=max_tokens), expected)
+def test_scores_do_not_depend_on_the_batches(exact_llama: LanguageModel, max_tokens: int) -> None:
+    expected = [brute_force(exact_llama, *pair) for pair in PAIRS]
+    assert_same(score(exact_llama, PAIRS, max_tokens=max_tokens), expected)
 
 
-def test_scores_come_in_the_order_of_the_pairs(tiny_gpt2: LanguageModel) -> None:
-    backwards = score(tiny_gpt2, PAIRS[::-1])
-    assert_same(backwards[::-1], score(tiny_gpt2, PAIRS))
+def test_scores_come_in_the_order_of_the_pairs(exact_gpt2: LanguageModel) -> None:
+    backwards = score(exact_gpt2, PAIRS[::-1])
+    assert_same(backwards[::-1], score(exact_gpt2, PAIRS))
 
 
 def test_a_trailing_space_and_a_repeated_pair_change_nothing(tiny_llama: LanguageModel) -> None:
@@ -76,14 +77,14 @@ def test_correct_means_that_every_target_token_is_the_most_likely(
     assert not all(item.correct for item in found)
 
 
-def test_a_predicted_token_counts_as_correct(tiny_gpt2: LanguageModel) -> None:
+def test_a_predicted_token_counts_as_correct(exact_gpt2: LanguageModel) -> None:
     words = ["capital", "tongue", "mother", "Paris", "is", "of", "a", "e", "s", "in"]
     prompts = [f"{a} {b}" for a in words for b in words]
-    found = score(tiny_gpt2, [(prompt, word) for prompt in prompts for word in words])
+    found = score(exact_gpt2, [(prompt, word) for prompt in prompts for word in words])
     assert any(item.correct for item in found)
     for (prompt, word), item in zip(((p, w) for p in prompts for w in words), found, strict=True):
         if item.correct:
-            assert brute_force(tiny_gpt2, prompt, word).correct
+            assert brute_force(exact_gpt2, prompt, word).correct
 
 
 def test_common_beginnings_are_computed_once() -> None:
@@ -114,31 +115,31 @@ def test_the_models_at_hand_can_branch(tiny_llama: LanguageModel, tiny_gpt2: Lan
     assert can_branch(tiny_gpt2, 100)
 
 
-def test_a_model_that_cannot_branch_is_scored_row_by_row(tiny_llama: LanguageModel) -> None:
-    config = BloomConfig(vocab_size=len(tiny_llama.tokenizer), hidden_size=32, n_layer=2, n_head=4)
+def test_a_model_that_cannot_branch_is_scored_row_by_row(exact_llama: LanguageModel) -> None:
+    config = BloomConfig(vocab_size=len(exact_llama.tokenizer), hidden_size=32, n_layer=2, n_head=4)
     torch.manual_seed(0)
     hf = BloomForCausalLM(config)
     with torch.no_grad():
         for parameter in hf.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0.0, 0.15)
-    bloom = LanguageModel(hf, tiny_llama.tokenizer, "tiny-bloom")
+    bloom = LanguageModel(hf, exact_llama.tokenizer, "tiny-bloom")
     assert not can_branch(bloom, 100)  # its ALiBi is computed from an ordinary mask
     assert_same(score(bloom, PAIRS), [brute_force(bloom, *pair) for pair in PAIRS])
 
 
 def test_a_model_that_branches_wrongly_is_found_out(
-    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    exact_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = tiny_llama.hf.forward
+    forward = exact_llama.hf.forward
 
     def deaf(**inputs: torch.Tensor) -> object:
         return forward(**{k: v for k, v in inputs.items() if k != "attention_mask" or v.ndim == 2})
 
-    expected = [brute_force(tiny_llama, *pair) for pair in PAIRS]
-    monkeypatch.setattr(tiny_llama.hf, "forward", deaf)
-    assert not can_branch(tiny_llama, 100)
-    assert_same(score(tiny_llama, PAIRS), expected)
+    expected = [brute_force(exact_llama, *pair) for pair in PAIRS]
+    monkeypatch.setattr(exact_llama.hf, "forward", deaf)
+    assert not can_branch(exact_llama, 100)
+    assert_same(score(exact_llama, PAIRS), expected)
 
 
 def test_rows_beyond_the_local_attention_are_not_branched(tiny_llama: LanguageModel) -> None:
@@ -150,13 +151,13 @@ def test_rows_beyond_the_local_attention_are_not_branched(tiny_llama: LanguageMo
         del tiny_llama.hf.config.sliding_window
 
 
-def test_only_needed_positions_are_projected(tiny_llama: LanguageModel) -> None:
+def test_only_needed_positions_are_projected(exact_llama: LanguageModel) -> None:
     shapes = []
     pairs = [("The capital of Italy is", "in"), ("The capital of Italy is", "capital")]
-    expected = [brute_force(tiny_llama, *pair) for pair in pairs]
-    handle = tiny_llama.head.register_forward_hook(lambda _m, _a, out: shapes.append(out.shape))
+    expected = [brute_force(exact_llama, *pair) for pair in pairs]
+    handle = exact_llama.head.register_forward_hook(lambda _m, _a, out: shapes.append(out.shape))
     try:
-        found = score(tiny_llama, pairs)
+        found = score(exact_llama, pairs)
     finally:
         handle.remove()
     assert shapes[-1][:2] == (1, 1)  # both targets are read from the prompt's last position
@@ -184,9 +185,10 @@ def test_half_precision_is_scored_in_float32(tiny_llama: LanguageModel) -> None:
 
 
 @pytest.mark.slow
-def test_scores_of_the_real_model(smollm2: LanguageModel) -> None:
-    assert can_branch(smollm2, 100)
-    expected = [brute_force(smollm2, *pair) for pair in PAIRS]
-    found = score(smollm2, PAIRS)
+@pytest.mark.usefixtures("exact_arithmetic")
+def test_scores_of_the_real_model(exact_smollm2: LanguageModel) -> None:
+    assert can_branch(exact_smollm2, 100)
+    expected = [brute_force(exact_smollm2, *pair) for pair in PAIRS]
+    found = score(exact_smollm2, PAIRS)
     assert_same(found, expected)
     assert found[0].nll < found[1].nll  # Paris, not Rome

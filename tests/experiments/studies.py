@@ -31,6 +31,7 @@ __all__ = [
     "dense_update",
     "found_targets",
     "key_moment",
+    "load_summary",
     "relative",
     "rounds_of",
     "totals_of",
@@ -109,6 +110,11 @@ class Tiny:
             "covariance": self.covariance(dtype),
             **changes,
         }
+
+
+def load_summary(folder: Path) -> Any:
+    """A run's summary as it lies on disk: its keys are a format that users rely on."""
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
 def relative(a: Tensor, b: Tensor) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from collabedit.datasets import RoundEdit, load_round_edits, load_wordings
 from collabedit.errors import DatasetError, InputError, UnknownNameError
 from collabedit.evaluation import score
-from collabedit.experiments import AugmentationSettings, Run, augmentation, load_summary
+from collabedit.experiments import AugmentationSettings, Run, augmentation
 from collabedit.experiments.augmentation import _rounds
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
@@ -26,6 +26,7 @@ from tests.experiments.studies import (
     Tiny,
     dense_round,
     key_moment,
+    load_summary,
     relative,
     rounds_of,
     totals_of,

@@ -20,13 +20,19 @@ from collabedit.experiments import (
     Run,
     SingleRoundSettings,
     conflict,
-    load_summary,
     single_round,
 )
 from collabedit.experiments.study import deal, records_of, requests_of
 from collabedit.messages import Delta, RoundConfig, Schedule
 from collabedit.requests import Record
-from tests.experiments.studies import Tiny, assert_alike, dense_round, relative, written
+from tests.experiments.studies import (
+    Tiny,
+    assert_alike,
+    dense_round,
+    load_summary,
+    relative,
+    written,
+)
 
 pytestmark = pytest.mark.slow  # all together
 

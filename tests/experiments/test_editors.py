@@ -19,15 +19,15 @@ from collabedit.experiments import (
     Run,
     SingleRoundSettings,
     compare_editors,
-    load_summary,
     single_round,
     study,
 )
 from collabedit.messages import Schedule
-from collabedit.reporting.tables import summary_csv
+from collabedit.reporting.results import RunResult
+from collabedit.reporting.tables import results_csv
 from tests.cli.commands import collabedit, fails
 from tests.conftest import EXACT
-from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny
+from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny, load_summary
 
 pytestmark = pytest.mark.slow  # all together
 
@@ -183,7 +183,7 @@ def test_it_goes_on_after_interruptions_everywhere(tiny: Tiny, tmp_path: Path) -
     names = {path.relative_to(whole.folder) for path in whole.folder.rglob("*.json")}
     assert {path.relative_to(run.folder) for path in run.folder.rglob("*.json")} == names
     for name in [Path("table.md"), *names]:
-        if name.name not in ("seconds.json", "round.json"):  # they hold times
+        if name.name not in ("costs.json", "round.json"):  # they hold times
             assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
@@ -196,7 +196,7 @@ def test_the_table_shows_what_the_summary_holds(finished: Run) -> None:
     for text in (shown, markdown):
         assert all(name in text for name in ("unedited", "MEMIT", "AlphaEdit", "one-shot", score))
         assert "Score by editor and method" in text
-    header, *rows = summary_csv({"run": summary}).splitlines()
+    header, *rows = results_csv({"run": RunResult.of(summary)}).splitlines()
     assert header.startswith("run,editor,schedule,method,")
     assert len(rows) == 1 + 4 * len(METHODS)
     assert json.loads(collabedit("summarize", finished.folder, "--json"))

@@ -16,7 +16,6 @@ from collabedit.experiments import (
     Run,
     SingleRoundSettings,
     forgetting,
-    load_summary,
     single_round,
 )
 from collabedit.experiments.study import deal
@@ -27,6 +26,7 @@ from tests.experiments.studies import (
     assert_alike,
     dense_round,
     key_moment,
+    load_summary,
     relative,
     rounds_of,
     totals_of,

@@ -17,7 +17,6 @@ from collabedit.experiments import (
     MultiRoundSettings,
     Run,
     SingleRoundSettings,
-    load_summary,
     multi_round,
     single_round,
 )
@@ -25,6 +24,7 @@ from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
+from collabedit.reporting.results import Costs
 from collabedit.requests import Record
 from tests.conftest import EXACT
 from tests.experiments.studies import (
@@ -33,6 +33,7 @@ from tests.experiments.studies import (
     dense_round,
     found_targets,
     key_moment,
+    load_summary,
     relative,
     rounds_of,
     totals_of,
@@ -311,7 +312,7 @@ def test_every_round_is_the_pooled_edit_of_the_same_targets(
 
 def test_a_run_tells_how_long_each_stage_took(usual: Finished) -> None:
     names = [f"states/TA/round_{number}" for number in range(1, ROUNDS + 1)]
-    assert set(names) <= set(usual.run.seconds())
+    assert set(names) <= set(Costs.load(usual.run.folder).stages)
 
 
 def test_trajectories_are_named_by_method_and_beta() -> None:

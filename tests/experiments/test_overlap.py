@@ -13,7 +13,7 @@ from torch import Tensor
 from collabedit.editing import measure
 from collabedit.errors import InputError
 from collabedit.evaluation import evaluate, score, summarise
-from collabedit.experiments import OverlapSettings, Run, load_summary, overlap
+from collabedit.experiments import OverlapSettings, Run, overlap
 from collabedit.experiments.study import deal
 from collabedit.messages import Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel
@@ -24,6 +24,7 @@ from tests.experiments.studies import (
     dense_round,
     found_targets,
     key_moment,
+    load_summary,
     relative,
     rounds_of,
     totals_of,

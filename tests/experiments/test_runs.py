@@ -14,6 +14,7 @@ from collabedit.algebra import LowRankUpdate
 from collabedit.experiments import Run, open_run
 from collabedit.messages import Delta, RoundState
 from collabedit.models import LanguageModel
+from collabedit.reporting.results import Costs, RunResult
 from tests.rounds.test_round import make_round
 
 
@@ -59,7 +60,7 @@ def test_a_finished_stage_is_read_and_not_computed_again(
             else:
                 assert torch.equal(found.changes["w"].dense(), change().dense())
         assert len(calls) == 1
-    assert set(run.seconds()) == {f"some/{stage.__name__}" for stage, _ in stages}
+    assert set(Costs.load(run.folder).stages) == {f"some/{stage.__name__}" for stage, _ in stages}
 
 
 def test_a_value_is_what_its_file_holds(run: Run) -> None:
@@ -83,7 +84,7 @@ def test_a_run_is_finished_by_its_summary(run: Run, tmp_path: Path) -> None:
     assert not run.finished
     assert run.params()["seed"] == 0
     run.write_case(7, {"case_id": 7})
-    run.write_summary({"methods": {}})
+    RunResult(experiment="any").save(run.folder)
     assert run.finished
     assert json.loads((run.folder / "case_7.json").read_text()) == {"case_id": 7}
     again = open_run(tmp_path, "MEMIT", {"seed": 0})

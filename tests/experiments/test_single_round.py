@@ -10,10 +10,12 @@ import pytest
 
 from collabedit.editors import Hyperparameters
 from collabedit.errors import InputError
-from collabedit.experiments import Run, SingleRoundSettings, load_summary, open_run, single_round
+from collabedit.experiments import Run, SingleRoundSettings, open_run, single_round
 from collabedit.messages import Schedule
+from collabedit.reporting.results import RunResult
 from tests.cli.commands import collabedit, fails
 from tests.conftest import EXACT, make_model
+from tests.experiments.studies import load_summary
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +92,16 @@ def test_a_run_is_not_continued_with_other_settings(tmp_path: Path) -> None:
     assert open_run(tmp_path, "MEMIT", {"seed": 0}).folder == first.folder
     assert open_run(tmp_path, "MEMIT", {"seed": 0}, fresh=True).folder.name == "run_001"
     assert open_run(tmp_path, "MEMIT", {"seed": 1}).folder.name == "run_002"
-    first.write_summary({})
+    RunResult(experiment="any").save(first.folder)
     assert open_run(tmp_path, "MEMIT", {"seed": 0}).folder.name == "run_001"
 
 
 def test_summaries_are_read_from_finished_runs_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
-        load_summary(tmp_path)
+        RunResult.load(tmp_path)
     run = open_run(tmp_path, "MEMIT", {})
     with pytest.raises(InputError, match="not finished"):
-        load_summary(run.folder)
+        RunResult.load(run.folder)
 
 
 def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from collabedit.models import LanguageModel
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import FLOAT32, make_model, make_tokenizer
 
 SMALL = {
     "hidden_size": 32,
@@ -22,7 +22,10 @@ SMALL = {
 
 
 def built(kind: str, **options: Any) -> LanguageModel:
-    """A random model of a type; the test is skipped where ``transformers`` has no such type."""
+    """A random model of a type, in float64 within :func:`tests.conftest.float64_throughout`.
+
+    The test is skipped where ``transformers`` has no such type.
+    """
     tokenizer = make_tokenizer()
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     try:
@@ -32,11 +35,12 @@ def built(kind: str, **options: Any) -> LanguageModel:
     except ValueError:
         pytest.skip(f"this version of transformers has no {kind}")
     torch.manual_seed(0)
-    hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf = transformers.AutoModelForCausalLM.from_config(config, dtype=FLOAT32)
     with torch.no_grad():
         for parameter in hf.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0.0, 0.15)
+    hf.to(torch.float32)
     return LanguageModel(hf, tokenizer, f"tiny-{kind}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -385,8 +384,9 @@ def test_fp8_is_unpacked_edited_and_saved_dense(
 @pytest.mark.parametrize(
     ("packed", "named"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}, "gptq"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemm", "zero_point": True}, "awq"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "modelopt"),
         ({"quant_method": "of-next-year"}, "of-next-year"),
         ({"bits": 3}, "an unknown format"),
     ],
@@ -446,12 +446,20 @@ def test_bitsandbytes_is_unpacked_and_saved_dense(bits: int, tmp_path: Path) -> 
     assert torch.equal(logits(again), logits(model.hf))
 
 
-def test_a_format_that_needs_a_package_names_it(folder: Path) -> None:
-    if find_spec("compressed_tensors"):
-        pytest.skip("the package is here")
-    change_config(folder, quantization_config={"quant_method": "compressed-tensors"})
+@pytest.mark.parametrize("form", ["float-quantized", "pack-quantized"])
+def test_compressed_tensors_are_named_where_the_package_is_missing(
+    folder: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collabedit.models.quantisation.find_spec", lambda name: None)
+    weights = {"num_bits": 8, "type": "float", "strategy": "tensor"}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    packed = {"quant_method": "compressed-tensors", "format": form, "config_groups": groups}
+    change_config(folder, quantization_config=packed)
     message = refusal(folder)
-    assert "pip install compressed-tensors" in message or "unpacked original" in message
+    assert "packed (compressed-tensors)" in message
+    assert "pip install compressed-tensors; or use the unpacked original" in message
+    with pytest.raises(ModelError, match="packed"):
+        load_structure_only(str(folder))
 
 
 def lora(folder: Path, **settings: Any) -> dict[str, Tensor]:

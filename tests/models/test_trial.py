@@ -14,7 +14,7 @@ from collabedit.models import LanguageModel
 from collabedit.models.hooks import added, hidden_states, seen_outputs
 from collabedit.models.trial import Tail, reaches_later_tokens
 from collabedit.parties import new_round
-from tests.conftest import make_model
+from tests.conftest import EXACT, make_model
 from tests.models.architectures import gemma4, gemma4_shared, granite, post_norm
 
 NORMED = {"tiny-gemma2", "tiny-gemma3", "tiny-olmo2"}
@@ -38,6 +38,7 @@ def test_factors_are_measured(make: Callable[[], LanguageModel], scale: float) -
     assert tail.scale == pytest.approx(scale, rel=1e-4)
 
 
+@pytest.mark.usefixtures("exact_arithmetic")
 @pytest.mark.parametrize("make", [granite, gemma4, lambda: make_model("gemma2")])
 def test_the_effect_is_the_real_move(make: Callable[[], LanguageModel]) -> None:
     model = make()
@@ -54,7 +55,7 @@ def test_the_effect_is_the_real_move(make: Callable[[], LanguageModel]) -> None:
     with added(model.projection(1), change):
         after, _ = run()
     moved = model.effect(1, site, change).expand(1, 3, 32)
-    torch.testing.assert_close(moved, after - before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(moved, after - before, rtol=EXACT, atol=EXACT)
 
 
 @pytest.mark.parametrize("make", [post_norm, lambda: gemma4(hidden_size_per_layer_input=8)])

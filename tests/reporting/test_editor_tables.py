@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.text import Text
 
-from collabedit.reporting.editor_tables import editor_grids, editor_rows
-from collabedit.reporting.tables import summary_rows, summary_tables
-from tests.reporting.test_tables import BETTER, SCORES, headings, rows
+from collabedit.reporting.results import RunResult
+from collabedit.reporting.tables import tables_of
+from tests.reporting.test_tables import BETTER, SCORES, headings, rows, summary_tables
 
 
 def part(editor: str, schedule: str, **methods: Any) -> dict[str, Any]:
@@ -98,12 +98,12 @@ def test_scores_alone_are_editors_by_methods() -> None:
 def test_without_scores_there_is_one_table() -> None:
     bare = {"ES": 50.0}
     made = {"unedited": bare, "editors": [part("ROME", "either", SA=bare)], "settings": {}}
-    (grid,) = editor_grids(made, "t")
-    assert list(grid.headings) == ["editor", "schedule", "method", "ES"]
+    (table,) = tables_of(RunResult.of(made), "t")
+    assert [column.heading for column in table.columns] == ["editor", "schedule", "method", "ES"]
 
 
 def test_markdown_has_the_same_cells() -> None:
-    lines = editor_grids(editors_summary(), "Editors")[0].markdown().splitlines()
+    lines = tables_of(RunResult.of(editors_summary()), "Editors")[0].markdown().splitlines()
     assert lines[:2] == ["## Editors", ""]
     assert lines[2].startswith("| editor | schedule | method | ES |")
     assert lines[3] == "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -112,8 +112,7 @@ def test_markdown_has_the_same_cells() -> None:
 
 
 def test_rows_name_their_editor_and_schedule() -> None:
-    found = editor_rows(editors_summary())
-    assert found == summary_rows(editors_summary())
+    found = RunResult.of(editors_summary()).rows()
     assert [(r["editor"], r["schedule"], r["method"]) for r in found][3:5] == [
         ("MEMIT", "layerwise", "SA"),
         ("MEMIT", "one-shot", "GLOBAL"),

@@ -10,17 +10,21 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from collabedit.reporting.tables import (
-    console,
-    summary_csv,
-    summary_rows,
-    summary_table,
-    summary_tables,
-)
+from collabedit.reporting.results import RunResult
+from collabedit.reporting.tables import console, methods_table, results_csv, tables_of
 
 SCORES: dict[str, Any] = {"records": 4, "ES": 25.0, "PS": 12.5, "NS": 75.04, "score": 21.428}
 BETTER: dict[str, Any] = {"records": 4, "ES": 100.0, "PS": 93.75, "NS": 66.66, "score": 84.21}
 WEIGHT = "model.layers.{}.mlp.down_proj.weight"
+
+
+def summary_tables(made: dict[str, Any], title: str) -> list[Table]:
+    """The tables of a summary's result, as the terminal gets them."""
+    return [table.rich() for table in tables_of(RunResult.of(made), title)]
+
+
+def summary_table(made: dict[str, Any], title: str) -> Table:
+    return methods_table(RunResult.of(made), title).rich()
 
 
 def headings(table: Table) -> list[str]:
@@ -64,7 +68,7 @@ def test_a_single_round_shows_methods_by_metrics() -> None:
 
 
 def test_columns_that_nothing_measured_are_left_out() -> None:
-    made = summary("conflict", unedited={"records": 2, "ES": 50.0}, methods={"single-b": {}})
+    made = summary("single-round", unedited={"records": 2, "ES": 50.0}, methods={"single-b": {}})
     table = summary_table(made, "t")
     assert headings(table) == ["method", "ES"]
     assert rows(table) == [["unedited", "50.0"], ["single-b", ""]]
@@ -160,11 +164,11 @@ def test_overlap_has_a_table_of_rounds_and_one_of_copies() -> None:
         ["", "2", "0", "20", "", "", *scores],  # nobody took part
     ]
     assert headings(copies) == [
-        *("method", "parties", "|D| / |D of first|", "|z - h| left", "ES", "PS", "NS", "Score")
+        *("method", "parties", "ES", "PS", "NS", "Score", "|D| / |D of first|", "|z - h| left")
     ]
     assert rows(copies) == [
-        ["TA", "1", "1.00", "0.50", "25.0", "12.5", "75.0", "21.4"],
-        ["", "8", "8.00", "3.46", "25.0", "12.5", "75.0", "21.4"],
+        ["TA", "1", "25.0", "12.5", "75.0", "21.4", "1.00", "0.50"],
+        ["", "8", "25.0", "12.5", "75.0", "21.4", "8.00", "3.46"],
     ]
 
 
@@ -253,7 +257,11 @@ def test_on_a_narrow_terminal_numbers_are_folded_and_not_cut(width: int) -> None
 def test_csv_has_a_row_a_run_and_method() -> None:
     single = summary("single-round", delta_relative_to_global={"CollabEdit": 0.5})
     other = summary("single-round", unedited={"records": 1, "perplexity": 9.0}, methods={})
-    read = list(csv.DictReader(io.StringIO(summary_csv({"a": single, "b": other}))))
+    read = list(
+        csv.DictReader(
+            io.StringIO(results_csv({"a": RunResult.of(single), "b": RunResult.of(other)}))
+        )
+    )
     assert [(row["run"], row["method"]) for row in read] == [
         ("a", "unedited"),
         ("a", "CollabEdit"),
@@ -263,4 +271,4 @@ def test_csv_has_a_row_a_run_and_method() -> None:
     assert float(read[1]["distance_from_global"]) == 0.5
     assert read[0]["perplexity"] == ""
     assert float(read[2]["perplexity"]) == 9.0
-    assert summary_rows(single)[1]["distance_from_global"] == 0.5
+    assert RunResult.of(single).rows()[1]["distance_from_global"] == 0.5

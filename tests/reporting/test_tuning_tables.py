@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from collabedit.reporting.tables import summary_rows, summary_tables
-from collabedit.reporting.tuning_tables import tuning_grids
-from tests.reporting.test_tables import BETTER, SCORES, headings, rows, summary
+from collabedit.reporting.results import RunResult
+from collabedit.reporting.tables import tables_of
+from tests.reporting.test_tables import BETTER, SCORES, headings, rows, summary, summary_tables
 
 
 def tuning_summary(**parts: Any) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_tuning_shows_the_trace_and_the_trials() -> None:
 
 
 def test_only_the_best_score_stands_out_in_markdown() -> None:
-    _, trials = tuning_grids(tuning_summary(), "Tuning")
+    _, trials = tables_of(RunResult.of(tuning_summary()), "Tuning")
     text = trials.markdown()
     assert text.count("**") == 2
     assert "| **84.2** |" in text
@@ -77,7 +77,7 @@ def test_only_the_best_score_stands_out_in_markdown() -> None:
 
 
 def test_rows_for_csv_have_the_settings() -> None:
-    first, second, third = summary_rows(tuning_summary())
+    first, second, third = RunResult.of(tuning_summary()).rows()
     assert first["method"] == "unedited"
     assert (second["layers"], second["weight"], second["gain"]) == ("0-1", 5.0, 4.25)
     assert third["present"] is True

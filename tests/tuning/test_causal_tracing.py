@@ -23,6 +23,7 @@ from collabedit.tuning.causal_tracing import (
     subject_noise,
     trace,
 )
+from tests.conftest import EXACT
 
 #: One with the subject in front, one in the middle, and one that ends with it.
 FACTS = [
@@ -122,25 +123,25 @@ def traced_plainly(model: LanguageModel, seed: int) -> CausalTrace:
 
 def assert_close(found: CausalTrace, expected: CausalTrace) -> None:
     for name in ("hidden", "hidden_error", "mlp", "mlp_error"):
-        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=2e-6), name
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=EXACT), name
         assert max(map(abs, getattr(expected, name))) > 1e-5, name
-    assert found.clean == pytest.approx(expected.clean, abs=2e-6)
-    assert found.corrupted == pytest.approx(expected.corrupted, abs=2e-6)
+    assert found.clean == pytest.approx(expected.clean, abs=EXACT)
+    assert found.corrupted == pytest.approx(expected.corrupted, abs=EXACT)
     assert found.noise == expected.noise
     assert (found.facts, found.draws, found.window) == (len(FACTS), DRAWS, WINDOW)
 
 
-def test_it_is_what_one_run_at_a_time_gives(family_model: LanguageModel) -> None:
+def test_it_is_what_one_run_at_a_time_gives(exact_family_model: LanguageModel) -> None:
     """Each family, with padding beside the longest fact."""
-    found = trace(family_model, FACTS, window=WINDOW, draws=DRAWS, seed=5, quick=False)
-    assert_close(found, traced_plainly(family_model, seed=5))
+    found = trace(exact_family_model, FACTS, window=WINDOW, draws=DRAWS, seed=5, quick=False)
+    assert_close(found, traced_plainly(exact_family_model, seed=5))
 
 
 @pytest.mark.parametrize("max_tokens", [1, 30])
-def test_it_does_not_depend_on_the_batches(tiny_llama: LanguageModel, max_tokens: int) -> None:
+def test_it_does_not_depend_on_the_batches(exact_llama: LanguageModel, max_tokens: int) -> None:
     options: dict[str, Any] = {"window": WINDOW, "draws": DRAWS, "quick": False}
-    together = trace(tiny_llama, FACTS, **options)
-    assert_close(trace(tiny_llama, FACTS, **options, max_tokens=max_tokens), together)
+    together = trace(exact_llama, FACTS, **options)
+    assert_close(trace(exact_llama, FACTS, **options, max_tokens=max_tokens), together)
 
 
 def test_the_seed_decides_the_noise(tiny_llama: LanguageModel) -> None:
@@ -150,21 +151,21 @@ def test_the_seed_decides_the_noise(tiny_llama: LanguageModel) -> None:
     assert trace(tiny_llama, FACTS, **options, seed=2).corrupted != first.corrupted
 
 
-def test_without_noise_nothing_has_an_effect(tiny_gpt2: LanguageModel) -> None:
-    found = trace(tiny_gpt2, FACTS, window=WINDOW, noise_scale=0.0, quick=False)
-    assert found.corrupted == pytest.approx(found.clean, abs=1e-7)
-    assert found.hidden + found.mlp == pytest.approx([0.0] * 7, abs=1e-7)
+def test_without_noise_nothing_has_an_effect(exact_gpt2: LanguageModel) -> None:
+    found = trace(exact_gpt2, FACTS, window=WINDOW, noise_scale=0.0, quick=False)
+    assert found.corrupted == pytest.approx(found.clean, abs=EXACT)
+    assert found.hidden + found.mlp == pytest.approx([0.0] * 7, abs=EXACT)
 
 
-def test_the_last_state_of_the_last_token_is_all_that_counts(tiny_llama: LanguageModel) -> None:
+def test_the_last_state_of_the_last_token_is_all_that_counts(exact_llama: LanguageModel) -> None:
     """At the last layer only the last token's state is read."""
     fact = FACTS[2]  # ends with its subject
-    found = trace(tiny_llama, [fact], window=WINDOW, draws=DRAWS, quick=False)
-    assert found.corrupted + found.hidden[-1] == pytest.approx(found.clean, abs=1e-6)
+    found = trace(exact_llama, [fact], window=WINDOW, draws=DRAWS, quick=False)
+    assert found.corrupted + found.hidden[-1] == pytest.approx(found.clean, abs=EXACT)
     assert found.hidden_error == [0.0] * 4
     longer = replace(fact, ids=(*fact.ids, 7))
-    found = trace(tiny_llama, [longer], window=WINDOW, draws=DRAWS, quick=False)
-    assert found.hidden[-1] == pytest.approx(0.0, abs=1e-7)
+    found = trace(exact_llama, [longer], window=WINDOW, draws=DRAWS, quick=False)
+    assert found.hidden[-1] == pytest.approx(0.0, abs=EXACT)
     assert abs(found.hidden[0]) > 1e-6
 
 

@@ -15,14 +15,13 @@ from collabedit.datasets import load_dataset
 from collabedit.editors import Hyperparameters
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import evaluate, summarise
-from collabedit.experiments import load_summary
 from collabedit.merging import resolve_method
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round
 from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
 from collabedit.tuning import TuneSettings, causal_tracing, tune
-from tests.experiments.studies import LAYERS, Tiny
+from tests.experiments.studies import LAYERS, Tiny, load_summary
 
 pytestmark = pytest.mark.slow  # all together
 

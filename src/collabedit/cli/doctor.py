@@ -60,9 +60,9 @@ def doctor(
     import torch
 
     from collabedit.covariance import SelfCorpus
-    from collabedit.covariance.collect import TOKENS_PER_INPUT
+    from collabedit.covariance.sizing import TOKENS_PER_INPUT
     from collabedit.editors import Hyperparameters, default_hyperparameters, resolve_editor
-    from collabedit.messages import parse_schedule
+    from collabedit.messages import Covariance, parse_schedule
     from collabedit.models.devices import checked_device, default_device
     from collabedit.models.loading import load_model, load_structure_only, parse_dtype
     from collabedit.models.precision import has_fast_bfloat16
@@ -88,6 +88,8 @@ def doctor(
     )
     rules.check(settings)
     settings.check_depth(structure.n_layers)
+    if covariance:
+        Covariance.load(covariance)  # fail early on an unusable file
     computing = torch.device(default_device() if place == "auto" else place)
     quick = kind == torch.float32 and place != "auto" and has_fast_bfloat16(computing)
     wanted = tokens or max(SelfCorpus.default_tokens, TOKENS_PER_INPUT * shape.mlp)

@@ -20,13 +20,17 @@ from collabedit.cli.options import (
     ScheduleOption,
     SeedOption,
     TrustOption,
+    WorkersOption,
     read_bytes,
     read_decimals,
     read_numbers,
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from collabedit.experiments import Run
+    from collabedit.reporting.results import RunResult
 
 run_app = typer.Typer(no_args_is_help=True, help="Run an experiment and keep its results.")
 
@@ -74,8 +78,30 @@ def common_settings(
     ] = None,
     generations: Annotated[
         bool,
-        typer.Option("--generations", help="Measure fluency and consistency of generated text."),
+        typer.Option(
+            "--generations",
+            help="Read what the model writes for all records, and measure the fluency and "
+            "consistency of longer texts.",
+        ),
     ] = False,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Records, chosen by the seed, for which the model is asked in several forms and "
+            "its answers are read (docs/evaluation.md); 0 for none.",
+        ),
+    ] = 16,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server that grades the answers, such as "
+            "http://localhost:8000/v1. It sees the records and the answers."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option("--judge-model", help="The model's name on that server.")
+    ] = "default",
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
@@ -102,7 +128,10 @@ def common_settings(
         "covariance": covariance,
         "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
         "heldout": heldout,
+        "answers": answers,
         "generations": generations,
+        "judge": judge,
+        "judge_model": judge_model,
         "seed": seed,
         "dtype": dtype,
         "device": device,
@@ -112,27 +141,41 @@ def common_settings(
 
 
 def _study(
-    name: str, *, without: tuple[str, ...] = (), **defaults: Any
+    name: str, *, counted: bool = False, without: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
     """Register a study: its own options before the common ones, whose defaults may differ.
 
-    Some of the common ones can be left out. The decorated function gets the results folder,
-    ``fresh``, the common settings and its own options.
+    Some of the common ones can be left out. Stages are ``counted`` where they follow from the
+    options. The decorated function gets the results folder,
+    ``fresh``, the workers, the common settings and its own options.
     """
 
     def register(study: Callable[..., Run]) -> Callable[..., None]:
         common = [p for p in _parameters(common_settings, defaults) if p.name not in without]
-        own = [p for p in _parameters(study, {}) if p.name not in ("results", "fresh", "common")]
+        own = [p for p in _parameters(study, {}) if p.name not in _GIVEN]
         last = [
             inspect.Parameter("results", _KEYWORD, default=Path("results"), annotation=_RESULTS),
             inspect.Parameter("fresh", _KEYWORD, default=False, annotation=_FRESH),
+            inspect.Parameter("workers", _KEYWORD, default=None, annotation=WorkersOption),
         ]
 
-        def command(results: Path, fresh: bool, **values: Any) -> None:
+        def command(results: Path, fresh: bool, workers: str | None, **values: Any) -> None:
+            from collabedit.progress import plan
+            from collabedit.progress.plans import study_stages
+            from collabedit.workers import open_workers
+
             settings = common_settings(**{p.name: values.pop(p.name) for p in common})
             for left_out in without:
                 del settings[left_out]
-            show_run(study(results, fresh, settings, **values))
+            stages = study_stages(
+                len(settings["merge"]),
+                rounds=values.get("rounds", 1),
+                generations=settings["generations"],
+                heldout=settings["heldout"] is not None,
+            )
+            with open_workers(workers) as executor, plan(stages if counted else ()):
+                finished = study(results, fresh, executor, settings, **values)
+            show_run(finished)
 
         command.__doc__ = study.__doc__
         command.__signature__ = inspect.Signature([*own, *common, *last])  # type: ignore[attr-defined]
@@ -143,6 +186,8 @@ def _study(
     return register
 
 
+#: What studies are given besides their own options.
+_GIVEN = ("results", "fresh", "executor", "common")
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _RESULTS = ResultsOption
 _FRESH = Annotated[
@@ -151,7 +196,8 @@ _FRESH = Annotated[
 
 
 def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(function, globals() | {"Run": Any}, include_extras=True)
+    names = globals() | {"Run": Any, "Executor": Any}
+    hints = get_type_hints(function, names, include_extras=True)
     return [
         parameter.replace(
             kind=_KEYWORD,
@@ -162,21 +208,40 @@ def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[
     ]
 
 
-@_study("single-round")
-def single_round(results: Path, fresh: bool, common: dict[str, Any]) -> Run:
+@_study("single-round", counted=True)
+def single_round(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--secure-aggregation",
+            help="Merge by masked sums, as parties that hide from the coordinator do "
+            "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
+        ),
+    ] = False,
+) -> Run:
     """Edit once by many parties, merge by each method, and measure before and after.
 
     An interrupted run is continued by the same command. Targets are found once for all methods.
     """
     from collabedit.experiments import SingleRoundSettings, single_round
 
-    return single_round(SingleRoundSettings.checked(**common), results, fresh=fresh)
+    return single_round(
+        SingleRoundSettings.checked(**common, secure_aggregation=secure_aggregation),
+        results,
+        fresh=fresh,
+        executor=executor,
+    )
 
 
 @_study("editors", without=("editor", "schedule"), merge="GLOBAL,CollabEdit,SA,TA,TIES")
 def editors(
     results: Path,
     fresh: bool,
+    executor: Executor | None,
     common: dict[str, Any],
     editors: Annotated[
         str,
@@ -184,7 +249,7 @@ def editors(
             "--editors",
             "-E",
             help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
-            "AlphaEdit, FT-L; or all.",
+            "AlphaEdit, UltraEdit, FT-L, LocFT-BF; or all.",
         ),
     ] = "all",
     schedules: Annotated[
@@ -208,13 +273,14 @@ def editors(
         editors=tuple(editor.name for editor in all_editors()) if everything else asked,
         schedules=tuple(parse_schedule(name) for name in schedules.split(",")),
     )
-    return compare_editors(settings, results, fresh=fresh)
+    return compare_editors(settings, results, fresh=fresh, executor=executor)
 
 
-@_study("multi-round")
+@_study("multi-round", counted=True)
 def multi_round(
     results: Path,
     fresh: bool,
+    executor: Executor | None,
     common: dict[str, Any],
     rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")] = 5,
     beta: BetaOption = None,
@@ -228,13 +294,14 @@ def multi_round(
 
     betas = None if beta is None else read_decimals(beta, "--beta")
     settings = MultiRoundSettings.checked(**common, rounds=rounds, beta=betas)
-    return multi_round(settings, results, fresh=fresh)
+    return multi_round(settings, results, fresh=fresh, executor=executor)
 
 
 @_study("forgetting", merge="CollabEdit")
 def forgetting(
     results: Path,
     fresh: bool,
+    executor: Executor | None,
     common: dict[str, Any],
     further: Annotated[int, typer.Option(help="Edits made after the target set.")] = 40,
     batch: Annotated[int, typer.Option(help="How many of them at a time.")] = 1,
@@ -256,13 +323,14 @@ def forgetting(
         beta=None if beta is None else read_decimals(beta, "--beta"),
         measure_every=measure_every,
     )
-    return forgetting(settings, results, fresh=fresh)
+    return forgetting(settings, results, fresh=fresh, executor=executor)
 
 
 @_study("overlap", edits_per_party="10", merge="CollabEdit,TA")
 def overlap(
     results: Path,
     fresh: bool,
+    executor: Executor | None,
     common: dict[str, Any],
     rounds: Annotated[int, typer.Option("--rounds", "-r", help="Rounds of the same edits.")] = 5,
     copies: Annotated[
@@ -288,13 +356,14 @@ def overlap(
         skip_known=skip_known,
         beta=beta,
     )
-    return overlap(settings, results, fresh=fresh)
+    return overlap(settings, results, fresh=fresh, executor=executor)
 
 
 @_study("conflict", merge="CollabEdit")
 def conflict(
     results: Path,
     fresh: bool,
+    executor: Executor | None,
     common: dict[str, Any],
     mode: Annotated[
         str,
@@ -318,13 +387,14 @@ def conflict(
     asked = tuple(name.strip() for name in mode.lower().split(","))
     names = tuple(MODES) if asked == ("all",) else asked
     settings = ConflictSettings.checked(**common, conflicts=conflicts, modes=names)
-    return conflict(settings, results, fresh=fresh)
+    return conflict(settings, results, fresh=fresh, executor=executor)
 
 
 @_study("augmentation", merge="CollabEdit")
 def augmentation(
     results: Path,
     fresh: bool,
+    executor: Executor | None,
     common: dict[str, Any],
     wordings: Annotated[
         Path | None,
@@ -351,23 +421,28 @@ def augmentation(
         augment_prompts=prompts,
         beta=beta,
     )
-    return augmentation(settings, results, fresh=fresh)
+    return augmentation(settings, results, fresh=fresh, executor=executor)
 
 
 def show_run(run: Run) -> None:
     """Print a finished run's tables, plot it and say where it lies."""
-    from collabedit.experiments import load_summary
-    from collabedit.reporting.plots import save_plot
-    from collabedit.reporting.tables import console, summary_tables
+    from collabedit.reporting.results import RunResult
 
-    summary = load_summary(run.folder)
-    for table in summary_tables(summary, str(run.folder)):
-        console().print(table)
-    plot = save_plot(summary, run.folder / "plot.png")
-    files = ["summary.json", "params.json"]
-    files += ["table.md", "EDITOR/SCHEDULE/"] if "editors" in summary else ["case_<id>.json"]
-    files += ["plot.png"] if plot else []
-    print(f"Results: {run.folder}/ ({', '.join(files)})")
+    show_result(RunResult.load(run.folder), run.folder, title=str(run.folder))
+
+
+def show_result(result: RunResult, folder: Path, *, title: str, verdict: str = "") -> None:
+    """Print a result's tables, plot it and say where it lies."""
+    from collabedit.reporting.plots import save_plot
+    from collabedit.reporting.tables import console, tables_of
+
+    for table in tables_of(result, title):
+        console().print(table.rich())
+    plot = save_plot(result, folder / "plot.png")
+    if verdict:
+        print(verdict)
+    files = ["summary.json", "params.json", *result.files, *(["plot.png"] if plot else [])]
+    print(f"Results: {folder}/ ({', '.join(files)})")
 
 
 def summarize(
@@ -378,18 +453,19 @@ def summarize(
     """Show the results of finished runs: tables, JSON or CSV."""
     import json
 
-    from collabedit.experiments import load_summary
-    from collabedit.reporting.tables import console, summary_csv, summary_tables
+    from collabedit.reporting.results import RunResult
+    from collabedit.reporting.tables import console, results_csv, tables_of
 
-    summaries = {str(run): load_summary(run) for run in runs}
+    results = {str(run): RunResult.load(run) for run in runs}
     if as_json:
+        summaries = {run: result.summary() for run, result in results.items()}
         print(json.dumps(summaries, indent=2, ensure_ascii=False))
     elif as_csv:
-        print(summary_csv(summaries), end="")
+        print(results_csv(results), end="")
     else:
-        for run, summary in summaries.items():
-            for table in summary_tables(summary, run):
-                console().print(table)
+        for run, result in results.items():
+            for table in tables_of(result, run):
+                console().print(table.rich())
 
 
 def demo(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,7 @@ from collabedit.cli.options import (
 
 if TYPE_CHECKING:
     from collabedit.experiments import Run
+    from collabedit.reporting.results import TuneResult
 
 
 def tune(
@@ -106,31 +107,26 @@ def tune(
 
 def show(run: Run, model: str, out: Path | None) -> None:
     """Print what tuning found, plot it, keep the preset and say how to use it."""
-    from collabedit.experiments import load_summary
+    from collabedit.cli.run import show_result
     from collabedit.files import write_json
-    from collabedit.reporting.plots import save_plot
-    from collabedit.reporting.tables import console, summary_tables
+    from collabedit.reporting.results import TuneResult
 
-    summary = load_summary(run.folder)
-    for table in summary_tables(summary, f"Tuning of {model}"):
-        console().print(table)
-    plot = save_plot(summary, run.folder / "plot.png")
-    print(_verdict(summary))
-    files = "summary.json, params.json, report.md" + (", plot.png" if plot else "")
-    print(f"Results: {run.folder}/ ({files})")
-    if "preset" in summary:
+    result = TuneResult.load(run.folder)
+    show_result(result, run.folder, title=f"Tuning of {model}", verdict=_verdict(result))
+    if result.preset is not None:
         preset = out or run.folder / "preset.json"
-        write_json(preset, summary["preset"])
+        write_json(preset, result.preset)
         print(f"Use the preset with: collabedit edit --model {model} --hparams {preset} ...")
 
 
-def _verdict(summary: dict[str, Any]) -> str:
+def _verdict(result: TuneResult) -> str:
     """What the search says, in a sentence or two."""
-    if "preset" not in summary:
-        ranges = ", ".join(f"{layers[0]}-{layers[-1]}" for layers in summary["ranges"])
+    if result.preset is None:
+        ranges = ", ".join(f"{layers[0]}-{layers[-1]}" for layers in result.ranges)
         return f"Layers to try, by the effect of their MLPs: {ranges}."
-    best, row = next(iter(summary["methods"].items()))
-    if row["present"]:
+    best, trial = next(iter(result.methods.items()))
+    row = trial.metrics
+    if trial.present:
         return f"The present settings are the best of those tried: {best}."
     found = (
         f"Best: {best}; Score {row['score']:.1f}, {row['gain']:.1f} above the present settings, "

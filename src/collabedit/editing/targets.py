@@ -15,10 +15,10 @@ enters at one layer and one position, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ from collabedit.models.tokens import encode, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
 
-__all__ = ["TargetCache", "optimise_targets"]
+__all__ = ["Solve", "TargetCache", "optimise_targets"]
 
 #: Edits optimised together, and tokens of their texts in one forward and backward pass.
 MAX_EDITS = 64
@@ -62,6 +62,14 @@ _SETTINGS = {
     "clamp_factor",
     "loss_threshold",
 }
+
+
+#: Gives the targets ``[d_out, edits]`` of one batch after the other, from the model, the batches,
+#: the contexts, the settings, whether a quick copy is used, and the tokens of a pass.
+Solve: TypeAlias = Callable[
+    [LanguageModel, Sequence[Sequence[EditRequest]], Contexts, Hyperparameters, bool, int],
+    Iterator[Tensor],
+]
 
 
 class TargetCache:
@@ -105,6 +113,7 @@ def optimise_targets(
     quick: bool = True,
     max_edits: int | None = None,
     max_tokens: int | None = None,
+    solve: Solve | None = None,
 ) -> Tensor:
     """Find the target of every request on the model in its current state.
 
@@ -124,6 +133,7 @@ def optimise_targets(
         max_edits: edits optimised together.
         max_tokens: tokens in one forward and backward pass. Of both, as many as are quick and fit
             the model's memory budget by default.
+        solve: finds the targets of batches elsewhere, such as on workers; here by default.
 
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
@@ -152,7 +162,7 @@ def optimise_targets(
         else:
             targets[:, batch] = stored
     missing = [[requests[i] for i in batch] for batch, _ in pending]
-    solved = _solved(model, missing, contexts, settings, quick, max_tokens)
+    solved = (solve or _solved)(model, missing, contexts, settings, quick, max_tokens)
     for (batch, key), found in zip(pending, solved, strict=True):
         targets[:, batch] = found
         if cache:

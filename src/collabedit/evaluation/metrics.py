@@ -17,6 +17,7 @@ from collabedit.evaluation.cases import CaseResult
 
 __all__ = [
     "Direction",
+    "Level",
     "Metric",
     "Summary",
     "metric",
@@ -29,6 +30,12 @@ __all__ = [
 Summary = dict[str, float]
 
 Direction = Literal["higher", "lower", "neither"]
+
+#: Where a metric is shown: even in tables that are short of room, such as one row a round;
+#: in comparisons of editors too; or only in a run's own table.
+Level = Literal["headline", "comparison", "detail"]
+_LEVELS: tuple[Level, ...] = ("headline", "comparison", "detail")
+
 _Values = Callable[[CaseResult], Sequence[float]]
 
 
@@ -40,9 +47,11 @@ class Metric:
         key: its name in files.
         heading: its name in tables.
         definition: what it is, in a line.
-        unit: of its values, such as ``%``.
-        better: which values are the better ones.
-        decimals: shown in tables.
+        unit: of its values, such as ``%``; empty for plain numbers.
+        direction: which values are the better ones.
+        decimals: shown in tables; ``None`` shows as many as the value needs.
+        scientific: shown with an exponent.
+        level: the tables that show it.
         values: what a record contributes, from 0 to 1, empty where it does not apply; ``None`` for
             metrics that are not averages over records.
     """
@@ -51,8 +60,10 @@ class Metric:
     heading: str
     definition: str
     unit: str = "%"
-    better: Direction = "higher"
-    decimals: int = 1
+    direction: Direction = "higher"
+    decimals: int | None = 1
+    scientific: bool = False
+    level: Level = "detail"
     values: _Values | None = None
 
 
@@ -65,9 +76,10 @@ def register_metric(new: Metric) -> Metric:
     return new
 
 
-def metrics() -> list[Metric]:
-    """All metrics, in the order of tables."""
-    return list(_METRICS.values())
+def metrics(level: Level = "detail") -> list[Metric]:
+    """The metrics that tables of a level show, in their order; by default all."""
+    shown = _LEVELS[: _LEVELS.index(level) + 1]
+    return [each for each in _METRICS.values() if each.level in shown]
 
 
 def metric(key: str) -> Metric:
@@ -143,18 +155,21 @@ for _metric in (
         "ES",
         "ES",
         "efficacy score: percentage of rewrite prompts with P(new object) > P(true object)",
+        level="headline",
         values=_success("rewrite", "target_new", "target_true"),
     ),
     Metric(
         "PS",
         "PS",
         "paraphrase score: percentage of paraphrase prompts with P(new) > P(true)",
+        level="headline",
         values=_success("paraphrase", "target_new", "target_true"),
     ),
     Metric(
         "NS",
         "NS",
         "neighbourhood score: percentage of neighbourhood prompts with P(true) > P(new)",
+        level="headline",
         values=_success("neighborhood", "target_true", "target_new"),
     ),
     Metric(
@@ -162,6 +177,7 @@ for _metric in (
         "Score",
         "harmonic mean of ES, PS and NS, or for zsRE of the three token accuracies; 0 if one of "
         "them is 0",
+        level="headline",
     ),
     Metric(
         "rewrite_accuracy",
@@ -189,18 +205,21 @@ for _metric in (
         "ES tok",
         "zsRE: percentage of the answer's tokens that are the most likely one after the question "
         "and the answer's earlier tokens",
+        level="comparison",
         values=_accuracy("rewrite", "zsre"),
     ),
     Metric(
         "paraphrase_token_accuracy",
         "PS tok",
         "zsRE: the same after the question in other words",
+        level="comparison",
         values=_accuracy("paraphrase", "zsre"),
     ),
     Metric(
         "neighborhood_token_accuracy",
         "NS tok",
         "zsRE: the same for the known answer to an unrelated question",
+        level="comparison",
         values=_accuracy("neighborhood", "zsre"),
     ),
     Metric(
@@ -209,12 +228,14 @@ for _metric in (
         "mean of the generations' 2-gram and 3-gram entropies in bits, weighted 2/3 and 4/3, times "
         "100",
         unit="bits / 100",
+        level="comparison",
         values=_single("ngram_entropy"),
     ),
     Metric(
         "consistency",
         "consist.",
         "tf-idf cosine of the generations with the reference texts, times 100",
+        level="comparison",
         values=_single("reference_score"),
     ),
     Metric(
@@ -222,8 +243,9 @@ for _metric in (
         "ppl",
         "perplexity of a held-out text",
         unit="",
-        better="lower",
+        direction="lower",
         decimals=2,
+        level="comparison",
     ),
     Metric(
         "rewrite_difference",
@@ -235,7 +257,7 @@ for _metric in (
         "rewrite_conflict_wins",
         "conflict wins",
         "augmentation: percentage of records where the conflicting answer is likelier",
-        better="lower",
+        direction="lower",
     ),
     Metric(
         "wordings_difference",
@@ -248,7 +270,58 @@ for _metric in (
         "conflict wins",
         "augmentation: percentage of records where the conflicting answer is likelier after "
         "wordings that were never edited",
-        better="lower",
+        direction="lower",
+    ),
+    Metric(
+        "distance_from_global",
+        "distance",
+        "of the update from GLOBAL's: the largest over layers of |D - D_GLOBAL| / |D_GLOBAL|",
+        unit="",
+        direction="neither",
+        scientific=True,
+        level="comparison",
+    ),
+    Metric(
+        "relative_norm",
+        "|D| / |D of first|",
+        "overlap: norm of the update relative to that of the fewest copies, largest over layers",
+        unit="",
+        direction="neither",
+        decimals=2,
+        level="headline",
+    ),
+    Metric(
+        "remaining_residual",
+        "|z - h| left",
+        "overlap: mean share of each edit's |z - h| that the edit leaves; 0 meets the target",
+        unit="",
+        direction="lower",
+        decimals=2,
+        level="headline",
+    ),
+    Metric(
+        "gain",
+        "gain",
+        "tuning: Score above that of the present settings",
+        unit="",
+        level="headline",
+    ),
+    Metric(
+        "gain_error",
+        "+-",
+        "tuning: standard error of the gain (jackknife)",
+        unit="",
+        level="headline",
+        direction="neither",
+    ),
+    Metric(
+        "update_norm",
+        "update",
+        "tuning: norm of the update by that of the edited weights (Frobenius)",
+        unit="",
+        direction="neither",
+        decimals=3,
+        level="headline",
     ),
 ):
     register_metric(_metric)

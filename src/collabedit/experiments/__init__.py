@@ -9,7 +9,6 @@ from collabedit.experiments.overlap import OverlapSettings, overlap
 from collabedit.experiments.runs import Run, open_run
 from collabedit.experiments.single_round import SingleRoundSettings, single_round
 from collabedit.experiments.study import StudySettings
-from collabedit.experiments.summaries import load_summary
 
 __all__ = [
     "MODES",
@@ -26,7 +25,6 @@ __all__ = [
     "compare_editors",
     "conflict",
     "forgetting",
-    "load_summary",
     "multi_round",
     "open_run",
     "overlap",

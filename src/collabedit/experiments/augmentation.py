@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from statistics import fmean
 from typing import TypedDict, cast
@@ -57,7 +58,13 @@ class _Case(TypedDict):
 _MEASURED = {"edited away": 1, "before augmentation": 2, "after augmentation": 3}
 
 
-def augmentation(settings: AugmentationSettings, results: Path, *, fresh: bool = False) -> Run:
+def augmentation(
+    settings: AugmentationSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Three rounds: an edit, its reversal against a conflicting edit, the preferred one augmented.
 
     Every record is measured on the model of each round: how likely the preferred and the
@@ -67,12 +74,13 @@ def augmentation(settings: AugmentationSettings, results: Path, *, fresh: bool =
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
 
     Returns:
         The finished run.
     """
     shares = _deal(settings)
-    study = open_study("augmentation", settings, results, fresh=fresh)
+    study = open_study("augmentation", settings, results, fresh=fresh, executor=executor)
     flat = [item for share in shares for item in share]
     measured = {"unedited": _measure(study, "unedited", flat)}
     trajectory = Trajectory(settings.merge[0], settings.merge[0], settings.beta)

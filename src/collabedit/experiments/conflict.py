@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,20 +74,27 @@ class ConflictSettings(StudySettings):
         return names
 
 
-def conflict(settings: ConflictSettings, results: Path, *, fresh: bool = False) -> Run:
+def conflict(
+    settings: ConflictSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Edit A, B or both, and measure A or B: one row a mode.
 
     Args:
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
 
     Returns:
         The finished run.
     """
     (shares,) = deal(settings)
     sets = {"A": shares, "B": _conflicting_shares(settings, shares)}
-    study = open_study("conflict", settings, results, fresh=fresh)
+    study = open_study("conflict", settings, results, fresh=fresh, executor=executor)
     flat = {name: records_of(part) for name, part in sets.items()}
     before = {name: study.measure(f"unedited_{name}", part) for name, part in flat.items()}
     after: dict[str, Measured] = {}

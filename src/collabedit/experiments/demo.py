@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-
 from collabedit.experiments.single_round import SingleRoundSettings, single_round
-from collabedit.experiments.summaries import load_summary
 from collabedit.files import read_json
 from collabedit.messages import Delta
 from collabedit.models import LanguageModel, load_model
-from collabedit.reporting.tables import console, summary_table
+from collabedit.progress import plan
+from collabedit.progress.plans import study_stages
+from collabedit.reporting.results import SingleRoundResult
+from collabedit.reporting.table import Column, Table, console, section
+from collabedit.reporting.tables import methods_table
 
 __all__ = ["run_demo"]
 
@@ -31,8 +32,10 @@ def run_demo(results: Path, seed: int) -> None:
         "Four parties hold eight facts each that they want to correct in one model, "
         f"{_SETTINGS.model}.\nNone sees another's facts. Their edits are merged in five ways:\n"
     )
-    run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
-    out.print(summary_table(load_summary(run.folder), "32 edits of 4 parties, merged"))
+    with plan(study_stages(len(_SETTINGS.merge))):
+        run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
+    result = SingleRoundResult.load(run.folder)
+    out.print(methods_table(result, "32 edits of 4 parties, merged").rich())
     out.print(
         "ES, PS: how often the new object is likelier than the old one, asked as edited and in\n"
         "other words. NS: how often the true object stays likelier for neighbouring facts.\n"
@@ -40,7 +43,7 @@ def run_demo(results: Path, seed: int) -> None:
         "distance: of the weight update from that of GLOBAL, one party holding all 32 edits;\n"
         "CollabEdit computes the same update, averaging does not.\n"
     )
-    out.print(_answers(run.folder))
+    out.print(_answers(run.folder).rich())
     out.print(
         f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)\n\n"
         "What to try next:\n"
@@ -63,12 +66,12 @@ def _answers(folder: Path) -> Table:
     delta = Delta.load(folder / "stages" / "deltas" / "CollabEdit.safetensors")
     with model.edited(delta.changes):
         after = [continuation(model, prompt) for prompt in prompts]
-    table = Table(title="The model goes on", title_justify="left")
-    for heading in ("prompt", "edit", "before", "after CollabEdit"):
-        table.add_column(heading)
-    for rewrite, prompt, old, new in zip(rewrites, prompts, before, after, strict=True):
-        table.add_row(prompt, rewrite["target_new"]["str"], old, new)
-    return table
+    targets = [rewrite["target_new"]["str"] for rewrite in rewrites]
+    names = ("prompt", "edit", "before", "after CollabEdit")
+    columns = [Column.words(name) for name in names]
+    found = zip(prompts, targets, before, after, strict=True)
+    rows = [dict(zip(names, texts, strict=True)) for texts in found]
+    return Table("The model goes on", columns, [section(columns, rows)])
 
 
 def _spread(items: list[Path], count: int) -> list[Path]:

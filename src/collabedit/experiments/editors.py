@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,12 +22,16 @@ from collabedit.experiments.study import (
     described,
     parameters,
     records_of,
+    requests_of,
     summary_of,
 )
-from collabedit.files import read_json, write_text
+from collabedit.experiments.units import Unit, do_on_workers, resident
+from collabedit.files import write_text
 from collabedit.merging import POOLED, resolve_method
 from collabedit.messages import RoundConfig, Schedule
-from collabedit.reporting.editor_tables import editor_grids
+from collabedit.parties import Party
+from collabedit.reporting.results import EditorPart, EditorsResult, SingleRoundResult
+from collabedit.reporting.tables import tables_of
 from collabedit.requests import Record
 from collabedit.rounds import gives_statistics
 
@@ -88,7 +93,13 @@ class EditorsSettings(CommonSettings):
         return SingleRoundSettings(**{**common, **own})
 
 
-def compare_editors(settings: EditorsSettings, results: Path, *, fresh: bool = False) -> Run:
+def compare_editors(
+    settings: EditorsSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Run a single round with each editor in each schedule, and set them side by side.
 
     Each part is a run of its own, in a folder below the comparison's. The edits, the contexts and
@@ -99,12 +110,14 @@ def compare_editors(settings: EditorsSettings, results: Path, *, fresh: bool = F
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`), which do a part each; all is
+            done here by default.
 
     Returns:
         The finished run.
     """
     (shares,) = deal(settings)
-    loaded = Loaded.of(settings)
+    loaded = Loaded.of(settings, executor)
     rounds = _rounds(settings, loaded)
     run = open_run(
         results,
@@ -118,19 +131,22 @@ def compare_editors(settings: EditorsSettings, results: Path, *, fresh: bool = F
         fresh=fresh,
     )
     before = loaded.measure(run, "unedited", records_of(shares))
+    if executor is not None:
+        _on_workers(executor, loaded, run, rounds, shares, before)
     parts = []
     for number, config in enumerate(rounds, 1):
         logger.info("%d of %d: %s ...", number, len(rounds), _name(config))
         parts.append(_part(settings, loaded, run, config, shares, before))
-    summary = {
-        "experiment": "editors",
-        "unedited": summary_of(before),
-        "editors": parts,
-        "settings": run.params()["settings"],
-    }
-    markdown = [grid.markdown() for grid in editor_grids(summary, "Editors")]
+    params = run.params()
+    result = EditorsResult(
+        unedited=summary_of(before),
+        editors=parts,
+        settings=params["settings"],
+        versions=params["versions"],
+    )
+    markdown = [table.markdown() for table in tables_of(result, "Editors")]
     write_text(run.folder / "table.md", "\n".join(markdown))
-    run.write_summary(summary)
+    result.save(run.folder)
     return run
 
 
@@ -153,23 +169,56 @@ def _part(
     config: RoundConfig,
     shares: Sequence[Sequence[Record]],
     before: Measured,
-) -> dict[str, Any]:
+) -> EditorPart:
     """The results of one editor in one schedule; a finished part is read."""
-    folder = whole.folder / _name(config)
-    if not (folder / "summary.json").is_file():
-        own = settings.single_round(config)
-        params = parameters("single-round", own, config, loaded.covariance_for(config))
-        run = whole.part(_name(config), params)
-        edit_and_measure(loaded.study(own, run, config), shares, before)
-    summary = read_json(folder / "summary.json")
-    return {
-        "editor": config.editor,
-        "schedule": config.schedule.value if config.schedule_matters else EITHER,
-        "layers": list(config.layers),
-        "run": _name(config),
-        "methods": summary["methods"],
-        "delta_relative_to_global": summary["delta_relative_to_global"],
-    }
+    run = _opened(settings, loaded, whole, config)
+    if not run.finished:
+        edit_and_measure(loaded.study(settings.single_round(config), run, config), shares, before)
+    result = SingleRoundResult.load(run.folder)
+    return EditorPart(
+        editor=config.editor,
+        schedule=config.schedule.value if config.schedule_matters else EITHER,
+        layers=list(config.layers),
+        run=_name(config),
+        methods=result.methods,
+        delta_relative_to_global=result.delta_relative_to_global,
+    )
+
+
+def _opened(settings: EditorsSettings, loaded: Loaded, whole: Run, config: RoundConfig) -> Run:
+    """The run of one part, finished or not."""
+    own = settings.single_round(config)
+    params = parameters("single-round", own, config, loaded.covariance_for(config))
+    return whole.part(_name(config), params)
+
+
+def _on_workers(
+    executor: Executor,
+    loaded: Loaded,
+    whole: Run,
+    rounds: Sequence[RoundConfig],
+    shares: Sequence[Sequence[Record]],
+    before: Measured,
+) -> None:
+    """Let each part be a worker's unit, once the targets that parts share are in the cache."""
+    settings = cast(EditorsSettings, loaded.settings)
+    opened = [(config, _opened(settings, loaded, whole, config)) for config in rounds]
+    pending = [(config, run) for config, run in opened if not run.finished]
+    for config, _ in pending:
+        Party.together(loaded.model, requests_of(shares), config, solve=loaded.solve)
+    units = [Unit(_unit, (settings, config, shares, before), run) for config, run in pending]
+    do_on_workers(executor, units)
+
+
+def _unit(
+    run: Run,
+    settings: EditorsSettings,
+    config: RoundConfig,
+    shares: Sequence[Sequence[Record]],
+    before: Measured,
+) -> None:
+    study = resident(settings).study(settings.single_round(config), run, config)
+    edit_and_measure(study, shares, before)
 
 
 def _name(config: RoundConfig) -> str:

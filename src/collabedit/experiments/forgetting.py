@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,26 @@ class ForgettingSettings(StudySettings):
         return (0.0, resolve_editor(self.editor).beta) if self.beta is None else self.beta
 
 
-def forgetting(settings: ForgettingSettings, results: Path, *, fresh: bool = False) -> Run:
+def forgetting(
+    settings: ForgettingSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Edit a target set, then further edits batch by batch, and measure the target set on the way.
 
     Args:
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
 
     Returns:
         The finished run.
     """
     shares, batches = _deal(settings)
-    study = open_study("forgetting", settings, results, fresh=fresh)
+    study = open_study("forgetting", settings, results, fresh=fresh, executor=executor)
     rounds = [requests_of(shares), *(requests_of([batch]) for batch in batches)]
     targets = [record for share in shares for record in share]
     before = study.measure("unedited", targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from collabedit.experiments.study import (
     summary_of,
 )
 from collabedit.experiments.trajectory import Trajectory, trajectories
+from collabedit.experiments.units import Unit, do_on_workers, resident
 from collabedit.merging import POOLED
-from collabedit.messages import RoundState
+from collabedit.messages import RoundConfig, RoundState
 from collabedit.requests import Record
 
 __all__ = ["MultiRoundSettings", "multi_round"]
@@ -50,7 +52,13 @@ class MultiRoundSettings(StudySettings):
         return (resolve_editor(self.editor).beta,) if self.beta is None else self.beta
 
 
-def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = False) -> Run:
+def multi_round(
+    settings: MultiRoundSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Edit in several rounds under each merge method; measure all edits so far after each.
 
     Every method follows its own trajectory. A killed run continues from its last finished round.
@@ -59,18 +67,24 @@ def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = Fa
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
 
     Returns:
         The finished run.
     """
     rounds = deal(settings, settings.rounds)
-    study = open_study("multi-round", settings, results, fresh=fresh)
+    study = open_study("multi-round", settings, results, fresh=fresh, executor=executor)
     records = [[record for share in shares for record in share] for shares in rounds]
     everything = [record for part in records for record in part]
     before = study.measure("unedited", everything)
     measured: dict[str, list[Measured]] = {}
     states: dict[Trajectory, list[RoundState]] = {}
-    for trajectory in trajectories(settings.merge, settings.betas):
+    ways = trajectories(settings.merge, settings.betas)
+    if executor is not None:
+        arguments = (settings, study.config, rounds)
+        units = [Unit(_unit, (way, *arguments), study.run, _files(way)) for way in ways]
+        do_on_workers(executor, units)
+    for trajectory in ways:
         name = trajectory.name
         states[trajectory], measured[name] = [], []
         for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
@@ -94,6 +108,26 @@ def multi_round(settings: MultiRoundSettings, results: Path, *, fresh: bool = Fa
             },
         }
     )
+
+
+def _files(trajectory: Trajectory) -> tuple[str, ...]:
+    """The files of a run that a trajectory needs, and those that it has finished."""
+    finished = (f"stages/{kind}/{trajectory.name}/*" for kind in ("states", "facts", "evaluation"))
+    return ("params.json", "round.json", *finished)
+
+
+def _unit(
+    run: Run,
+    trajectory: Trajectory,
+    settings: MultiRoundSettings,
+    config: RoundConfig,
+    rounds: Sequence[Sequence[Sequence[Record]]],
+) -> None:
+    """A worker's unit: all rounds of one trajectory, measured."""
+    study = resident(settings).study(settings, run, config)
+    records = [[record for share in shares for record in share] for shares in rounds]
+    for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
+        _measured(study, trajectory, state, records)
 
 
 def _measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +53,13 @@ class OverlapSettings(StudySettings):
     beta: Beta = 0.0
 
 
-def overlap(settings: OverlapSettings, results: Path, *, fresh: bool = False) -> Run:
+def overlap(
+    settings: OverlapSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Repeat the same edits, over rounds and within one.
 
     Over rounds: ``|R|`` by round and layer, with and without parties that skip what is known.
@@ -62,12 +69,13 @@ def overlap(settings: OverlapSettings, results: Path, *, fresh: bool = False) ->
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
 
     Returns:
         The finished run.
     """
     ((records,),) = deal(settings.model_copy(update={"parties": 1}))
-    study = open_study("overlap", settings, results, fresh=fresh)
+    study = open_study("overlap", settings, results, fresh=fresh, executor=executor)
     before = study.measure("unedited", records)
     repeated, after = _over_rounds(study, settings, records)
     write_cases(study.run, records, before, after)

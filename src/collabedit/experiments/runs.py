@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from collabedit._version import __version__
 from collabedit.files import read_json, write_json
 from collabedit.messages import Delta, RoundState
+from collabedit.reporting.results import Costs, StageCost
 
 __all__ = ["Run", "open_run"]
 
@@ -60,7 +62,8 @@ class Run:
         """The JSON value of a stage: read when it is finished, computed and kept otherwise."""
         path = self.folder / "stages" / f"{name}.json"
         if not path.is_file():
-            write_json(path, self._timed(name, compute), indent=None)
+            with self._measured(name, path):
+                write_json(path, compute(), indent=None)
         value: Value = self.read_stage(name)
         return value
 
@@ -79,33 +82,27 @@ class Run:
     def _saved(self, name: str, compute: Callable[[], Delta | RoundState]) -> Path:
         path = self.folder / "stages" / f"{name}.safetensors"
         if not path.is_file():
-            self._timed(name, compute).save(path)
+            with self._measured(name, path):
+                compute().save(path)
         return path
 
     def write_case(self, case_id: int, value: Mapping[str, Any]) -> None:
         """Write one record's results."""
         write_json(self.folder / f"case_{case_id}.json", value)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, which marks the run as finished."""
-        write_json(self.folder / "summary.json", summary)
-
     def params(self) -> dict[str, Any]:
         """What was asked, with versions and hashes."""
         return dict(read_json(self.folder / "params.json"))
 
-    def seconds(self) -> dict[str, float]:
-        """Seconds that each stage took."""
-        path = self.folder / "stages" / "seconds.json"
-        return dict(read_json(path)) if path.is_file() else {}
-
-    def _timed(self, name: str, compute: Callable[[], Value]) -> Value:
+    @contextmanager
+    def _measured(self, name: str, path: Path) -> Iterator[None]:
+        """Note what a stage takes, and what it leaves in its file."""
         logger.info("%s ...", name)
         start = time.perf_counter()
-        value = compute()
-        seconds = {**self.seconds(), name: round(time.perf_counter() - start, 3)}
-        write_json(self.folder / "stages" / "seconds.json", seconds)
-        return value
+        yield
+        seconds = round(time.perf_counter() - start, 3)
+        cost = StageCost(seconds=seconds, bytes=path.stat().st_size)
+        Costs(stages={**Costs.load(self.folder).stages, name: cost}).save(self.folder)
 
 
 def open_run(root: Path, editor: str, params: Mapping[str, Any], *, fresh: bool = False) -> Run:

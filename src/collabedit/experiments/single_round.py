@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import model_validator
 
 from collabedit.collaboration import distances, edit_alone, merge_edits
 from collabedit.experiments.runs import Run
@@ -19,31 +22,60 @@ from collabedit.experiments.study import (
     requests_of,
     summary_of,
 )
-from collabedit.merging import resolve_method
+from collabedit.merging import Merges, resolve_method
 from collabedit.messages import Delta
 from collabedit.parties import Party
+from collabedit.parties.in_process import secure_aggregation_of
 from collabedit.requests import Record
 
 __all__ = ["SingleRoundSettings", "case_of", "edit_and_measure", "single_round", "write_cases"]
 
 
 class SingleRoundSettings(StudySettings):
-    """What a single-round run depends on."""
+    """What a single-round run depends on.
+
+    Attributes:
+        secure_aggregation: merge under secure aggregation, all parties in this process.
+    """
+
+    secure_aggregation: bool = False
+
+    @model_validator(mode="after")
+    def _sums_suffice(self) -> SingleRoundSettings:
+        hidden = [n for n in self.merge if resolve_method(n).merges is Merges.UPDATES]
+        if self.secure_aggregation and hidden:
+            raise ValueError(
+                f"{', '.join(hidden)} need each party's own update, which secure aggregation "
+                "hides; use --merge CollabEdit,GLOBAL"
+            )
+        return self
 
 
-def single_round(settings: SingleRoundSettings, results: Path, *, fresh: bool = False) -> Run:
+def single_round(
+    settings: SingleRoundSettings,
+    results: Path,
+    *,
+    fresh: bool = False,
+    executor: Executor | None = None,
+) -> Run:
     """Run one round under each merge method and measure each.
 
     Args:
         settings: what to run.
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
 
     Returns:
         The finished run.
     """
     (shares,) = deal(settings)
-    study = open_study("single-round", settings, results, fresh=fresh)
+    secure = None
+    if settings.secure_aggregation:
+        secure = partial(secure_aggregation_of, [len(share) for share in shares])
+    study = open_study(
+        "single-round", settings, results, fresh=fresh, executor=executor, secure=secure
+    )
     return edit_and_measure(study, shares, study.measure("unedited", records_of(shares)))
 
 

@@ -18,7 +18,9 @@ from collabedit.progress import say
 
 __all__ = ["Unpacking", "unpacked", "unpacking"]
 
-_BY_PACKAGE = "bitsandbytes"
+_BITSANDBYTES = "bitsandbytes"
+#: Methods whose weights a package of that name unpacks.
+_BY_PACKAGE = (_BITSANDBYTES, "compressed-tensors")
 _DENSE = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
@@ -49,9 +51,9 @@ def unpacking(name: str, config: Any) -> Unpacking | None:
     if packed is None:
         return None
     method = _method(packed)
-    found = (
-        _by_bitsandbytes(name, method) if method.startswith(_BY_PACKAGE) else _while_read(packed)
-    )
+    _require_package(name, method)
+    by_bitsandbytes = method.startswith(_BITSANDBYTES)
+    found = Unpacking({}, afterwards=True) if by_bitsandbytes else _while_read(packed)
     if found is None:
         raise ModelError(
             f"{name}: its weights are packed ({method}), so they can be neither edited nor saved "
@@ -89,18 +91,18 @@ def _quantisation(config: Any) -> Mapping[str, Any] | None:
 def _method(packed: Mapping[str, Any]) -> str:
     for bits in (4, 8):
         if packed.get(f"load_in_{bits}bit") or packed.get(f"_load_in_{bits}bit"):
-            return f"{_BY_PACKAGE}, {bits} bits"
+            return f"{_BITSANDBYTES}, {bits} bits"
     method = packed.get("quant_method")
     return str(getattr(method, "value", method) or "an unknown format")
 
 
-def _by_bitsandbytes(name: str, method: str) -> Unpacking:
-    if find_spec(_BY_PACKAGE) is None:
-        raise ModelError(
-            f"{name}: its weights are packed ({method}); to unpack them, install the package: pip "
-            "install bitsandbytes; or use the unpacked original that its model card names"
-        )
-    return Unpacking({}, afterwards=True)
+def _require_package(name: str, method: str) -> None:
+    for package in _BY_PACKAGE:
+        if method.startswith(package) and find_spec(package.replace("-", "_")) is None:
+            raise ModelError(
+                f"{name}: its weights are packed ({method}); to unpack them, install the package: "
+                f"pip install {package}; or use the unpacked original that its model card names"
+            )
 
 
 def _while_read(packed: Mapping[str, Any]) -> Unpacking | None:

@@ -1,200 +1,291 @@
-"""Tables of finished runs: for the terminal, and as CSV."""
+"""The tables of each study's results."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from functools import singledispatch
+from math import nan
 
-from rich.console import Console
-from rich.table import Table
+from collabedit.evaluation import ANSWER_METRICS, metric, metrics
+from collabedit.evaluation.metrics import Level
+from collabedit.reporting.results import (
+    EditorsResult,
+    ForgettingResult,
+    Metrics,
+    MultiRoundResult,
+    OverlapResult,
+    RepeatedRound,
+    RunResult,
+    TuneResult,
+)
+from collabedit.reporting.table import Column, Row, Section, Table, console, section, to_csv
 
-from collabedit.evaluation import metric, metrics
-from collabedit.reporting.editor_tables import editor_grids, editor_rows
-from collabedit.reporting.tuning_tables import tuning_grids
+__all__ = [
+    "answer_tables",
+    "console",
+    "measured_columns",
+    "methods_table",
+    "results_csv",
+    "tables_of",
+]
 
-__all__ = ["console", "summary_csv", "summary_rows", "summary_table", "summary_tables"]
-
-_DISTANCE = "distance_from_global"
-_WIDTH_IN_FILES = 160
-
-
-def console() -> Console:
-    """The console that tables are printed on: standard output, in files wide enough for all."""
-    out = Console()
-    return out if out.is_terminal else Console(width=max(_WIDTH_IN_FILES, out.width))
+_METHOD = Column.name("method", once=True)
+_NAMES = ("editor", "schedule", "method")
 
 
-def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a method, the unedited model (if measured) first, with the distance from GLOBAL's.
+def tables_of(result: RunResult, title: str) -> list[Table]:
+    """All that a run's result has to show, the methods' table first.
 
-    A comparison of editors has a row for each editor, schedule and method.
+    Args:
+        result: of any study; each has its own tables.
+        title: of the first table.
     """
-    if "editors" in summary:
-        return editor_rows(summary)
-    distances = summary.get("delta_relative_to_global", {})
-    rows = [{"method": "unedited", **summary["unedited"]}] if "unedited" in summary else []
-    for name, measured in summary["methods"].items():
-        row = {"method": name, **measured}
-        if name in distances:
-            row[_DISTANCE] = distances[name]
-        rows.append(row)
-    return rows
+    return [*_own_tables(result, title), *answer_tables(result)]
 
 
-def summary_table(summary: Mapping[str, Any], title: str) -> Table:
-    """A summary as a table: methods by metrics.
+@singledispatch
+def _own_tables(result: RunResult, title: str) -> list[Table]:
+    return [methods_table(result, title)]
 
-    ``acc`` columns are accuracies, ``tok`` columns zsRE's token accuracies; the distance is the
-    largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``.
+
+def answer_tables(result: RunResult) -> list[Table]:
+    """What the models wrote when they were asked: a table, or none if nobody asked."""
+    rows = [row for row in result.rows() if any(each.key in row for each in ANSWER_METRICS)]
+    if not rows:
+        return []
+    columns = [
+        *(_METHOD if key == "method" else Column.name(key) for key in _NAMES if key in rows[0]),
+        *(Column.of(each) for each in ANSWER_METRICS if any(each.key in row for row in rows)),
+    ]
+    return [Table("What the models write when they are asked", columns, [section(columns, rows)])]
+
+
+def methods_table(result: RunResult, title: str) -> Table:
+    """Methods by metrics, the unedited model first."""
+    rows = result.rows()
+    columns = [_METHOD, *measured_columns(rows)]
+    return Table(title, columns, [section(columns, rows)])
+
+
+def results_csv(results: Mapping[str, RunResult]) -> str:
+    """All that several runs measured as CSV, one row a run and method.
+
+    Args:
+        results: by the names of runs.
     """
-    rows = summary_rows(summary)
-    columns = [each for each in metrics() if any(each.key in row for row in rows)]
-    table = Table(title=title, title_justify="left")
-    table.add_column("method", no_wrap=True)
-    for each in columns:
-        table.add_column(each.heading, justify="right", overflow="fold")  # never cut a number
-    has_distance = any(_DISTANCE in row for row in rows)
-    if has_distance:
-        table.add_column("distance", justify="right", no_wrap=True)
-    for row in rows:
-        cells = [
-            f"{row[each.key]:.{each.decimals}f}" if each.key in row else "" for each in columns
-        ]
-        if has_distance:
-            cells.append(f"{row[_DISTANCE]:.1e}" if _DISTANCE in row else "")
-        table.add_row(row["method"], *cells)
-    return table
+    return to_csv([{"run": run, **row} for run, found in results.items() for row in found.rows()])
 
 
-def summary_tables(summary: Mapping[str, Any], title: str) -> list[Table]:
-    """All that a study's summary has to show, the methods' table first."""
-    if "editors" in summary:
-        return [grid.rich() for grid in editor_grids(summary, title)]
-    if "trace" in summary:
-        return [grid.rich() for grid in tuning_grids(summary, title)]
-    tables = [summary_table(summary, title)]
-    if "rounds" in summary:
-        tables.append(_rounds_table(summary["rounds"]))
-    if "curves" in summary:
-        tables.append(
-            _series_table(
-                "The target set after further edits",
-                summary["curves"],
-                {"further_edits": ("further", 0), **_SCORES},
-            )
-        )
-    if "repeated" in summary:
-        rounds = {
+def measured_columns(rows: Sequence[Row], level: Level = "detail") -> list[Column]:
+    """A column for each metric of a level that one of the rows has."""
+    asked = {each.key for each in ANSWER_METRICS}  # they have a table of their own
+    return [
+        Column.of(each)
+        for each in metrics(level)
+        if each.key not in asked and any(each.key in row for row in rows)
+    ]
+
+
+@_own_tables.register
+def _multi_round(result: MultiRoundResult, title: str) -> list[Table]:
+    """Besides, the Score of the edits of each round, after each round: how they fade."""
+    score = metric("score")
+    count = max(map(len, result.rounds.values()))
+    rounds = [
+        replace(Column.of(score), key=str(number), heading=f"round {number}")
+        for number in range(1, count + 1)
+    ]
+    faded = _series(
+        "Score of the edits of each round",
+        [Column("after", "measured after round"), *rounds],
+        {
             name: [
-                {**row, "round": number, **_by_layer(row["residual_norms"])}
-                for number, row in enumerate(rows, start=1)
+                {"after": after, **{str(n): m.get("score", nan) for n, m in enumerate(part, 1)}}
+                for after, part in enumerate(parts, 1)
             ]
-            for name, rows in summary["repeated"].items()
-        }
-        layers = {
-            key: (f"|R| {key}", 2)
-            for rows in rounds.values()
-            for key in rows[0]
-            if key.startswith("layer ")
-        }
-        tables.append(
-            _series_table(
-                "The same edits in every round",
-                rounds,
-                {
-                    "round": ("round", 0),
-                    "edits": ("edits", 0),
-                    "skipped": ("skipped", 0),
-                    **layers,
-                    **_SCORES,
-                },
-            )
-        )
-        tables.append(
-            _series_table(
-                "The same edits from several parties in one round",
-                summary["copies"],
-                {
-                    "copies": ("parties", 0),
-                    "relative_norm": ("|D| / |D of first|", 2),
-                    "remaining_residual": ("|z - h| left", 2),
-                    **_SCORES,
-                },
-            )
-        )
+            for name, parts in result.rounds.items()
+        },
+    )
+    return [methods_table(result, title), faded]
+
+
+@_own_tables.register
+def _forgetting(result: ForgettingResult, title: str) -> list[Table]:
+    rows = [row for curve in result.curves.values() for row in curve]
+    columns = [Column("further_edits", "further"), *measured_columns(rows, "headline")]
+    curves = _series("The target set after further edits", columns, result.curves)
+    return [methods_table(result, title), curves]
+
+
+@_own_tables.register
+def _overlap(result: OverlapResult, title: str) -> list[Table]:
+    return [methods_table(result, title), _repeated(result.repeated), _copies(result.copies)]
+
+
+def _repeated(repeated: Mapping[str, Sequence[RepeatedRound]]) -> Table:
+    series: dict[str, list[Row]] = {
+        name: [
+            {
+                "round": number,
+                "edits": each.edits,
+                "skipped": each.skipped,
+                **{_layer(weight): norm for weight, norm in each.residual_norms.items()},
+                **each.metrics,
+            }
+            for number, each in enumerate(rounds, 1)
+        ]
+        for name, rounds in repeated.items()
+    }
+    rows = [row for own in series.values() for row in own]
+    layers = dict.fromkeys(
+        _layer(w) for own in repeated.values() for r in own for w in r.residual_norms
+    )
+    columns = [
+        *(Column(key, key) for key in ("round", "edits", "skipped")),
+        *(
+            Column(key, f"|R| {key}", decimals=2, definition="norm of all parties' residuals")
+            for key in layers
+        ),
+        *measured_columns(rows, "headline"),
+    ]
+    return _series("The same edits in every round", columns, series)
+
+
+def _layer(weight_name: str) -> str:
+    """``layer N`` instead of the weight's name."""
+    found = re.search(r"\.(\d+)\.", weight_name)
+    return f"layer {found.group(1)}" if found else weight_name
+
+
+def _copies(copies: Mapping[str, Sequence[Metrics]]) -> Table:
+    rows = [row for own in copies.values() for row in own]
+    columns = [Column("copies", "parties"), *measured_columns(rows, "headline")]
+    return _series("The same edits from several parties in one round", columns, copies)
+
+
+def _series(title: str, columns: Sequence[Column], series: Mapping[str, Sequence[Row]]) -> Table:
+    """Several rows a method."""
+    columns = [_METHOD, *columns]
+    sections = [
+        section(columns, [{"method": name, **row} for row in rows]) for name, rows in series.items()
+    ]
+    return Table(title, columns, sections)
+
+
+@_own_tables.register
+def _editors(result: EditorsResult, title: str) -> list[Table]:
+    """All measures of all editors, and the Scores alone, editors by methods."""
+    tables = [_measures(result, title)]
+    if any("score" in metrics for part in result.editors for metrics in part.methods.values()):
+        tables.append(_scores(result))
     return tables
 
 
-_SCORES = {
-    each.key: (each.heading, each.decimals) for each in map(metric, ("ES", "PS", "NS", "score"))
-}
+_EDITOR = (Column.name("editor", once=True), Column.name("schedule", once=True))
 
 
-def _by_layer(norms: Mapping[str, float]) -> dict[str, float]:
-    """Norms by ``layer N`` instead of the weight's name."""
-    numbers = {name: re.search(r"\.(\d+)\.", name) for name in norms}
-    return {
-        f"layer {found.group(1)}" if found else name: norms[name] for name, found in numbers.items()
-    }
+def _measures(result: EditorsResult, title: str) -> Table:
+    columns = [*_EDITOR, Column.name("method"), *measured_columns(result.rows(), "comparison")]
+    keys = [column.key for column in columns]
+    sections: list[Section] = [section(columns, result.rows()[:1])]
+    sections += [section(columns, part.rows(), compared=keys) for part in result.editors]
+    notes = ["Bold: the best of an editor and schedule."]
+    notes += [f"{c.heading}: {c.definition}." for c in columns if c.scientific]
+    if any(part.schedule == "either" for part in result.editors):
+        notes.append("either: the schedule makes no difference (one layer), measured once.")
+    return Table(title, columns, sections, " ".join(notes))
 
 
-def _rounds_table(rounds: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> Table:
-    """Score of the edits of each round, after each round: how they fade."""
-    series = {
-        name: [
-            {
-                "after": after,
-                **{str(n): metrics.get("score", math.nan) for n, metrics in enumerate(part, 1)},
-            }
-            for after, part in enumerate(parts, 1)
-        ]
-        for name, parts in rounds.items()
-    }
-    count = max(map(len, rounds.values()))
-    columns = {str(number): (f"round {number}", 1) for number in range(1, count + 1)}
-    return _series_table(
-        "Score of the edits of each round",
-        series,
-        {"after": ("measured after round", 0), **columns},
-    )
-
-
-def _series_table(
-    title: str,
-    series: Mapping[str, Sequence[Mapping[str, Any]]],
-    columns: Mapping[str, tuple[str, int]],
-) -> Table:
-    """Several rows a method; a column is a key with its heading and decimals."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("method", no_wrap=True)
-    for heading, _ in columns.values():
-        table.add_column(heading, justify="right", overflow="fold")  # never cut a number
-    for method, rows in series.items():
-        for number, row in enumerate(rows):
-            cells = [
-                f"{row[key]:.{digits}f}" if key in row else ""
-                for key, (_, digits) in columns.items()
-            ]
-            table.add_row("" if number else method, *cells, end_section=number == len(rows) - 1)
-    return table
-
-
-def summary_csv(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """All methods of several runs as CSV, one row a run and method."""
-    rows = [
-        {"run": run, **row} for run, summary in summaries.items() for row in summary_rows(summary)
+def _scores(result: EditorsResult) -> Table:
+    """The Scores, a row an editor and schedule, a column a method."""
+    methods = list(dict.fromkeys(name for part in result.editors for name in part.methods))
+    score = Column.of(metric("score"))
+    names = [Column.name("editor"), Column.name("schedule")]
+    columns = [*names, *(replace(score, key=name, heading=name) for name in methods)]
+    rows: list[Row] = [
+        {
+            "editor": part.editor,
+            "schedule": part.schedule,
+            **{name: found.get("score") for name, found in part.methods.items()},
+        }
+        for part in result.editors
     ]
-    return _csv(rows)
+    sections = [section(columns, rows, compared=methods)]
+    return Table("Score by editor and method", columns, sections, "Bold: the best of a column.")
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+@_own_tables.register
+def _tune(result: TuneResult, title: str) -> list[Table]:
+    """What causal tracing found, and all trials, the best first."""
+    tables = [_effects(result, title)]
+    if result.methods:
+        tables.append(_trials(result))
+    return tables
+
+
+def _effects(result: TuneResult, title: str) -> Table:
+    trace = result.trace
+    percent = Column("", "", unit="%", decimals=1)
+    columns = [
+        Column.name("layer"),
+        replace(percent, key="hidden", heading="its state restored"),
+        replace(percent, key="hidden_error", heading="+-"),
+        Column("layers", "layers"),
+        replace(percent, key="mlp", heading="their MLPs restored"),
+        replace(percent, key="mlp_error", heading="+-"),
+    ]
+    note = (
+        f"Percent, at the subject's last token: {trace.facts} known facts of {trace.examined} "
+        f"records, {trace.draws} draws of the noise each. The object's probability is "
+        f"{100 * trace.clean:.1f}, with noise {100 * trace.corrupted:.1f}; +- is the standard "
+        "error over facts."
+    )
+    rows = [_effect(result, layer) for layer in range(len(trace.hidden))]
+    return Table(f"{title}: average indirect effects", columns, [section(columns, rows)], note)
+
+
+def _effect(result: TuneResult, layer: int) -> Row:
+    trace = result.trace
+    row: dict[str, str | float] = {
+        "layer": str(layer),
+        "hidden": 100 * trace.hidden[layer],
+        "hidden_error": 100 * trace.hidden_error[layer],
+    }
+    if layer < len(trace.mlp):
+        last = layer + trace.window - 1
+        row |= {
+            "layers": f"{layer}-{last}" if last > layer else str(layer),
+            "mlp": 100 * trace.mlp[layer],
+            "mlp_error": 100 * trace.mlp_error[layer],
+        }
+    return row
+
+
+def _trials(result: TuneResult) -> Table:
+    unedited = result.unedited or {}
+    trials: list[Row] = [
+        {
+            **trial.model_dump(),
+            "name": f"{trial.layers} (present)" if trial.present else trial.layers,
+        }
+        for trial in result.methods.values()
+    ]
+    columns = [
+        Column("name", "layers", is_name=True),
+        Column("weight", "lambda", definition="weight of the prior"),
+        Column("clamp_factor", "clamp", definition="bound of the targets' norm"),
+        Column("target_steps", "steps", definition="steps of the targets' optimisation"),
+        *measured_columns(trials, "headline"),
+    ]
+    sections = [
+        section(columns, [{"name": "unedited", **unedited}]),
+        section(columns, trials, compared=["score"]),
+    ]
+    note = (
+        f"{unedited.get('records', 0)} records, the best settings first. gain: of Score over the "
+        "present settings, with its standard error (jackknife). update: its norm by that of the "
+        "edited weights."
+    )
+    return Table("Trials", columns, sections, note)

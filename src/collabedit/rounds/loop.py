@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from collabedit.errors import CollabEditError, ContributionError, RoundError
-from collabedit.messages import Contribution, Delta, Ready, Request, RequestKind
+from collabedit.editors import Procedure
+from collabedit.errors import CollabEditError, ContributionError, InputError, RoundError
+from collabedit.messages import Contribution, Delta, Normaliser, Ready, Request, RequestKind
 from collabedit.rounds.coordinator import Coordinator
 from collabedit.rounds.ledger import Ledger
 from collabedit.rounds.transport import Failure, Transport
+
+if TYPE_CHECKING:
+    from collabedit.privacy.secure import Summed
 
 __all__ = ["Dropout", "run_round"]
 
@@ -31,7 +35,12 @@ class Dropout(str, Enum):
 
     RESTART = "restart"
     """The round goes on without the party; exchanges that it took part in are merged again
-    without it, so that the result is exact for those who remain."""
+    without it, so that the result is exact for those who remain. Not under secure aggregation,
+    where the difference of two sums would show the party that left."""
+
+    CONTINUE = "continue"
+    """Under secure aggregation: an exchange is finished without the party. Until the first sum is
+    unmasked the result is exact for those who remain; a party that leaves later stops the round."""
 
 
 def run_round(
@@ -62,9 +71,21 @@ def run_round(
     Raises:
         RoundError: when a party fails and the round stops; ``.party`` names it.
     """
+    secure = coordinator.aggregates_securely
+    if on_dropout is (Dropout.RESTART if secure else Dropout.CONTINUE):
+        raise InputError(
+            "under secure aggregation a round can't be repeated without a party, since the "
+            "difference of two sums would show what it sent; use 'stop' or 'continue'"
+            if secure
+            else "'continue' is for secure aggregation; use 'stop' or 'restart'"
+        )
     asking = _Asking(transport, coordinator, on_dropout, min_parties, left_out)
     asking.prepare()
     while coordinator.pending_layers:
+        if secure:
+            coordinator.merge_sum(asking.sum())
+            checkpoint(coordinator.ledger)
+            continue
         contributions = asking.contributions()
         if contributions is None:
             coordinator.restart()
@@ -110,10 +131,21 @@ class _Asking:
 
     def contributions(self) -> Mapping[str, Contribution] | None:
         """One exchange; ``None`` when finished ones must be repeated without a lost party."""
+        normalises = self._coordinator.config.rules.procedure is Procedure.GRADIENTS
+        if normalises:
+            self._coordinator.normalise(self._ask(RequestKind.SUMMARISE, self._normaliser))
         before = len(self._parties)
         answers = self._of_the_same_edits(self._ask(RequestKind.CONTRIBUTE, self._contribution))
         lost = len(self._parties) < before
-        return None if lost and self._coordinator.ledger.exchanges else answers
+        return None if lost and (normalises or self._coordinator.ledger.exchanges) else answers
+
+    def sum(self) -> Summed:
+        """One exchange under secure aggregation: five questions, and the sum of all answers."""
+        summation = self._coordinator.summation()
+        while summation.step is not None:
+            answers = self._exchange(summation.request(), summation.read)
+            summation.advance(list(answers.values()))
+        return summation.result()
 
     def _of_the_same_edits(self, answers: Mapping[str, Contribution]) -> Mapping[str, Contribution]:
         """Leave out who sent another's contribution, or changed its edits within the round."""
@@ -135,8 +167,14 @@ class _Asking:
         return remaining
 
     def _ask(self, kind: RequestKind, read: Callable[[str, bytes], Answer]) -> Mapping[str, Answer]:
-        request = Request(kind, self._coordinator.delta).to_bytes()
-        replies = self._transport.exchange(request, self._parties)
+        coordinator = self._coordinator
+        request = Request(kind, coordinator.delta, normaliser=coordinator.normaliser)
+        return self._exchange(request, read)
+
+    def _exchange(
+        self, request: Request, read: Callable[[str, bytes], Answer]
+    ) -> Mapping[str, Answer]:
+        replies = self._transport.exchange(request.to_bytes(), self._parties)
         answers: dict[str, Answer] = {}
         for party in self._parties:
             reply = replies.get(party, Failure("it did not answer"))
@@ -171,6 +209,12 @@ class _Asking:
         self._edits[party] = ready.edits
         return ready
 
+    def _normaliser(self, party: str, reply: bytes) -> Normaliser:
+        config = self._coordinator.config
+        normaliser = Normaliser.from_bytes(reply, party)
+        normaliser.check(config.sha256, config.d_in + config.d_out)
+        return normaliser
+
     def _contribution(self, party: str, reply: bytes) -> Contribution:
         self._check_size(party, reply)
         contribution = Contribution.from_bytes(reply, party)
@@ -189,7 +233,8 @@ class _Asking:
         """Refuse more bytes than so many edits take, before they are read."""
         config, edits = self._coordinator.config, self._edits[party]
         layers = len(self._coordinator.pending_layers)
-        rank = min(edits, config.d_in)
+        by_token = config.rules.procedure is Procedure.GRADIENTS  # a direction for each
+        rank = config.d_in if by_token else min(edits, config.d_in)
         most = 8 * layers * rank * (config.d_in + config.d_out) + _METADATA + 300 * edits
         if len(reply) > most:
             raise ContributionError(

@@ -23,6 +23,7 @@ from collabedit.models import LanguageModel, hooks
 from collabedit.models.memory import pass_tokens
 from collabedit.models.tokens import Batch, batches, encode, fill_template
 from collabedit.progress import progress
+from collabedit.reporting.results import CausalTrace
 from collabedit.requests import Record
 
 __all__ = ["CausalTrace", "Fact", "known_facts", "trace"]
@@ -51,37 +52,6 @@ class Fact:
     ids: tuple[int, ...]
     subject: range
     answer: int
-
-
-@dataclass(frozen=True)
-class CausalTrace:
-    """Average indirect effects, in probability, at the subject's last token.
-
-    Attributes:
-        facts: number of facts traced.
-        examined: number of records that they were found among.
-        draws: of the noise, for each fact.
-        noise: its standard deviation.
-        window: number of consecutive layers whose MLP outputs are restored together.
-        clean: mean probability of the object without noise.
-        corrupted: the same with noise.
-        hidden: by layer, the effect of restoring its output.
-        hidden_error: standard errors of these, over facts; zeros for a single fact.
-        mlp: by the window's first layer, the effect of restoring its MLP outputs.
-        mlp_error: standard errors of these.
-    """
-
-    facts: int
-    examined: int
-    draws: int
-    noise: float
-    window: int
-    clean: float
-    corrupted: float
-    hidden: list[float]
-    hidden_error: list[float]
-    mlp: list[float]
-    mlp_error: list[float]
 
 
 def known_facts(

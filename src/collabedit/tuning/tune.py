@@ -32,7 +32,8 @@ from collabedit.messages import Covariance, Delta, Schedule
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round
 from collabedit.progress import say
-from collabedit.reporting.tuning_tables import tuning_grids
+from collabedit.reporting.results import TuneResult
+from collabedit.reporting.tables import tables_of
 from collabedit.requests import Record
 from collabedit.rounds import static_priors
 from collabedit.tuning.causal_tracing import CausalTrace, known_facts, trace
@@ -100,11 +101,12 @@ def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
     if settings.trials:
         summary |= tuning.search(ranges)
         write_json(tuning.run.folder / "preset.json", summary["preset"])
-    grids = tuning_grids(summary, "Tuning")
-    write_text(tuning.run.folder / "report.md", "\n".join(grid.markdown() for grid in grids))
-    tuning.run.write_summary(
-        {"experiment": "tune", **summary, "settings": settings.model_dump(mode="json")}
-    )
+    params = tuning.run.params()
+    asked = {name: params[name] for name in ("experiment", "settings", "versions")}
+    result = TuneResult.of({**asked, **summary})
+    tables = tables_of(result, "Tuning")
+    write_text(tuning.run.folder / "report.md", "\n".join(table.markdown() for table in tables))
+    result.save(tuning.run.folder)
     return tuning.run
 
 
@@ -123,7 +125,7 @@ def _open(settings: TuneSettings, results: Path, fresh: bool) -> _Tuning:
     if settings.trials:
         _check_measurable(shuffled[: settings.records])
     covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
-    model = settings.load_model()
+    model = settings.source.load()
     preset = default_hyperparameters(model.name, model.structure, settings.editor)
     present = settings.hyperparameters or preset.hyperparameters
     resolve_editor(settings.editor).check(present)

@@ -1,0 +1,272 @@
+"""The one table: built once, drawn for the terminal, as Markdown, as CSV and as HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from collabedit.evaluation import Metric
+from collabedit.evaluation.metrics import Direction
+
+__all__ = ["Cell", "Column", "Row", "Section", "Table", "Value", "console", "section", "to_csv"]
+
+Value = str | int | float | None
+
+#: Values by the keys of columns; what is absent stays blank.
+Row = Mapping[str, Value]
+
+_WIDTH_IN_FILES = 160
+
+
+def console() -> Console:
+    """The console that tables are printed on: standard output, in files wide enough for all."""
+    out = Console()
+    return out if out.is_terminal else Console(width=max(_WIDTH_IN_FILES, out.width))
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column holds and how it is shown.
+
+    Attributes:
+        key: its name in rows and in CSV.
+        heading: above it.
+        unit: of its values.
+        decimals: of its numbers; ``None`` shows as many as a number needs.
+        scientific: numbers have an exponent.
+        definition: what it holds, in a line, for those who point at the heading.
+        direction: which values are the better ones.
+        is_name: names the row instead of saying something of it.
+        once: a name that the next rows of a section share is written once.
+        is_text: holds words, which may be broken into lines.
+    """
+
+    key: str
+    heading: str
+    unit: str = ""
+    decimals: int | None = None
+    scientific: bool = False
+    definition: str = ""
+    direction: Direction = "neither"
+    is_name: bool = False
+    once: bool = False
+    is_text: bool = False
+
+    @classmethod
+    def words(cls, key: str) -> Column:
+        """A column of words, under its key."""
+        return cls(key, key, is_text=True)
+
+    @classmethod
+    def name(cls, key: str, *, once: bool = False) -> Column:
+        """A column of names, under its key."""
+        return cls(key, key, is_name=True, once=once)
+
+    @classmethod
+    def of(cls, metric: Metric) -> Column:
+        """The column of a registered metric."""
+        return cls(
+            metric.key,
+            metric.heading,
+            unit=metric.unit,
+            decimals=metric.decimals,
+            scientific=metric.scientific,
+            definition=metric.definition,
+            direction=metric.direction,
+        )
+
+    @property
+    def justify(self) -> Literal["left", "right"]:
+        """Names stand on the left, numbers on the right."""
+        return "left" if self.is_name or self.is_text else "right"
+
+    @property
+    def help(self) -> str:
+        """The definition with the unit."""
+        return f"{self.definition} ({self.unit})" if self.unit else self.definition
+
+    def text(self, value: Value) -> str:
+        """A value as the column shows it."""
+        if value is None:
+            return ""
+        if isinstance(value, str):
+            return value
+        decimals = "" if self.decimals is None else f".{self.decimals}"
+        kind = "e" if self.scientific else "g" if self.decimals is None else "f"
+        return f"{value:{decimals}{kind}}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, and whether it is the best of those that it is compared with."""
+
+    value: Value
+    best: bool = False
+
+
+#: Rows of cells that belong together.
+Section = Sequence[Sequence[Cell]]
+
+
+def section(
+    columns: Sequence[Column], rows: Sequence[Row], compared: Collection[str] = ()
+) -> Section:
+    """Rows that belong together.
+
+    Args:
+        columns: of the table.
+        rows: their values by the keys of columns.
+        compared: keys of the columns whose best values are marked, by the columns' directions.
+            What looks equal is equally good.
+    """
+    best = {c.key: _best(c, [row.get(c.key) for row in rows]) for c in columns if c.key in compared}
+    return [
+        [
+            Cell(value, bool(c.text(value)) and c.text(value) == best.get(c.key))
+            for c in columns
+            for value in [row.get(c.key)]
+        ]
+        for row in rows
+    ]
+
+
+def _best(column: Column, values: Sequence[Value]) -> str | None:
+    numbers = [value for value in values if isinstance(value, int | float) and value == value]
+    if not numbers or column.direction == "neither":
+        return None
+    return column.text(min(numbers) if column.direction == "lower" else max(numbers))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it is drawn.
+
+    Attributes:
+        title: above it.
+        columns: names first.
+        sections: its rows, in groups.
+        note: below it.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    sections: Sequence[Section]
+    note: str = ""
+
+    def rich(self) -> RichTable:
+        """The table for the terminal."""
+        table = RichTable(
+            title=escape_markup(self.title),
+            title_justify="left",
+            caption=escape_markup(self.note) or None,
+            caption_justify="left",
+        )
+        for column in self.columns:
+            table.add_column(
+                escape_markup(column.heading),
+                justify=column.justify,
+                overflow="fold",  # never cut a number
+                no_wrap=column.is_name,
+            )
+        for rows in self.sections:
+            for row, texts in zip(rows, self._texts(rows), strict=True):
+                bold = ["bold" if cell.best else "" for cell in row]
+                table.add_row(*map(Text, texts, bold))
+            table.add_section()
+        return table
+
+    def markdown(self) -> str:
+        """The table as GitHub's Markdown."""
+        headings = [_one_cell(column.heading) for column in self.columns]
+        rows = [headings, ["---" if c.justify == "left" else "---:" for c in self.columns]]
+        for part in self.sections:
+            for row, texts in zip(part, self._texts(part), strict=True):
+                cells = zip(row, map(_one_cell, texts), strict=True)
+                rows.append([f"**{text}**" if cell.best else text for cell, text in cells])
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        note = [self.note, ""] if self.note else []
+        return "\n".join([f"## {self.title}", "", *lines, "", *note])
+
+    def csv(self) -> str:
+        """All rows as CSV, under the columns' keys and with all digits."""
+        rows = [[cell.value for cell in row] for rows in self.sections for row in rows]
+        return _csv([[column.key for column in self.columns], *rows])
+
+    def html(self) -> str:
+        """The table as plain HTML: no style, no script, headings with their definitions."""
+        caption = f"<caption>{escape(self.title)}</caption>" if self.title else ""
+        bodies = [f"<tbody>\n{''.join(self._html_rows(rows))}</tbody>" for rows in self.sections]
+        note = f"<figcaption>{escape(self.note)}</figcaption>\n" if self.note else ""
+        head = "".join(map(_html_heading, self.columns))
+        parts = [f"<table>{caption}", f"<thead>\n<tr>{head}</tr>\n</thead>", *bodies, "</table>"]
+        return "<figure>\n" + "\n".join(parts) + f"\n{note}</figure>\n"
+
+    def _texts(self, rows: Section) -> Iterator[list[str]]:
+        """The texts of each row; a name that is written once is blank from the second row on."""
+        above: list[str] | None = None
+        for row in rows:
+            texts = [c.text(cell.value) for c, cell in zip(self.columns, row, strict=True)]
+            repeated = [text == old for text, old in zip(texts, above or texts, strict=True)]
+            yield [
+                "" if above is not None and c.once and same else text
+                for c, text, same in zip(self.columns, texts, repeated, strict=True)
+            ]
+            above = texts
+
+    def _html_rows(self, rows: Section) -> Iterator[str]:
+        """The rows of a section; a name that is written once spans its rows."""
+        spans = [
+            _spans(column, [row[n].value for row in rows]) for n, column in enumerate(self.columns)
+        ]
+        for number, row in enumerate(rows):
+            cells = zip(self.columns, row, (own[number] for own in spans), strict=True)
+            yield f"<tr>{''.join(_html_cell(*parts) for parts in cells if parts[2])}</tr>\n"
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Rows as CSV, with a column for every key that one of them has."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [Column(key, key) for key in keys]
+    return Table("", columns, [section(columns, rows)]).csv()
+
+
+def _csv(rows: Iterable[Sequence[Value]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _one_cell(text: str) -> str:
+    """Text that neither ends a cell of a Markdown table nor its line."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _spans(column: Column, values: Sequence[Value]) -> list[int]:
+    """How many rows each cell of a column spans; those that are spanned have none."""
+    if not column.once:
+        return [1] * len(values)
+    counts = [len(list(group)) for _, group in groupby(values)]
+    return [span for count in counts for span in (count, *[0] * (count - 1))]
+
+
+def _html_heading(column: Column) -> str:
+    title = f' title="{escape(column.help)}"' if column.help else ""
+    return f'<th scope="col"{title}>{escape(column.heading)}</th>'
+
+
+def _html_cell(column: Column, cell: Cell, rows: int) -> str:
+    text = escape(column.text(cell.value))
+    span = f' rowspan="{rows}"' if rows > 1 else ""
+    if column.is_name and text:
+        return f'<th scope="{"rowgroup" if span else "row"}"{span}>{text}</th>'
+    return f"<td{span}>{f'<strong>{text}</strong>' if cell.best else text}</td>"

@@ -1,0 +1,51 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
+from typing import Any
+
+from collabedit.workers.executor import Outcome, WorkerLostError, outcome
+
+__all__ = ["ProcessWorker"]
+
+
+class ProcessWorker:
+    """A process that is spawned, not forked, since neither torch's threads nor CUDA survive that.
+
+    Args:
+        threads: that it computes with.
+    """
+
+    def __init__(self, threads: int) -> None:
+        spawn = get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(threads,))
+        self._id: int | None = self._pool.submit(os.getpid).result()
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
+        """Call a function there."""
+        try:
+            return self._pool.submit(outcome, function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            raise WorkerLostError from None
+
+    def close(self) -> None:
+        """End the process."""
+        number, self._id = self._id, None
+        if number is not None:  # later, it may be another's
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
+        self._pool.shutdown(wait=True)
+
+
+def prepare(threads: int) -> None:
+    """Make a new process ready to compute."""
+    import torch
+
+    torch.set_num_threads(threads)
