@@ -15,10 +15,10 @@ BASE   := $(VENV)/.base-done
 STAMP  := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format docs bench lock clean
+.PHONY: help setup demo demo-federation test test-quick lint format docs bench lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Create .venv with all locked dependencies and this package
 
@@ -42,6 +42,9 @@ $(STAMP): requirements/dev.lock $(BASE)
 
 demo: $(BASE) ## Install what editing needs, and run the demonstration
 	$(VENV)/bin/collabedit demo
+
+demo-federation: setup ## Run a federation of three organisations on this machine
+	$(VENV)/bin/collabedit federation demo --parties 3
 
 test: setup ## Run the whole test suite
 	$(PY) -m pytest

@@ -25,7 +25,7 @@ EditorOption = Annotated[
     typer.Option(
         "--editor",
         "-E",
-        help="MEMIT, PMET, EMMET, ROME, AlphaEdit or FT-L, in any case.",
+        help="MEMIT, PMET, EMMET, ROME, AlphaEdit, UltraEdit, FT-L or LocFT-BF, in any case.",
     ),
 ]
 ScheduleOption = Annotated[

@@ -78,8 +78,30 @@ def common_settings(
     ] = None,
     generations: Annotated[
         bool,
-        typer.Option("--generations", help="Measure fluency and consistency of generated text."),
+        typer.Option(
+            "--generations",
+            help="Read what the model writes for all records, and measure the fluency and "
+            "consistency of longer texts.",
+        ),
     ] = False,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Records, chosen by the seed, for which the model is asked in several forms and "
+            "its answers are read (docs/evaluation.md); 0 for none.",
+        ),
+    ] = 16,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server that grades the answers, such as "
+            "http://localhost:8000/v1. It sees the records and the answers."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option("--judge-model", help="The model's name on that server.")
+    ] = "default",
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
@@ -106,7 +128,10 @@ def common_settings(
         "covariance": covariance,
         "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
         "heldout": heldout,
+        "answers": answers,
         "generations": generations,
+        "judge": judge,
+        "judge_model": judge_model,
         "seed": seed,
         "dtype": dtype,
         "device": device,
@@ -116,11 +141,12 @@ def common_settings(
 
 
 def _study(
-    name: str, *, without: tuple[str, ...] = (), **defaults: Any
+    name: str, *, counted: bool = False, without: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
     """Register a study: its own options before the common ones, whose defaults may differ.
 
-    Some of the common ones can be left out. The decorated function gets the results folder,
+    Some of the common ones can be left out. Stages are ``counted`` where they follow from the
+    options. The decorated function gets the results folder,
     ``fresh``, the workers, the common settings and its own options.
     """
 
@@ -134,12 +160,20 @@ def _study(
         ]
 
         def command(results: Path, fresh: bool, workers: str | None, **values: Any) -> None:
+            from collabedit.progress import plan
+            from collabedit.progress.plans import study_stages
             from collabedit.workers import open_workers
 
             settings = common_settings(**{p.name: values.pop(p.name) for p in common})
             for left_out in without:
                 del settings[left_out]
-            with open_workers(workers) as executor:
+            stages = study_stages(
+                len(settings["merge"]),
+                rounds=values.get("rounds", 1),
+                generations=settings["generations"],
+                heldout=settings["heldout"] is not None,
+            )
+            with open_workers(workers) as executor, plan(stages if counted else ()):
                 finished = study(results, fresh, executor, settings, **values)
             show_run(finished)
 
@@ -174,7 +208,7 @@ def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[
     ]
 
 
-@_study("single-round")
+@_study("single-round", counted=True)
 def single_round(
     results: Path,
     fresh: bool,
@@ -215,7 +249,7 @@ def editors(
             "--editors",
             "-E",
             help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
-            "AlphaEdit, FT-L; or all.",
+            "AlphaEdit, UltraEdit, FT-L, LocFT-BF; or all.",
         ),
     ] = "all",
     schedules: Annotated[
@@ -242,7 +276,7 @@ def editors(
     return compare_editors(settings, results, fresh=fresh, executor=executor)
 
 
-@_study("multi-round")
+@_study("multi-round", counted=True)
 def multi_round(
     results: Path,
     fresh: bool,

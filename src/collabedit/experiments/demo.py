@@ -8,6 +8,8 @@ from collabedit.experiments.single_round import SingleRoundSettings, single_roun
 from collabedit.files import read_json
 from collabedit.messages import Delta
 from collabedit.models import LanguageModel, load_model
+from collabedit.progress import plan
+from collabedit.progress.plans import study_stages
 from collabedit.reporting.results import SingleRoundResult
 from collabedit.reporting.table import Column, Table, console, section
 from collabedit.reporting.tables import methods_table
@@ -30,7 +32,8 @@ def run_demo(results: Path, seed: int) -> None:
         "Four parties hold eight facts each that they want to correct in one model, "
         f"{_SETTINGS.model}.\nNone sees another's facts. Their edits are merged in five ways:\n"
     )
-    run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
+    with plan(study_stages(len(_SETTINGS.merge))):
+        run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
     result = SingleRoundResult.load(run.folder)
     out.print(methods_table(result, "32 edits of 4 parties, merged").rich())
     out.print(

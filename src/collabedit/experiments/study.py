@@ -23,7 +23,16 @@ from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
 from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters, resolve_editor
 from collabedit.errors import InputError, one_line
-from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
+from collabedit.evaluation import (
+    CaseResult,
+    OpenAIJudge,
+    answer_records,
+    evaluate,
+    evaluate_generations,
+    perplexity,
+    sample_of,
+    summarise,
+)
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
@@ -118,8 +127,12 @@ class CommonSettings(RunSettings):
         merge: names of the methods to compare.
         partition: ``iid`` or ``relation``.
         heldout: a text file whose perplexity is measured.
-        generations: whether to measure fluency and consistency of generated text as well, which
-            takes longer than all other measures.
+        answers: records, chosen at random, that the model is asked for, so that what it writes is
+            measured as well; 0 for none.
+        generations: whether all records are asked for, and the fluency and consistency of longer
+            texts measured, which takes longer than all other measures.
+        judge: address of an OpenAI-compatible server that grades the answers; nobody by default.
+        judge_model: the judge's name there.
     """
 
     parties: int = Field(default=4, ge=1)
@@ -128,7 +141,10 @@ class CommonSettings(RunSettings):
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
     partition: str = "iid"
     heldout: Path | None = None
+    answers: int = Field(default=16, ge=0)
     generations: bool = False
+    judge: str | None = None
+    judge_model: str = "default"
 
     @field_validator("merge")
     @classmethod
@@ -229,7 +245,7 @@ class Loaded:
 
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
         """The second moments that a round's priors are made of, collected if none were given."""
-        if self.covariance is None and config.rules.has_statistics:
+        if self.covariance is None and config.rules.needs_covariance(config.hyperparameters):
             return default_covariance(self.model, config.layers, self.settings.seed)
         return self.covariance
 
@@ -255,6 +271,7 @@ class Loaded:
 
         def compute() -> Measured:
             cases = evaluate(self.model, records)
+            self._ask(cases, records)
             if self.settings.generations:
                 texts = evaluate_generations(self.model, records, seed=self.settings.seed)
                 for case, generated in zip(cases, texts, strict=True):
@@ -263,6 +280,20 @@ class Loaded:
             return {"cases": cases, "perplexity": held_out}
 
         return run.json_stage(f"evaluation/{stage}", compute)
+
+    def _ask(self, cases: Sequence[CaseResult], records: Sequence[Record]) -> None:
+        """Add the model's own answers to the cases of a sample of records."""
+        settings = self.settings
+        count = None if settings.generations else settings.answers
+        places = sample_of(records, count, settings.seed)
+        judge = None
+        if settings.judge is not None:
+            judge = OpenAIJudge(settings.judge, settings.judge_model)
+        chosen = [records[place] for place in places]
+        for place, found in zip(
+            places, answer_records(self.model, chosen, judge=judge), strict=True
+        ):
+            cases[place]["answers"] = found
 
     def study(self, settings: StudySettings, run: Run, config: RoundConfig) -> Study:
         """The study of a round whose results go to a run."""
