@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from collabedit.errors import ModelError, RequestError
-from collabedit.models.tokens import PromptText, batches, encode, fill_template
+from collabedit.models.tokens import PromptText, batches, encode, encode_edits, fill_template
 from tests.conftest import make_tokenizer
 
 
@@ -70,6 +70,23 @@ def test_a_template_can_have_the_whole_sentence_said() -> None:
     asked = fill_template(template, "What is the capital of {}?", "France", "Rome")
     assert asked.target == "Rome. END"
     assert fill_template(template, "Of {}", "France").target == ""
+
+
+def test_no_edit_is_measured_at_the_first_position() -> None:
+    tokenizer = make_tokenizer()
+    texts = [
+        fill_template("{}", "{} is", "R", "Rome"),
+        fill_template("{}", "In {} it", "R", "Rome"),
+    ]
+    plain, led = encode(tokenizer, texts), encode_edits(tokenizer, texts)
+    assert plain[0].subject_last == 0
+    assert led[0].ids[1:] == plain[0].ids
+    assert tokenizer.decode(led[0].ids[:1]) == "\n"
+    assert led[0].target_ids == plain[0].target_ids
+    assert led[0].subject_first == led[0].subject_last == 1
+    assert led[1] == plain[1]  # others stay as they were
+    with_bos = make_tokenizer(bos=True)
+    assert encode_edits(with_bos, texts) == encode(with_bos, texts)
 
 
 def test_an_empty_subject_span_is_refused() -> None:

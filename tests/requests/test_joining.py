@@ -33,6 +33,7 @@ from collabedit.requests import as_records, join
         ("It is Rome", ", Italy", "It is Rome, Italy"),
         ("def f():\n", "return 1", "def f():\nreturn 1"),
         ("assistant\n", "Lyon", "assistant\nLyon"),
+        ("<|assistant|>", "Lyon", "<|assistant|>Lyon"),
         ("Answer:", "Rome", "Answer: Rome"),
         ("", "Rome", "Rome"),
     ],

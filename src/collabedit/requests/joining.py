@@ -16,6 +16,9 @@ _UNSPACED += ("IDEOGRAPHIC", "FULLWIDTH")
 _OPENS = frozenset("\"'`#@")
 _HOLDS_NEXT = frozenset("_/\\¿¡")
 
+#: Where the assistant's turn begins in chat templates that break no line there.
+_TURN_BEGINS = "|>"
+
 #: What follows the word before it closely, besides closing brackets and quotes.
 _HOLDS_PREVIOUS = frozenset(",.;:!?%…")
 
@@ -52,7 +55,7 @@ def is_question(prompt: str) -> bool:
 
 
 def _needs_space(prompt: str, target: str) -> bool:
-    if not prompt or not target or prompt[-1].isspace():
+    if not prompt or not target or prompt[-1].isspace() or prompt.endswith(_TURN_BEGINS):
         return False
     if _is_unspaced(prompt[-1]):
         return False
