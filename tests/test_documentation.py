@@ -45,7 +45,7 @@ from tests.conftest import CORPUS, make_model
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-GENERATED = (DOCS / "reference" / "commands.md", DOCS / "reference" / "python")
+GENERATED = tuple(DOCS / "reference" / name for name in ("commands.md", "metrics.md", "python"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
