@@ -16,6 +16,7 @@ from collabedit.cli.edit import edit
 from collabedit.cli.export import export, revert
 from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
+from collabedit.cli.report import report
 from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
 from collabedit.errors import CollabEditError
@@ -53,6 +54,7 @@ app.command("revert")(revert)
 app.add_typer(federation.app, name="federation")
 app.add_typer(run.run_app, name="run")
 app.command("summarize")(run.summarize)
+app.command("report")(report)
 
 
 def _show_version(value: bool) -> None:

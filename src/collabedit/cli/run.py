@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -409,6 +410,7 @@ def show_result(result: RunResult, folder: Path, *, title: str, verdict: str = "
         print(verdict)
     files = ["summary.json", "params.json", *result.files, *(["plot.png"] if plot else [])]
     print(f"Results: {folder}/ ({', '.join(files)})")
+    print(f"As a page: collabedit report {shlex.quote(str(folder))} -o report.html")
 
 
 def summarize(
