@@ -19,6 +19,7 @@ from collabedit.cli.edit import edit
 from collabedit.cli.export import export, revert
 from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
+from collabedit.cli.report import report
 from collabedit.cli.summarize import summarize
 from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
@@ -62,6 +63,7 @@ app.command("revert")(revert)
 app.add_typer(federation.app, name="federation")
 app.add_typer(run.app, name="run")
 app.command("summarize")(summarize)
+app.command("report")(report)
 
 
 def _show_version(value: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from collabedit.experiments.single_round import SingleRoundSettings, single_round
@@ -47,6 +48,7 @@ def run_demo(results: Path, seed: int) -> None:
     out.print(
         f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)\n\n"
         "What to try next:\n"
+        f"  collabedit report {shlex.quote(str(run.folder))} -o report.html\n"
         "  collabedit run single-round --parties 10 --edits-per-party 10 --merge all\n"
         "  collabedit edit --requests my_facts.jsonl -o edited-model\n"
         "  collabedit round new -o round.json        (edit together with others, by files)\n"

@@ -8,8 +8,10 @@ __all__ = ["is_question", "join", "stem"]
 
 #: Scripts written without spaces between words, by the first words of their characters' Unicode
 #: names.
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-_UNSPACED += ("IDEOGRAPHIC", "FULLWIDTH")
+_UNSPACED = (
+    *("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"),
+    *("IDEOGRAPHIC", "FULLWIDTH"),
+)
 
 #: What the next word follows closely where a word could begin, and what it always follows so
 #: besides opening brackets, opening quotes and currency signs.
