@@ -14,6 +14,7 @@ from collabedit.cli.ask import ask
 from collabedit.cli.contribute import contribute
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
+from collabedit.cli.evaluate import evaluate
 from collabedit.cli.export import export, revert
 from collabedit.cli.merge import merge
 from collabedit.cli.tune import tune
@@ -47,6 +48,7 @@ app.command("detect")(detect)
 app.command("merge")(merge)
 app.command("apply")(apply)
 app.command("ask")(ask)
+app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("revert")(revert)
 app.add_typer(run.run_app, name="run")
