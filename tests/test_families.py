@@ -15,8 +15,7 @@ import transformers
 from torch import Tensor
 
 from collabedit.algebra import relative_distance
-from collabedit.covariance import collect
-from collabedit.covariance.corpus import TextCorpus
+from collabedit.covariance import TextCorpus, collect
 from collabedit.editing import measure
 from collabedit.editors import Contexts, Hyperparameters, bare_contexts
 from collabedit.errors import ModelError

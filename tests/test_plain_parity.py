@@ -14,8 +14,7 @@ from torch import Tensor
 
 from benchmarks.plain import plain_hidden, plain_keys, plain_target
 from collabedit.algebra import LowRankUpdate
-from collabedit.covariance import collect
-from collabedit.covariance.corpus import TextCorpus
+from collabedit.covariance import TextCorpus, collect
 from collabedit.editing import measure, optimise_targets
 from collabedit.editors import Hyperparameters
 from collabedit.merging import resolve_method

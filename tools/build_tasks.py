@@ -30,12 +30,12 @@ Tallinn
 """
 OPPOSITES = """
 hot cold; big small; up down; left right; day night; black white; good bad; old young; fast slow;
-high low; wet dry; full empty; happy sad; rich poor; strong weak; hard soft; early late;
-open closed; true false; long short; heavy light; thick thin; near far; loud quiet; clean dirty; sweet sour;
-inside outside; first last; begin end; love hate; win lose; push pull; buy sell; give take; north
-south; east west; summer winter; war peace; life death; friend enemy; question answer; male female;
-brother sister; king queen; front back; always never; everything nothing; above below; wide narrow;
-deep shallow
+high low; wet dry; full empty; happy sad; rich poor; strong weak; hard soft; early late; open
+closed; true false; long short; heavy light; thick thin; near far; loud quiet; clean dirty; sweet
+sour; inside outside; first last; begin end; love hate; win lose; push pull; buy sell; give take;
+north south; east west; summer winter; war peace; life death; friend enemy; question answer; male
+female; brother sister; king queen; front back; always never; everything nothing; above below; wide
+narrow; deep shallow
 """
 EVERYDAY = """
 Bees make = honey; Cows give us = milk; Hens lay = eggs; Fish live in = water; We see with our =

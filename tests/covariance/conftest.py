@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 
 from collabedit.covariance.corpus import Plan, Report, grouped
 from collabedit.models import LanguageModel
@@ -59,3 +60,13 @@ def make_corpus() -> type[TokenCorpus]:
 def double_llama(tiny_llama: LanguageModel) -> LanguageModel:
     """The tiny Llama in float64, where the order of sums is no excuse."""
     return LanguageModel(copy.deepcopy(tiny_llama.hf).double(), tiny_llama.tokenizer, "tiny-double")
+
+
+@pytest.fixture
+def bos_tokenizer(tiny_llama) -> Any:
+    """The tiny tokenizer with a special token in front of every text and one behind it."""
+    tokenizer = copy.deepcopy(tiny_llama.tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return tokenizer

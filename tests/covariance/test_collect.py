@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,37 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from collabedit.covariance import SelfCorpus, TextCorpus, collect, default_covariance
-from collabedit.covariance.collect import layers_at_once, memory_needed
+from collabedit.covariance import SelfCorpus, TextCorpus, collect
+from collabedit.covariance.sizing import memory_needed
 from collabedit.errors import CovarianceError, InputError, ModelError
 from collabedit.messages import Covariance
 from collabedit.models import LanguageModel
 from collabedit.progress import Progress
 from tests.conftest import float64_throughout
+from tests.covariance.measuring import brute_force, relative, silent
 
 collect_module = importlib.import_module("collabedit.covariance.collect")
-corpus_module = importlib.import_module("collabedit.covariance.corpus")
-
-
-def brute_force(model: LanguageModel, layer: int, windows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The mean of outer products, one text and one token at a time."""
-    inputs: list[torch.Tensor] = []
-    handle = model.projection(layer).register_forward_pre_hook(
-        lambda _module, args: inputs.append(args[0].reshape(-1, args[0].shape[-1]))
-    )
-    for window in windows:
-        model.hf(input_ids=torch.tensor([list(window)], device=model.device))
-    handle.remove()
-    tokens = torch.cat(inputs).double()
-    return sum(torch.outer(token, token) for token in tokens) / len(tokens)
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-def silent(_message: str) -> None:
-    pass
+checkpoint_module = importlib.import_module("collabedit.covariance.checkpoint")
+self_corpus_module = importlib.import_module("collabedit.covariance.self_corpus")
 
 
 def test_every_layer_is_the_mean_of_outer_products(exact_family_model, corpus, corpus_tokens):
@@ -112,41 +93,6 @@ def test_windows_are_bounded_by_the_context(tiny_llama):
     assert 100 < max(seen) <= tiny_llama.hf.config.max_position_embeddings
 
 
-def test_sampling_error_is_that_of_repeated_collections(double_llama, make_corpus):
-    """The estimate of one text agrees with the spread over many independent texts."""
-    name = double_llama.weight_names([1])[0]
-    generator = torch.Generator().manual_seed(0)
-    found = []
-    for _ in range(24):
-        lengths = torch.randint(4, 12, (64,), generator=generator).tolist()
-        windows = [torch.randint(2, 250, (n,), generator=generator).tolist() for n in lengths]
-        found.append(collect(double_llama, [1], make_corpus(windows), tokens=400))
-    moments = torch.stack([one.second_moments[name] for one in found])
-    spread = (moments - moments.mean(0)).square().sum() / (len(found) - 1)
-    measured = float(spread.sqrt() / moments.mean(0).norm())
-    estimated = sum(one.sampling_error[name] for one in found) / len(found)
-    assert estimated == pytest.approx(measured, rel=0.2)
-
-
-def test_sampling_error_of_unequal_blocks_is_as_documented(double_llama, make_corpus):
-    windows = [[5] * 9, [6, 7], [8, 9, 10, 11, 12]]
-    # Sixteen blocks of one token at least: each window is a block.
-    found = collect(double_llama, [0], make_corpus(windows), tokens=16, say=silent)
-    name = double_llama.weight_names([0])[0]
-    mean = brute_force(double_llama, 0, windows)
-    squares = sum(
-        len(window) * (brute_force(double_llama, 0, [window]) - mean).square().sum()
-        for window in windows
-    )
-    expected = float((squares / (2 * 16)).sqrt() / mean.norm())
-    assert found.sampling_error[name] == pytest.approx(expected, rel=1e-8)
-
-
-def test_one_block_gives_no_sampling_error(tiny_llama, make_corpus):
-    found = collect(tiny_llama, [0], make_corpus([[5, 6, 7]]), tokens=3)
-    assert found.sampling_error == {}
-
-
 def test_few_samples_warn(tiny_llama, make_corpus, caplog):
     collect(tiny_llama, [0], make_corpus([[5] * 47]), tokens=47)
     assert "47 tokens cannot determine second moments of 48 inputs" in caplog.text
@@ -189,30 +135,21 @@ def test_nan_is_an_error_and_writes_nothing(double_llama, corpus, tmp_path):
     assert not (tmp_path / "c.safetensors").exists()
 
 
-def test_memory_needed(tiny_llama, double_llama):
-    assert memory_needed(tiny_llama, [0, 1, 1]) == 2 * 48 * 48 * (8 + 2.5)
-    assert memory_needed(double_llama, [0]) == 48 * 48 * (8 + 5)
+def test_the_passes_for_some_layers_each_are_one_stage(
+    tiny_llama, corpus, corpus_tokens, monkeypatch
+):
+    totals: list[float] = []
 
+    @contextmanager
+    def recorded(_title: str, total: float, _unit: str) -> Iterator[Progress]:
+        totals.append(total)
+        yield Progress()
 
-def test_the_time_left_is_told_once(tiny_llama, corpus, corpus_tokens, monkeypatch):
-    clock = iter(float(second) for second in range(10_000))
-    monkeypatch.setattr(collect_module.time, "monotonic", lambda: next(clock))
-    said: list[str] = []
-    collect(tiny_llama, [0], corpus, tokens=corpus_tokens, say=said.append)
-    assert len(said) == 1
-    assert said[0].startswith("About ")
-
-
-def test_the_time_left_counts_the_further_passes(tiny_llama, corpus, corpus_tokens, monkeypatch):
-    said: list[list[str]] = []
+    monkeypatch.setattr(collect_module, "progress", recorded)
     for budget in (None, 1):
-        clock = iter(float(second) for second in range(10_000))
-        monkeypatch.setattr(collect_module.time, "monotonic", lambda clock=clock: next(clock))
         monkeypatch.setattr(tiny_llama, "memory_budget", budget)
-        said.append([])
-        collect(tiny_llama, [0, 1, 2], corpus, tokens=corpus_tokens, say=said[-1].append)
-    together, one_by_one = (float(lines[0].split()[1]) for lines in said)
-    assert one_by_one > 2 * together
+        collect(tiny_llama, [0, 1, 2], corpus, tokens=corpus_tokens, say=silent)
+    assert totals == [corpus_tokens, 3 * corpus_tokens]
 
 
 class InterruptionError(Exception):
@@ -241,8 +178,8 @@ def interrupted(monkeypatch, tmp_path):
     def run(model: LanguageModel, corpus: Any, tokens: int, at: float) -> Path:
         out = tmp_path / "c.safetensors"
         with monkeypatch.context() as patch:
-            patch.setattr(collect_module, "_CHECKPOINT_SECONDS", 0.0)
-            patch.setattr(collect_module, "_CHECKPOINT_RATIO", 0.0)
+            patch.setattr(checkpoint_module, "_CHECKPOINT_SECONDS", 0.0)
+            patch.setattr(checkpoint_module, "_CHECKPOINT_RATIO", 0.0)
             patch.setattr(collect_module, "progress", lambda *_args: broken_bar(at))
             with pytest.raises(InterruptionError):
                 collect(model, [0, 2], corpus, tokens=tokens, out=out, say=silent)
@@ -257,8 +194,8 @@ def interrupted(monkeypatch, tmp_path):
 def test_resuming_gives_the_very_same_result(
     tiny_llama, corpus, corpus_tokens, interrupted, kind, monkeypatch
 ):
-    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_ROWS", 2)
-    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_LENGTH", 16)
+    monkeypatch.setattr("collabedit.covariance.self_corpus._SAMPLE_ROWS", 2)
+    monkeypatch.setattr("collabedit.covariance.self_corpus._SAMPLE_LENGTH", 16)
     source = corpus if kind == "tokens" else SelfCorpus(3)
     tokens = corpus_tokens if kind == "tokens" else 150
     whole = collect(tiny_llama, [0, 2], source, tokens=tokens, say=silent)
@@ -303,70 +240,13 @@ def test_a_broken_checkpoint_is_replaced(tiny_llama, corpus, tmp_path):
     out.with_name("c.safetensors.partial").write_bytes(b"not a checkpoint")
     said: list[str] = []
     collect(tiny_llama, [0], corpus, tokens=100, out=out, say=said.append)
-    assert "beginning anew" in said[0]
+    assert "starting over" in said[0]
     assert out.exists()
-
-
-def test_default_covariance_is_collected_once(tiny_llama, monkeypatch, tmp_path):
-    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
-    said: list[str] = []
-
-    def default(layers: Sequence[int], seed: int = 0) -> Covariance:
-        return default_covariance(tiny_llama, layers, seed, tokens=200, say=said.append)
-
-    first = default([0, 1])
-    assert first.samples == 200
-    assert "collabedit stats collect" in said[0]
-    said.clear()
-    again = default([1, 0])
-    assert said == []
-    for name, moment in first.second_moments.items():
-        assert torch.equal(again.second_moments[name], moment)
-    other = default([0, 1], seed=1)
-    assert said
-    assert not torch.equal(other.second_moments[name], moment)
-    assert len(list((tmp_path / "covariance").iterdir())) == 2
-
-
-def test_default_covariance_of_a_changed_model_is_another(double_llama, monkeypatch, tmp_path):
-    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
-    name = double_llama.weight_names([0])[0]
-    default_covariance(double_llama, [0], tokens=100, say=silent)
-    saved = double_llama.weight(name)[0, 0].clone()
-    double_llama.weight(name)[0, 0] += 1
-    try:
-        changed = default_covariance(double_llama, [0], tokens=100, say=silent)
-        changed.check_model(double_llama.fingerprint([name]))
-    finally:
-        double_llama.weight(name)[0, 0] = saved
-
-
-@pytest.mark.parametrize("full", [False, True], ids=["read-only", "full"])
-def test_a_cache_that_cannot_be_written_is_no_error(tiny_llama, monkeypatch, tmp_path, full):
-    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path) if full else "/proc/none")
-    if full:
-        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    said: list[str] = []
-    found = default_covariance(tiny_llama, [0], tokens=100, say=said.append)
-    assert found.samples == 100
-    assert "the covariance will not be kept" in said[1]
-    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_an_unwritable_place_is_found_before_collecting(tiny_llama, tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         collect(tiny_llama, [0], None, tokens=100, out=Path("/proc/none/c.safetensors"))
-
-
-def test_a_broken_cache_is_collected_again(tiny_llama, monkeypatch, tmp_path, caplog):
-    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
-    first = default_covariance(tiny_llama, [0], tokens=100, say=silent)
-    (file,) = (tmp_path / "covariance").iterdir()
-    file.write_bytes(b"broken")
-    again = default_covariance(tiny_llama, [0], tokens=100, say=silent)
-    assert "it is collected again" in caplog.text
-    name = tiny_llama.weight_names([0])[0]
-    assert torch.equal(first.second_moments[name], again.second_moments[name])
 
 
 def test_reference_values(reference, make_corpus):
@@ -394,30 +274,22 @@ def test_reference_values(reference, make_corpus):
         assert relative(moment, expected[f"C.{name}"].double()) < 1e-6
 
 
-def test_layers_at_once(tiny_llama, monkeypatch):
-    each = memory_needed(tiny_llama, [0])
-    assert layers_at_once(tiny_llama, [0, 1, 2]) == 3
-    for budget, count in ((1, 1), (2 * each, 1), (4 * each, 2), (100 * each, 3)):
-        monkeypatch.setattr(tiny_llama, "memory_budget", budget)
-        assert layers_at_once(tiny_llama, [0, 1, 2]) == count
-
-
 @pytest.mark.parametrize("kind", ["tokens", "self"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_layers_one_after_the_other_give_the_very_same_result(
     tiny_llama, corpus, corpus_tokens, kind, stored, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_ROWS", 2)
-    monkeypatch.setattr("collabedit.covariance.corpus._SAMPLE_LENGTH", 16)
+    monkeypatch.setattr("collabedit.covariance.self_corpus._SAMPLE_ROWS", 2)
+    monkeypatch.setattr("collabedit.covariance.self_corpus._SAMPLE_LENGTH", 16)
     source = corpus if kind == "tokens" else SelfCorpus(3)
     tokens = corpus_tokens if kind == "tokens" else 150
     whole = collect(tiny_llama, [0, 2, 3], source, tokens=tokens, batch_tokens=32, say=silent)
     monkeypatch.setattr(tiny_llama, "memory_budget", 4 * memory_needed(tiny_llama, [0]))
     sampled = []
     if kind == "self":
-        real = corpus_module._sample
+        real = self_corpus_module._sample
         monkeypatch.setattr(
-            corpus_module, "_sample", lambda *given: sampled.append(1) or real(*given)
+            self_corpus_module, "_sample", lambda *given: sampled.append(1) or real(*given)
         )
     out = tmp_path / "c.safetensors" if stored else None
     parts = collect(

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from collabedit.algebra import relative_distance
-from collabedit.covariance import collect
-from collabedit.covariance.corpus import TextCorpus
+from collabedit.covariance import TextCorpus, collect
 from collabedit.editing import measure, optimise_targets
 from collabedit.editing import passes as passes_module
 from collabedit.editing.passes import quickest_passes

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from collabedit.editors import Hyperparameters
+from collabedit.algebra import Factors, solve
+from collabedit.editors import Hyperparameters, editors, resolve_editor
 from collabedit.errors import InputError
 
 MODULES = {
@@ -206,8 +208,6 @@ def test_what_would_change_the_method_is_refused_by_name(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({**ROME, "mom2_adjustment": False}, "mom2_adjustment: False is not followed; edits are"),
-        ({**FT, "batch_size": 1}, "batch_size: 1 is not followed; each step"),
         ({**FT, "objective_optimization": "prompt_last"}, "objective_optimization: 'prompt_last'"),
         ({**MEMIT, "neuron_threshold": 1.0}, "unknown settings, not used: 'neuron_threshold'"),
         ({**FT, "rewrite_module_tmp": "h.{}.mlp.back"}, "is taken for the MLP's down-projection"),
@@ -220,3 +220,38 @@ def test_what_is_not_followed_is_warned_about_by_name(
     (warning,) = caplog.messages
     assert message in warning
     assert warning.startswith(str(tmp_path))
+
+
+def test_rome_without_the_adjustment_uses_the_key_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ROME's ``compute_u``: ``u = k``, and so ``Delta = r k^T / |k|^2`` whatever ``C`` is."""
+    settings = read(tmp_path, {**ROME, "mom2_adjustment": False})
+    assert caplog.messages == []
+    generator = torch.Generator().manual_seed(0)
+    key, residual = (torch.randn(n, 1, dtype=torch.float64, generator=generator) for n in (6, 4))
+    root = torch.randn(6, 9, dtype=torch.float64, generator=generator)
+    rome = resolve_editor("ROME")
+    prior = rome.prior_spec(settings).build(root @ root.T)
+    update = solve(Factors(key, residual), prior, ridge=rome.ridge_of(settings))
+    expected = residual @ key.T / (key.T @ key)
+    assert torch.allclose(update.dense(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_other_editors_read_no_adjustment() -> None:
+    """MEMIT's code never reads the setting, though its files have it."""
+    for editor in editors():
+        if editor.name == "ROME" or not editor.has_statistics:
+            continue
+        on, off = (
+            editor.prior_spec(Hyperparameters(layers=(1,), covariance_adjustment=value))
+            for value in (True, False)
+        )
+        assert on == off
+
+
+def test_a_setting_of_later_versions_is_written_only_where_it_says_something() -> None:
+    """So that rounds of earlier versions keep their digest."""
+    assert "covariance_adjustment" not in Hyperparameters(layers=(1,)).model_dump()
+    off = Hyperparameters(layers=(1,), covariance_adjustment=False)
+    assert Hyperparameters.model_validate(off.model_dump()) == off

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from collabedit.covariance.corpus import Plan, SelfCorpus
+from collabedit.covariance import SelfCorpus
+from collabedit.covariance.corpus import Plan
 from collabedit.editing import optimise_targets, sample_contexts
 from collabedit.editing.texts import check_requests
 from collabedit.editors import Hyperparameters, bare_contexts

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from collabedit.cli import doctor, models, requests, round, run, stats
+from collabedit.cli import doctor, federation, models, requests, round, run, stats
 from collabedit.cli.apply import apply
 from collabedit.cli.ask import ask
 from collabedit.cli.contribute import contribute
+from collabedit.cli.demo import demo
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
 from collabedit.cli.evaluate import evaluate
 from collabedit.cli.export import export, revert
+from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
+from collabedit.cli.summarize import summarize
+from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
 from collabedit.errors import CollabEditError
 
@@ -24,13 +28,14 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="collabedit",
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help=(
         "Correct facts in a language model, alone or together with other parties.\n\n"
-        "Several parties each edit the same open model. Merging their edits loses nothing, and no "
-        "text of a request leaves its party (docs/formats.md says what a contribution reveals). "
+        "Several parties each edit the same open model. Merging their edits loses nothing, and the "
+        "text of a request never leaves its party. "
         "Begin with [bold]collabedit demo[/bold]."
     ),
 )
@@ -38,7 +43,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
 app.add_typer(requests.app, name="requests")
 app.command("tune")(tune)
-app.command("demo")(run.demo)
+app.command("demo")(demo)
 app.command("doctor")(doctor.doctor)
 app.command("edit")(edit)
 app.add_typer(round.app, name="round")
@@ -51,8 +56,9 @@ app.command("ask")(ask)
 app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("revert")(revert)
-app.add_typer(run.run_app, name="run")
-app.command("summarize")(run.summarize)
+app.add_typer(federation.app, name="federation")
+app.add_typer(run.app, name="run")
+app.command("summarize")(summarize)
 
 
 def _show_version(value: bool) -> None:
@@ -65,24 +71,37 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress and no notices, only results.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more, such as how long each stage took.")
+    ] = False,
+    log_json: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-json",
+            metavar="FILE",
+            help="Write stages, counts and times to FILE, one JSON object a line; no text of a "
+            "request, no path and no message.",
+        ),
+    ] = None,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    from collabedit.cli.display import start_display
+
+    start_display(context, quiet=quiet, verbose=verbose, log_json=log_json)
 
 
 def main() -> None:
     """Run the command line; errors raised on purpose become one line and exit status 2."""
+    limit_threads()
     try:
         app()
     except CollabEditError as error:
         print(f"collabedit: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("collabedit: interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)

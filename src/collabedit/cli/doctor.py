@@ -60,7 +60,7 @@ def doctor(
     import torch
 
     from collabedit.covariance import SelfCorpus
-    from collabedit.covariance.collect import TOKENS_PER_INPUT
+    from collabedit.covariance.sizing import TOKENS_PER_INPUT
     from collabedit.editors import Hyperparameters, default_hyperparameters, resolve_editor
     from collabedit.messages import Covariance, parse_schedule
     from collabedit.models.devices import checked_device, default_device

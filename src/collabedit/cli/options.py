@@ -25,7 +25,7 @@ EditorOption = Annotated[
     typer.Option(
         "--editor",
         "-E",
-        help="MEMIT, PMET, EMMET, ROME, AlphaEdit or FT-L, in any case (docs/editors.md).",
+        help="MEMIT, PMET, EMMET, ROME, AlphaEdit, UltraEdit, FT-L or LocFT-BF, in any case.",
     ),
 ]
 ScheduleOption = Annotated[
@@ -58,7 +58,7 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(
         help="cpu, cuda, ...; the GPU where there is one by default. 'auto' spreads the model over "
-        "all GPUs, main memory and disk (docs/large-models.md)."
+        "all GPUs, main memory and disk."
     ),
 ]
 TrustOption = Annotated[
@@ -74,7 +74,7 @@ WorkersOption = Annotated[
     typer.Option(
         help="Share the work between so many processes, or the actors of a Ray cluster: ray or "
         "ray://HOST:PORT. Each takes OMP_NUM_THREADS threads, by default one. The results are the "
-        "same (docs/workers.md)."
+        "same (docs/how-to/workers.md)."
     ),
 ]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

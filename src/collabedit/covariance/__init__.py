@@ -1,16 +1,13 @@
 """Second moments of what the edited weights read: what an edit must leave as it is."""
 
-from collabedit.covariance.collect import collect, default_covariance
-from collabedit.covariance.corpus import (
-    Corpus,
-    SelfCorpus,
-    TextCorpus,
-    file_corpus,
-    hub_corpus,
-    open_corpus,
-)
+from collabedit.covariance.collect import collect
+from collabedit.covariance.corpus import Corpus
+from collabedit.covariance.default import default_covariance
 from collabedit.covariance.imported import import_npz, layer_in_file_name
+from collabedit.covariance.opening import open_corpus
 from collabedit.covariance.pooled import merge
+from collabedit.covariance.self_corpus import SelfCorpus
+from collabedit.covariance.text_corpus import TextCorpus, file_corpus, hub_corpus
 
 __all__ = [
     "Corpus",

@@ -1,7 +1,7 @@
 """Editors: how edits become a change of weights, and the settings and contexts they work with.
 
 Needs no model. An editor is a row of the registry with a prior of its own
-(:mod:`collabedit.editors.priors`); how its edits are measured is in :mod:`collabedit.editing`.
+(``collabedit.editors.priors``); how its edits are measured is in :mod:`collabedit.editing`.
 """
 
 from collabedit.editors.contexts import (
@@ -18,7 +18,7 @@ from collabedit.editors.presets import (
     preset_hyperparameters,
     preset_names,
 )
-from collabedit.editors.priors import CovariancePrior, NullSpacePrior, PriorSpec
+from collabedit.editors.priors import CovariancePrior, IdentityPrior, NullSpacePrior, PriorSpec
 from collabedit.editors.registry import (
     DEFAULT_EDITOR,
     Editor,
@@ -34,6 +34,7 @@ __all__ = [
     "CovariancePrior",
     "Editor",
     "Hyperparameters",
+    "IdentityPrior",
     "NullSpacePrior",
     "Preset",
     "PriorSpec",

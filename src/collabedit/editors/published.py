@@ -25,6 +25,7 @@ _USED = {
     "mom2_update_weight": "prior_weight",
     "nullspace_threshold": "null_space_threshold",
     "L2": "null_space_weight",
+    "mom2_adjustment": "covariance_adjustment",
     "emmet_lambda": "equality_ridge",
     "v_num_grad_steps": "target_steps",
     "v_lr": "target_learning_rate",
@@ -35,6 +36,7 @@ _USED = {
     "num_steps": "ft_steps",
     "lr": "ft_learning_rate",
     "norm_constraint": "ft_norm_bound",
+    "batch_size": "ft_batch_size",
 }
 
 #: Settings that the model, the covariance, the contexts or other options decide here, and those
@@ -76,15 +78,15 @@ _ONLY = {
     "enable_random_prefix_keys": _Only(True, "keys are means over context templates"),
     "original_implementation": _Only(False, "keys are means over context templates"),
     "nll_loss_factor": _Only(1, "the likelihood of the new object has the weight 1"),
-    "mom2_adjustment": _Only(True, "edits are weighed with the covariance", warns=True),
     "objective_optimization": _Only(
         "target_new", "the loss is that of the whole new object", warns=True
     ),
-    "batch_size": _Only(None, "each step of fine-tuning sees all edits", warns=True),
 }
 
 #: Editors by the names that files give them; R-ROME is ROME with the same keys throughout.
-_EDITORS = frozenset({"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l"})
+_EDITORS = frozenset(
+    {"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l", "locft-bf"}
+)
 
 _MODULES = ("rewrite_module_tmp", "rewrite_module_tmps")
 _DOWN_PROJECTIONS = frozenset({"c_proj", "down_proj", "fc_out", "dense_4h_to_h", "fc2", "w2", "wo"})

@@ -4,7 +4,7 @@ In closed form they are one least-squares problem. With keys ``K``, residuals ``
 ``A0``, and the notation of :mod:`collabedit.algebra`, an editor chooses
 
 - the prior: ``lambda C``, or ``lambda_2 I`` on the near-null space of ``C``;
-- the ridge ``e``: 1 weighs the edits against the prior, 0 makes them hold exactly;
+- the ridge ``e``: 1 weighs the edits against the prior, 0 satisfies them exactly;
 - the share of the residual that each layer takes.
 
 The statistics of edits are the same for all of them, so that all merge without loss.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from collabedit.editors.hyperparameters import Hyperparameters
-from collabedit.editors.priors import CovariancePrior, NullSpacePrior, PriorSpec
+from collabedit.editors.priors import CovariancePrior, IdentityPrior, NullSpacePrior, PriorSpec
 from collabedit.errors import InputError, UnknownNameError
 
 __all__ = [
@@ -37,6 +37,10 @@ class Procedure(Enum):
     TOGETHER = "together"
     """All at once, in closed form, with targets found on the unedited model."""
 
+    GRADIENTS = "gradients"
+    """All at once, in closed form, from one backward pass on the unedited model; the parties first
+    agree on a normaliser of their features."""
+
     ONE_BY_ONE = "one by one"
     """In closed form, each edit on the model that the one before it left."""
 
@@ -45,11 +49,22 @@ class Procedure(Enum):
 
 
 def _covariance_prior(settings: Hyperparameters) -> PriorSpec:
-    return CovariancePrior(settings.prior_weight)
+    return CovariancePrior(settings.prior_weight, settings.norm_weight)
+
+
+def _rome_prior(settings: Hyperparameters) -> PriorSpec:
+    """ROME's ``u = C^-1 k``, or ``u = k`` without the adjustment (its ``compute_u.py``)."""
+    if settings.covariance_adjustment:
+        return _covariance_prior(settings)
+    return IdentityPrior(settings.prior_weight)
 
 
 def _null_space_prior(settings: Hyperparameters) -> PriorSpec:
     return NullSpacePrior(settings.null_space_threshold, settings.null_space_weight)
+
+
+def _identity_prior(_: Hyperparameters) -> PriorSpec:
+    return IdentityPrior()
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class Editor:
         prior_spec: describes, from the settings, what it protects; unused in fine-tuning.
         weight_setting: the setting that weighs what is protected against the edits.
         ridge: ``e`` in ``Delta = G (e I + F^T A0^-1 F)^+ F^T A0^-1``: 1 weighs the edits against
-            the prior, 0 makes them hold exactly.
+            the prior, 0 satisfies them exactly.
         spread: ``s`` in the share ``1 / (L - i)^s`` of the residual that layer ``i`` of ``L`` takes
             of what the layers below have left.
         single_layer: whether it edits one layer only.
@@ -92,6 +107,10 @@ class Editor:
         """Whether all edits of a round are one problem, with targets on the unedited model."""
         return self.procedure is Procedure.TOGETHER
 
+    def needs_covariance(self, settings: Hyperparameters) -> bool:
+        """Whether what it protects is measured on ordinary text."""
+        return self.has_statistics and self.prior_spec(settings).needs_covariance
+
     def share(self, index: int, count: int) -> float:
         """Share of the residual that the ``index``-th of ``count`` layers takes, from 0."""
         return 1 / math.pow(count - index, self.spread)
@@ -114,6 +133,7 @@ class Editor:
             )
 
 
+#: The editor where none is named.
 DEFAULT_EDITOR = "MEMIT"
 
 _EDITORS: dict[str, Editor] = {}
@@ -139,30 +159,46 @@ for _editor in (
     ),
     Editor(
         "EMMET",
-        "All edits hold exactly, at the least change for ordinary text (Gupta et al., 2024).",
+        "Every edit satisfied exactly, at the least cost to ordinary text (Gupta et al., 2024).",
         "https://arxiv.org/abs/2403.14236",
         ridge=0.0,
     ),
     Editor(
         "ROME",
-        "One edit at a time, held exactly, in one layer (Meng et al., 2022).",
+        "One edit at a time, satisfied exactly, in one layer (Meng et al., 2022).",
         "https://arxiv.org/abs/2202.05262",
         procedure=Procedure.ONE_BY_ONE,
+        prior_spec=_rome_prior,
         ridge=0.0,
         single_layer=True,
     ),
     Editor(
         "AlphaEdit",
-        "No change where ordinary text is: null-space projection (Fang et al., 2025).",
+        "No change in the directions of ordinary text: null-space projection (Fang et al., 2025).",
         "https://arxiv.org/abs/2410.02355",
         prior_spec=_null_space_prior,
         weight_setting="null_space_weight",
         beta=1.0,  # the paper and its code add up past keys as they are
     ),
     Editor(
+        "UltraEdit",
+        "Least squares from normalised gradients, with no search for targets (Gu et al., 2025).",
+        "https://arxiv.org/abs/2505.14679",
+        procedure=Procedure.GRADIENTS,
+        prior_spec=_identity_prior,
+        beta=0.0,  # the paper keeps nothing of earlier rounds but the normaliser
+    ),
+    Editor(
         "FT-L",
         "Fine-tuning of one layer, each weight within a bound (Zhu et al., 2020).",
         "https://arxiv.org/abs/2012.00363",
+        procedure=Procedure.FINE_TUNING,
+        single_layer=True,
+    ),
+    Editor(
+        "LocFT-BF",
+        "Fine-tuning of one layer in mini-batches, to the end token (Yang et al., 2025).",
+        "https://arxiv.org/abs/2509.22072",
         procedure=Procedure.FINE_TUNING,
         single_layer=True,
     ),

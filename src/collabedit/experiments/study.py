@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +35,10 @@ from collabedit.evaluation import (
 )
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
-from collabedit.messages import Covariance, RoundConfig, Schedule
+from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
+from collabedit.parties.in_process import parties_of
 from collabedit.reporting.results import RunResult
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import require_statistics, static_priors
@@ -54,6 +55,7 @@ __all__ = [
     "StudySettings",
     "deal",
     "described",
+    "different_records",
     "open_study",
     "parameters",
     "records_of",
@@ -122,6 +124,7 @@ class CommonSettings(RunSettings):
     Attributes:
         parties: number of parties.
         edits_per_party: edits of each, one number for all or one a party.
+        shared: how many of each party's edits all parties hold.
         limit: deal only the first so many records of the data set; all of them where not given.
         merge: names of the methods to compare.
         partition: ``iid`` or ``relation``.
@@ -136,6 +139,7 @@ class CommonSettings(RunSettings):
 
     parties: int = Field(default=4, ge=1)
     edits_per_party: int | tuple[int, ...] = 8
+    shared: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
     partition: str = "iid"
@@ -225,7 +229,11 @@ class Loaded:
         return cls(settings, model, covariance, heldout, solve)
 
     def round(
-        self, editor: str, schedule: Schedule, contexts: Contexts | None = None
+        self,
+        editor: str,
+        schedule: Schedule,
+        contexts: Contexts | None = None,
+        secure_aggregation: SecureAggregation | None = None,
     ) -> RoundConfig:
         """A round of an editor; its contexts are sampled where they are not given."""
         return new_round(
@@ -235,11 +243,12 @@ class Loaded:
             hyperparameters=self.settings.hyperparameters,
             contexts=contexts,
             seed=self.settings.seed,
+            secure_aggregation=secure_aggregation,
         )
 
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
         """The second moments that a round's priors are made of, collected if none were given."""
-        if self.covariance is None and config.rules.has_statistics:
+        if self.covariance is None and config.rules.needs_covariance(config.hyperparameters):
             return default_covariance(self.model, config.layers, self.settings.seed)
         return self.covariance
 
@@ -344,7 +353,9 @@ class Study:
         if skip_known is not None:
             everyone = [Party(self.model, s, chosen, skip_known=skip_known) for s in shares]
             shares = [party.requests for party in everyone if party.requests]
-        return Party.together(self.model, shares, chosen, solve=self.loaded.solve)
+        return Party.together(
+            self.model, shares, chosen, secure=parties_of(chosen), solve=self.loaded.solve
+        )
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
         """Measure the model as it is now; a finished stage is not computed again."""
@@ -365,6 +376,7 @@ def open_study(
     *,
     fresh: bool = False,
     executor: Executor | None = None,
+    secure: Callable[[LanguageModel], SecureAggregation] | None = None,
 ) -> Study:
     """Load what a study needs and open its run.
 
@@ -376,9 +388,11 @@ def open_study(
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
         executor: workers that share the work.
+        secure: gives the round's secure aggregation, if it has any.
     """
     loaded = Loaded.of(settings, executor)
-    config = loaded.round(settings.editor, settings.schedule)
+    section = None if secure is None else secure(loaded.model)
+    config = loaded.round(settings.editor, settings.schedule, secure_aggregation=section)
     params = parameters(name, settings, config, loaded.covariance_for(config))
     loaded.priors(config)  # so that what it complains of leaves no run behind
     return loaded.study(settings, open_run(results, config.editor, params, fresh=fresh), config)
@@ -402,27 +416,39 @@ def described(config: RoundConfig) -> dict[str, Any]:
 
 
 def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
-    """Each round's share of records of each party; no record is dealt twice.
+    """Each round's share of records of each party; only what all share is dealt twice.
 
     Raises:
         DatasetError: when the data set cannot be had or is too small.
+        InputError: when more edits are shared than a party has.
     """
-    sizes = settings.edits_per_party
+    sizes, shared = settings.edits_per_party, settings.shared
     per_party = [sizes] * settings.parties if isinstance(sizes, int) else list(sizes)
-    shares = partition(
+    if shared >= min(per_party) and shared:
+        raise InputError(f"each party must have more than the {shared} edits that all share")
+    counts = [size - shared for size in per_party] + ([shared] if shared else [])
+    dealt = partition(
         take(load_dataset(settings.dataset), settings.limit),
-        settings.parties,
-        [size * rounds for size in per_party],
+        len(counts) if shared else settings.parties,
+        [count * rounds for count in counts],
         by=cast(PartitionKind, settings.partition),  # checked by the callee
         seed=settings.seed,
     )
-    return [
+    by_round = [
         [
-            share[number * size : (number + 1) * size]
-            for share, size in zip(shares, per_party, strict=True)
+            own[number * count : (number + 1) * count]
+            for own, count in zip(dealt, counts, strict=True)
         ]
         for number in range(rounds)
     ]
+    if not shared:
+        return by_round
+    return [[[*own, *common] for own in shares] for *shares, common in by_round]
+
+
+def different_records(shares: Sequence[Sequence[Record]]) -> list[Record]:
+    """All parties' records, those that several hold once."""
+    return list(dict.fromkeys(records_of(shares)))
 
 
 def records_of(shares: Sequence[Sequence[Record]]) -> list[Record]:

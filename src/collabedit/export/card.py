@@ -112,7 +112,7 @@ def _settings(about: DeltaMetadata) -> str:
         "edits": f"{about.edits:,}",
         "parties": f"{about.parties:,}",
         "weight of the prior": f"{about.prior_weight:g}",
-        "edits that do not hold exactly": f"{about.missed_edits:,}" if about.missed_edits else "",
+        "edits not satisfied exactly": f"{about.missed_edits:,}" if about.missed_edits else "",
         "SHA-256 of the round": f"`{about.round_sha256}`",
         "made": about.created,
         "collabedit": about.collabedit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +24,7 @@ from collabedit.models.quantisation import Unpacking, unpacked, unpacking
 from collabedit.models.quiet import quiet_transformers
 from collabedit.models.report import load_checked
 from collabedit.models.tokens import check_tokenizer
-from collabedit.progress import say
+from collabedit.progress import progress, say
 
 __all__ = [
     "default_device",
@@ -56,7 +57,7 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def load_model(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     dtype: str = "float32",
     device: str | None = None,
@@ -85,13 +86,14 @@ def load_model(
         InputError: when the name, the type or the device is unknown.
         ModelError: when loading fails or the model cannot be edited.
     """
+    name = os.fspath(name)
     options: dict[str, Any] = {"dtype": parse_dtype(dtype)}
     device = checked_device(device)
     source = resolve(name)
     if device == "auto":
         room = room_for_weights(max_memory, memory_budget or 0)
         options.update(device_map="auto", max_memory=room)
-    with quiet_transformers():
+    with quiet_transformers(), progress("Loading the model"):
         config = _load_config(source, name, trust_remote_code)
         with explained(name):
             packing = unpacking(name, config)

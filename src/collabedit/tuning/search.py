@@ -86,7 +86,7 @@ def target_settings(
 def weights(settings: Hyperparameters, editor: Editor) -> list[Hyperparameters]:
     """The settings with several weights of the prior, the present one first.
 
-    An editor whose edits hold exactly does not depend on the weight.
+    An editor that satisfies its edits exactly does not depend on the weight.
     """
     if editor.ridge_of(settings) == 0:
         return [settings]

@@ -1,0 +1,48 @@
+"""Sets up what a command shows and logs while it runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import typer
+
+__all__ = ["start_display"]
+
+
+class _AboveTheBar(logging.Handler):
+    """Prints log records where they do not break a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; under ``--quiet`` only warnings get here."""
+        from collabedit.progress import say
+
+        say(self.format(record), always=True)
+
+
+def start_display(
+    context: typer.Context, *, quiet: bool, verbose: bool, log_json: Path | None
+) -> None:
+    """Show and log what the options ask for until the command ends.
+
+    Args:
+        context: of the command.
+        quiet: show neither progress nor notices; warnings and errors stay.
+        verbose: show more.
+        log_json: the file that gets the events.
+
+    Raises:
+        InputError: when the log cannot be written.
+    """
+    from collabedit._version import __version__
+    from collabedit.progress import EventLog, show_progress
+
+    handler = _AboveTheBar()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    level = logging.INFO if verbose and not quiet else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler])
+    log = None if log_json is None else EventLog(log_json)
+    context.with_resource(show_progress(quiet=quiet, verbose=verbose, log=log))
+    if log is not None:
+        context.meta["log"] = log
+        log.write("start", command=context.invoked_subcommand, collabedit=__version__)

@@ -1,0 +1,16 @@
+"""``collabedit models pull``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["pull"]
+
+
+def pull(name: Annotated[str, typer.Argument(help="A built-in name.")]) -> None:
+    """Fetch a built-in model into the cache now, so that later commands start at once."""
+    from collabedit.models import catalogue
+
+    print(catalogue.fetch(name))

@@ -1,0 +1,20 @@
+"""``collabedit stats``: the second moments that keep an edit from spoiling the rest."""
+
+from __future__ import annotations
+
+import typer
+
+from collabedit.cli.stats.collect import collect
+from collabedit.cli.stats.import_ import import_
+from collabedit.cli.stats.show import show
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Collect, show and import covariance files: the second moments of what the "
+    "edited weights read in ordinary text.",
+)
+app.command("collect")(collect)
+app.command("show")(show)
+app.command("import")(import_)

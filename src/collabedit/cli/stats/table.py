@@ -1,0 +1,68 @@
+"""A covariance as people read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collabedit.messages import Covariance
+
+__all__ = ["facts", "print_covariance", "rows"]
+
+
+def facts(covariance: Covariance) -> dict[str, str | int]:
+    """What the metadata say."""
+    return {
+        "model": covariance.model,
+        "corpus": covariance.corpus,
+        "samples": covariance.samples,
+        "created": covariance.created,
+        "collabedit": covariance.collabedit,
+    }
+
+
+def rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
+    """What the table says of each weight; ``None`` where it is infinite or not known."""
+    import math
+
+    from collabedit.algebra import condition_number
+    from collabedit.progress import progress
+
+    found: dict[str, dict[str, float | int | None]] = {}
+    moments = covariance.second_moments
+    with progress("Checking the matrices", len(moments), "matrices") as bar:
+        for name, moment in moments.items():
+            condition = condition_number(moment)
+            found[name] = {
+                "size": len(moment),
+                "trace": float(moment.trace()),
+                "condition": condition if math.isfinite(condition) else None,
+                "sampling_error": covariance.sampling_error.get(name),
+            }
+            bar.advance()
+    return found
+
+
+def print_covariance(covariance: Covariance, path: Path) -> None:
+    """Print a covariance as a table."""
+    from rich.table import Table
+
+    from collabedit.reporting.tables import console
+
+    table = Table("weight", "samples", "inputs", "trace", "condition", "sampling error")
+    for name, row in rows(covariance).items():
+        condition, error = row["condition"], row["sampling_error"]
+        table.add_row(
+            name,
+            f"{covariance.samples:,}",
+            f"{row['size']:,}",
+            f"{row['trace']:.4g}",
+            "singular" if condition is None else f"{condition:.1e}",
+            "unknown" if error is None else f"{100 * error:.1f} %",
+        )
+    out = console()
+    for key, value in facts(covariance).items():
+        out.print(f"{key}: {value}", highlight=False, markup=False)
+    out.print(table)
+    out.print(f"file: {path}", highlight=False, markup=False, soft_wrap=True)

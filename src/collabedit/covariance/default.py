@@ -1,0 +1,66 @@
+"""The covariance to use where the user gives none: of text that the model itself writes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from collabedit.covariance.collect import MAX_LENGTH, collect
+from collabedit.covariance.self_corpus import SelfCorpus
+from collabedit.covariance.sizing import (
+    collection_key,
+    default_tokens,
+    expected_seconds,
+    plan_of,
+)
+from collabedit.errors import CollabEditError, InputError
+from collabedit.files import cache_directory
+from collabedit.messages import Covariance
+from collabedit.models import LanguageModel
+from collabedit.progress import duration, say
+
+__all__ = ["default_covariance"]
+
+logger = logging.getLogger(__name__)
+
+
+def default_covariance(
+    model: LanguageModel,
+    layers: Sequence[int],
+    seed: int = 0,
+    *,
+    tokens: int | None = None,
+    say: Callable[[str], None] = say,
+) -> Covariance:
+    """Second moments to use where the user gives none: of text that the model itself writes.
+
+    They are kept in the cache, under a key made of everything they depend on.
+
+    Args:
+        model: the model, unedited.
+        layers: which decoder layers.
+        seed: of the samples.
+        tokens: how many to sample; :func:`default_tokens` when ``None``.
+        say: receives the notice that it takes a while, and what would be better.
+    """
+    corpus = SelfCorpus(seed)
+    tokens = tokens or default_tokens(model, corpus)
+    names = model.weight_names(sorted(set(layers)))
+    key = collection_key(model.fingerprint(names), corpus, plan_of(model, tokens, MAX_LENGTH))
+    path = cache_directory("covariance") / f"{key[:32]}.safetensors"
+    if path.is_file():
+        try:
+            return Covariance.load(path)
+        except CollabEditError as error:
+            logger.warning("%s; collecting it again", error)
+    minutes = duration(expected_seconds(model, corpus, tokens))
+    say(
+        f"No covariance was given. Collecting one over {tokens:,} tokens that {model.name} writes "
+        f"itself takes about {minutes}, only once; it is kept in {path.parent}. Text like that of "
+        "its training is better: collabedit stats collect --corpus FILE"
+    )
+    try:
+        return collect(model, layers, corpus, tokens=tokens, out=path, say=say)
+    except InputError as error:  # the cache is read-only or full, which is no reason to give up
+        say(f"{error}; the covariance will not be kept.")
+        return collect(model, layers, corpus, tokens=tokens, say=say)

@@ -1,0 +1,84 @@
+"""How many tokens a collection takes, how much memory, and what identifies it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from collabedit.covariance.checkpoint import PARTIAL_FORMAT
+from collabedit.covariance.corpus import Corpus, Plan
+from collabedit.covariance.sums import PANELS
+from collabedit.files import sha256_of_json
+from collabedit.models import LanguageModel
+
+__all__ = [
+    "TOKENS_PER_INPUT",
+    "collection_key",
+    "default_tokens",
+    "expected_seconds",
+    "layers_at_once",
+    "memory_needed",
+    "plan_of",
+]
+
+#: Blocks into which a collection is divided for the sampling error, where they stay small enough.
+_BLOCKS = 16
+#: Tokens of a block at most: more would lose digits in float32.
+_BLOCK_TOKENS = 16384
+#: Tokens for each input of the MLP at least, unless the user says otherwise.
+TOKENS_PER_INPUT = 10
+#: Texts and tokens of each in the forward pass that is timed to estimate the whole.
+_TRIED_ROWS, _TRIED_LENGTH = 4, 64
+
+
+def default_tokens(model: LanguageModel, corpus: Corpus) -> int:
+    """How many tokens to take unless told: the corpus's default, ten an input of the MLP at least.
+
+    Second moments of fewer tokens than inputs are singular, and of few more badly conditioned.
+    """
+    return max(corpus.default_tokens, TOKENS_PER_INPUT * model.structure.mlp_size)
+
+
+def memory_needed(model: LanguageModel, layers: Sequence[int]) -> int:
+    """Bytes that the matrices take while collecting: float64 sums, and products of one block."""
+    size = model.structure.mlp_size
+    panels = (PANELS + 1) / (2 * PANELS)
+    product = 8 if model.dtype == torch.float64 else 4
+    return int(len(set(layers)) * size**2 * (8 + product * panels))
+
+
+def layers_at_once(model: LanguageModel, layers: Sequence[Any]) -> int:
+    """Of how many layers the matrices fit half the model's memory budget; one at least."""
+    count = len(set(layers))
+    if model.memory_budget is None:
+        return count
+    return max(1, min(count, int(model.memory_budget / 2 / memory_needed(model, [0]))))
+
+
+def plan_of(model: LanguageModel, tokens: int, max_length: int) -> Plan:
+    """The sizes of a collection: its tokens, its windows and its blocks."""
+    context = getattr(model.hf.config.get_text_config(), "max_position_embeddings", max_length)
+    block = max(1, min(tokens // _BLOCKS, _BLOCK_TOKENS))
+    return Plan(tokens, min(max_length, context), block)
+
+
+def collection_key(fingerprint: dict[str, str], corpus: Corpus, plan: Plan) -> str:
+    """Hash of all that a collection depends on."""
+    corpus_key = dict(corpus.identity())
+    return sha256_of_json(
+        [PARTIAL_FORMAT, 1, fingerprint, corpus_key, plan.tokens, plan.max_length]
+    )
+
+
+@torch.inference_mode()
+def expected_seconds(model: LanguageModel, corpus: Corpus, tokens: int) -> float:
+    """About how long a collection takes on this machine, from one small forward pass."""
+    ids = torch.zeros(_TRIED_ROWS, _TRIED_LENGTH, dtype=torch.long, device=model.device)
+    model.hf(input_ids=ids[:1], use_cache=False)  # the first pass also sets things up
+    began = time.monotonic()
+    model.hf(input_ids=ids, use_cache=False)
+    each = (time.monotonic() - began) / ids.numel()
+    return tokens * each / (1 - corpus.generation_share)

@@ -1,0 +1,111 @@
+"""Running sums of ``k k^T`` over blocks of tokens, and the error of their mean.
+
+The sums are of ``k k^T`` over all real tokens. Products are formed in float32 (float64 for a
+float64 model) within a block of tokens, and blocks are added up in float64. A product ``X^T X`` is
+symmetric, so only its upper triangle of column panels is computed.
+
+**Sampling error.** Let block ``b`` have ``n_b`` of the ``N`` tokens, the sum ``S_b`` and the mean
+``C_b = S_b / n_b``, so that ``C = sum_b n_b C_b / N``. If blocks are independent and the mean of
+``n`` tokens has the squared error ``s^2 / n`` in the Frobenius norm, then
+
+    E sum_b n_b |C_b - C|^2 = (m - 1) s^2        and        E |C - E C|^2 = s^2 / N
+
+over ``m`` blocks, whatever their sizes. Hence the estimate
+
+    SE^2 = (sum_b |S_b|^2 / n_b - N |C|^2) / ((m - 1) N)
+
+which for equal blocks is the variance of the block means over ``m``. Tokens within a block may
+depend on each other as they like; a text that lies in two blocks makes the estimate a little low.
+Relative to ``|C|``, ``N`` independent tokens give about ``tr(C) / (|C| sqrt(N))``, which is
+``sqrt(d_in / N)`` where no direction stands out: 14 % for 1,536 inputs and 80,000 tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+__all__ = ["PANELS", "BlockProduct", "Sums"]
+
+#: Column panels of a product: more save little and make slim, slow matrices.
+PANELS = 4
+#: Rows of a matrix that are mirrored together.
+_MIRROR_ROWS = 1024
+
+
+@dataclass
+class Sums:
+    """All that a collection has gathered so far.
+
+    Attributes:
+        totals: sum of ``k k^T`` by weight name; float64, only its upper triangle counts.
+        squares: ``sum_b |S_b|^2 / n_b`` by weight name.
+        samples: tokens.
+        blocks: their number ``m``.
+        chunks: chunks of the corpus that are finished.
+    """
+
+    totals: dict[str, Tensor]
+    squares: dict[str, float]
+    samples: int = 0
+    blocks: int = 0
+    chunks: int = 0
+
+    @classmethod
+    def zeros(cls, names: Sequence[str], size: int) -> Sums:
+        """Empty sums of inputs of this size."""
+        totals = {name: torch.zeros(size, size, dtype=torch.float64) for name in names}
+        return cls(totals, dict.fromkeys(names, 0.0))
+
+    def take_mean(self, name: str) -> Tensor:
+        """``C``, exactly symmetric, in the place of the sum, which is gone."""
+        mean = self.totals.pop(name).div_(self.samples)
+        for start in range(0, len(mean), _MIRROR_ROWS):
+            end = start + _MIRROR_ROWS
+            inside = mean[start:end, start:end].triu()
+            mean[start:end, start:end] = inside + inside.triu(1).T
+            mean[end:, start:end] = mean[start:end, end:].T
+        return mean
+
+    def relative_error(self, mean: Tensor, name: str) -> float:
+        """The standard error of ``C`` over its norm; see the module's docstring."""
+        norm = float(mean.norm())
+        spread = self.squares[name] - self.samples * norm**2
+        variance = max(spread, 0.0) / ((self.blocks - 1) * self.samples)
+        return math.sqrt(variance) / norm
+
+
+class BlockProduct:
+    """``S_b = X^T X`` for the rows of one block, in column panels of its upper triangle."""
+
+    def __init__(self, like: Tensor) -> None:
+        size = like.shape[1]
+        edges = [size * number // PANELS for number in range(PANELS + 1)]
+        self._spans = list(pairwise(edges))
+        self._dtype = torch.promote_types(like.dtype, torch.float32)
+        self._panels = [
+            torch.zeros(end - start, size - start, dtype=self._dtype, device=like.device)
+            for start, end in self._spans
+        ]
+
+    def add(self, rows: Tensor) -> None:
+        """Add ``X^T X`` of ``rows [n, d_in]``."""
+        rows = rows.to(self._dtype)
+        for (start, end), panel in zip(self._spans, self._panels, strict=True):
+            panel.addmm_(rows[:, start:end].T, rows[:, start:])
+
+    def move_to(self, total: Tensor) -> float:
+        """Add the block to ``total``, begin a new one, and return ``|S_b|^2``."""
+        squared = 0.0
+        for (start, end), panel in zip(self._spans, self._panels, strict=True):
+            inside = torch.linalg.vector_norm(panel[:, : end - start], dtype=torch.float64)
+            right = torch.linalg.vector_norm(panel[:, end - start :], dtype=torch.float64)
+            squared += float(inside) ** 2 + 2 * float(right) ** 2
+            total[start:end, start:] += panel.to(total.device)
+            panel.zero_()
+        return squared

@@ -1,0 +1,31 @@
+"""Long work shows itself: one display and one log for every stage of a command.
+
+A stage is a ``with`` block of :func:`progress`. A command that knows which stages it will go
+through says so with :func:`plan`; the display then counts them and estimates the time left over all
+of them. Messages for the user go through :func:`say`, so that they never break a bar.
+
+:func:`show_progress` chooses what is seen: a bar on a terminal, a line now and then elsewhere, or
+nothing; and a file that gets every event as JSON.
+"""
+
+from collabedit.progress.clock import duration
+from collabedit.progress.events import EventLog
+from collabedit.progress.stages import (
+    Progress,
+    interrupted_stage,
+    plan,
+    progress,
+    say,
+    show_progress,
+)
+
+__all__ = [
+    "EventLog",
+    "Progress",
+    "duration",
+    "interrupted_stage",
+    "plan",
+    "progress",
+    "say",
+    "show_progress",
+]
