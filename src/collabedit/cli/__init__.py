@@ -16,6 +16,7 @@ from collabedit.cli.contribute import contribute
 from collabedit.cli.demo import demo
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
+from collabedit.cli.evaluate import evaluate
 from collabedit.cli.export import export, revert
 from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
@@ -58,6 +59,7 @@ app.command("withdraw")(withdraw)
 app.command("audit")(audit)
 app.command("apply")(apply)
 app.command("ask")(ask)
+app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("revert")(revert)
 app.add_typer(federation.app, name="federation")
