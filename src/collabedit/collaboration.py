@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from collabedit.algebra import Prior, relative_distance
 from collabedit.covariance import default_covariance
+from collabedit.editing import optimise_targets
 from collabedit.editors import DEFAULT_EDITOR
+from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
 from collabedit.export import save_edited_model
 from collabedit.export.gguf_model import save_gguf
 from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
-from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
+from collabedit.messages import Covariance, Delta, Normaliser, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, apply_delta, new_round
 from collabedit.progress import plan
 from collabedit.progress.plans import EDIT
-from collabedit.requests import Facts, as_records
+from collabedit.requests import Facts, Record, as_records
 from collabedit.rounds import Coordinator, merge_deltas, static_priors
 from collabedit.transports import run_in_process
 
@@ -36,8 +39,13 @@ __all__ = [
     "distances",
     "edit",
     "edit_alone",
+    "edit_and_ask",
     "merge_edits",
 ]
+
+#: A second pass gives an edit's target so many times the steps, and this share of the loss at which
+#: it is finished.
+_MORE_STEPS, _LOWER_LOSS = 2, 0.2
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,13 @@ class EditResult:
     Attributes:
         model: the edited model; ``model.hf`` is the ``transformers`` model.
         delta: the change of its weights.
+        outcomes: what came of each edit, asked raw and in chat, before and after; ``None`` if
+            nobody asked.
     """
 
     model: LanguageModel
     delta: Delta
+    outcomes: Outcomes | None = None
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Save the edited model as a directory or a .gguf file, or the delta as .safetensors.
@@ -74,7 +85,8 @@ class EditResult:
         layers = ", ".join(map(str, about.layers))
         parties = "1 party" if about.parties == 1 else f"{about.parties} parties"
         edits = "1 edit" if about.edits == 1 else f"{about.edits} edits"
-        return f"{about.model}: {edits} of {parties} by {about.editor}, layers {layers}"
+        made = f"{about.model}: {edits} of {parties} by {about.editor}, layers {layers}"
+        return made if self.outcomes is None else f"{made}; {self.outcomes}"
 
 
 def edit(
@@ -85,6 +97,8 @@ def edit(
     schedule: Schedule = Schedule.LAYERWISE,
     covariance: Covariance | str | os.PathLike[str] | None = None,
     seed: int = 0,
+    ask: bool = True,
+    retry: bool = True,
 ) -> EditResult:
     """Write facts into a model.
 
@@ -96,12 +110,21 @@ def edit(
         covariance: second moments of the model's activations on ordinary text, or their file; by
             default they are collected once, on text that the model writes, and cached.
         seed: of the sampling of contexts.
+        ask: ask for each edit before and after, raw and in chat, and say which took.
+        retry: give those that did not take one more pass, with more steps.
 
     Raises:
         CollabEditError: when the model cannot be edited, or a fact cannot be used.
     """
     return collaborate(
-        model, {"": facts}, editor=editor, schedule=schedule, covariance=covariance, seed=seed
+        model,
+        {"": facts},
+        editor=editor,
+        schedule=schedule,
+        covariance=covariance,
+        seed=seed,
+        ask=ask,
+        retry=retry,
     )
 
 
@@ -114,6 +137,8 @@ def collaborate(
     schedule: Schedule = Schedule.LAYERWISE,
     covariance: Covariance | str | os.PathLike[str] | None = None,
     seed: int = 0,
+    ask: bool = True,
+    retry: bool = False,
 ) -> EditResult:
     """Write the facts of several parties into a model, as one party holding all of them would.
 
@@ -128,22 +153,27 @@ def collaborate(
         schedule: how residuals reach the layers.
         covariance: as :func:`edit` takes it.
         seed: of the sampling of contexts.
+        ask: as :func:`edit` takes it.
+        retry: as :func:`edit` takes it.
 
     Raises:
         CollabEditError: when the model cannot be edited, or a fact cannot be used.
     """
     merging = resolve_method(method)
-    requests = {
-        name: [record.request for record in as_records(facts)] for name, facts in parties.items()
-    }
+    records = {name: as_records(facts) for name, facts in parties.items()}
+    requests = {name: [record.request for record in own] for name, own in records.items()}
     with plan(EDIT):
         loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
         config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
         members = Party.together(loaded, list(requests.values()), config, list(requests))
         priors = static_priors(config, _covariance(covariance, loaded, config, seed))
-        delta = merge_edits(merging, members, config, priors).delta
+        if ask:
+            flat = [record for own in records.values() for record in own]
+            delta, came = edit_and_ask(merging, members, flat, config, priors, retry=retry)
+        else:
+            delta, came = merge_edits(merging, members, config, priors).delta, None
     apply_delta(loaded, delta)
-    return EditResult(loaded, delta)
+    return EditResult(loaded, delta, came)
 
 
 def _covariance(
@@ -152,7 +182,8 @@ def _covariance(
     config: RoundConfig,
     seed: int,
 ) -> Covariance | None:
-    if not config.rules.has_statistics or isinstance(given, Covariance):
+    needed = config.rules.needs_covariance(config.hyperparameters)
+    if not needed or isinstance(given, Covariance):
         return given if isinstance(given, Covariance) else None
     if given is None:
         return default_covariance(model, config.layers, seed)
@@ -168,11 +199,13 @@ class Merged:
         keys: by weight name, the pooled key factors ``F [d_in, r]``; none for methods that merge
             finished updates, since nobody pools statistics there.
         residual_norms: by weight name, ``|R|`` (Frobenius) of the residuals; likewise.
+        normaliser: of the features of this and earlier rounds, where the editor normalises them.
     """
 
     delta: Delta
     keys: Mapping[str, Tensor] = field(default_factory=dict)
     residual_norms: Mapping[str, float | None] = field(default_factory=dict)
+    normaliser: Normaliser | None = None
 
 
 def merge_edits(
@@ -181,10 +214,11 @@ def merge_edits(
     config: RoundConfig,
     priors: Mapping[str, Prior],
     own_deltas: Callable[[], Mapping[str, Delta]] | None = None,
+    normaliser: Normaliser | None = None,
 ) -> Merged:
     """Merge the parties' edits by a method.
 
-    In the one-shot schedule all methods start from the same uploads. In the sequential one, and
+    In the one-shot schedule all methods start from the same uploads. In the layerwise one, and
     with editors that take one edit at a time or fine-tune, the methods that merge updates get what
     users of model merging have: each party's delta, edited alone to the end.
 
@@ -194,16 +228,81 @@ def merge_edits(
         config: the round.
         priors: ``A0`` by weight name.
         own_deltas: gives the parties' own deltas; they are computed where it is not given.
+        normaliser: of the features of earlier rounds, where the editor normalises features.
     """
-    if method.merges is Merges.UPDATES:
-        if config.one_exchange:
-            return Merged(run_in_process(parties, Coordinator(config, priors, method)))
+    if method.merges is Merges.UPDATES and not config.one_exchange:
         own = own_deltas or (lambda: _own_deltas(parties, config, priors))
         return Merged(merge_deltas(own(), method))
     together = [Party.pooled(parties)] if method.name == POOLED else parties
-    coordinator = Coordinator(config, priors, method)
+    coordinator = Coordinator(config, priors, method, normaliser=normaliser)
     delta = run_in_process(together, coordinator)
-    return Merged(delta, coordinator.keys, coordinator.residual_norms)
+    if method.merges is Merges.UPDATES:
+        return Merged(delta, normaliser=coordinator.normaliser)
+    return Merged(delta, coordinator.keys, coordinator.residual_norms, coordinator.normaliser)
+
+
+def edit_and_ask(
+    method: MergeMethod,
+    parties: Sequence[Party],
+    records: Sequence[Record],
+    config: RoundConfig,
+    priors: Mapping[str, Prior],
+    *,
+    retry: bool,
+) -> tuple[Delta, Outcomes]:
+    """Merge the parties' edits, and ask for each edit before and after.
+
+    Args:
+        method: how to merge.
+        parties: with all their edits.
+        records: those of all parties' edits, party by party.
+        config: the round.
+        priors: ``A0`` by weight name.
+        retry: give the edits that did not take a second pass, whose targets are sought longer. It
+            counts only if more edits take then.
+
+    Returns:
+        The delta, which is not applied, and what came of the edits.
+
+    Raises:
+        RequestError: when a prompt leaves the model's context no room for an answer.
+    """
+    model = parties[0].model
+    before = ask_edits(model, records)
+
+    def attempt(members: Sequence[Party]) -> tuple[Delta, Outcomes]:
+        delta = merge_edits(method, members, config, priors).delta
+        with model.edited(delta.changes):
+            return delta, outcomes(records, before, ask_edits(model, records))
+
+    delta, came = attempt(parties)
+    failed = came.failed
+    if not (retry and failed and config.rules.at_once):
+        return delta, came
+    second, again = attempt(_with_more_steps(parties, config, failed))
+    better = len(again.failed) < len(failed)
+    kept = (second, again) if better else (delta, came)
+    return kept[0], replace(kept[1], retried=len(failed))
+
+
+def _with_more_steps(
+    parties: Sequence[Party], config: RoundConfig, places: Sequence[int]
+) -> list[Party]:
+    """The same parties, where some edits' targets are sought longer; places count all edits."""
+    model, settings = parties[0].model, config.hyperparameters
+    requests = [request for party in parties for request in party.requests]
+    targets = torch.cat([party.targets for party in parties], dim=1).clone()
+    longer = settings.with_changes(
+        target_steps=_MORE_STEPS * settings.target_steps,
+        loss_threshold=_LOWER_LOSS * settings.loss_threshold,
+    )
+    chosen = [requests[place] for place in places]
+    targets[:, list(places)] = optimise_targets(model, chosen, config.contexts, longer)
+    shares = targets.split([len(party.requests) for party in parties], dim=1)
+    return [
+        Party(model, party.requests, config, targets=share, name=party.name)
+        for party, share in zip(parties, shares, strict=True)
+    ]
 
 
 def edit_alone(party: Party, config: RoundConfig, priors: Mapping[str, Prior]) -> Delta:

@@ -208,7 +208,6 @@ def test_what_would_change_the_method_is_refused_by_name(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({**FT, "batch_size": 1}, "batch_size: 1 is not followed; each step"),
         ({**FT, "objective_optimization": "prompt_last"}, "objective_optimization: 'prompt_last'"),
         ({**MEMIT, "neuron_threshold": 1.0}, "unknown settings, not used: 'neuron_threshold'"),
         ({**FT, "rewrite_module_tmp": "h.{}.mlp.back"}, "is taken for the MLP's down-projection"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_processes_are_others_and_end(tmp_path: Path) -> None:
     for number in (first, second, third):
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)
+
+
+@pytest.mark.slow
+def test_an_interrupted_user_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), open_workers("1") as executor:  # noqa: PT012
+        assert executor is not None
+        assert executor.submit(double, 1).result() == 2
+        working = [executor.submit(time.sleep, 600) for _ in range(3)]
+        raise KeyboardInterrupt
+    assert time.monotonic() - start < 300
+    assert all(future.done() for future in working)
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "2.5", "many", "ray:2", "http://head:10001"])

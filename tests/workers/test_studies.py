@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from collabedit.editing import targets
 from collabedit.experiments import (
@@ -44,6 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cache = tmp_path_factory.mktemp("cache-of-ray")
     passed = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     ray.init(
+        address="local",
         num_cpus=2,
         num_gpus=0,
         include_dashboard=False,
@@ -81,7 +83,7 @@ def check_same(
 ) -> None:
     """A study here, and on workers with an empty cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
         for where in ("here", "there"):
             patch.setenv("COLLABEDIT_CACHE", str(place / f"cache-{where}"))
             if where == "here":

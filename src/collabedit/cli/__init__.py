@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli import doctor, models, requests, round, run, stats
+from collabedit.cli import doctor, federation, models, requests, round, run, stats
 from collabedit.cli.apply import apply
+from collabedit.cli.ask import ask
 from collabedit.cli.contribute import contribute
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
@@ -30,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=(
         "Correct facts in a language model, alone or together with other parties.\n\n"
-        "Several parties each edit the same open model. Merging their edits loses nothing, and no "
-        "text of a request leaves its party (docs/formats.md says what a contribution reveals). "
+        "Several parties each edit the same open model. Merging their edits loses nothing, and the "
+        "text of a request never leaves its party. "
         "Begin with [bold]collabedit demo[/bold]."
     ),
 )
@@ -48,8 +49,10 @@ app.command("update", hidden=True)(contribute)  # its name in version 0.1
 app.command("detect")(detect)
 app.command("merge")(merge)
 app.command("apply")(apply)
+app.command("ask")(ask)
 app.command("export")(export)
 app.command("revert")(revert)
+app.add_typer(federation.app, name="federation")
 app.add_typer(run.run_app, name="run")
 app.command("summarize")(run.summarize)
 

@@ -14,13 +14,16 @@ from collabedit.cli.options import (
     SkipBadOption,
     SoFarOption,
     TrustOption,
+    WorkersOption,
     read_bytes,
     spread,
 )
+from collabedit.cli.secure import answer, open_request
 
 if TYPE_CHECKING:
     from collabedit.messages import Contribution
     from collabedit.parties import Party
+    from collabedit.privacy.secure import SecureParty
 
 
 def contribute(
@@ -70,6 +73,24 @@ def contribute(
         Path | None,
         typer.Option(help="Leave out what the coordinator's 'collabedit detect' decided."),
     ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="Secure aggregation: your key, of 'collabedit round key'."),
+    ] = None,
+    roster: Annotated[
+        Path | None,
+        typer.Option(
+            help="Secure aggregation: the parties' public keys as you know them; a round file with "
+            "others is refused."
+        ),
+    ] = None,
+    request: Annotated[
+        Path | None,
+        typer.Option(
+            "--answer",
+            help="Secure aggregation: the coordinator's request; without it, the first step.",
+        ),
+    ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
@@ -77,6 +98,7 @@ def contribute(
         bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
     ] = False,
     skip_bad: SkipBadOption = False,
+    workers: WorkersOption = None,
 ) -> None:
     """Compute what a party sends: statistics of its edits, and no text.
 
@@ -87,15 +109,14 @@ def contribute(
     from collabedit.editing import TargetCache
     from collabedit.errors import InputError
     from collabedit.messages import Decision, Delta, RoundConfig
-    from collabedit.models import load_model
     from collabedit.parties import Party, checked_threshold, stored_secret
     from collabedit.privacy import load_key
-    from collabedit.progress import plan
-    from collabedit.progress.plans import CONTRIBUTION
     from collabedit.requests import load_records
+    from collabedit.workers import ModelSource, check_workers, solving_targets
 
     if dtype not in ("float32", "float64"):
         raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
+    check_workers(workers)
     threshold = checked_threshold(skip_known)
     if fingerprint_key is None and (fingerprints_only or decision is not None):
         option = "--decision" if decision is not None else "--fingerprints-only"
@@ -106,15 +127,12 @@ def contribute(
     records = load_records(requests, skip_bad=skip_bad)
     so_far = Delta.load(delta) if delta else Delta.empty(config)
     so_far.check_round(config)
-    with plan(CONTRIBUTION):
-        loaded = load_model(
-            model or config.model,
-            dtype=config.dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            memory_budget=read_bytes(memory_budget),
-        )
-        ours = Party(
+
+    def make_party(secure: SecureParty | None = None) -> Party:
+        name, budget = model or config.model, read_bytes(memory_budget)
+        source = ModelSource(name, config.dtype, device, budget, trust_remote_code)
+        loaded = source.load()
+        made = Party(
             loaded,
             [record.request for record in records],
             config,
@@ -124,12 +142,31 @@ def contribute(
             decision=decided,
             name=party,
             secret=stored_secret(),
+            secure=secure,
         )
-        _report_left_out(ours, len(records))
-        if fingerprints_only:
-            made = ours.announce()
-        else:
-            made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+        helpers = None if fingerprints_only else workers
+        with solving_targets(helpers, source, loaded) as solve:
+            if solve is not None or secure is not None:
+                made.prepare(solve)
+        _report_left_out(made, len(records))
+        return made
+
+    if config.secure_aggregation is not None and not fingerprints_only:
+        if identity is None:
+            raise InputError(
+                f"{round_file} asks for secure aggregation; give your --identity "
+                "(collabedit round key)"
+            )
+        asked = open_request(config, request)
+        answer(config, asked, identity, roster, make_party, out)
+        return
+    if identity is not None or request is not None:
+        raise InputError(f"{round_file} asks for no secure aggregation; --identity has no use")
+    ours = make_party()
+    if fingerprints_only:
+        made = ours.announce()
+    else:
+        made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
     made.save(out)
     _report(made, out)
 

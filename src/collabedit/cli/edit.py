@@ -17,15 +17,20 @@ from collabedit.cli.options import (
     MemoryOption,
     ModelOption,
     OverwriteOption,
+    RetryOption,
     ScheduleOption,
     SeedOption,
     SkipBadOption,
+    StrictOption,
     TrustOption,
+    WorkersOption,
     read_bytes,
     read_covariance,
     read_hyperparameters,
+    require_all_took,
     spread,
 )
+from collabedit.errors import InputError
 
 
 def edit(
@@ -57,8 +62,19 @@ def edit(
     memory_budget: MemoryOption = None,
     skip_bad: SkipBadOption = False,
     overwrite: OverwriteOption = False,
+    retry: RetryOption = True,
+    ask: Annotated[
+        bool, typer.Option(help="Ask for each edit before and after, and show which took.")
+    ] = True,
+    strict: StrictOption = False,
+    workers: WorkersOption = None,
 ) -> None:
-    """Edit a model alone: one party, all in one go."""
+    """Edit a model alone: one party, all in one go.
+
+    In the end a table shows what the model says of each edit, before and after, after the prompt as
+    edited and in a chat: whether it took, did not, or lost its subject.
+    """
+    from collabedit.collaboration import edit_alone, edit_and_ask
     from collabedit.editing import TargetCache
     from collabedit.editors import resolve_editor
     from collabedit.export import save_edited_model
@@ -67,14 +83,15 @@ def edit(
     from collabedit.files import check_output_file
     from collabedit.merging import resolve_method
     from collabedit.messages import parse_schedule
-    from collabedit.models import load_model
     from collabedit.parties import Party, new_round
-    from collabedit.progress import plan
-    from collabedit.progress.plans import EDIT
+    from collabedit.reporting.outcome_tables import print_outcomes
     from collabedit.requests import load_records
-    from collabedit.rounds import Coordinator, static_priors
-    from collabedit.transports import run_in_process
+    from collabedit.rounds import static_priors
+    from collabedit.workers import ModelSource, check_workers, solving_targets
 
+    if strict and not ask:
+        raise InputError("--strict needs the answers; leave out --no-ask")
+    check_workers(workers)
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
@@ -85,31 +102,30 @@ def edit(
         check_gguf(out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
     else:
         check_output_directory(out, overwrite=overwrite)
-    with plan(EDIT):
-        loaded = load_model(
-            model,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            memory_budget=read_bytes(memory_budget),
-        )
-        if not (as_delta or as_gguf):
-            check_output(out, loaded, overwrite=overwrite)
-        config = new_round(
-            loaded,
-            editor=rules.name,
-            schedule=chosen_schedule,
-            hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
-            seed=seed,
-        )
-        party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-        moments = (
-            read_covariance(covariance, loaded, config.layers, seed)
-            if rules.has_statistics
-            else None
-        )
-        priors = static_priors(config, moments, loaded.memory_budget)
-        delta = run_in_process([party], Coordinator(config, priors, resolve_method("GLOBAL")))
+    source = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
+    loaded = source.load()
+    if not (as_delta or as_gguf):
+        check_output(out, loaded, overwrite=overwrite)
+    config = new_round(
+        loaded,
+        editor=rules.name,
+        schedule=chosen_schedule,
+        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
+        seed=seed,
+    )
+    party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
+    with solving_targets(workers, source, loaded) as solve:
+        if solve is not None and rules.at_once:
+            party.prepare(solve)
+    needed = rules.needs_covariance(config.hyperparameters)
+    moments = read_covariance(covariance, loaded, config.layers, seed) if needed else None
+    priors = static_priors(config, moments, loaded.memory_budget)
+    came = None
+    if ask:
+        pooled = resolve_method("GLOBAL")
+        delta, came = edit_and_ask(pooled, [party], records, config, priors, retry=retry)
+    else:
+        delta = edit_alone(party, config, priors)
     if as_delta:
         delta.save(out)
     elif as_gguf:
@@ -117,3 +133,6 @@ def edit(
     else:
         save_edited_model(loaded, delta, out, overwrite=overwrite)
     print(f"{out}: {model} with {len(records)} edits, layers {spread(config.layers)}")
+    if came is not None:
+        print_outcomes(came)
+        require_all_took(came, strict)

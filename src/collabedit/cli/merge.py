@@ -17,6 +17,7 @@ from collabedit.cli.options import (
     read_decimals,
     spread,
 )
+from collabedit.cli.secure import next_step
 
 if TYPE_CHECKING:
     from collabedit.merging import MergeMethod
@@ -78,6 +79,9 @@ def merge(
 ) -> None:
     """Merge the parties' contributions into one delta; the coordinator's part.
 
+    Under secure aggregation an exchange has five steps: each call takes the parties' answers to one
+    and writes the request of the next, and the last one writes the delta.
+
     In a layerwise round each exchange merges one layer: give the result as --delta to the next
     'contribute' and 'merge', until this command says that the round is complete. Who took part is
     kept beside round.json, as ROUND.ledger.safetensors: keep it to yourself until the round ends.
@@ -94,6 +98,17 @@ def merge(
     if shares is not None:
         chosen.check_weights(shares, len(inputs))
     _refuse_twice(inputs)
+    if round_file is not None and _is_secure(round_file):
+        if covariance is None:
+            raise InputError("merging contributions needs --round and --covariance")
+        by_files = _ByFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
+        coordinator = by_files.coordinator(chosen, options, delta)
+        merged = next_step(coordinator, round_file, inputs, out)
+        if merged is not None:
+            merged.save(out)
+            by_files.keep(coordinator)
+            _report(merged, out)
+        return
     formats = {path: tensor_metadata(path, "input").get("format") for path in inputs}
     for path, found in formats.items():
         if found not in _MERGED:
@@ -110,6 +125,12 @@ def merge(
         result.save(out)
         by_files.keep(coordinator)
     _report(result, out)
+
+
+def _is_secure(round_file: Path) -> bool:
+    from collabedit.messages import RoundConfig
+
+    return RoundConfig.load(round_file).secure_aggregation is not None
 
 
 def _refuse_twice(inputs: list[Path]) -> None:
@@ -239,5 +260,6 @@ def _report(result: Delta, out: Path) -> None:
     )
     if about.complete:
         print(f"The round is complete: collabedit apply --model {about.model} {out} -o DIR")
+        print(f"Each party sees which of its edits took: collabedit ask {out} --requests EDITS")
     else:
         print(f"Not complete yet: each party runs 'collabedit contribute' again with --delta {out}")

@@ -12,6 +12,7 @@ from collabedit.errors import InputError
 
 if TYPE_CHECKING:
     from collabedit.editors import Hyperparameters
+    from collabedit.evaluation.outcomes import Outcomes
     from collabedit.messages import Covariance
     from collabedit.models import LanguageModel
 
@@ -24,7 +25,7 @@ EditorOption = Annotated[
     typer.Option(
         "--editor",
         "-E",
-        help="MEMIT, PMET, EMMET, ROME, AlphaEdit or FT-L, in any case (docs/editors.md).",
+        help="MEMIT, PMET, EMMET, ROME, AlphaEdit, UltraEdit, FT-L or LocFT-BF, in any case.",
     ),
 ]
 ScheduleOption = Annotated[
@@ -57,7 +58,7 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(
         help="cpu, cuda, ...; the GPU where there is one by default. 'auto' spreads the model over "
-        "all GPUs, main memory and disk (docs/large-models.md)."
+        "all GPUs, main memory and disk."
     ),
 ]
 TrustOption = Annotated[
@@ -73,7 +74,7 @@ WorkersOption = Annotated[
     typer.Option(
         help="Share the work between so many processes, or the actors of a Ray cluster: ray or "
         "ray://HOST:PORT. Each takes OMP_NUM_THREADS threads, by default one. The results are the "
-        "same (docs/workers.md)."
+        "same (docs/how-to/workers.md)."
     ),
 ]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -102,6 +103,13 @@ SkipBadOption = Annotated[
     typer.Option(
         "--skip-bad", help="Go on without requests that cannot be used, and say how many they are."
     ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Exit with status 1 unless every edit took.")
+]
+RetryOption = Annotated[
+    bool,
+    typer.Option(help="Give edits that did not take one more pass, with more steps."),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a saved model there; nothing else is replaced.")
@@ -174,6 +182,12 @@ def read_bytes(text: str | None) -> int | None:
     if size < 1:
         raise InputError(f"--memory-budget: cannot read {text!r}; write it like 2GB or 500MB")
     return size
+
+
+def require_all_took(outcomes: Outcomes, strict: bool) -> None:
+    """With ``--strict``, end with status 1 unless every edit took."""
+    if strict and outcomes.failed:
+        raise typer.Exit(1)
 
 
 def spread(layers: tuple[int, ...]) -> str:

@@ -78,8 +78,30 @@ def common_settings(
     ] = None,
     generations: Annotated[
         bool,
-        typer.Option("--generations", help="Measure fluency and consistency of generated text."),
+        typer.Option(
+            "--generations",
+            help="Read what the model writes for all records, and measure the fluency and "
+            "consistency of longer texts.",
+        ),
     ] = False,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Records, chosen by the seed, for which the model is asked in several forms and "
+            "its answers are read (docs/evaluation.md); 0 for none.",
+        ),
+    ] = 16,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server that grades the answers, such as "
+            "http://localhost:8000/v1. It sees the records and the answers."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option("--judge-model", help="The model's name on that server.")
+    ] = "default",
     seed: SeedOption = 0,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,
@@ -106,7 +128,10 @@ def common_settings(
         "covariance": covariance,
         "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
         "heldout": heldout,
+        "answers": answers,
         "generations": generations,
+        "judge": judge,
+        "judge_model": judge_model,
         "seed": seed,
         "dtype": dtype,
         "device": device,
@@ -185,7 +210,18 @@ def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[
 
 @_study("single-round", counted=True)
 def single_round(
-    results: Path, fresh: bool, executor: Executor | None, common: dict[str, Any]
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--secure-aggregation",
+            help="Merge by masked sums, as parties that hide from the coordinator do "
+            "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
+        ),
+    ] = False,
 ) -> Run:
     """Edit once by many parties, merge by each method, and measure before and after.
 
@@ -194,7 +230,10 @@ def single_round(
     from collabedit.experiments import SingleRoundSettings, single_round
 
     return single_round(
-        SingleRoundSettings.checked(**common), results, fresh=fresh, executor=executor
+        SingleRoundSettings.checked(**common, secure_aggregation=secure_aggregation),
+        results,
+        fresh=fresh,
+        executor=executor,
     )
 
 
@@ -210,7 +249,7 @@ def editors(
             "--editors",
             "-E",
             help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
-            "AlphaEdit, FT-L; or all.",
+            "AlphaEdit, UltraEdit, FT-L, LocFT-BF; or all.",
         ),
     ] = "all",
     schedules: Annotated[

@@ -36,6 +36,7 @@ _USED = {
     "num_steps": "ft_steps",
     "lr": "ft_learning_rate",
     "norm_constraint": "ft_norm_bound",
+    "batch_size": "ft_batch_size",
 }
 
 #: Settings that the model, the covariance, the contexts or other options decide here, and those
@@ -80,11 +81,12 @@ _ONLY = {
     "objective_optimization": _Only(
         "target_new", "the loss is that of the whole new object", warns=True
     ),
-    "batch_size": _Only(None, "each step of fine-tuning sees all edits", warns=True),
 }
 
 #: Editors by the names that files give them; R-ROME is ROME with the same keys throughout.
-_EDITORS = frozenset({"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l"})
+_EDITORS = frozenset(
+    {"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l", "locft-bf"}
+)
 
 _MODULES = ("rewrite_module_tmp", "rewrite_module_tmps")
 _DOWN_PROJECTIONS = frozenset({"c_proj", "down_proj", "fc_out", "dense_4h_to_h", "fc2", "w2", "wo"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,22 @@ from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
 from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters, resolve_editor
 from collabedit.errors import InputError, one_line
-from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
+from collabedit.evaluation import (
+    CaseResult,
+    OpenAIJudge,
+    answer_records,
+    evaluate,
+    evaluate_generations,
+    perplexity,
+    sample_of,
+    summarise,
+)
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
-from collabedit.messages import Covariance, RoundConfig, Schedule
+from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
+from collabedit.parties.in_process import parties_of
 from collabedit.reporting.results import RunResult
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import require_statistics, static_priors
@@ -117,8 +127,12 @@ class CommonSettings(RunSettings):
         merge: names of the methods to compare.
         partition: ``iid`` or ``relation``.
         heldout: a text file whose perplexity is measured.
-        generations: whether to measure fluency and consistency of generated text as well, which
-            takes longer than all other measures.
+        answers: records, chosen at random, that the model is asked for, so that what it writes is
+            measured as well; 0 for none.
+        generations: whether all records are asked for, and the fluency and consistency of longer
+            texts measured, which takes longer than all other measures.
+        judge: address of an OpenAI-compatible server that grades the answers; nobody by default.
+        judge_model: the judge's name there.
     """
 
     parties: int = Field(default=4, ge=1)
@@ -127,7 +141,10 @@ class CommonSettings(RunSettings):
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
     partition: str = "iid"
     heldout: Path | None = None
+    answers: int = Field(default=16, ge=0)
     generations: bool = False
+    judge: str | None = None
+    judge_model: str = "default"
 
     @field_validator("merge")
     @classmethod
@@ -209,7 +226,11 @@ class Loaded:
         return cls(settings, model, covariance, heldout, solve)
 
     def round(
-        self, editor: str, schedule: Schedule, contexts: Contexts | None = None
+        self,
+        editor: str,
+        schedule: Schedule,
+        contexts: Contexts | None = None,
+        secure_aggregation: SecureAggregation | None = None,
     ) -> RoundConfig:
         """A round of an editor; its contexts are sampled where they are not given."""
         return new_round(
@@ -219,11 +240,12 @@ class Loaded:
             hyperparameters=self.settings.hyperparameters,
             contexts=contexts,
             seed=self.settings.seed,
+            secure_aggregation=secure_aggregation,
         )
 
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
         """The second moments that a round's priors are made of, collected if none were given."""
-        if self.covariance is None and config.rules.has_statistics:
+        if self.covariance is None and config.rules.needs_covariance(config.hyperparameters):
             return default_covariance(self.model, config.layers, self.settings.seed)
         return self.covariance
 
@@ -249,6 +271,7 @@ class Loaded:
 
         def compute() -> Measured:
             cases = evaluate(self.model, records)
+            self._ask(cases, records)
             if self.settings.generations:
                 texts = evaluate_generations(self.model, records, seed=self.settings.seed)
                 for case, generated in zip(cases, texts, strict=True):
@@ -257,6 +280,20 @@ class Loaded:
             return {"cases": cases, "perplexity": held_out}
 
         return run.json_stage(f"evaluation/{stage}", compute)
+
+    def _ask(self, cases: Sequence[CaseResult], records: Sequence[Record]) -> None:
+        """Add the model's own answers to the cases of a sample of records."""
+        settings = self.settings
+        count = None if settings.generations else settings.answers
+        places = sample_of(records, count, settings.seed)
+        judge = None
+        if settings.judge is not None:
+            judge = OpenAIJudge(settings.judge, settings.judge_model)
+        chosen = [records[place] for place in places]
+        for place, found in zip(
+            places, answer_records(self.model, chosen, judge=judge), strict=True
+        ):
+            cases[place]["answers"] = found
 
     def study(self, settings: StudySettings, run: Run, config: RoundConfig) -> Study:
         """The study of a round whose results go to a run."""
@@ -313,7 +350,9 @@ class Study:
         if skip_known is not None:
             everyone = [Party(self.model, s, chosen, skip_known=skip_known) for s in shares]
             shares = [party.requests for party in everyone if party.requests]
-        return Party.together(self.model, shares, chosen, solve=self.loaded.solve)
+        return Party.together(
+            self.model, shares, chosen, secure=parties_of(chosen), solve=self.loaded.solve
+        )
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
         """Measure the model as it is now; a finished stage is not computed again."""
@@ -334,6 +373,7 @@ def open_study(
     *,
     fresh: bool = False,
     executor: Executor | None = None,
+    secure: Callable[[LanguageModel], SecureAggregation] | None = None,
 ) -> Study:
     """Load what a study needs and open its run.
 
@@ -345,9 +385,11 @@ def open_study(
         results: folder of all runs.
         fresh: begin a new run even if an unfinished one with these settings exists.
         executor: workers that share the work.
+        secure: gives the round's secure aggregation, if it has any.
     """
     loaded = Loaded.of(settings, executor)
-    config = loaded.round(settings.editor, settings.schedule)
+    section = None if secure is None else secure(loaded.model)
+    config = loaded.round(settings.editor, settings.schedule, secure_aggregation=section)
     params = parameters(name, settings, config, loaded.covariance_for(config))
     loaded.priors(config)  # so that what it complains of leaves no run behind
     return loaded.study(settings, open_run(results, config.editor, params, fresh=fresh), config)

@@ -8,12 +8,28 @@ from collabedit.messages.contribution import Contribution, ContributionMetadata
 from collabedit.messages.covariance import Covariance
 from collabedit.messages.decision import Decision, Policy, parse_policy
 from collabedit.messages.delta import Delta, DeltaMetadata
-from collabedit.messages.exchange import Ready, Request, RequestKind
+from collabedit.messages.evaluation import Evaluation, Hits, Settled
+from collabedit.messages.exchange import SUMMATION_STEPS, Ready, Request, RequestKind
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.messages.normaliser import Normaliser
+from collabedit.messages.opening import Joined, Opening
 from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
+from collabedit.messages.secure import (
+    Advert,
+    Confirmation,
+    MaskedSum,
+    MaskedSumMetadata,
+    SecureAggregation,
+    Shares,
+    SignedMessage,
+    Unmasking,
+)
 from collabedit.messages.state import RoundState
 
 __all__ = [
+    "SUMMATION_STEPS",
+    "Advert",
+    "Confirmation",
     "Contribution",
     "ContributionMetadata",
     "Covariance",
@@ -21,7 +37,14 @@ __all__ = [
     "Delta",
     "DeltaMetadata",
     "Digest",
+    "Evaluation",
     "Fingerprint",
+    "Hits",
+    "Joined",
+    "MaskedSum",
+    "MaskedSumMetadata",
+    "Normaliser",
+    "Opening",
     "Policy",
     "Ready",
     "Request",
@@ -29,6 +52,11 @@ __all__ = [
     "RoundConfig",
     "RoundState",
     "Schedule",
+    "SecureAggregation",
+    "Settled",
+    "Shares",
+    "SignedMessage",
+    "Unmasking",
     "parse_policy",
     "parse_schedule",
 ]

@@ -65,6 +65,11 @@ class JsonMessage(Header):
         return cls._parse(read_json(path, cls.what), os.fspath(path))
 
     @classmethod
+    def from_values(cls, values: Any, source: str = "message") -> Self:
+        """Read a document that is JSON values already; raises as :meth:`from_bytes` does."""
+        return cls._parse(values, source)
+
+    @classmethod
     def _parse(cls, values: Any, source: str) -> Self:
         if not isinstance(values, dict):
             format_ = cls.model_fields["format"].default

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from collabedit.algebra import Factors
+from collabedit.editors import Procedure
 from collabedit.errors import ContributionError
 from collabedit.files import tensor_metadata
 from collabedit.messages.codec import TensorMessage
@@ -148,11 +149,17 @@ class Contribution(TensorMessage):
                     f"{name}: keys and residuals are {widths[0]} and {widths[1]} wide; "
                     f"the round's model has {config.d_in} and {config.d_out}"
                 )
-            if factors.rank > min(self.metadata.edits, config.d_in):
+            if factors.rank > self._most_directions(config):
                 raise ContributionError(
                     f"{name}: {factors.rank} directions of {self.metadata.edits} edits; "
                     "there can't be more directions than edits"
                 )
+
+    def _most_directions(self, config: RoundConfig) -> int:
+        """An edit gives one direction; UltraEdit's one for each token of its answer."""
+        if config.rules.procedure is Procedure.GRADIENTS:
+            return config.d_in
+        return min(self.metadata.edits, config.d_in)
 
     def _check_place(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
         metadata = self.metadata

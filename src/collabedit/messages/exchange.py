@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import Self
@@ -15,8 +16,16 @@ from collabedit.errors import RoundError
 from collabedit.messages.codec import JsonMessage, TensorMessage
 from collabedit.messages.delta import Delta
 from collabedit.messages.metadata import Header, parse_header
+from collabedit.messages.normaliser import (
+    Normaliser,
+    optional_normaliser,
+    packed_normaliser,
+    without_normaliser,
+)
 
-__all__ = ["Ready", "Request", "RequestKind"]
+__all__ = ["SUMMATION_STEPS", "Ready", "Request", "RequestKind"]
+
+_SKETCH = "/sketch"
 
 
 class RequestKind(str, Enum):
@@ -25,8 +34,45 @@ class RequestKind(str, Enum):
     PREPARE = "prepare"
     """To settle its edits and find their targets on the unedited model; the answer is ``Ready``."""
 
+    SUMMARISE = "summarise"
+    """For the mean and deviation of its features; the answer is a ``Normaliser``."""
+
     CONTRIBUTE = "contribute"
     """For the statistics of the next layers; the answer is a ``Contribution``."""
+
+    ADVERTISE = "advertise"
+    """Secure aggregation, the first of five steps: for keys of a new summation; an ``Advert``."""
+
+    SHARE = "share"
+    """For sealed shares of the secrets behind the masks; the answer is ``Shares``."""
+
+    MASK = "mask"
+    """For the statistics of the next layers under masks; the answer is a ``MaskedSum``."""
+
+    CONFIRM = "confirm"
+    """For a signature of who is in the sum; the answer is a ``Confirmation``."""
+
+    UNMASK = "unmask"
+    """For the shares that take the masks off the sum; the answer is an ``Unmasking``."""
+
+    EVALUATE = "evaluate"
+    """To try the complete delta on its own edits; the answer is an ``Evaluation``."""
+
+    ACCEPT = "accept"
+    """To keep the complete delta; the answer is ``Settled``."""
+
+    ROLL_BACK = "roll back"
+    """To forget the delta and stay with the model as it was; the answer is ``Settled``."""
+
+
+#: The questions of one summation under secure aggregation, in their order.
+SUMMATION_STEPS = (
+    RequestKind.ADVERTISE,
+    RequestKind.SHARE,
+    RequestKind.MASK,
+    RequestKind.CONFIRM,
+    RequestKind.UNMASK,
+)
 
 
 class _RequestMetadata(Header):
@@ -34,6 +80,8 @@ class _RequestMetadata(Header):
     version: Literal[1] = 1
     kind: RequestKind
     delta: dict[str, Any]
+    enclosed: tuple[dict[str, Any], ...] = ()
+    normaliser: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +91,28 @@ class Request(TensorMessage):
     Attributes:
         kind: what is asked for.
         delta: what the round has merged so far.
+        enclosed: under secure aggregation, the parties' messages of the step before.
+        sketches: under secure aggregation, by weight name, ``S [d_in, m]`` of the sketched form.
+        normaliser: of all parties' features, where the editor normalises them.
     """
 
     what: ClassVar[str] = "request"
 
     kind: RequestKind
     delta: Delta
+    enclosed: tuple[dict[str, Any], ...] = ()
+    sketches: Mapping[str, Tensor] = field(default_factory=dict)
+    normaliser: Normaliser | None = None
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The arrays of the delta, and its metadata beside the kind."""
+        """All arrays, and their metadata beside the kind."""
         tensors, about = self.delta.pack()
-        return tensors, _RequestMetadata(kind=self.kind, delta=about).model_dump(mode="json")
+        tensors |= {f"{name}{_SKETCH}": sketch for name, sketch in self.sketches.items()}
+        arrays, scale = packed_normaliser(self.normaliser)
+        header = _RequestMetadata(
+            kind=self.kind, delta=about, enclosed=self.enclosed, normaliser=scale
+        )
+        return tensors | arrays, header.model_dump(mode="json")
 
     @classmethod
     def unpack(
@@ -65,7 +124,21 @@ class Request(TensorMessage):
             RoundError: when anything in it is malformed.
         """
         about = parse_header(_RequestMetadata, metadata, source, RoundError)
-        return cls(about.kind, Delta.unpack(tensors, about.delta, source))
+        rest, scale = without_normaliser(tensors)
+        arrays = {name: value for name, value in rest.items() if not name.endswith(_SKETCH)}
+        sketches = {
+            array.removesuffix(_SKETCH): _sketch(rest[array], f"{source}: {array}")
+            for array in rest.keys() - arrays.keys()
+        }
+        delta = Delta.unpack(arrays, about.delta, source)
+        normaliser = optional_normaliser(scale, about.normaliser, source)
+        return cls(about.kind, delta, about.enclosed, sketches, normaliser)
+
+
+def _sketch(value: Tensor, name: str) -> Tensor:
+    if value.ndim != 2 or value.dtype != torch.float32 or not torch.isfinite(value).all():
+        raise RoundError(f"{name} must be a finite float32 matrix")
+    return value
 
 
 class Ready(JsonMessage):
@@ -73,7 +146,8 @@ class Ready(JsonMessage):
 
     Attributes:
         round_sha256: the round.
-        edits: number of edits that it takes part with.
+        edits: number of edits that it takes part with; 0 where it does not tell, under secure
+            aggregation.
         skipped: number of edits that it skipped, since the model knows them.
     """
 
@@ -83,5 +157,5 @@ class Ready(JsonMessage):
     format: Literal["collabedit.ready"] = "collabedit.ready"
     version: Literal[1] = 1
     round_sha256: str
-    edits: int = Field(ge=1)
+    edits: int = Field(ge=0)
     skipped: int = Field(default=0, ge=0)

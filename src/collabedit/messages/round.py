@@ -14,6 +14,7 @@ from collabedit.editors import (
     Contexts,
     Editor,
     Hyperparameters,
+    Procedure,
     resolve_editor,
     validate_contexts,
 )
@@ -21,8 +22,13 @@ from collabedit.errors import InputError, RoundError, UnknownNameError
 from collabedit.files import sha256_of_json
 from collabedit.messages.codec import JsonMessage
 from collabedit.messages.metadata import ModelHeader
+from collabedit.messages.secure import SecureAggregation
 
 __all__ = ["RoundConfig", "Schedule", "parse_schedule"]
+
+
+#: Fields without which a round has the hash that it had before they were thought of.
+_OPTIONAL = ("secure_aggregation",)
 
 
 class Schedule(str, Enum):
@@ -68,6 +74,8 @@ class RoundConfig(JsonMessage, ModelHeader):
         state_sha256: the state that earlier rounds left; empty in the first round.
         base_sha256: SHA-256 by weight name of the weights before the first round, which the
             covariance was collected on; empty in the first round.
+        secure_aggregation: how the coordinator learns sums only; ``None`` where it sees each
+            party's contribution.
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
@@ -89,6 +97,7 @@ class RoundConfig(JsonMessage, ModelHeader):
     d_out: int = Field(gt=0)
     state_sha256: str = ""
     base_sha256: dict[str, str] = Field(default_factory=dict)
+    secure_aggregation: SecureAggregation | None = None
 
     _sha256: str = PrivateAttr(default="")
 
@@ -128,7 +137,8 @@ class RoundConfig(JsonMessage, ModelHeader):
     @property
     def sha256(self) -> str:
         """Identifies the round in contributions and deltas."""
-        return self._sha256 or sha256_of_json(self.model_dump(mode="json"))
+        absent = {name for name in _OPTIONAL if getattr(self, name) is None}
+        return self._sha256 or sha256_of_json(self.model_dump(mode="json", exclude=absent))
 
     @property
     def contexts_sha256(self) -> str:
@@ -148,6 +158,8 @@ class RoundConfig(JsonMessage, ModelHeader):
     @property
     def one_exchange(self) -> bool:
         """Whether one exchange carries all of a party's statistics, and so its own update."""
+        if self.rules.procedure is Procedure.GRADIENTS:
+            return True
         return self.rules.at_once and self.schedule is Schedule.ONE_SHOT
 
     @property
@@ -168,7 +180,7 @@ class RoundConfig(JsonMessage, ModelHeader):
     def pending_layers(self, finished: int) -> tuple[int, ...]:
         """The layers of the next exchange, once the ``finished`` lowest ones are merged."""
         rest = self.layers[finished:]
-        return rest[:1] if self.schedule is Schedule.LAYERWISE else rest
+        return rest if self.one_exchange or self.schedule is Schedule.ONE_SHOT else rest[:1]
 
     def weight_of(self, layer: int) -> str:
         """Name of an edited layer's weight."""

@@ -11,7 +11,7 @@ from collabedit.editors import (
     resolve_editor,
 )
 from collabedit.errors import InputError, RoundError
-from collabedit.messages import RoundConfig, RoundState, Schedule
+from collabedit.messages import RoundConfig, RoundState, Schedule, SecureAggregation
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["check_round_model", "new_round", "round_on"]
@@ -26,6 +26,7 @@ def new_round(
     contexts: Contexts | None = None,
     seed: int = 0,
     state: RoundState | None = None,
+    secure_aggregation: SecureAggregation | None = None,
 ) -> RoundConfig:
     """Make a round's configuration.
 
@@ -37,6 +38,7 @@ def new_round(
         contexts: template groups; sampled from the model under ``seed`` by default.
         seed: of that sampling.
         state: what earlier rounds left, where this is not the first one.
+        secure_aggregation: how the coordinator learns sums only, if it shall.
 
     Raises:
         UnknownNameError: when there is no such editor.
@@ -50,6 +52,11 @@ def new_round(
         or default_hyperparameters(model.name, model.structure, editor).hyperparameters
     )
     rules.check(settings)
+    if secure_aggregation is not None and not (rules.has_statistics and rules.at_once):
+        raise InputError(
+            f"{rules.name} does not edit by sums of statistics, so secure aggregation has nothing "
+            "to sum; use MEMIT, PMET, AlphaEdit, or EMMET with a single layer"
+        )
     settings.check_depth(model.structure.n_layers)
     model.check_layers(settings.layers)
     names = model.weight_names(settings.layers)
@@ -68,6 +75,7 @@ def new_round(
         d_out=model.structure.hidden_size,
         state_sha256="" if state is None else state.sha256,
         base_sha256={} if state is None else _base(state, fingerprint),
+        secure_aggregation=secure_aggregation,
     )
 
 

@@ -35,6 +35,7 @@ from collabedit.models.structure import ModelStructure
 
 __all__ = ["STAGES", "Cost", "ModelShape", "Workload", "estimate", "peak"]
 
+#: The stages of an edit, in their order.
 STAGES = ("load", "covariance", "targets", "keys", "merge", "evaluation", "save")
 
 #: Tokens of a pass where no budget is tighter.

@@ -9,6 +9,7 @@ from collabedit.rounds.coordinator import (
     gives_statistics,
     merge_deltas,
     require_statistics,
+    require_sum,
 )
 from collabedit.rounds.ledger import Entry, Exchange, Ledger
 from collabedit.rounds.loop import Dropout, run_round
@@ -29,6 +30,7 @@ __all__ = [
     "merge_deltas",
     "priors_at_once",
     "require_statistics",
+    "require_sum",
     "run_round",
     "static_priors",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,13 +17,17 @@ from collabedit.algebra import (
     missed,
     solve,
 )
-from collabedit.editors import Editor
+from collabedit.algebra.sketch import OVERSAMPLING, sketch_matrix
+from collabedit.editors import Editor, Procedure
 from collabedit.errors import ContributionError, RoundError
 from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
-from collabedit.messages import Contribution, Delta, RoundConfig
-from collabedit.rounds.ledger import Ledger
+from collabedit.messages import Contribution, Delta, Normaliser, RoundConfig
+from collabedit.rounds.ledger import Entry, Ledger
 
-__all__ = ["Coordinator", "gives_statistics", "merge_deltas", "require_statistics"]
+if TYPE_CHECKING:
+    from collabedit.privacy.secure import Summation, Summed
+
+__all__ = ["Coordinator", "gives_statistics", "merge_deltas", "require_statistics", "require_sum"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +41,12 @@ class Coordinator:
         method: how to merge.
         options: of the method; its defaults where not given.
         ledger: of the exchanges that are finished already, to go on from.
+        normaliser: of the features of earlier rounds, where the editor normalises features.
 
     Attributes:
         ledger: of the finished exchanges.
+        normaliser: of the features of this and earlier rounds; ``None`` until the parties have
+            told of theirs.
 
     Raises:
         RoundError: when a prior is missing or of another width, when the ledger is of another
@@ -55,8 +62,11 @@ class Coordinator:
         *,
         options: Mapping[str, Any] | None = None,
         ledger: Ledger | None = None,
+        normaliser: Normaliser | None = None,
     ) -> None:
         self.config = config
+        self._earlier = normaliser
+        self.normaliser: Normaliser | None = None
         self.method = method
         self.options = method.checked(options or {})
         self.priors = priors
@@ -67,6 +77,7 @@ class Coordinator:
                 f"{config.editor} does not give; let each party edit alone (collabedit edit) and "
                 "merge the deltas"
             )
+        require_sum(config, method)
         for name in config.weight_names if config.rules.has_statistics else ():
             if name not in priors:
                 raise RoundError(f"no prior for {name}")
@@ -79,6 +90,11 @@ class Coordinator:
     def restart(self) -> None:
         """Forget all finished exchanges."""
         self.ledger = self._new_ledger()
+
+    @property
+    def aggregates_securely(self) -> bool:
+        """Whether it learns sums only; GLOBAL's single party has nothing to hide in."""
+        return self.config.secure_aggregation is not None and self.method.name != POOLED
 
     @property
     def delta(self) -> Delta:
@@ -99,6 +115,15 @@ class Coordinator:
     def pending_layers(self) -> tuple[int, ...]:
         """The layers of the next exchange; none when the round is complete."""
         return self.config.pending_layers(len(self.delta.changes))
+
+    def normalise(self, parts: Mapping[str, Normaliser]) -> None:
+        """Make the normaliser of all parties' features, and those of earlier rounds.
+
+        Args:
+            parts: by the parties' names, each party's own, checked already.
+        """
+        earlier = [] if self._earlier is None else [self._earlier]
+        self.normaliser = Normaliser.pool([*parts.values(), *earlier])
 
     def check(self, party: str, contribution: Contribution) -> None:
         """Check that a contribution belongs to the exchange that the round waits for.
@@ -144,11 +169,63 @@ class Coordinator:
         counted = _party_weights(self.method, edits, party_weights)
         names = [self.config.weight_of(layer) for layer in layers]
         parts = {name: [sent.statistics[name] for sent in contributions.values()] for name in names}
+        return self._merge(entries, parts, sum(edits), counted)
+
+    def summation(self) -> Summation:
+        """Begin the next exchange under secure aggregation.
+
+        Raises:
+            RoundError: when the round is complete.
+        """
+        from collabedit.privacy.secure import Exchanged, Summation, secure_of
+
+        layers = self.pending_layers
+        if not layers:
+            raise RoundError("the round is complete: all its layers are merged")
+        secure = secure_of(self.config)
+        sketches = {}
+        if secure.form == "sketched":
+            for layer in layers:
+                name = self.config.weight_of(layer)
+                width = secure.max_edits + OVERSAMPLING
+                sketches[name] = sketch_matrix(self._prior(name), width, self.config.seed + layer)
+        exchanged = Exchanged(self.config, self.delta.sha256, layers, sketches)
+        return Summation(self.config, self.delta, exchanged)
+
+    def merge_sum(self, summed: Summed) -> Delta:
+        """Merge one exchange of which the sum alone is known.
+
+        Args:
+            summed: what the summation came to.
+
+        Returns:
+            The delta so far, with the exchange's layers added.
+
+        Raises:
+            RoundError: when its parties are not those of the earlier exchanges.
+        """
+        entries = {
+            sent.party: Entry(
+                party=sent.party, sha256=sent.sha256, commitment=sent.commitment, edits=0
+            )
+            for sent in summed.masked
+        }
+        self.ledger.check_entries(entries)
+        parts = {name: [statistics] for name, statistics in summed.statistics.items()}
+        return self._merge(tuple(entries.values()), parts, summed.edits)
+
+    def _merge(
+        self,
+        entries: tuple[Entry, ...],
+        parts: Mapping[str, Sequence[Statistics]],
+        edits: int,
+        counted: tuple[float, ...] = (),
+    ) -> Delta:
         merged = {name: self._merge_weight(name, own, counted) for name, own in parts.items()}
         delta = self._delta(
             {**self.delta.changes, **merged},
             len(entries),
-            sum(edits),
+            edits,
             counted,
             self._missed(merged, parts),
         )
@@ -170,7 +247,7 @@ class Coordinator:
         return self.method.merge_updates(own, self.options, party_weights, name)
 
     def _missed(
-        self, merged: Mapping[str, LowRankUpdate], parts: Mapping[str, Sequence[Factors]]
+        self, merged: Mapping[str, LowRankUpdate], parts: Mapping[str, Sequence[Statistics]]
     ) -> Missed | None:
         """What edits that should hold exactly miss, here or in earlier exchanges."""
         exact = self.config.rules.ridge_of(self.config.hyperparameters) == 0
@@ -179,7 +256,11 @@ class Coordinator:
         earlier = self.delta.metadata
         worst = Missed(earlier.missed_edits, earlier.worst_miss)
         for name, own in parts.items():
-            found = missed(merged[name], own)
+            factors = [part for part in own if isinstance(part, Factors)]
+            if len(factors) < len(own):
+                logger.warning("%s: sums in dense form don't tell which edits miss", name)
+                continue
+            found = missed(merged[name], factors)
             if found.count:
                 logger.warning(
                     "%s: some edits are not satisfied exactly, since their keys nearly depend on "
@@ -240,6 +321,24 @@ class Coordinator:
         delta = self._delta(changes, parties, edits)
         self.ledger = self.ledger.after((), delta, keys or {}, residual_norms or {})
         return self.delta
+
+
+def require_sum(config: RoundConfig, method: MergeMethod) -> None:
+    """Check that a method needs no more than the sum, where a round gives no more.
+
+    Raises:
+        RoundError: when it needs each party's own update and the round hides it.
+    """
+    if config.secure_aggregation is not None and method.merges is Merges.UPDATES:
+        raise RoundError(
+            f"{method.name} merges each party's own update, which secure aggregation hides; "
+            "CollabEdit needs the sum only"
+        )
+    if config.secure_aggregation is not None and config.rules.procedure is Procedure.GRADIENTS:
+        raise RoundError(
+            f"{config.editor} shows the coordinator each party's normaliser, which secure "
+            "aggregation does not hide; choose another editor"
+        )
 
 
 def gives_statistics(editor: Editor, method: MergeMethod) -> bool:

@@ -30,7 +30,7 @@ class Entry(BaseModel):
         party: what the coordinator calls it.
         sha256: digest of its contribution.
         commitment: to its edits; empty in contributions of version 1.
-        edits: number of its edits.
+        edits: number of its edits; 0 under secure aggregation, which tells the sum only.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -115,10 +115,14 @@ class Ledger(TensorMessage):
             RoundError: when a party of the first exchange is missing.
         """
         entries = {name: Entry.of(name, sent) for name, sent in contributions.items()}
+        self.check_entries(entries)
+        return tuple(entries.values())
+
+    def check_entries(self, entries: Mapping[str, Entry]) -> None:
+        """Check entries likewise, by a name for each party that errors can use."""
         _check_distinct(entries)
         if self.exchanges:
             self._check_same_parties(entries)
-        return tuple(entries.values())
 
     def _check_same_parties(self, entries: Mapping[str, Entry]) -> None:
         first = self.exchanges[0].entries

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -37,7 +36,7 @@ class Worker(Protocol):
         """
 
     def close(self) -> None:
-        """End the worker; it may be dead already."""
+        """End the worker, whatever it is doing; it may be dead already."""
 
 
 def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
@@ -62,6 +61,8 @@ class WorkerExecutor(Executor):
     def __init__(self, start: Callable[[], Worker], count: int) -> None:
         self._start = start
         self._idle: SimpleQueue[Worker] = SimpleQueue()
+        self._alive: set[Worker] = set()
+        self._abandoned = False
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
 
     def submit(
@@ -77,9 +78,15 @@ class WorkerExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers; those that are busy finish what they do."""
         self._threads.shutdown(wait=True, cancel_futures=cancel_futures or not wait)
-        with suppress(Empty):
-            while True:
-                self._idle.get_nowait().close()
+        for worker in list(self._alive):
+            self._ended(worker)
+
+    def abandon(self) -> None:
+        """End the workers in the middle of what they do; all that was not finished is lost."""
+        self._abandoned = True
+        for worker in list(self._alive):
+            worker.close()
+        self.shutdown(cancel_futures=True)
 
     def _run(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         worker = self._taken()
@@ -87,8 +94,10 @@ class WorkerExecutor(Executor):
             try:
                 result, error = worker.call(fn, *args, **kwargs)
             except WorkerLostError:
-                worker.close()
-                worker = self._start()
+                self._ended(worker)
+                if self._abandoned:
+                    raise
+                worker = self._started()
                 continue
             except BaseException:
                 self._idle.put(worker)
@@ -107,4 +116,13 @@ class WorkerExecutor(Executor):
         try:
             return self._idle.get_nowait()
         except Empty:
-            return self._start()
+            return self._started()
+
+    def _started(self) -> Worker:
+        worker = self._start()
+        self._alive.add(worker)
+        return worker
+
+    def _ended(self, worker: Worker) -> None:
+        worker.close()
+        self._alive.discard(worker)

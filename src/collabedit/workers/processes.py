@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any
 
@@ -23,6 +26,7 @@ class ProcessWorker:
     def __init__(self, threads: int) -> None:
         spawn = get_context("spawn")
         self._pool = ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(threads,))
+        self._id: int | None = self._pool.submit(os.getpid).result()
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
         """Call a function there."""
@@ -33,6 +37,10 @@ class ProcessWorker:
 
     def close(self) -> None:
         """End the process."""
+        number, self._id = self._id, None
+        if number is not None:  # later, it may be another's
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
         self._pool.shutdown(wait=True)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -70,11 +72,17 @@ def connect(address: str | None, threads: int) -> tuple[Callable[[], RayWorker],
         ) from None
     if not ray.is_initialized():
         local: dict[str, Any] = {} if address else {"include_dashboard": False}
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
-            ray.init(address, log_to_driver=False, runtime_env=_environment(), **local)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what matters is in the errors
+                ray.init(address, log_to_driver=False, runtime_env=_environment(), **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            place = address or "on this machine"
-            raise InputError(f"cannot reach Ray {place}: {str(error).splitlines()[0]}") from None
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"--workers: cannot reach Ray {address or 'on this machine'}: {reason}; start it "
+                "with 'ray start', and set RAY_AUTH_MODE=token if it asks for a token"
+            ) from None
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     count = gpus or int(resources.get("CPU", 1)) // threads

@@ -67,25 +67,22 @@ def collect(
     from collabedit.covariance import open_corpus
     from collabedit.covariance.sizing import default_tokens
     from collabedit.models import load_model
-    from collabedit.progress import plan
-    from collabedit.progress.plans import COVARIANCE
 
     source = open_corpus(corpus or ["self"], seed)
     target = out or default_out(model)
-    with plan(COVARIANCE):
-        language_model = load_model(
-            model,
-            dtype=dtype,
-            device=device,
-            memory_budget=read_bytes(memory_budget),
-            trust_remote_code=trust_remote_code,
-        )
-        chosen = _chosen_layers(language_model, layers)
-        wanted = tokens or default_tokens(language_model, source)
-        _say_cost(language_model, chosen, source, wanted)
-        covariance = collect_moments(
-            language_model, chosen, source, tokens=wanted, max_length=max_length, out=target
-        )
+    language_model = load_model(
+        model,
+        dtype=dtype,
+        device=device,
+        memory_budget=read_bytes(memory_budget),
+        trust_remote_code=trust_remote_code,
+    )
+    chosen = _chosen_layers(language_model, layers)
+    wanted = tokens or default_tokens(language_model, source)
+    _say_cost(language_model, chosen, source, wanted)
+    covariance = collect_moments(
+        language_model, chosen, source, tokens=wanted, max_length=max_length, out=target
+    )
     print_covariance(covariance, target)
 
 

@@ -1,0 +1,69 @@
+"""``collabedit federation party join``: take part in rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collabedit.cli.options import DeviceOption, SkipBadOption, TrustOption
+
+
+def join(
+    requests: Annotated[
+        Path,
+        typer.Option(
+            "--requests", "-r", help="Your edits, in any form of the field; they stay here."
+        ),
+    ],
+    kit: Annotated[
+        Path, typer.Option(help="Your start-up kit, as you got it from the coordinator.")
+    ] = Path("kit"),
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Where the model lies here, if not as the round says."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the deltas of accepted rounds.")
+    ] = Path("deltas"),
+    skip_known: Annotated[
+        float | None,
+        typer.Option(
+            help="Skip edits whose new object the unedited model already gives at least this mean "
+            "probability per token, such as 0.9."
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    skip_bad: SkipBadOption = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
+    ] = False,
+) -> None:
+    """Connect to the coordinator and take part in every round until Ctrl-C.
+
+    What leaves this machine: statistics of the edits, and counts of hits. No text.
+    """
+    from collabedit.federation.joining import run_client
+    from collabedit.federation.settings import MemberSettings
+    from collabedit.parties import checked_threshold
+    from collabedit.requests import load_records
+    from collabedit.transports.flare import require_flare
+    from collabedit.transports.flare.kits import Kit
+
+    require_flare()
+    own = Kit.of(kit)
+    records = load_records(requests, skip_bad=skip_bad)  # complain now, and not in a round
+    settings = MemberSettings(
+        requests=requests.resolve(),
+        model=str(Path(model).resolve()) if model and Path(model).exists() else model,
+        out=out.resolve(),
+        device=device,
+        skip_known=checked_threshold(skip_known),
+        skip_bad=skip_bad,
+        trust_remote_code=trust_remote_code,
+        cache=not no_cache,
+    )
+    print(f"{own.name}: {len(records)} edits; connecting to {own.target}", flush=True)
+    raise typer.Exit(run_client(own, settings))

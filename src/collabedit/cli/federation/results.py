@@ -1,0 +1,23 @@
+"""``collabedit federation coordinator results``: what became of the rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collabedit.cli.federation.options import RoundsOption
+
+
+def results(out: RoundsOption = Path("rounds")) -> None:
+    """Show all rounds of a folder: who took part, what the parties counted, bytes and times."""
+    from collabedit.errors import InputError
+    from collabedit.federation.folder import RoundFolder
+    from collabedit.federation.tables import report_lines, rounds_table
+    from collabedit.reporting.tables import console
+
+    folders = RoundFolder.all_in(out)
+    if not folders:
+        raise InputError(f"{out}: holds no rounds; give the --out of 'coordinator run'")
+    console().print(rounds_table(out))
+    for folder in folders:
+        if (report := folder.report) is not None:
+            print("\n".join(report_lines(folder, report)))

@@ -1,0 +1,117 @@
+"""``collabedit federation coordinator run``: one round or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.cli.federation.options import CoordinatorOption, RoundsOption
+from collabedit.cli.options import MemoryOption, RoundOption, read_bytes
+
+if TYPE_CHECKING:
+    from collabedit.federation.folder import Settings
+
+
+def run(
+    round_file: RoundOption,
+    covariance: Annotated[
+        Path,
+        typer.Option(
+            "--covariance", "-C", help="File of 'collabedit stats collect', of the unedited model."
+        ),
+    ],
+    kit: CoordinatorOption = Path("coordinator"),
+    out: RoundsOption = Path("rounds"),
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to run, one after the other.")] = 1,
+    method: Annotated[str, typer.Option(help="Merge method, in any case.")] = "CollabEdit",
+    min_parties: Annotated[
+        int, typer.Option(min=1, help="With fewer, a round stops and nothing is merged.")
+    ] = 2,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait until so many parties are connected.")
+    ] = 600,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that an exchange waits for answers.")
+    ] = 3600,
+    on_dropout: Annotated[
+        str,
+        typer.Option(
+            help="When a party fails: 'restart' merges without it, exactly for those who remain; "
+            "'stop' ends the round with nothing merged."
+        ),
+    ] = "restart",
+    beta: Annotated[
+        float | None,
+        typer.Option(min=0, help="Weight of earlier rounds' keys; the editor's own by default."),
+    ] = None,
+    least_efficacy: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Keep a round only if this share of edited prompts is edited."
+        ),
+    ] = 0.5,
+    most_loss: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Keep a round only if it loses at most this share of neighbours."
+        ),
+    ] = 0.25,
+    memory_budget: MemoryOption = None,
+) -> None:
+    """Run rounds with the parties that are connected; late ones wait for the next round.
+
+    Interrupted, it continues after the last finished exchange when it is run again.
+    """
+    from collabedit.errors import UnknownNameError
+    from collabedit.federation.folder import Gate, Settings
+    from collabedit.rounds import Dropout
+
+    if on_dropout not in ("restart", "stop"):
+        raise UnknownNameError("way to go on", on_dropout, ["restart", "stop"])
+    settings = Settings(
+        covariance=covariance.resolve(),
+        method=method,
+        beta=beta,
+        min_parties=min_parties,
+        on_dropout=Dropout(on_dropout),
+        timeout=timeout,
+        gate=Gate(least_efficacy=least_efficacy, most_loss=most_loss),
+        memory_budget=read_bytes(memory_budget),
+    )
+    _run(kit, out, round_file, settings, rounds, wait)
+
+
+def _run(
+    kit: Path, out: Path, round_file: Path, settings: Settings, rounds: int, wait: float
+) -> None:
+    from collabedit.federation.running import (
+        next_round,
+        open_rounds,
+        run_round_on,
+        wait_for_parties,
+    )
+    from collabedit.federation.tables import report_lines
+    from collabedit.merging import resolve_method
+    from collabedit.messages import Covariance, RoundConfig
+    from collabedit.transports.flare import require_flare
+    from collabedit.transports.flare.jobs import open_session
+    from collabedit.transports.flare.kits import Kit
+
+    require_flare()
+    admin = Kit.of(kit / "admin", "fed_admin.json")
+    config = RoundConfig.load(round_file)
+    resolve_method(settings.method)
+    Covariance.load(settings.covariance).check_model(config.covariance_sha256)
+    folder = open_rounds(out, config, settings)
+    with open_session(admin.folder) as session:
+        for number in range(rounds):
+            wait_for_parties(session, settings.min_parties, wait)
+            report = run_round_on(session, folder, settings.timeout)
+            for line in report_lines(folder, report):
+                print(line)
+            if report.status == "stopped":
+                raise typer.Exit(1)
+            if number + 1 < rounds:
+                folder = next_round(out)

@@ -1,0 +1,218 @@
+"""Secure aggregation by files: what ``contribute`` and ``merge`` do in such a round."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collabedit.algebra import Factors
+    from collabedit.messages import Delta, Request, RoundConfig, SecureAggregation
+    from collabedit.parties import Party
+    from collabedit.privacy.secure import SecureParty, Summation
+    from collabedit.rounds import Coordinator
+
+__all__ = ["answer", "next_step", "open_request", "secure_section"]
+
+_STEPS = 5
+
+
+def secure_section(
+    roster: Path | None, threshold: int | None, max_edits: int | None, form: str
+) -> Callable[[int, int], SecureAggregation]:
+    """What ``round new`` writes of secure aggregation, once the model's widths are known.
+
+    Raises:
+        InputError: when an option is missing or out of range.
+    """
+    from pydantic import ValidationError
+
+    from collabedit.algebra.sketch import cheaper_dense
+    from collabedit.errors import InputError, one_line
+    from collabedit.messages import SecureAggregation
+    from collabedit.privacy.secure import load_roster
+
+    if roster is None or max_edits is None:
+        raise InputError("--secure-aggregation needs --roster and --max-edits")
+    if form not in ("auto", "dense", "sketched"):
+        raise InputError(f"--sum-form must be auto, dense or sketched, found {form!r}")
+    keys = load_roster(roster)
+    least = 2 * len(keys) // 3 + 1 if threshold is None else threshold
+
+    def section(d_in: int, d_out: int) -> SecureAggregation:
+        chosen = form
+        if form == "auto":
+            chosen = "dense" if cheaper_dense(d_in, d_out, max_edits) else "sketched"
+        try:
+            return SecureAggregation(
+                roster=keys,
+                threshold=least,
+                max_edits=max_edits,
+                form=chosen,  # type: ignore[arg-type]
+            )
+        except ValidationError as error:
+            raise InputError(f"--secure-aggregation: {one_line(error)}") from None
+
+    section(1, 1)  # fail before a model is loaded
+    return section
+
+
+def open_request(config: RoundConfig, path: Path | None) -> Request:
+    """The coordinator's request in a file; without one, the first step of a summation."""
+    from collabedit.messages import Delta, Request, RequestKind
+
+    if path is None:
+        return Request(RequestKind.ADVERTISE, Delta.empty(config))
+    request = Request.load(path)
+    request.delta.check_round(config)
+    return request
+
+
+def answer(
+    config: RoundConfig,
+    request: Request,
+    identity_file: Path,
+    roster_file: Path | None,
+    make_party: Callable[[SecureParty], Party],
+    out: Path,
+) -> None:
+    """Answer one step of a summation, and remember it in the user's cache.
+
+    Args:
+        config: the round.
+        request: the coordinator's.
+        identity_file: of the party.
+        roster_file: the roster as the party knows it.
+        make_party: loads the model and measures; called in the one step that needs it.
+        out: the answer to write.
+    """
+    from collabedit.files import check_output_file, read_json
+    from collabedit.messages import RequestKind
+    from collabedit.privacy.secure import Identity, PartyState, SecureParty, load_roster
+
+    check_output_file(out)
+    identity = Identity.load(identity_file)
+    memory = _memory(config, identity.party)
+    state = PartyState.checked(read_json(memory, "state"), str(memory)) if memory.exists() else None
+    ours = SecureParty(
+        identity,
+        config,
+        roster=None if roster_file is None else load_roster(roster_file),
+        state=state,
+    )
+    if request.kind is RequestKind.MASK:
+        reply = make_party(ours).answer(request.to_bytes())
+    else:
+        reply = ours.answer(request, _nothing_to_give)
+    _remember(memory, ours.state.model_dump_json())  # before anything leaves
+    _write(out, reply)
+    step = list(RequestKind).index(request.kind) - 1
+    print(
+        f"{out}: step {step} of {_STEPS} ('{request.kind.value}'), no text; send it to the "
+        "coordinator"
+    )
+
+
+def _nothing_to_give() -> tuple[Mapping[str, Factors], int, str]:
+    raise AssertionError("only the step 'mask' measures")
+
+
+def _memory(config: RoundConfig, party: str) -> Path:
+    from collabedit.files import cache_directory, sha256_of_json
+
+    return cache_directory("secure") / f"{sha256_of_json([config.sha256, party])}.json"
+
+
+def _remember(path: Path, text: str) -> None:
+    """Replace a file that only this user can read."""
+    from collabedit.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        temporary.chmod(0o600)
+
+
+def _write(path: Path, content: bytes) -> None:
+    from collabedit.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def next_step(
+    coordinator: Coordinator, round_file: Path, inputs: list[Path], out: Path
+) -> Delta | None:
+    """Take the parties' answers to a step; write the next request, or return the delta.
+
+    The summation is kept beside the round file, as ``ROUND.summation.safetensors``.
+
+    Raises:
+        RoundError: when an answer is refused, or too few came; it names the file.
+    """
+    from collabedit.errors import RoundError
+    from collabedit.files import save_tensors
+
+    kept = round_file.with_suffix(".summation.safetensors")
+    answers = [path.read_bytes() for path in inputs]
+    summation = _summation(coordinator, kept, answers)
+    if summation.delta.sha256 != coordinator.delta.sha256:
+        raise RoundError(
+            "the summation is on top of another delta; give the --delta that 'collabedit merge' "
+            "wrote last"
+        )
+    read = []
+    for path, reply in zip(inputs, answers, strict=True):
+        try:
+            read.append(summation.read(None, reply))
+        except RoundError as error:
+            raise RoundError(str(error), party=str(path)) from None
+    summation.advance(read)
+    if summation.step is None:
+        delta = coordinator.merge_sum(summation.result())
+        kept.unlink(missing_ok=True)
+        return delta
+    save_tensors(kept, *summation.pack())
+    summation.request().save(out)
+    _report(summation, round_file, len(read), out)
+    return None
+
+
+def _summation(coordinator: Coordinator, kept: Path, answers: list[bytes]) -> Summation:
+    """The summation that goes on, or a new one where the answers begin it."""
+    from collabedit.errors import RoundError
+    from collabedit.files import load_tensors
+    from collabedit.privacy.secure import Summation
+
+    if all(_format(each) == "collabedit.advert" for each in answers):
+        return coordinator.summation()
+    if not kept.is_file():
+        raise RoundError(
+            f"{kept} is missing, which knows the steps before this one; put it back beside the "
+            "round file, or begin again with the parties' first answers"
+        )
+    return Summation.resume(coordinator.config, *load_tensors(kept, "summation"), str(kept))
+
+
+def _format(content: bytes) -> str | None:
+    try:
+        values = json.loads(content)
+    except ValueError:
+        return None
+    return values.get("format") if isinstance(values, dict) else None
+
+
+def _report(summation: Summation, round_file: Path, parties: int, out: Path) -> None:
+    from collabedit.messages import RequestKind
+
+    assert summation.step is not None
+    step = list(RequestKind).index(summation.step) - 1
+    print(f"{out}: step {step} of {_STEPS} ('{summation.step.value}') for {parties} parties")
+    print(
+        f"Send it to them; each runs: collabedit contribute --round {round_file} --requests FILE "
+        f"--identity KEY --answer {out} -o ANSWER"
+    )

@@ -1,0 +1,210 @@
+"""What an edited model writes when it is asked, and what that shows.
+
+Probabilities after the edited prompt say little about what users of a chat model read (Yang et al.,
+The Mirage of Model Editing, 2025): here the model writes greedily, in several forms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+from collabedit.errors import RequestError
+from collabedit.evaluation.forms import Form, Probe, probes
+from collabedit.evaluation.greedy import Continuation, Row, continue_greedily
+from collabedit.evaluation.judging import Judge, Question
+from collabedit.evaluation.matching import count_words, loops, names, names_any
+from collabedit.models import LanguageModel
+from collabedit.models.lengths import context_length
+from collabedit.requests import Record
+
+__all__ = ["Answer", "answer_probes", "answer_records", "fitting", "is_about", "sample_of", "write"]
+
+#: A bare answer has at most this many words, or those of the object.
+_BARE_WORDS = 3
+
+#: Where the first sentence of a plain text ends: a full stop after an abbreviation does not count.
+_SENTENCE_END = re.compile(r"\S\s*\n|\w{4,}[\"'”’)]*[.!?][\"'”’)]*\s|[。\uff01\uff1f]")
+
+
+class Answer(TypedDict, total=False):
+    """What a model wrote, and what that shows.
+
+    Attributes:
+        form: key of the form (:data:`collabedit.evaluation.forms.FORMS`).
+        prompt: what was asked, before any template.
+        text: what the model wrote.
+        right: whether it contains a right answer, bounded.
+        old: whether it contains the old object; absent where none is known.
+        subject: whether it names the subject.
+        about: whether it is right, and names the subject or is a bare answer: at most three words,
+            or as many as the object has.
+        ended: whether the model ended it within the limit.
+        loops: whether it ends by saying the same three times.
+        judged: what the judge says, if there is one.
+    """
+
+    form: str
+    prompt: str
+    text: str
+    right: bool
+    old: bool
+    subject: bool
+    about: bool
+    ended: bool
+    loops: bool
+    judged: bool
+
+
+def sample_of(records: Sequence[Record], count: int | None, seed: int) -> list[int]:
+    """Places of ``count`` records chosen at random, all of them for ``None``.
+
+    A record's luck depends on the seed and its own edit, so that samples of overlapping sets
+    overlap.
+    """
+    if count is None or count >= len(records):
+        return list(range(len(records)))
+
+    def luck(place: int) -> bytes:
+        request = records[place].request
+        chosen = f"{seed}\0{request.case_id}\0{request.text}\0{request.target_new}"
+        return hashlib.sha256(chosen.encode()).digest()
+
+    return sorted(sorted(range(len(records)), key=luck)[:count])
+
+
+def answer_records(
+    model: LanguageModel,
+    records: Sequence[Record],
+    forms: Sequence[Form] | None = None,
+    *,
+    max_tokens: int = 20,
+    judge: Judge | None = None,
+) -> list[list[Answer]]:
+    """Ask a model for records' facts and what lies around them, and read its answers.
+
+    Args:
+        model: the model, edited or not.
+        records: the records.
+        forms: how to ask; in all forms that a record allows by default.
+        max_tokens: most tokens of an answer.
+        judge: grades the answers as well.
+
+    Returns:
+        A list of answers a record, in the order of the forms; a prompt that leaves the model's
+        context no room has none.
+
+    Raises:
+        InputError: when the judge cannot be asked.
+    """
+    asked = [fitting(model, probes(record, model.tokenizer, forms)) for record in records]
+    return answer_probes(model, records, asked, max_tokens=max_tokens, judge=judge)
+
+
+def answer_probes(
+    model: LanguageModel,
+    records: Sequence[Record],
+    asked: Sequence[Sequence[Probe]],
+    *,
+    max_tokens: int = 20,
+    judge: Judge | None = None,
+) -> list[list[Answer]]:
+    """Likewise, asking each record what ``asked`` has for it."""
+    flat = [probe for own in asked for probe in own]
+    written = iter(write(model, flat, max_tokens=max_tokens))
+    found = [
+        [_read(record, probe, *next(written)) for probe in own]
+        for record, own in zip(records, asked, strict=True)
+    ]
+    if judge is not None:
+        _grade(judge, flat, [answer for own in found for answer in own])
+    return found
+
+
+def write(
+    model: LanguageModel, asked: Sequence[Probe], *, max_tokens: int = 20
+) -> list[tuple[str, Continuation]]:
+    """What a model writes after probes: the text, trimmed, and its tokens.
+
+    A plain text goes on for one sentence; a turn of a conversation to its end or to the limit.
+
+    Raises:
+        RequestError: when a prompt is empty, or leaves the model's context no room.
+    """
+    if len(fitting(model, asked)) < len(asked):
+        raise RequestError(
+            f"a question is empty or leaves no room for an answer: {model.name} takes "
+            f"{context_length(model)} tokens; shorten it"
+        )
+    plain = [place for place, probe in enumerate(asked) if not probe.form.chat]
+    chats = [place for place, probe in enumerate(asked) if probe.form.chat]
+    found: dict[int, Continuation] = {}
+    for places, stop in ((plain, _sentence_ends(model)), (chats, None)):
+        rows = [_row(model, asked[place]) for place in places]
+        written = continue_greedily(model, rows, max_tokens=max_tokens, stop=stop)
+        found.update(zip(places, written, strict=True))
+    ordered = [found[place] for place in range(len(asked))]
+    return [
+        (_text(model, each, probe.form.chat), each)
+        for each, probe in zip(ordered, asked, strict=True)
+    ]
+
+
+def _text(model: LanguageModel, written: Continuation, chat: bool) -> str:
+    text: str = model.tokenizer.decode(written.tokens, skip_special_tokens=True)
+    end = None if chat else _SENTENCE_END.search(text)
+    return (text if end is None else text[: end.end()]).strip()
+
+
+def _row(model: LanguageModel, probe: Probe) -> Row:
+    text = probe.text(model.tokenizer)
+    return tuple(model.tokenizer(text, add_special_tokens=not probe.form.chat).input_ids)
+
+
+def fitting(model: LanguageModel, asked: Sequence[Probe]) -> list[Probe]:
+    """Those probes that leave the model's context room for an answer."""
+    limit = context_length(model)
+    return [p for p in asked if 0 < len(_row(model, p)) < (limit or math.inf)]
+
+
+def _sentence_ends(model: LanguageModel) -> Callable[[Sequence[int]], bool]:
+    def ends(tokens: Sequence[int]) -> bool:
+        return bool(_SENTENCE_END.search(model.tokenizer.decode(tokens)))
+
+    return ends
+
+
+def _read(record: Record, probe: Probe, text: str, written: Continuation) -> Answer:
+    request = record.request
+    right = names_any(text, probe.answers)
+    subject = names(text, request.subject)
+    answer: Answer = {
+        "form": probe.form.key,
+        "prompt": probe.prompt,
+        "text": text,
+        "right": right,
+        "subject": subject,
+        "about": right and is_about(text, request.subject, request.target_new),
+        "ended": written.ended,
+        "loops": loops(written.tokens),
+    }
+    if request.target_true is not None:
+        answer["old"] = names(text, request.target_true)
+    return answer
+
+
+def is_about(text: str, subject: str, target: str) -> bool:
+    """Whether a text names the subject, or is a bare answer."""
+    return names(text, subject) or count_words(text) <= max(_BARE_WORDS, count_words(target))
+
+
+def _grade(judge: Judge, asked: Sequence[Probe], answers: Sequence[Answer]) -> None:
+    questions = [
+        Question(probe.prompt, probe.answers, answer["text"])
+        for probe, answer in zip(asked, answers, strict=True)
+    ]
+    for answer, verdict in zip(answers, judge.grade(questions), strict=True):
+        answer["judged"] = verdict

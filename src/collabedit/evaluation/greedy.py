@@ -1,0 +1,277 @@
+"""What a model writes after many prompts, greedily: batched, with shared beginnings read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collabedit.evaluation.forest import attention_window
+from collabedit.models import LanguageModel
+from collabedit.models.hooks import gathered
+from collabedit.models.lengths import context_length
+from collabedit.models.memory import texts_at_once
+from collabedit.progress import progress
+
+__all__ = ["Continuation", "continue_greedily", "end_tokens"]
+
+#: Rows with this many first tokens in common are batched together, and these are read once.
+_LEAST_SHARED = 8
+#: Rows of a batch on a processor, and on a graphics card.
+_ROWS, _ROWS_ON_GPU = 64, 512
+#: A batch is made smaller once this share of its rows has ended.
+_ENDED_SHARE = 0.25
+
+Row = tuple[int, ...]
+#: Whether a row's new tokens are enough.
+Stop = Callable[[Sequence[int]], bool]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after one row.
+
+    Attributes:
+        tokens: the new tokens, without the one that ended it.
+        ended: whether the model ended it, rather than the limit or a stop.
+    """
+
+    tokens: tuple[int, ...]
+    ended: bool
+
+
+def end_tokens(model: LanguageModel) -> frozenset[int]:
+    """The tokens with which the model ends a text or a turn."""
+    configured = getattr(model.hf.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(
+        token for token in [*listed, model.tokenizer.eos_token_id] if token is not None
+    )
+
+
+@torch.no_grad()
+def continue_greedily(
+    model: LanguageModel,
+    rows: Sequence[Row],
+    *,
+    max_tokens: int = 20,
+    stop: Stop | None = None,
+) -> list[Continuation]:
+    """Continue rows by their most likely tokens.
+
+    Equal rows are continued once. What the rows of a batch begin with is read once; the rest is
+    padded between the two, for models that compute the same then, which is tried. Other models get
+    batches of rows of one length.
+
+    Args:
+        model: the model, edited or not.
+        rows: token ids, each with at least one.
+        max_tokens: most new tokens of a row; fewer where the model's context is full.
+        stop: ends a row early; it sees the row's new tokens after each of them.
+
+    Returns:
+        One continuation a row, in the order of the rows.
+    """
+    unique = sorted(set(rows))
+    found: dict[Row, Continuation] = {}
+    with progress("Generating", len(unique), "texts") as bar:
+        for batch in _batches(model, unique, max_tokens):
+            written = _Batch(model, batch, end_tokens(model), stop)
+            found.update(zip(batch, written.run(max_tokens), strict=True))
+            bar.advance(len(batch))
+    return [found[row] for row in rows]
+
+
+def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
+    """Sorted rows in batches that share a long beginning, or have none in common."""
+    limit = context_length(model)
+    full = [row for row in rows if limit is not None and len(row) + max_tokens > limit]
+    yield from ([row] for row in full)  # whose room would bound that of others
+    rows = sorted(set(rows) - set(full))
+    if not rows:
+        return
+    longest = max(map(len, rows)) + max_tokens
+    most = texts_at_once(
+        model,
+        _ROWS_ON_GPU if model.device.type == "cuda" else _ROWS,
+        longest,
+        model.structure.n_layers,
+    )
+    groups = _alike(rows) if _can_pad(model, longest) else _of_one_length(rows)
+    for group in groups:
+        group.sort(key=len)
+        for start in range(0, len(group), most):
+            yield group[start : start + most]
+
+
+def _alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """Groups of rows that begin alike, and the group of all others."""
+    by_beginning: dict[Row, list[Row]] = {}
+    for row in rows:
+        by_beginning.setdefault(row[:_LEAST_SHARED], []).append(row)
+    groups, others = [], []
+    for beginning, members in by_beginning.items():
+        if len(members) > 1 and len(beginning) == _LEAST_SHARED:
+            groups.append(members)
+        else:
+            others += members
+    return [*groups, others] if others else groups
+
+
+def _of_one_length(rows: Sequence[Row]) -> list[list[Row]]:
+    by_length: dict[int, list[Row]] = {}
+    for row in rows:
+        by_length.setdefault(len(row), []).append(row)
+    return list(by_length.values())
+
+
+class _Batch:
+    """Rows that are continued together."""
+
+    def __init__(
+        self, model: LanguageModel, rows: Sequence[Row], ends: frozenset[int], stop: Stop | None
+    ) -> None:
+        self._model, self._rows, self._ends, self._stop = model, list(rows), ends, stop
+        self._new: list[list[int]] = [[] for _ in rows]
+        self._ended = [False] * len(rows)
+        self._alive = list(range(len(rows)))
+
+    def run(self, max_tokens: int) -> list[Continuation]:
+        limit = context_length(self._model)
+        longest = max(map(len, self._rows))
+        steps = max_tokens if limit is None else max(0, min(max_tokens, limit - longest))
+        reader = _Reader(self._model, self._rows)
+        for step in range(steps):
+            chosen = reader.logits.argmax(dim=-1).tolist()
+            going = self._take(chosen)
+            if not going or step == steps - 1:
+                break
+            if len(going) <= (1 - _ENDED_SHARE) * len(chosen):
+                reader.keep(going)
+                self._alive = [self._alive[place] for place in going]
+                chosen = [chosen[place] for place in going]
+            reader.feed(chosen)
+        return [Continuation(tuple(new), e) for new, e in zip(self._new, self._ended, strict=True)]
+
+    def _take(self, chosen: Sequence[int]) -> list[int]:
+        """Note a token for each row still read; returns the places of those that go on."""
+        going = []
+        for place, token in enumerate(chosen):
+            row = self._alive[place]
+            new = self._new[row]
+            if self._ended[row] or (self._stop and new and self._stop(new)):
+                continue
+            if token in self._ends:
+                self._ended[row] = True
+                continue
+            new.append(token)
+            if not (self._stop and self._stop(new)):
+                going.append(place)
+        return going
+
+
+class _Reader:
+    """Keys and values of a batch of rows, and the logits after their last tokens.
+
+    Attributes:
+        logits: ``[rows, vocabulary]``.
+    """
+
+    def __init__(self, model: LanguageModel, rows: Sequence[Row]) -> None:
+        self._model, device = model, model.device
+        self._cache: Any = None
+        self._fed: Tensor | None = None  # for models that keep no keys and values
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        width = max(map(len, rows))
+        gaps = (width - lengths)[:, None]  # what is padded of each row
+        shared = _shared(rows)
+        if shared:
+            self._cache = _read_shared(model, rows[0][:shared], len(rows))
+        if self._cache is None:
+            shared = 0
+        padded = [[0] * (width - len(row)) + list(row[shared:]) for row in rows]
+        index = torch.arange(width, device=device)[None]
+        self._mask = ((index < shared) | (index >= shared + gaps)).long()
+        self._padded = bool(gaps.any())
+        self._next = lengths
+        positions = (index[:, shared:] - gaps).clamp(min=0)
+        self.logits = self._pass(torch.tensor(padded, device=device), positions)
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        """Read one more token a row."""
+        new = torch.tensor(tokens, device=self._model.device)[:, None]
+        self._mask = torch.cat([self._mask, torch.ones_like(new)], dim=1)
+        self.logits = self._pass(new, self._next[:, None])
+        self._next = self._next + 1
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with some of the rows only."""
+        index = torch.tensor(places, device=self._model.device)
+        self._mask, self._next = self._mask[index], self._next[index]
+        if self._fed is not None:
+            self._fed = self._fed[index]
+        if self._cache is not None:
+            self._cache.batch_select_indices(index)
+
+    def _pass(self, ids: Tensor, positions: Tensor) -> Tensor:
+        count = len(ids)
+        if self._fed is not None:
+            ids = self._fed = torch.cat([self._fed, ids], dim=1)
+        inputs: dict[str, Any] = {}
+        if self._padded:
+            inputs = {"attention_mask": self._mask, "position_ids": positions}
+        with gathered(self._model.head, torch.arange(count), torch.full((count,), -1)):
+            output = self._model.hf(
+                input_ids=ids, past_key_values=self._cache, use_cache=True, **inputs
+            )
+        self._cache = getattr(output, "past_key_values", None)
+        if self._cache is None:
+            self._fed = ids
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+
+def _read_shared(model: LanguageModel, tokens: Row, count: int) -> Any:
+    """Keys and values of what ``count`` rows begin with, or ``None`` if the model keeps none."""
+    ids = torch.tensor([tokens], device=model.device)
+    with gathered(model.head, torch.zeros(1, dtype=torch.long), torch.full((1,), -1)):
+        output = model.hf(input_ids=ids, use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    if cache is not None:
+        cache.batch_repeat_interleave(count)
+    return cache
+
+
+def _shared(rows: Sequence[Row]) -> int:
+    """How many first tokens are read once: those in common, short of any row's last one."""
+    first, last = min(rows), max(rows)
+    most = min(len(row) for row in rows) - 1
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), most)
+    shared = min(same, most)
+    return shared if len(rows) > 1 and shared >= _LEAST_SHARED else 0
+
+
+def _can_pad(model: LanguageModel, longest: int) -> bool:
+    """Whether rows may be padded behind what they share: tried, rather than a list of names."""
+    window = attention_window(model)
+    if window is not None and longest > window:
+        return False
+    start = tuple(range(1, _LEAST_SHARED + 1))
+    rows = [(*start, 9), (*start, 10, 11, 12)]
+    try:
+        together = _trial(model, rows)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    alone = torch.cat([_trial(model, [row]) for row in rows])
+    tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((together - alone).norm() <= tolerance * alone.norm())
+
+
+def _trial(model: LanguageModel, rows: Sequence[Row]) -> Tensor:
+    reader = _Reader(model, rows)
+    before = reader.logits
+    reader.feed([13] * len(rows))
+    return torch.stack([before, reader.logits], dim=1)

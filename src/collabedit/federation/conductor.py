@@ -1,0 +1,278 @@
+"""The coordinator's part of a round between organisations, over any transport."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from collabedit.errors import CollabEditError, RoundError
+from collabedit.federation.folder import Report, RoundFolder, Status
+from collabedit.merging import resolve_method
+from collabedit.messages import (
+    Covariance,
+    Evaluation,
+    Hits,
+    Joined,
+    Opening,
+    Request,
+    RequestKind,
+    Settled,
+)
+from collabedit.messages.evaluation import Kind
+from collabedit.rounds import (
+    Coordinator,
+    Failure,
+    Ledger,
+    Transport,
+    dynamic_priors,
+    run_round,
+    static_priors,
+)
+
+__all__ = ["RoundConductor"]
+
+Answer = TypeVar("Answer")
+
+
+class RoundConductor:
+    """Runs one round: opening, exchanges, the merge, the parties' evaluation, and the decision.
+
+    It needs no model. What it knows is in the round's folder, so that a killed one is continued
+    by another with the same folder.
+
+    Args:
+        folder: of the round.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = RoundFolder(Path(folder))
+        self._left_out: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def heard(self, party: str, size: int) -> None:
+        """Tell that an answer came in."""
+        with self._lock:
+            self._folder.tell("answer", party=party, bytes=size)
+
+    def conduct(self, transport: Transport) -> None:
+        """Run the round, or what is left of it; the folder has the report afterwards.
+
+        A round that stops leaves nothing merged; its report says why.
+
+        Raises:
+            RoundError: when the transport was cut off, so that the round may be continued.
+        """
+        if self._folder.report is not None:
+            return
+        started = time.monotonic()
+        told = _Told(transport, self._folder)
+        try:
+            report = self._run(told)
+        except CollabEditError as error:
+            if told.cut_off:
+                raise
+            report = self._report("stopped", str(error))
+        seconds = round(time.monotonic() - started, 1)
+        whole = report.model_copy(
+            update={
+                "left_out": dict(self._left_out),
+                "sent": told.sent,
+                "received": told.received,
+                "seconds": seconds,
+            }
+        )
+        self._folder.finish(whole)
+        self._folder.tell("end", status=whole.status, reason=whole.reason)
+
+    def _run(self, transport: _Told) -> Report:
+        coordinator = self._coordinator()
+        transport.parties = self._join(transport)
+        settings = self._folder.settings
+        delta = run_round(
+            transport,
+            coordinator,
+            on_dropout=settings.on_dropout,
+            min_parties=settings.min_parties,
+            checkpoint=self._checkpoint,
+            left_out=self._leave_out,
+        )
+        delta.save(self._folder.path / "delta.safetensors")
+        parties = [entry.party for entry in coordinator.ledger.exchanges[-1].entries]
+        evaluated = self._evaluate(transport, coordinator, parties)
+        hits = _total(evaluated)
+        refused = settings.gate.refuses(hits)
+        self._settle(transport, coordinator, parties, kept=not refused)
+        if not refused:
+            self._keep_state(coordinator)
+        report = self._report("rolled back" if refused else "accepted", refused)
+        return report.model_copy(
+            update={
+                "parties": tuple(parties),
+                "edits": delta.metadata.edits,
+                "hits": hits,
+                "next_sha256": {} if refused else _agreed(evaluated),
+            }
+        )
+
+    def _report(self, status: Status, reason: str) -> Report:
+        config = self._folder.config
+        return Report(
+            status=status,
+            reason=reason,
+            round_sha256=config.sha256,
+            schedule=config.schedule.value,
+        )
+
+    def _coordinator(self) -> Coordinator:
+        config, settings, before = (
+            self._folder.config,
+            self._folder.settings,
+            self._folder.before,
+        )
+        if before.sha256 != config.state_sha256:
+            raise RoundError("the round does not begin with what the rounds before it left")
+        covariance = Covariance.load(settings.covariance)
+        priors = static_priors(config, covariance, settings.memory_budget)
+        if before.finished:
+            beta = config.rules.beta if settings.beta is None else settings.beta
+            priors = dynamic_priors(priors, before.keys, beta)
+        kept = self._folder.path / "ledger.safetensors"
+        ledger = Ledger.load(kept) if kept.is_file() else None
+        if ledger is not None:
+            self._folder.tell("continued", exchanges=len(ledger.exchanges))
+        return Coordinator(config, priors, resolve_method(settings.method), ledger=ledger)
+
+    def _join(self, transport: _Told) -> list[str]:
+        config = self._folder.config
+        roster = tuple(sorted(transport.parties))
+        opening = Opening(config, roster, self._folder.before.changes)
+
+        def joined(party: str, reply: bytes) -> Joined:
+            answer = Joined.from_bytes(reply, party)
+            answer.check(config)
+            return answer
+
+        answers = self._ask(transport, "join", opening.to_bytes(), roster, joined)
+        least = self._folder.settings.min_parties
+        if len(answers) < least:
+            raise RoundError(
+                f"{len(answers)} parties joined and {least} are needed; nothing was merged"
+            )
+        return list(answers)
+
+    def _evaluate(
+        self, transport: _Told, coordinator: Coordinator, parties: Sequence[str]
+    ) -> Mapping[str, Evaluation]:
+        request = Request(RequestKind.EVALUATE, coordinator.delta).to_bytes()
+
+        def evaluated(party: str, reply: bytes) -> Evaluation:
+            answer = Evaluation.from_bytes(reply, party)
+            if answer.round_sha256 != coordinator.config.sha256:
+                raise RoundError("it evaluated another round")
+            if answer.delta_sha256 != coordinator.delta.sha256:
+                raise RoundError("it evaluated another delta")
+            if set(answer.next_sha256) != set(coordinator.config.weight_names):
+                raise RoundError("it evaluated other weights")
+            return answer
+
+        return self._ask(transport, "evaluate", request, parties, evaluated, leave_out=False)
+
+    def _settle(
+        self, transport: _Told, coordinator: Coordinator, parties: Sequence[str], *, kept: bool
+    ) -> None:
+        kind = RequestKind.ACCEPT if kept else RequestKind.ROLL_BACK
+        request = Request(kind, coordinator.delta).to_bytes()
+        self._ask(transport, kind.value, request, parties, _settled, leave_out=False)
+
+    def _keep_state(self, coordinator: Coordinator) -> None:
+        before = self._folder.before
+        base = dict(before.base_sha256) or dict(coordinator.config.covariance_sha256)
+        after = replace(before, base_sha256=base).after(coordinator.delta.changes, coordinator.keys)
+        after.save(self._folder.path / "state.safetensors")
+
+    def _ask(
+        self,
+        transport: _Told,
+        stage: str,
+        request: bytes,
+        to: Sequence[str],
+        read: Callable[[str, bytes], Answer],
+        *,
+        leave_out: bool = True,
+    ) -> dict[str, Answer]:
+        """Answers by party; who fails is left out of the round, or only named where it is over."""
+        answers: dict[str, Answer] = {}
+        for party, reply in sorted(transport.ask(stage, request, to).items()):
+            outcome = reply if isinstance(reply, Failure) else _read(party, reply, read)
+            if not isinstance(outcome, Failure):
+                answers[party] = outcome
+            elif leave_out:
+                self._leave_out(party, outcome)
+            else:
+                self._folder.tell("silent", party=party, stage=stage, reason=outcome.reason)
+        return answers
+
+    def _leave_out(self, party: str, failure: Failure) -> None:
+        reason = failure.reason.removeprefix(f"{party}: ")
+        self._left_out[party] = reason
+        self._folder.tell("left out", party=party, reason=reason)
+
+    def _checkpoint(self, ledger: Ledger) -> None:
+        ledger.save(self._folder.path / "ledger.safetensors")
+        latest = ledger.exchanges[-1]
+        parties = [entry.party for entry in latest.entries]
+        self._folder.tell("merged", layers=list(latest.layers), parties=parties)
+
+
+class _Told:
+    """A transport that tells what it does, and counts bytes."""
+
+    def __init__(self, transport: Transport, folder: RoundFolder) -> None:
+        self._transport, self._folder = transport, folder
+        self.parties: Sequence[str] = sorted(transport.parties)
+        self.sent = self.received = 0
+        self.cut_off = False
+
+    def exchange(self, request: bytes, to: Sequence[str]) -> Mapping[str, bytes | Failure]:
+        """Ask as the round's loop does."""
+        return self.ask(Request.from_bytes(request).kind.value, request, to)
+
+    def ask(self, stage: str, request: bytes, to: Sequence[str]) -> Mapping[str, bytes | Failure]:
+        """Ask, and tell the stage."""
+        self._folder.tell("ask", stage=stage, parties=list(to), bytes=len(request))
+        self.cut_off = True  # unless the transport returns
+        replies = self._transport.exchange(request, to)
+        self.cut_off = False
+        self.sent += len(request) * len(to)
+        self.received += sum(len(r) for r in replies.values() if isinstance(r, bytes))
+        return replies
+
+
+def _read(party: str, reply: bytes, read: Callable[[str, bytes], Answer]) -> Answer | Failure:
+    try:
+        return read(party, reply)
+    except CollabEditError as error:
+        return Failure(str(error), error)
+
+
+def _settled(party: str, reply: bytes) -> Settled:
+    return Settled.from_bytes(reply, party)
+
+
+def _total(evaluated: Mapping[str, Evaluation]) -> dict[Kind, Hits]:
+    total: dict[Kind, Hits] = {}
+    for answer in evaluated.values():
+        for kind, hits in answer.hits.items():
+            total[kind] = total[kind] + hits if kind in total else hits
+    return total
+
+
+def _agreed(evaluated: Mapping[str, Evaluation]) -> dict[str, str]:
+    """The weights that most parties have after the round; of equally many, the first party's."""
+    found = [tuple(sorted(answer.next_sha256.items())) for answer in evaluated.values()]
+    return dict(Counter(found).most_common(1)[0][0]) if found else {}

@@ -1,0 +1,200 @@
+"""What a coordinator keeps of a federation's rounds: a folder for each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from collabedit.errors import InputError, one_line
+from collabedit.files import read_json, utc_now, write_json
+from collabedit.messages import Hits, RoundConfig, RoundState
+from collabedit.messages.evaluation import Kind
+from collabedit.rounds import Dropout
+
+__all__ = ["Gate", "Report", "RoundFolder", "Settings", "Status"]
+
+Status = Literal["accepted", "rolled back", "stopped"]
+
+
+class Gate(BaseModel):
+    """What the parties' counts must show for a round to be kept, all parties' prompts together.
+
+    Attributes:
+        least_efficacy: share of the edited prompts that must give the new object.
+        most_loss: share of the neighbouring prompts that may be lost.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    least_efficacy: float = Field(default=0.5, ge=0, le=1)
+    most_loss: float = Field(default=0.25, ge=0, le=1)
+
+    def refuses(self, hits: dict[Kind, Hits]) -> str:
+        """Why a round is not kept; empty where it is."""
+        edited, near = hits.get("rewrite"), hits.get("neighborhood")
+        if edited is None or not edited.of:
+            return "no party measured the merged model"
+        if edited.after < self.least_efficacy * edited.of:
+            return (
+                f"{edited.after} of {edited.of} edited prompts give the new object; "
+                f"{self.least_efficacy:.0%} are needed"
+            )
+        if near is not None and near.before - near.after > self.most_loss * near.of:
+            return (
+                f"{near.before - near.after} of {near.of} neighbouring prompts are lost; "
+                f"{self.most_loss:.0%} may be"
+            )
+        return ""
+
+
+class Settings(BaseModel):
+    """How a coordinator runs the rounds of a folder.
+
+    Attributes:
+        covariance: file of the unedited model's second moments.
+        method: how to merge.
+        beta: weight of earlier rounds' keys in the prior; the editor's own where not given.
+        min_parties: with fewer, a round stops.
+        on_dropout: what happens when a party fails.
+        timeout: seconds that an exchange waits for answers.
+        gate: when a round is kept.
+        memory_budget: bytes that the priors may take; as much as is quickest where not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    covariance: Path
+    method: str = "CollabEdit"
+    beta: float | None = Field(default=None, ge=0)
+    min_parties: int = Field(default=2, ge=1)
+    on_dropout: Dropout = Dropout.RESTART
+    timeout: float = Field(default=3600, ge=1)
+    gate: Gate = Gate()
+    memory_budget: int | None = Field(default=None, ge=1)
+
+
+class Report(BaseModel):
+    """What became of a round; it names parties, and holds nothing about an edit.
+
+    Attributes:
+        status: how it ended.
+        reason: why, where it was not accepted.
+        round_sha256: the round.
+        schedule: the round's.
+        parties: whose edits are merged.
+        left_out: by party, why it is not among them.
+        edits: number of edits.
+        hits: by kind of prompt, over all parties that answered.
+        sent: bytes that went to the parties.
+        received: bytes that came back.
+        seconds: from the opening to the end; of the last run, where the round was continued.
+        next_sha256: SHA-256 of each edited weight where the next round begins.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: Status
+    reason: str = ""
+    round_sha256: str
+    schedule: str
+    parties: tuple[str, ...] = ()
+    left_out: dict[str, str] = Field(default_factory=dict)
+    edits: int = 0
+    hits: dict[Kind, Hits] = Field(default_factory=dict)
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+    next_sha256: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundFolder:
+    """One round's files: ``round.json``, the ledger, the delta, the report and the events.
+
+    Attributes:
+        path: of the folder, ``.../round_001``; the settings lie beside it.
+    """
+
+    path: Path
+
+    @classmethod
+    def all_in(cls, rounds: Path) -> list[RoundFolder]:
+        """The rounds of a coordinator's folder, the first one first."""
+        return [cls(path.parent) for path in sorted(rounds.glob("round_*/round.json"))]
+
+    @classmethod
+    def begin(cls, rounds: Path, config: RoundConfig) -> RoundFolder:
+        """Make the next round's folder."""
+        made = cls(rounds / f"round_{len(cls.all_in(rounds)) + 1:03}")
+        made.path.mkdir(parents=True, exist_ok=True)
+        config.save(made.path / "round.json")
+        return made
+
+    @property
+    def settings(self) -> Settings:
+        """How the coordinator runs it.
+
+        Raises:
+            InputError: when the file is malformed.
+        """
+        path = self.path.parent / "settings.json"
+        try:
+            return Settings.model_validate(read_json(path, "settings"))
+        except ValidationError as error:
+            raise InputError(f"{path}: {one_line(error)}") from None
+
+    @property
+    def config(self) -> RoundConfig:
+        """The round."""
+        return RoundConfig.load(self.path / "round.json")
+
+    @property
+    def before(self) -> RoundState:
+        """What earlier rounds left; the last one that was accepted tells."""
+        number = int(self.path.name.removeprefix("round_"))
+        for earlier in range(number - 1, 0, -1):
+            state = self.path.parent / f"round_{earlier:03}" / "state.safetensors"
+            if state.is_file():
+                return RoundState.load(state)
+        return RoundState()
+
+    @property
+    def report(self) -> Report | None:
+        """What became of it, once it has ended."""
+        path = self.path / "report.json"
+        if not path.is_file():
+            return None
+        try:
+            return Report.model_validate(read_json(path, "report"))
+        except ValidationError as error:
+            raise InputError(f"{path}: {one_line(error)}") from None
+
+    def finish(self, report: Report) -> None:
+        """Write the report, which ends the round."""
+        write_json(self.path / "report.json", report.model_dump(mode="json"))
+
+    def tell(self, event: str, **about: Any) -> None:
+        """Add a line to the log of events; it holds names, numbers and digests."""
+        line = json.dumps({"time": utc_now(), "event": event, **about}, ensure_ascii=False)
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The events so far, from a given number on."""
+        path = self.path / "events.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        for line in lines[after:]:
+            yield json.loads(line)
+
+    def wait(self, seconds: float) -> Report | None:
+        """Wait for the report."""
+        end = time.monotonic() + seconds
+        while (report := self.report) is None and time.monotonic() < end:
+            time.sleep(0.2)
+        return report

@@ -1,0 +1,215 @@
+"""A party's part of a round between organisations: what answers, in its own process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from collabedit.editing import TargetCache
+from collabedit.editors import editors
+from collabedit.errors import InputError, RoundError
+from collabedit.evaluation import CaseResult, evaluate
+from collabedit.federation.settings import SETTINGS, MemberSettings
+from collabedit.files import tensors_from_bytes
+from collabedit.messages import (
+    Delta,
+    Evaluation,
+    Hits,
+    Joined,
+    Opening,
+    Request,
+    RequestKind,
+    RoundState,
+    Settled,
+)
+from collabedit.messages.evaluation import Kind
+from collabedit.models import LanguageModel, load_model
+from collabedit.parties import Party, stored_secret
+from collabedit.requests import Record, load_records
+
+__all__ = ["Member"]
+
+logger = logging.getLogger(__name__)
+
+
+class Member:
+    """Answers a coordinator's requests with a party that lives in this process.
+
+    Args:
+        settings: the party's own; those that its command left in the environment by default.
+        records: its records, and
+        model: the unedited model, where they are at hand already.
+    """
+
+    def __init__(
+        self,
+        settings: MemberSettings | None = None,
+        records: Sequence[Record] | None = None,
+        model: LanguageModel | None = None,
+    ) -> None:
+        self._given = settings
+        self._records = None if records is None else list(records)
+        self._model = model
+        self._name = ""
+        self._opening: Opening | None = None
+        self._party: Party | None = None
+        self._begun = ExitStack()
+        self._before: list[CaseResult] | None = None
+
+    def begin(self, party: str) -> None:
+        """Take the name in this party's certificate.
+
+        Raises:
+            InputError: when the party's own command did not start this process.
+        """
+        self._name = party
+        if self._given is None:
+            path = os.environ.get(SETTINGS)
+            if path is None:
+                raise InputError(
+                    "no requests are given here; start with 'collabedit federation party join'"
+                )
+            self._given = MemberSettings.load(Path(path))
+
+    def answer(self, request: bytes) -> bytes:
+        """Answer one request.
+
+        Raises:
+            CollabEditError: when it is malformed, or cannot be answered.
+        """
+        _, about = tensors_from_bytes(request, "request")
+        if about.get("format") == "collabedit.opening":
+            return self._join(Opening.from_bytes(request, "opening")).to_bytes()
+        if self._party is None:
+            raise RoundError("the round was not opened here")
+        asked = Request.from_bytes(request, "request")
+        asked.delta.check_round(self._party.config)
+        if asked.kind is RequestKind.EVALUATE:
+            return self._evaluate(asked.delta).to_bytes()
+        if asked.kind in (RequestKind.ACCEPT, RequestKind.ROLL_BACK):
+            return self._settle(asked).to_bytes()
+        return self._party.answer(request)
+
+    @property
+    def _settings(self) -> MemberSettings:
+        assert self._given is not None, "begin() comes first"
+        return self._given
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self._begun.close()
+
+    def _join(self, opening: Opening) -> Joined:
+        if self._name not in opening.roster:
+            raise RoundError("this party is not on the round's roster")
+        model = self._load(opening)
+        self._begun.close()
+        self._begun = ExitStack()
+        self._begun.enter_context(model.starting_from(opening.changes))
+        self._opening, self._before, self._party = opening, None, None
+        config = opening.config
+        weights = model.fingerprint(model.weight_names(config.layers))
+        if weights == config.model_sha256:
+            self._party = self._as_party(model, opening)
+        return Joined(
+            round_sha256=config.sha256,
+            model_sha256=weights,
+            editors=tuple(editor.name for editor in editors()),
+        )
+
+    def _load(self, opening: Opening) -> LanguageModel:
+        config, settings = opening.config, self._settings
+        if self._records is None:
+            self._records = load_records(settings.requests, skip_bad=settings.skip_bad)
+        if self._model is None:
+            self._model = load_model(
+                settings.model or config.model,
+                dtype=config.dtype,
+                device=settings.device,
+                trust_remote_code=settings.trust_remote_code,
+            )
+        return self._model
+
+    def _as_party(self, model: LanguageModel, opening: Opening) -> Party:
+        assert self._records is not None
+        return Party(
+            model,
+            [record.request for record in self._records],
+            opening.config,
+            cache=TargetCache() if self._settings.cache else None,
+            skip_known=self._settings.skip_known,
+            name=self._name,
+            secret=stored_secret(),
+        )
+
+    def _evaluate(self, delta: Delta) -> Evaluation:
+        delta.require_complete()
+        assert self._party is not None
+        assert self._opening is not None
+        assert self._records is not None
+        model = self._party.model
+        if self._before is None:
+            self._before = evaluate(model, self._records)
+        with model.edited(delta.changes):
+            after = evaluate(model, self._records)
+        return Evaluation(
+            round_sha256=self._party.config.sha256,
+            delta_sha256=delta.sha256,
+            hits=_hits(self._before, after),
+            next_sha256=self._next_weights(self._opening, delta),
+        )
+
+    def _next_weights(self, opening: Opening, delta: Delta) -> dict[str, str]:
+        """The weights where the next round begins: all changes added to the unedited ones at once.
+
+        That is how a party that joins later makes them, which rounds differently from adding one
+        round's change after the other.
+        """
+        assert self._model is not None
+        changes = RoundState(1, opening.changes).after(delta.changes, {}).changes
+        self._begun.close()
+        with self._model.starting_from(changes):
+            weights = self._model.fingerprint(opening.config.weight_names)
+        self._begun = ExitStack()
+        self._begun.enter_context(self._model.starting_from(opening.changes))
+        return weights
+
+    def _settle(self, asked: Request) -> Settled:
+        asked.delta.require_complete()
+        kept = asked.kind is RequestKind.ACCEPT
+        about = asked.delta.metadata
+        if kept:
+            self._settings.out.mkdir(parents=True, exist_ok=True)
+            path = self._settings.out / f"{about.round_sha256[:12]}.delta.safetensors"
+            asked.delta.save(path)
+            logger.warning("the round is accepted; its delta: %s", path)
+        else:
+            logger.warning("the round is rolled back; nothing was written")
+        return Settled(round_sha256=about.round_sha256, kept=kept)
+
+
+def _hits(before: Sequence[CaseResult], after: Sequence[CaseResult]) -> dict[Kind, Hits]:
+    kinds: tuple[Kind, ...] = ("rewrite", "paraphrase", "neighborhood")
+    counted = {}
+    for kind in kinds:
+        first, second = _count(before, kind), _count(after, kind)
+        counted[kind] = Hits(before=first[0], after=second[0], of=second[1])
+    return counted
+
+
+def _count(cases: Sequence[CaseResult], kind: Kind) -> tuple[int, int]:
+    """Hits and prompts: where the wanted object is the likelier one, or every token's likeliest."""
+    outcomes: list[bool] = []
+    for case in cases:
+        values = cast(Mapping[str, Any], case)
+        pairs = values.get(f"{kind}_prompts_probs") or []
+        if pairs and "target_true" in pairs[0]:
+            wins = [pair["target_new"] < pair["target_true"] for pair in pairs]
+            outcomes += [won != (kind == "neighborhood") for won in wins]
+        else:
+            outcomes += values.get(f"{kind}_prompts_correct") or []
+    return sum(outcomes), len(outcomes)

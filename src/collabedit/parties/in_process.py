@@ -1,0 +1,64 @@
+"""Secure aggregation with all parties in one process: the same protocol, with keys made here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from collabedit.algebra.sketch import cheaper_dense
+from collabedit.errors import RoundError
+from collabedit.messages import RoundConfig, SecureAggregation
+from collabedit.models.language_model import LanguageModel
+from collabedit.parties.secret import stored_secret
+
+if TYPE_CHECKING:
+    from collabedit.privacy.secure import Identity, SecureParty
+
+__all__ = ["parties_of", "secure_aggregation_of"]
+
+
+def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureAggregation:
+    """What a round of this process agrees on: all parties must stay, the smaller form.
+
+    Args:
+        sizes: number of edits of each party.
+        model: the round's.
+
+    Raises:
+        RoundError: when there are fewer than two parties.
+    """
+    if len(sizes) < 2:
+        raise RoundError("secure aggregation needs two or more parties; one has nothing to hide in")
+    structure = model.structure
+    dense = cheaper_dense(structure.mlp_size, structure.hidden_size, sum(sizes))
+    return SecureAggregation(
+        roster={each.party: each.public for each in _identities(len(sizes))},
+        threshold=len(sizes) // 2 + 1,
+        max_edits=sum(sizes),
+        form="dense" if dense else "sketched",
+    )
+
+
+def parties_of(config: RoundConfig) -> list[SecureParty] | None:
+    """The halves of the parties of a round that was made here; ``None`` in a plain round.
+
+    Raises:
+        RoundError: when another user's process made it.
+    """
+    from collabedit.privacy.secure import SecureParty
+
+    if config.secure_aggregation is None:
+        return None
+    return [
+        SecureParty(identity, config)
+        for identity in _identities(len(config.secure_aggregation.roster))
+    ]
+
+
+def _identities(count: int) -> list[Identity]:
+    """Keys that an interrupted run finds again, since they come from this user's secret."""
+    from collabedit.privacy.secure.keys import Identity, derive
+
+    width, secret = len(str(count)), stored_secret()
+    names = [f"party {number:0{width}}" for number in range(count)]
+    return [Identity(name, derive(secret, "in process", name)) for name in names]

@@ -1,0 +1,373 @@
+"""The coordinator's half of a summation: it adds up masked numbers, and learns their sum only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Self
+
+from collabedit.algebra import Statistics
+from collabedit.errors import CollabEditError, ContributionError, RoundError
+from collabedit.messages import (
+    SUMMATION_STEPS,
+    Advert,
+    Confirmation,
+    Delta,
+    MaskedSum,
+    MaskedSumMetadata,
+    Request,
+    RequestKind,
+    RoundConfig,
+    Shares,
+    SignedMessage,
+    Unmasking,
+)
+from collabedit.messages.metadata import Header, parse_header
+from collabedit.privacy.secure import shamir
+from collabedit.privacy.secure.fixed_point import Limbs, add, decode
+from collabedit.privacy.secure.forms import Exchanged, secure_of
+from collabedit.privacy.secure.keys import Stream, apply_streams, public_of, sha256, verify
+from collabedit.privacy.secure.party import pairwise_mask, place_of, self_mask, session_of
+
+__all__ = ["Answer", "Summation", "Summed"]
+
+#: What a party answers to a step.
+Answer = SignedMessage | MaskedSum
+
+_KINDS: dict[RequestKind, type[SignedMessage] | type[MaskedSum]] = {
+    RequestKind.ADVERTISE: Advert,
+    RequestKind.SHARE: Shares,
+    RequestKind.MASK: MaskedSum,
+    RequestKind.CONFIRM: Confirmation,
+    RequestKind.UNMASK: Unmasking,
+}
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What a summation comes to.
+
+    Attributes:
+        statistics: of the pooled edits, by weight name.
+        edits: number of all of them.
+        masked: what each party in the sum said about its masked numbers, in the order of names.
+    """
+
+    statistics: Mapping[str, Statistics]
+    edits: int
+    masked: tuple[MaskedSumMetadata, ...]
+
+
+class _Header(Header):
+    format: Literal["collabedit.summation"] = "collabedit.summation"
+    version: Literal[1] = 1
+    round_sha256: str
+    delta_sha256: str
+    layers: tuple[int, ...]
+    place: int = Field(ge=0, le=len(SUMMATION_STEPS))
+    adverts: tuple[Advert, ...] = ()
+    shares: tuple[Shares, ...] = ()
+    masked: tuple[MaskedSumMetadata, ...] = ()
+    confirmations: tuple[Confirmation, ...] = ()
+    unmaskings: tuple[Unmasking, ...] = ()
+
+
+@dataclass(eq=False)
+class Summation:
+    """One exchange of a round under secure aggregation, step by step.
+
+    Give the parties :meth:`request`, read their answers, :meth:`advance`, until it is finished. It
+    can be saved between steps; what it holds tells no party's numbers.
+
+    Attributes:
+        config: the round.
+        delta: what is merged so far.
+        exchanged: what is summed.
+    """
+
+    config: RoundConfig
+    delta: Delta
+    exchanged: Exchanged
+    _place: int = 0
+    _adverts: tuple[Advert, ...] = ()
+    _shares: tuple[Shares, ...] = ()
+    _masked: tuple[MaskedSumMetadata, ...] = ()
+    _confirmations: tuple[Confirmation, ...] = ()
+    _unmaskings: tuple[Unmasking, ...] = ()
+    _total: Limbs = field(default_factory=lambda: np.zeros((2, 0), np.uint64))
+
+    @property
+    def step(self) -> RequestKind | None:
+        """What the parties are asked for; ``None`` when the summation is finished."""
+        return SUMMATION_STEPS[self._place] if self._place < len(SUMMATION_STEPS) else None
+
+    @property
+    def survivors(self) -> list[str]:
+        """Parties whose numbers are in the total, once they are."""
+        return [each.party for each in self._masked]
+
+    def request(self) -> Request:
+        """The question of the next step, the same for all parties.
+
+        Raises:
+            RoundError: when the summation is finished.
+        """
+        if self.step is None:
+            raise RoundError("the summation is finished")
+        empty = Delta.empty(self.config)
+        if self.step is RequestKind.MASK:
+            enclosed = _values(self._shares)
+            return Request(self.step, self.delta, enclosed, self.exchanged.sketches)
+        enclosed_by_step: dict[RequestKind, tuple[dict[str, Any], ...]] = {
+            RequestKind.ADVERTISE: (),
+            RequestKind.SHARE: _values(self._adverts),
+            RequestKind.CONFIRM: ({"survivors": self.survivors},),
+            RequestKind.UNMASK: _values(self._confirmations),
+        }
+        return Request(self.step, empty, enclosed_by_step[self.step])
+
+    def read(self, party: str | None, reply: bytes) -> Answer:
+        """A party's answer to this step, checked.
+
+        Args:
+            party: who sent it, where the transport knows.
+            reply: the bytes.
+
+        Raises:
+            ContributionError: when it is malformed, of another step, summation or party, or not
+                signed by the party; it names the party.
+        """
+        assert self.step is not None
+        try:
+            answer = _KINDS[self.step].from_bytes(reply, "its answer")
+        except CollabEditError as error:
+            raise ContributionError(
+                f"{error}; the round waits for answers to '{self.step.value}', and a late one is "
+                "left out",
+                party=party,
+            ) from None
+        about = answer.metadata if isinstance(answer, MaskedSum) else answer
+        if party is not None and about.party != party:
+            raise ContributionError(f"it calls itself {about.party!r}", party=party)
+        session = self.config.sha256 if self._place == 0 else self._session
+        verify(about, secure_of(self.config), session)
+        self._check(about.party, answer)
+        return answer
+
+    def _check(self, party: str, answer: Answer) -> None:
+        """That an answer belongs to what was asked."""
+        if isinstance(answer, Shares):
+            self._check_shares(party, answer)
+        elif isinstance(answer, MaskedSum):
+            self._check_masked(party, answer)
+        elif isinstance(answer, Confirmation):
+            expected = self.exchanged.sha256, tuple(self.survivors)
+            if party not in self.survivors or (answer.exchange, answer.survivors) != expected:
+                raise ContributionError("it confirms another sum", party=party)
+        elif isinstance(answer, Unmasking):
+            self._check_unmasking(party, answer)
+
+    def _check_shares(self, party: str, shares: Shares) -> None:
+        everyone = {each.party for each in self._adverts}
+        given = (shares.sealed, shares.mask_key_shares, shares.seed_shares)
+        if party not in everyone or any(set(each) != everyone for each in given):
+            raise ContributionError(
+                "its shares are malformed: not one for each party of the summation", party=party
+            )
+
+    def _check_masked(self, party: str, sent: MaskedSum) -> None:
+        if party not in {each.party for each in self._shares}:
+            raise ContributionError("it gave no shares, so it can't be in the sum", party=party)
+        if sent.masked.shape[1] != self.exchanged.length:
+            raise ContributionError(
+                f"it sent {sent.masked.shape[1]:,} numbers; the exchange is of "
+                f"{self.exchanged.length:,}. It used another sketch or another round file",
+                party=party,
+            )
+        if sent.metadata.exchange != self.exchanged.sha256:
+            raise ContributionError("its numbers are of another exchange", party=party)
+
+    def _check_unmasking(self, party: str, answer: Unmasking) -> None:
+        if party not in self.survivors:
+            raise ContributionError("it is not in the sum", party=party)
+        expected = (set(self.survivors), self._dropped)
+        if (set(answer.seed_shares), set(answer.mask_key_shares)) != expected:
+            raise ContributionError("it gave other shares than it was asked for", party=party)
+        for shares in self._shares:
+            name = shares.party
+            seeds = name in answer.seed_shares
+            given = (answer.seed_shares if seeds else answer.mask_key_shares)[name]
+            bound = (shares.seed_shares if seeds else shares.mask_key_shares)[party]
+            if sha256(bytes.fromhex(given)) != bound:
+                raise ContributionError(
+                    f"its share of {name}'s secret is not the one it got", party=party
+                )
+
+    def advance(self, answers: Sequence[Answer]) -> None:
+        """Take the answers of a step, and go on to the next.
+
+        Raises:
+            RoundError: when a party answers twice, or so few answered that the round stops.
+        """
+        assert self.step is not None
+        by_party = {_party_of(answer): answer for answer in answers}
+        if len(by_party) < len(answers):
+            raise RoundError("a party's answer is given twice; give each party's once")
+        threshold = secure_of(self.config).threshold
+        if len(by_party) < threshold:
+            raise RoundError(
+                f"{len(by_party)} parties answered '{self.step.value}' and the round's threshold "
+                f"is {threshold}; the round stops, nothing was merged and no sum was learnt"
+            )
+        ordered = [by_party[name] for name in sorted(by_party)]
+        if self.step is RequestKind.MASK:
+            self._add_up([each for each in ordered if isinstance(each, MaskedSum)])
+        else:
+            kept = {
+                RequestKind.ADVERTISE: "_adverts",
+                RequestKind.SHARE: "_shares",
+                RequestKind.CONFIRM: "_confirmations",
+                RequestKind.UNMASK: "_unmaskings",
+            }[self.step]
+            setattr(self, kept, tuple(ordered))
+        self._place += 1
+
+    def _add_up(self, sums: Sequence[MaskedSum]) -> None:
+        self._total = np.zeros((2, self.exchanged.length), np.uint64)
+        for sent in sums:
+            add(self._total, sent.masked.numpy().view("uint64"))
+        self._masked = tuple(sent.metadata for sent in sums)
+
+    def result(self) -> Summed:
+        """Take the masks off the total.
+
+        Raises:
+            ContributionError: when a party's secrets can't be put together; it names the party.
+            RoundError: when more edits came than the round allows, or none.
+        """
+        if self.step is not None:
+            raise RoundError(f"the summation waits for answers to '{self.step.value}'")
+        total = self._total.copy()
+        apply_streams(total, self._masks())
+        secure = secure_of(self.config)
+        values = torch.from_numpy(decode(total, secure.fraction_bits))
+        statistics, edits = self.exchanged.unpack(values)
+        return Summed(statistics, edits, self._masked)
+
+    def _masks(self) -> list[Stream]:
+        """What the total still holds, with opposite signs."""
+        streams = []
+        for party in self.survivors:
+            seed = self._reconstructed(party, "seed_shares")
+            if sha256(seed) != self._shares_of(party).seed_sha256:
+                raise _inconsistent(party)
+            streams.append(Stream(self_mask(seed, self._session).key, negative=True))
+        for party in sorted(self._dropped):
+            secret = self._reconstructed(party, "mask_key_shares")
+            if public_of(secret) != self._advert_of(party).mask_key:
+                raise _inconsistent(party)
+            streams += [
+                pairwise_mask(secret, self._advert_of(other).mask_key, self._session, party, other)
+                for other in self.survivors
+            ]
+        return streams
+
+    def _reconstructed(self, party: str, kind: str) -> bytes:
+        secure = secure_of(self.config)
+        shares = {
+            place_of(secure, each.party): int(getattr(each, kind)[party], 16)
+            for each in self._unmaskings[: secure.threshold]
+        }
+        try:
+            return shamir.reconstruct(shares).to_bytes(32, "big")
+        except OverflowError:
+            raise _inconsistent(party) from None
+
+    @property
+    def _dropped(self) -> set[str]:
+        return {each.party for each in self._shares} - set(self.survivors)
+
+    @property
+    def _session(self) -> str:
+        return session_of(self.config, self._adverts)
+
+    def _shares_of(self, party: str) -> Shares:
+        return next(each for each in self._shares if each.party == party)
+
+    def _advert_of(self, party: str) -> Advert:
+        return next(each for each in self._adverts if each.party == party)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The delta, the sketches, the total so far, and all messages but the masked numbers."""
+        tensors, about = Request(RequestKind.MASK, self.delta, (), self.exchanged.sketches).pack()
+        tensors["total"] = torch.from_numpy(self._total.view("int64"))
+        header = _Header(
+            round_sha256=self.config.sha256,
+            delta_sha256=self.delta.sha256,
+            layers=self.exchanged.layers,
+            place=self._place,
+            adverts=self._adverts,
+            shares=self._shares,
+            masked=self._masked,
+            confirmations=self._confirmations,
+            unmaskings=self._unmaskings,
+        )
+        return tensors, {**header.model_dump(mode="json"), "request": about}
+
+    @classmethod
+    def resume(
+        cls,
+        config: RoundConfig,
+        tensors: Mapping[str, Tensor],
+        metadata: Mapping[str, Any],
+        source: str,
+    ) -> Self:
+        """A summation from what :meth:`pack` made of it.
+
+        Raises:
+            RoundError: when it is of another round, or malformed.
+        """
+        header = parse_header(_Header, metadata, source, RoundError)
+        arrays = {name: value for name, value in tensors.items() if name != "total"}
+        request = Request.unpack(arrays, metadata.get("request", {}), source)
+        if header.round_sha256 != config.sha256:
+            raise RoundError(f"{source}: it is of another round")
+        exchanged = Exchanged(config, request.delta.sha256, header.layers, request.sketches)
+        total = tensors.get("total")
+        length = exchanged.length if header.masked else 0
+        if total is None or total.dtype != torch.int64 or tuple(total.shape) != (2, length):
+            raise RoundError(f"{source}: its total is malformed")
+        return cls(
+            config,
+            request.delta,
+            exchanged,
+            header.place,
+            header.adverts,
+            header.shares,
+            header.masked,
+            header.confirmations,
+            header.unmaskings,
+            total.numpy().view("uint64"),
+        )
+
+
+def _party_of(answer: Answer) -> str:
+    return answer.metadata.party if isinstance(answer, MaskedSum) else answer.party
+
+
+def _values(messages: Sequence[SignedMessage]) -> tuple[dict[str, Any], ...]:
+    return tuple(each.model_dump(mode="json") for each in messages)
+
+
+def _inconsistent(party: str) -> ContributionError:
+    return ContributionError(
+        "its shares don't come to the secret that it bound itself to, so the sum can't be "
+        "unmasked; nothing was merged. Begin a new round without it",
+        party=party,
+    )

@@ -1,0 +1,60 @@
+"""The table that editing ends with: what came of each edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from collabedit.evaluation.outcomes import Outcome, Outcomes
+from collabedit.reporting.table import Column, Row, Table, console, section
+
+__all__ = ["outcome_table", "print_outcomes", "side_by_side"]
+
+#: Edits that are shown, and characters of a text.
+_SHOWN, _LONGEST = 24, 90
+
+
+def print_outcomes(outcomes: Outcomes) -> None:
+    """Print what came of edits, of many those that failed above all, and a summary."""
+    out = console()
+    failed = set(outcomes.failed)
+    order = sorted(range(len(outcomes.each)), key=lambda place: place not in failed)
+    out.print(outcome_table([outcomes.each[place] for place in sorted(order[:_SHOWN])]).rich())
+    if len(order) > _SHOWN:
+        out.print(f"... and {len(order) - _SHOWN} more")
+    out.print(str(outcomes), highlight=False)
+
+
+def outcome_table(each: Sequence[Outcome]) -> Table:
+    """Edits, what the model wrote before and after, raw and in chat, and what came of them."""
+    headings = {"edit": "edit", "before": "before", "after": "after"}
+    if any(one.chat is not None for one in each):
+        headings |= {"asked": "asked in chat", "chat_before": "before", "chat_after": "after"}
+    headings["outcome"] = "outcome"
+    columns = [Column(key, heading, is_text=True) for key, heading in headings.items()]
+    return Table("What the model says", columns, [section(columns, [_row(one)]) for one in each])
+
+
+def _row(one: Outcome) -> Row:
+    row = {
+        "edit": f"{one.request.text} -> {one.request.target_new}",
+        "before": one.raw[0]["text"],
+        "after": one.raw[1]["text"],
+        "outcome": one.took.value,
+    }
+    if one.chat is not None:
+        row["asked"] = one.chat[0]["prompt"]
+        row["chat_before"], row["chat_after"] = (answer["text"] for answer in one.chat)
+    return {key: _shortened(text) for key, text in row.items()}
+
+
+def side_by_side(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Texts beside each other, such as questions and what models say to them."""
+    columns = [Column(str(n), heading, is_text=True) for n, heading in enumerate(headings)]
+    values: list[Row] = [{str(n): _shortened(t) for n, t in enumerate(row)} for row in rows]
+    return Table(title, columns, [section(columns, [row]) for row in values])
+
+
+def _shortened(text: str) -> str:
+    """A text on one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

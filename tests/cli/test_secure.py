@@ -1,0 +1,160 @@
+"""Secure aggregation by files: five steps an exchange, and the delta of the plain round."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from collabedit.algebra import relative_distance
+from collabedit.files import cache_directory
+from collabedit.messages import Delta
+from tests.cli.commands import collabedit, fails
+from tests.cli.test_by_files import place, write_requests  # noqa: F401
+
+PARTIES = {"hospital": (0, 2), "bank": (2, 3), "newsroom": (3, 6)}
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A folder with the parties' identities, requests and the roster."""
+    roster = {}
+    for party, (first, last) in PARTIES.items():
+        out = collabedit("round", "key", party, "-o", tmp_path / f"{party}.key")
+        roster |= json.loads("{" + out.strip() + "}")
+        write_requests(tmp_path / f"{party}.jsonl", first, last)
+    (tmp_path / "roster.json").write_text(json.dumps(roster))
+    return tmp_path
+
+
+def open_round(place: Path, folder: Path, schedule: str, *more: object) -> Path:  # noqa: F811
+    out = folder / f"round-{schedule}-{len(more)}.json"
+    collabedit(
+        *("round", "new", "--model", place / "model", "--schedule", schedule, "-o", out),
+        *("--hparams", place / "hparams.json", "--contexts", place / "contexts.json"),
+        *("--dtype", "float64", *more),
+    )
+    return out
+
+
+def secure_options(keys: Path) -> tuple[object, ...]:
+    return "--secure-aggregation", "--roster", keys / "roster.json", "--max-edits", 6
+
+
+def contribute(keys: Path, round_file: Path, party: str, request: Path | None, out: Path) -> str:
+    asked = () if request is None else ("--answer", request)
+    return collabedit(
+        *("contribute", "--round", round_file, "-r", keys / f"{party}.jsonl", "-o", out),
+        *("--identity", keys / f"{party}.key", "--roster", keys / "roster.json", *asked),
+    )
+
+
+def exchange(
+    place: Path,  # noqa: F811
+    keys: Path,
+    round_file: Path,
+    parties: list[str],
+    delta: Path | None,
+) -> Path:
+    """One exchange; returns the delta's path."""
+    request = None
+    for step in range(1, 6):
+        answers = []
+        for party in parties:
+            answers.append(keys / f"{party}.{step}")
+            said = contribute(keys, round_file, party, request, answers[-1])
+            assert f"step {step} of 5" in said
+        request = keys / f"request{step}.safetensors"
+        so_far = () if delta is None else ("--delta", delta)
+        merge = ("merge", *answers, "--round", round_file, "-C", place / "cov64.safetensors")
+        out = collabedit(*merge, *so_far, "-o", request)
+    assert "edits of" in out
+    assert not round_file.with_suffix(".summation.safetensors").exists()
+    return request
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _covariance(place: Path) -> None:  # noqa: F811
+    collabedit(
+        *("stats", "collect", "--model", place / "model", "--layers", "1-2", "--dtype", "float64"),
+        *("--corpus", place / "corpus.txt", "--tokens", 2000, "-o", place / "cov64.safetensors"),
+    )
+
+
+def plain_delta(place: Path, keys: Path, schedule: str) -> Delta:  # noqa: F811
+    round_file = open_round(place, keys, schedule)
+    delta: tuple[object, ...] = ()
+    for number in range(1 if schedule == "one-shot" else 2):
+        sent = []
+        for party in PARTIES:
+            sent.append(keys / f"{party}.plain")
+            collabedit(
+                *("contribute", "--round", round_file, "-r", keys / f"{party}.jsonl"),
+                *("-o", sent[-1], *delta),
+            )
+        out = keys / f"plain{number}.safetensors"
+        merge = ("merge", *sent, "--round", round_file, "-C", place / "cov64.safetensors")
+        collabedit(*merge, *delta, "-o", out)
+        delta = ("--delta", out)
+    return Delta.load(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
+def test_by_files_the_delta_is_that_of_the_plain_round(
+    place: Path,  # noqa: F811
+    keys: Path,
+    schedule: str,
+) -> None:
+    round_file = open_round(place, keys, schedule, *secure_options(keys))
+    out = None
+    for _ in range(1 if schedule == "one-shot" else 2):
+        out = exchange(place, keys, round_file, list(PARTIES), out)
+    assert out is not None
+    found, expected = Delta.load(out), plain_delta(place, keys, schedule)
+    assert found.metadata.complete
+    for name, change in expected.changes.items():
+        assert relative_distance(found.changes[name], change) < 1e-9
+
+
+def test_what_is_secret_stays_readable_by_its_owner_only(place: Path, keys: Path) -> None:  # noqa: F811
+    round_file = open_round(place, keys, "one-shot", *secure_options(keys))
+    contribute(keys, round_file, "bank", None, keys / "bank.1")
+    secret = json.loads((keys / "bank.key").read_text())["secret"]
+    kept = sorted(cache_directory("secure").iterdir(), key=lambda path: path.stat().st_mtime)[-1]
+    for path in (keys / "bank.key", kept):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    advert = (keys / "bank.1").read_text()
+    state = json.loads(kept.read_text())
+    for hidden in (secret, state["seed"], state["mask_secret"], state["encryption_secret"]):
+        assert len(hidden) == 64
+        assert hidden not in advert
+
+
+def test_what_is_wrong_is_said_in_one_line(place: Path, keys: Path) -> None:  # noqa: F811
+    round_file = open_round(place, keys, "one-shot", *secure_options(keys))
+    mine = ("contribute", "--round", round_file, "-r", keys / "bank.jsonl", "-o", keys / "x")
+    assert "give your --identity" in fails(*mine)
+    other = keys / "other.json"
+    roster = json.loads((keys / "roster.json").read_text())
+    other.write_text(json.dumps({**roster, "hospital": "0a" * 32}))
+    identity = ("--identity", keys / "bank.key")
+    assert "they differ in hospital" in fails(*mine, *identity, "--roster", other)
+    assert "not an identity" in fails(*mine, "--identity", other)
+    assert "there is a key already" in fails("round", "key", "bank", "-o", keys / "bank.key")
+    contribute(keys, round_file, "bank", None, keys / "bank.1")
+    merge = ("merge", "--round", round_file, "-C", place / "cov64.safetensors", "-o", keys / "y")
+    assert "1 parties answered 'advertise'" in fails(*merge, keys / "bank.1")
+    (keys / "junk").write_text("{}")
+    assert "is missing, which knows the steps before" in fails(*merge, keys / "junk")
+    for options, reason in (
+        (("--secure-aggregation",), "needs --roster and --max-edits"),
+        ((*secure_options(keys), "--threshold", 1), "threshold"),
+        ((*secure_options(keys), "--sum-form", "thin"), "must be auto, dense or sketched"),
+    ):
+        line = fails("round", "new", "--model", place / "model", "-o", keys / "z", *options)
+        assert reason in line
+    assert not (keys / "y").exists()
+    assert not (keys / "z").exists()

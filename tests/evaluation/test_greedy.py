@@ -1,0 +1,75 @@
+"""Greedy continuations of many rows against one row at a time, and against transformers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from collabedit.evaluation.greedy import Row, continue_greedily, end_tokens
+from collabedit.models import LanguageModel
+from tests.conftest import make_model
+
+BEGINNING = tuple(range(40, 50))
+ROWS: list[Row] = [
+    (*BEGINNING, 60),
+    (*BEGINNING, 61, 62, 63),
+    (*BEGINNING, 61, 62, 63, 64, 65),
+    BEGINNING,
+    (70,),
+    (71, 72, 73),
+    (71, 72),
+    (70,),
+]
+
+
+def by_hand(model: LanguageModel, row: Row, steps: int) -> list[int]:
+    """Whole rows, one at a time, without a cache."""
+    ids = list(row)
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = model.hf(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        token = int(logits.argmax())
+        if token in end_tokens(model):
+            break
+        ids.append(token)
+    return ids[len(row) :]
+
+
+def test_rows_together_are_continued_as_each_alone(exact_family_model: LanguageModel) -> None:
+    found = continue_greedily(exact_family_model, ROWS, max_tokens=7)
+    assert [list(one.tokens) for one in found] == [by_hand(exact_family_model, r, 7) for r in ROWS]
+
+
+def test_rows_that_cannot_be_padded(
+    exact_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collabedit.evaluation.greedy._can_pad", lambda *_: False)
+    found = continue_greedily(exact_llama, ROWS, max_tokens=7)
+    assert [list(one.tokens) for one in found] == [by_hand(exact_llama, r, 7) for r in ROWS]
+
+
+def test_an_end_token_ends_one_row_and_leaves_the_others(exact_llama: LanguageModel) -> None:
+    whole = [by_hand(exact_llama, row, 7) for row in ROWS]
+    end = whole[1][3]
+    exact_llama.hf.generation_config.eos_token_id = [1, end]
+    found = continue_greedily(exact_llama, ROWS, max_tokens=7)
+    for one, tokens in zip(found, whole, strict=True):
+        assert list(one.tokens) == (tokens[: tokens.index(end)] if end in tokens else tokens)
+        assert one.ended is (end in tokens)
+
+
+def test_a_stop_keeps_the_token_that_it_saw_last(exact_llama: LanguageModel) -> None:
+    found = continue_greedily(exact_llama, ROWS, max_tokens=7, stop=lambda new: len(new) >= 2)
+    assert [len(one.tokens) for one in found] == [2] * len(ROWS)
+    assert not any(one.ended for one in found)
+
+
+def test_the_context_bounds_the_new_tokens() -> None:
+    model = make_model("gpt2")
+    row = tuple(int(i) for i in torch.arange(125) % 50 + 20)
+    (found,) = continue_greedily(model, [row], max_tokens=20)
+    assert len(found.tokens) <= 3
+
+
+def test_nothing_to_continue(tiny_llama: LanguageModel) -> None:
+    assert continue_greedily(tiny_llama, []) == []
