@@ -8,13 +8,14 @@ _LOAD = "Loading the model"
 _COVARIANCE = "Collecting second moments"
 _KEYS = "Measuring keys"
 _TARGETS = "Optimising targets"
+_ASK = "Generating"
 
 #: One party, from the model to the update.
 EDIT = (_LOAD, _COVARIANCE, _KEYS, _TARGETS, _KEYS)
 #: By the name of the command, where its options make no difference.
 COMMANDS = {
     "contribute": (_LOAD, _KEYS, _TARGETS, _KEYS),
-    "edit": EDIT,
+    "edit": (_LOAD, _COVARIANCE, _ASK, _KEYS, _TARGETS, _KEYS, _ASK),
     "stats": (_LOAD, _COVARIANCE),
 }
 
@@ -30,7 +31,7 @@ def study_stages(
         generations: whether texts are generated and measured.
         heldout: whether perplexity is measured.
     """
-    measure = ("Scoring",) + ("Generating",) * generations + ("Perplexity",) * heldout
+    measure = ("Scoring",) + (_ASK,) * generations + ("Perplexity",) * heldout
     begin = (_LOAD, _COVARIANCE, *measure)
     if rounds == 1:
         return (*begin, _KEYS, _TARGETS, *(_KEYS, *measure) * methods)
