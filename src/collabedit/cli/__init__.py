@@ -12,11 +12,13 @@ from collabedit.cli import doctor, federation, models, requests, round, run, sta
 from collabedit.cli.apply import apply
 from collabedit.cli.ask import ask
 from collabedit.cli.contribute import contribute
+from collabedit.cli.demo import demo
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
 from collabedit.cli.export import export, revert
 from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
+from collabedit.cli.summarize import summarize
 from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
 from collabedit.errors import CollabEditError
@@ -40,7 +42,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
 app.add_typer(requests.app, name="requests")
 app.command("tune")(tune)
-app.command("demo")(run.demo)
+app.command("demo")(demo)
 app.command("doctor")(doctor.doctor)
 app.command("edit")(edit)
 app.add_typer(round.app, name="round")
@@ -53,8 +55,8 @@ app.command("ask")(ask)
 app.command("export")(export)
 app.command("revert")(revert)
 app.add_typer(federation.app, name="federation")
-app.add_typer(run.run_app, name="run")
-app.command("summarize")(run.summarize)
+app.add_typer(run.app, name="run")
+app.command("summarize")(summarize)
 
 
 def _show_version(value: bool) -> None:

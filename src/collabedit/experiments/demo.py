@@ -30,7 +30,8 @@ def run_demo(results: Path, seed: int) -> None:
     out = console()
     out.print(
         "Four parties hold eight facts each that they want to correct in one model, "
-        f"{_SETTINGS.model}.\nNone sees another's facts. Their edits are merged in five ways:\n"
+        f"{_SETTINGS.model}.\nNo party sends its facts to another. "
+        "Their edits are merged in five ways:\n"
     )
     with plan(study_stages(len(_SETTINGS.merge))):
         run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)

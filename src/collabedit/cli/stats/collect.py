@@ -59,8 +59,8 @@ def collect(
 ) -> None:
     """Collect second moments over a text, all layers in one pass if the memory budget allows.
 
-    Use text like the model was trained on, and at least ten times as many tokens as the MLP has
-    inputs. If it is interrupted, the same command continues.
+    Use text like that which the model was trained on, and at least ten times as many tokens as
+    the MLP has inputs. If it is interrupted, the same command continues.
     """
     from collabedit.cli.stats.table import print_covariance
     from collabedit.covariance import collect as collect_moments
