@@ -807,17 +807,17 @@ NEIGHBOURS: dict[str, dict[str, str]] = {
         "the Kennedy Center",
     },
     "P176": {
-        "Apple": "the Apple Watch; the HomePod",
+        "Apple": "the HomePod; the Mac mini",
         "Toyota": "the Yaris; the Highlander; the Sienna; the Tundra",
         "Ford": "the Fiesta; the Escort; the Focus RS",
         "Boeing": "the 707 jetliner; the 767 airliner; the C-17 Globemaster",
-        "Nintendo": "the Nintendo 64; the Wii U",
+        "Nintendo": "the Wii U; the SNES Classic",
         "Sony": "the PlayStation 5; the Discman; the Xperia phone",
         "Intel": "the 80486 processor; the Atom processor; the 4004 microprocessor; "
         "the Optane memory",
     },
     "P178": {
-        "Google": "Google Maps; YouTube; Google Docs; the Pixel Launcher",
+        "Google": "YouTube; Kubernetes; Bigtable; the Dart language",
         "Apple": "Final Cut Pro; Logic Pro; iMovie; FaceTime",
         "Adobe": "Dreamweaver; Flash Player; Audition; FrameMaker",
         "IBM": "Lotus Notes; OS/2; the z/OS operating system; WebSphere; SPSS Statistics",
