@@ -98,7 +98,7 @@ def edit(
     covariance: Covariance | str | os.PathLike[str] | None = None,
     seed: int = 0,
     ask: bool = True,
-    retry: bool = True,
+    retry: bool = False,
 ) -> EditResult:
     """Write facts into a model.
 

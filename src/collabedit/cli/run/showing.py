@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,3 +36,4 @@ def show_result(result: RunResult, folder: Path, *, title: str, verdict: str = "
         print(verdict)
     files = ["summary.json", "params.json", *result.files, *(["plot.png"] if plot else [])]
     print(f"Results: {folder}/ ({', '.join(files)})")
+    print(f"As a page: collabedit report {shlex.quote(str(folder))} -o report.html")

@@ -56,6 +56,9 @@ def common_settings(
         str,
         typer.Option("--edits-per-party", "-n", help="One number for all parties, or 4,20,6 ..."),
     ] = "8",
+    shared: Annotated[
+        int, typer.Option(min=0, help="How many of each party's edits all parties hold.")
+    ] = 0,
     limit: Annotated[
         int | None, typer.Option(help="Use only the first so many records of the data set.")
     ] = None,
@@ -116,6 +119,7 @@ def common_settings(
         "dataset": dataset,
         "parties": parties,
         "edits_per_party": per_party if len(per_party) > 1 else per_party[0],
+        "shared": shared,
         "limit": limit,
         "merge": tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
         "editor": editor,
