@@ -33,8 +33,8 @@ def run_demo(results: Path, seed: int) -> None:
     out = console()
     out.print(
         "Four parties hold eight facts each that they want to correct in one model, "
-        f"{_SETTINGS.model}.\nFour of the eight are the same in all parties, and none sees "
-        "another's facts.\nTheir edits are merged in five ways:\n"
+        f"{_SETTINGS.model}.\nFour of the eight are the same in all parties, and no party sends "
+        "its facts to another.\nTheir edits are merged in five ways:\n"
     )
     with plan(study_stages(len(_SETTINGS.merge))):
         run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
