@@ -15,7 +15,7 @@ BASE   := $(VENV)/.base-done
 STAMP  := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-federation test test-quick lint format bench lock clean
+.PHONY: help setup demo demo-federation test test-quick lint format docs bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,9 @@ format: setup ## Sort imports, apply safe fixes and format
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
+docs: setup ## Build the documentation into build/docs; any warning fails
+	$(PY) -m sphinx -b html -W --keep-going -n -q -d build/doctrees docs build/docs
+
 bench: setup ## Run all benchmarks (hours; up to 13 GB)
 	$(PY) -m benchmarks
 
@@ -76,6 +79,6 @@ lock: ## Renew the locks in requirements/ (needs uv; UPGRADE=--upgrade takes new
 	@! grep -nE '^(torch|triton|cuda|nvidia)[a-z0-9-]*==|://' requirements/*.lock
 
 clean: ## Remove .venv, caches and build outputs (results/ stays)
-	rm -rf $(VENV) build dist htmlcov .coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache \
+	rm -rf $(VENV) build dist docs/reference/python docs/reference/commands.md docs/reference/metrics.md htmlcov .coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache \
 	    .import_linter_cache
 	find src tests benchmarks paper_commands tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

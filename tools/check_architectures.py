@@ -2,7 +2,7 @@
 
 Each is built from its own configuration class, made small by the names that settings have; its
 structure is inferred, layers are tried (``LanguageModel.tail``), and targets are optimised for a
-step. Writes the table of ``docs/models.md``, or prints that of some types:
+step. Writes the table of ``docs/reference/models.md``, or prints that of some types:
 
     python tools/check_architectures.py
     python tools/check_architectures.py llama gemma2
@@ -33,7 +33,7 @@ from collabedit.models import LanguageModel
 from collabedit.models.trial import check_causal
 from collabedit.requests import EditRequest
 
-TABLE = Path(__file__).parents[1] / "docs" / "models.md"
+TABLE = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
 #: A small value for each name that configurations have for the same thing.
 _SIZES = {

@@ -22,9 +22,11 @@ from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
 from collabedit.export import save_edited_model
 from collabedit.export.gguf_model import save_gguf
 from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
-from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
+from collabedit.messages import Covariance, Delta, Normaliser, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, apply_delta, new_round
+from collabedit.progress import plan
+from collabedit.progress.plans import EDIT
 from collabedit.requests import Facts, Record, as_records
 from collabedit.rounds import Coordinator, merge_deltas, static_priors
 from collabedit.transports import run_in_process
@@ -96,7 +98,7 @@ def edit(
     covariance: Covariance | str | os.PathLike[str] | None = None,
     seed: int = 0,
     ask: bool = True,
-    retry: bool = True,
+    retry: bool = False,
 ) -> EditResult:
     """Write facts into a model.
 
@@ -160,15 +162,16 @@ def collaborate(
     merging = resolve_method(method)
     records = {name: as_records(facts) for name, facts in parties.items()}
     requests = {name: [record.request for record in own] for name, own in records.items()}
-    loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
-    config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
-    members = Party.together(loaded, list(requests.values()), config, list(requests))
-    priors = static_priors(config, _covariance(covariance, loaded, config, seed))
-    if ask:
-        flat = [record for own in records.values() for record in own]
-        delta, came = edit_and_ask(merging, members, flat, config, priors, retry=retry)
-    else:
-        delta, came = merge_edits(merging, members, config, priors).delta, None
+    with plan(EDIT):
+        loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
+        config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
+        members = Party.together(loaded, list(requests.values()), config, list(requests))
+        priors = static_priors(config, _covariance(covariance, loaded, config, seed))
+        if ask:
+            flat = [record for own in records.values() for record in own]
+            delta, came = edit_and_ask(merging, members, flat, config, priors, retry=retry)
+        else:
+            delta, came = merge_edits(merging, members, config, priors).delta, None
     apply_delta(loaded, delta)
     return EditResult(loaded, delta, came)
 
@@ -179,7 +182,8 @@ def _covariance(
     config: RoundConfig,
     seed: int,
 ) -> Covariance | None:
-    if not config.rules.has_statistics or isinstance(given, Covariance):
+    needed = config.rules.needs_covariance(config.hyperparameters)
+    if not needed or isinstance(given, Covariance):
         return given if isinstance(given, Covariance) else None
     if given is None:
         return default_covariance(model, config.layers, seed)
@@ -195,11 +199,13 @@ class Merged:
         keys: by weight name, the pooled key factors ``F [d_in, r]``; none for methods that merge
             finished updates, since nobody pools statistics there.
         residual_norms: by weight name, ``|R|`` (Frobenius) of the residuals; likewise.
+        normaliser: of the features of this and earlier rounds, where the editor normalises them.
     """
 
     delta: Delta
     keys: Mapping[str, Tensor] = field(default_factory=dict)
     residual_norms: Mapping[str, float | None] = field(default_factory=dict)
+    normaliser: Normaliser | None = None
 
 
 def merge_edits(
@@ -208,10 +214,11 @@ def merge_edits(
     config: RoundConfig,
     priors: Mapping[str, Prior],
     own_deltas: Callable[[], Mapping[str, Delta]] | None = None,
+    normaliser: Normaliser | None = None,
 ) -> Merged:
     """Merge the parties' edits by a method.
 
-    In the one-shot schedule all methods start from the same uploads. In the sequential one, and
+    In the one-shot schedule all methods start from the same uploads. In the layerwise one, and
     with editors that take one edit at a time or fine-tune, the methods that merge updates get what
     users of model merging have: each party's delta, edited alone to the end.
 
@@ -221,16 +228,17 @@ def merge_edits(
         config: the round.
         priors: ``A0`` by weight name.
         own_deltas: gives the parties' own deltas; they are computed where it is not given.
+        normaliser: of the features of earlier rounds, where the editor normalises features.
     """
-    if method.merges is Merges.UPDATES:
-        if config.one_exchange:
-            return Merged(run_in_process(parties, Coordinator(config, priors, method)))
+    if method.merges is Merges.UPDATES and not config.one_exchange:
         own = own_deltas or (lambda: _own_deltas(parties, config, priors))
         return Merged(merge_deltas(own(), method))
     together = [Party.pooled(parties)] if method.name == POOLED else parties
-    coordinator = Coordinator(config, priors, method)
+    coordinator = Coordinator(config, priors, method, normaliser=normaliser)
     delta = run_in_process(together, coordinator)
-    return Merged(delta, coordinator.keys, coordinator.residual_norms)
+    if method.merges is Merges.UPDATES:
+        return Merged(delta, normaliser=coordinator.normaliser)
+    return Merged(delta, coordinator.keys, coordinator.residual_norms, coordinator.normaliser)
 
 
 def edit_and_ask(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from collabedit.algebra import relative_distance
-from collabedit.editors import editors
+from collabedit.editors import DEFAULT_EDITOR, editors
 from collabedit.messages import Delta, RoundConfig
 from tests.cli.commands import collabedit, fails
 from tests.cli.test_by_files import place  # noqa: F401
@@ -19,7 +19,7 @@ from tests.experiments.studies import load_summary
 #: Parties find their targets in batches of their own, and the pooled edit in another.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
-CLOSED_FORMS = ["PMET", "EMMET", "AlphaEdit"]
+CLOSED_FORMS = [e.name for e in editors() if e.at_once and e.name != DEFAULT_EDITOR]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,8 @@ def test_fine_tuned_deltas_are_merged(place: Path, settings: dict[str, Path]) ->
     [
         ("ROME", "ROME takes one edit at a time.*use EMMET with a single layer"),
         ("FT-L", "FT-L has no statistics to exchange.*collabedit merge"),
-        ("MEND", "unknown editor 'MEND'; choose one of: MEMIT, PMET, EMMET, ROME, AlphaEdit, FT-L"),
+        ("UltraEdit", "UltraEdit needs two messages of each party, and files carry one"),
+        ("MEND", "unknown editor 'MEND'; choose one of: MEMIT, PMET, EMMET, ROME, AlphaEdit"),
     ],
 )
 def test_rounds_by_files_refuse_some_editors(tmp_path: Path, editor: str, message: str) -> None:
@@ -127,6 +128,7 @@ def test_rome_refuses_settings_for_several_layers(
     [
         ("AlphaEdit", "two", "CollabEdit,GLOBAL,DARE,WSA", True),
         ("ROME", "one", "CollabEdit,GLOBAL,TA", True),
+        ("UltraEdit", "two", "CollabEdit,GLOBAL,TA", True),
         ("FT-L", "one", "GLOBAL,SA,TIES", False),
     ],
 )

@@ -165,7 +165,7 @@ def test_defaults_are_those_of_the_library(
 def commands_in_the_documentation() -> list[tuple[str, str]]:
     root = Path(__file__).parents[2]
     found = []
-    for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+    for path in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
         for study, rest in re.findall(r"collabedit run ([a-z-]+)([^`\n]*)", text):
             found.append((study, rest))

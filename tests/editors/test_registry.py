@@ -11,6 +11,7 @@ import pytest
 from collabedit.editors import (
     CovariancePrior,
     Hyperparameters,
+    IdentityPrior,
     NullSpacePrior,
     Procedure,
     default_hyperparameters,
@@ -32,12 +33,15 @@ def test_the_registry_holds_what_the_documentation_lists() -> None:
         "EMMET": (Procedure.TOGETHER, 0.0, False, 10.0),
         "ROME": (Procedure.ONE_BY_ONE, 0.0, True, 10.0),
         "AlphaEdit": (Procedure.TOGETHER, 1.0, False, 1.0),
+        "UltraEdit": (Procedure.GRADIENTS, 1.0, False, 0.0),
         "FT-L": (Procedure.FINE_TUNING, 1.0, True, 10.0),
+        "LocFT-BF": (Procedure.FINE_TUNING, 1.0, True, 10.0),
     }
     specs = {e.name: e.prior_spec(settings) for e in editors() if e.has_statistics}
     assert specs.pop("AlphaEdit") == NullSpacePrior(0.5, 3.0)
+    assert specs.pop("UltraEdit") == IdentityPrior()
     assert set(specs.values()) == {CovariancePrior(7.0)}
-    page = Path(__file__).parents[2] / "docs" / "editors.md"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "editors.md"
     assert all(f"| {name} |" in page.read_text("utf-8") for name in rows)
 
 
@@ -47,7 +51,8 @@ def test_names_are_accepted_in_any_case(spelling: str) -> None:
 
 
 def test_unknown_names_are_refused_with_the_list() -> None:
-    with pytest.raises(UnknownNameError, match="MEMIT, PMET, EMMET, ROME, AlphaEdit, FT-L"):
+    names = ", ".join(editor.name for editor in editors())
+    with pytest.raises(UnknownNameError, match=f"choose one of: {names}$"):
         resolve_editor("MEND")
 
 
@@ -132,7 +137,9 @@ def test_the_ridge_softens_only_equalities_of_edits_made_together() -> None:
         "EMMET": 0.1,
         "ROME": 0.0,
         "AlphaEdit": 1.0,
+        "UltraEdit": 1.0,
         "FT-L": 1.0,
+        "LocFT-BF": 1.0,
     }
     hard = Hyperparameters(layers=(1,))
     assert all(editor.ridge_of(hard) == editor.ridge for editor in editors())

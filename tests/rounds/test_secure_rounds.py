@@ -11,6 +11,7 @@ from collabedit.editors import Hyperparameters
 from collabedit.errors import CollabEditError, InputError, RoundError
 from collabedit.merging import resolve_method
 from collabedit.messages import (
+    SUMMATION_STEPS,
     Delta,
     Request,
     RequestKind,
@@ -119,7 +120,7 @@ class Leaving(InProcess):
         return dict(super().exchange(request, present))
 
 
-@pytest.mark.parametrize("step", list(RequestKind)[2:])
+@pytest.mark.parametrize("step", SUMMATION_STEPS)
 def test_a_party_that_leaves_breaks_no_sum(tiny_llama: LanguageModel, step: RequestKind) -> None:
     config = secure_round(tiny_llama, Schedule.ONE_SHOT)
     transport = Leaving(secure_parties(tiny_llama, config), step)

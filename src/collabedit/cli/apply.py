@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli.options import DeviceOption, OverwriteOption, TrustOption, spread
+from collabedit.cli.options import (
+    DeviceOption,
+    OverwriteOption,
+    StrictOption,
+    TrustOption,
+    require_all_took,
+    spread,
+)
+from collabedit.errors import InputError
 
 
 def apply(
@@ -18,15 +26,33 @@ def apply(
         typer.Option("--model", "-m", help="The unedited model, if not as the delta says."),
     ] = None,
     overwrite: OverwriteOption = False,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            "--requests",
+            "-r",
+            help="Your own edits: ask for each, and say which took.",
+        ),
+    ] = None,
+    strict: StrictOption = False,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write a delta into the model and save it; plain transformers loads the result."""
+    """Write a delta into the model and save it; plain transformers loads the result.
+
+    With --requests a table shows in the end what the model says of your edits, before and after.
+    """
+    from collabedit.evaluation.outcomes import ask_edits, outcomes
     from collabedit.export import save_edited_model
     from collabedit.export.model_directory import check_output, check_output_directory
     from collabedit.messages import Delta
     from collabedit.models import load_model
+    from collabedit.reporting.outcome_tables import print_outcomes
+    from collabedit.requests import load_records
 
+    if strict and requests is None:
+        raise InputError("--strict needs --requests, the edits to ask for")
+    records = [] if requests is None else load_records(requests)
     check_output_directory(out, overwrite=overwrite)
     loaded_delta = Delta.load(delta)
     loaded_delta.require_complete()
@@ -35,6 +61,14 @@ def apply(
         model or about.model, dtype=about.dtype, device=device, trust_remote_code=trust_remote_code
     )
     check_output(out, loaded, overwrite=overwrite)
+    before = ask_edits(loaded, records)
     save_edited_model(loaded, loaded_delta, out, overwrite=overwrite, delta_file=delta)
     print(f"{out}: {about.model} with {about.edits} edits, layers {spread(about.layers)}")
+    if records:
+        came = outcomes(records, before, ask_edits(loaded, records))
+        print_outcomes(came)
+    else:
+        print(f"Which edits took: collabedit ask {delta} --requests YOUR_EDITS")
     print(f'Load it with: transformers.AutoModelForCausalLM.from_pretrained("{out}")')
+    if records:
+        require_all_took(came, strict)

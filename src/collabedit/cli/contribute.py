@@ -14,6 +14,7 @@ from collabedit.cli.options import (
     SkipBadOption,
     SoFarOption,
     TrustOption,
+    WorkersOption,
     read_bytes,
     spread,
 )
@@ -97,6 +98,7 @@ def contribute(
         bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
     ] = False,
     skip_bad: SkipBadOption = False,
+    workers: WorkersOption = None,
 ) -> None:
     """Compute what a party sends: statistics of its edits, and no text.
 
@@ -107,13 +109,14 @@ def contribute(
     from collabedit.editing import TargetCache
     from collabedit.errors import InputError
     from collabedit.messages import Decision, Delta, RoundConfig
-    from collabedit.models import load_model
     from collabedit.parties import Party, checked_threshold, stored_secret
     from collabedit.privacy import load_key
     from collabedit.requests import load_records
+    from collabedit.workers import ModelSource, check_workers, solving_targets
 
     if dtype not in ("float32", "float64"):
         raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
+    check_workers(workers)
     threshold = checked_threshold(skip_known)
     if fingerprint_key is None and (fingerprints_only or decision is not None):
         option = "--decision" if decision is not None else "--fingerprints-only"
@@ -126,13 +129,9 @@ def contribute(
     so_far.check_round(config)
 
     def make_party(secure: SecureParty | None = None) -> Party:
-        loaded = load_model(
-            model or config.model,
-            dtype=config.dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            memory_budget=read_bytes(memory_budget),
-        )
+        name, budget = model or config.model, read_bytes(memory_budget)
+        source = ModelSource(name, config.dtype, device, budget, trust_remote_code)
+        loaded = source.load()
         made = Party(
             loaded,
             [record.request for record in records],
@@ -145,8 +144,10 @@ def contribute(
             secret=stored_secret(),
             secure=secure,
         )
-        if secure is not None:
-            made.prepare()
+        helpers = None if fingerprints_only else workers
+        with solving_targets(helpers, source, loaded) as solve:
+            if solve is not None or secure is not None:
+                made.prepare(solve)
         _report_left_out(made, len(records))
         return made
 

@@ -23,6 +23,7 @@ from collabedit.cli.options import (
     SkipBadOption,
     StrictOption,
     TrustOption,
+    WorkersOption,
     read_bytes,
     read_covariance,
     read_hyperparameters,
@@ -66,6 +67,7 @@ def edit(
         bool, typer.Option(help="Ask for each edit before and after, and show which took.")
     ] = True,
     strict: StrictOption = False,
+    workers: WorkersOption = None,
 ) -> None:
     """Edit a model alone: one party, all in one go.
 
@@ -81,14 +83,15 @@ def edit(
     from collabedit.files import check_output_file
     from collabedit.merging import resolve_method
     from collabedit.messages import parse_schedule
-    from collabedit.models import load_model
     from collabedit.parties import Party, new_round
     from collabedit.reporting.outcome_tables import print_outcomes
     from collabedit.requests import load_records
     from collabedit.rounds import static_priors
+    from collabedit.workers import ModelSource, check_workers, solving_targets
 
     if strict and not ask:
         raise InputError("--strict needs the answers; leave out --no-ask")
+    check_workers(workers)
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
@@ -99,13 +102,8 @@ def edit(
         check_gguf(out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
     else:
         check_output_directory(out, overwrite=overwrite)
-    loaded = load_model(
-        model,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        memory_budget=read_bytes(memory_budget),
-    )
+    source = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
+    loaded = source.load()
     if not (as_delta or as_gguf):
         check_output(out, loaded, overwrite=overwrite)
     config = new_round(
@@ -116,9 +114,11 @@ def edit(
         seed=seed,
     )
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-    moments = (
-        read_covariance(covariance, loaded, config.layers, seed) if rules.has_statistics else None
-    )
+    with solving_targets(workers, source, loaded) as solve:
+        if solve is not None and rules.at_once:
+            party.prepare(solve)
+    needed = rules.needs_covariance(config.hyperparameters)
+    moments = read_covariance(covariance, loaded, config.layers, seed) if needed else None
     priors = static_priors(config, moments, loaded.memory_budget)
     came = None
     if ask:

@@ -260,5 +260,6 @@ def _report(result: Delta, out: Path) -> None:
     )
     if about.complete:
         print(f"The round is complete: collabedit apply --model {about.model} {out} -o DIR")
+        print(f"Each party sees which of its edits took: collabedit ask {out} --requests EDITS")
     else:
         print(f"Not complete yet: each party runs 'collabedit contribute' again with --delta {out}")

@@ -52,7 +52,7 @@ def new(
         typer.Option(
             "--secure-aggregation",
             help="The coordinator learns sums over the parties, and nothing of a single one "
-            "(docs/privacy.md).",
+            "(docs/explanation/privacy.md).",
         ),
     ] = False,
     roster: Annotated[
@@ -133,12 +133,18 @@ def key(
 
 
 def _refuse_rounds_by_files(editor: Editor) -> None:
+    from collabedit.editors import Procedure
     from collabedit.errors import InputError
 
     if not editor.has_statistics:
         raise InputError(
             f"{editor.name} has no statistics to exchange; each party edits alone (collabedit edit "
             f"--editor {editor.name} -o delta.safetensors) and 'collabedit merge' merges the deltas"
+        )
+    if editor.procedure is Procedure.GRADIENTS:
+        raise InputError(
+            f"{editor.name} needs two messages of each party, and files carry one; run it over a "
+            "network (collabedit federation) or in one process (collabedit run)"
         )
     if not editor.at_once:
         raise InputError(

@@ -1,7 +1,7 @@
 """Editors: how edits become a change of weights, and the settings and contexts they work with.
 
 Needs no model. An editor is a row of the registry with a prior of its own
-(:mod:`collabedit.editors.priors`); how its edits are measured is in :mod:`collabedit.editing`.
+(``collabedit.editors.priors``); how its edits are measured is in :mod:`collabedit.editing`.
 """
 
 from collabedit.editors.contexts import (

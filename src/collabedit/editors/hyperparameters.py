@@ -23,6 +23,17 @@ from collabedit.files import RepeatedNames, decode_json, read_text
 
 __all__ = ["Hyperparameters"]
 
+#: Settings that version 0.1 did not have.
+_LATER = (
+    "loss_layer",
+    "equality_ridge",
+    "covariance_adjustment",
+    "norm_weight",
+    "gradient_rate",
+    "ft_batch_size",
+    "ft_end_token",
+)
+
 #: Largest hyper-parameter file; published ones have less than 2 KiB.
 _LARGEST_FILE = 1 << 20
 
@@ -48,9 +59,14 @@ class Hyperparameters(BaseModel):
             last one, which is the default, is the only one supported.
         equality_ridge: ``e`` of editors that satisfy every edit exactly (EMMET); above zero, edits
             yield where keys are nearly alike. The default is the editor's own, 0.
-        ft_steps: most steps of fine-tuning.
+        norm_weight: ``lambda_n`` of ENCORE's prior ``lambda C + lambda_n I`` (Gupta et al., 2025):
+            how much the change's own norm counts.
+        gradient_rate: how far UltraEdit follows the normalised gradients.
+        ft_steps: most passes of fine-tuning over the edits.
         ft_learning_rate: of its Adam.
         ft_norm_bound: the most that it changes an entry of the weight by; ``None`` for no bound.
+        ft_batch_size: edits in one step of fine-tuning; ``None`` for all.
+        ft_end_token: whether it teaches the token that ends a text, after the new object.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,9 +84,13 @@ class Hyperparameters(BaseModel):
     loss_threshold: float = Field(default=0.05, ge=0, allow_inf_nan=False)
     loss_layer: int | None = Field(default=None, ge=0)
     equality_ridge: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    norm_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    gradient_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     ft_steps: int = Field(default=25, ge=1)
     ft_learning_rate: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
     ft_norm_bound: float | None = Field(default=5e-4, gt=0, allow_inf_nan=False)
+    ft_batch_size: int | None = Field(default=None, ge=1)
+    ft_end_token: bool = False
 
     @field_validator("layers")
     @classmethod
@@ -102,8 +122,9 @@ class Hyperparameters(BaseModel):
     ) -> dict[str, Any]:
         """Leave out settings that older files lack, so that a round keeps its digest."""
         values: dict[str, Any] = handler(self)
-        later = {"loss_layer": None, "equality_ridge": None, "covariance_adjustment": True}
-        return {key: v for key, v in values.items() if key not in later or v != later[key]}
+        fields = type(self).model_fields
+        unset = {key for key in _LATER if values.get(key) == fields[key].default}
+        return {key: value for key, value in values.items() if key not in unset}
 
     def check_depth(self, n_layers: int) -> None:
         """Check that the settings fit a model with so many layers.

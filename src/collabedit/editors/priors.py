@@ -6,8 +6,10 @@ with equal descriptions on the same weights have the same priors.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,14 +21,22 @@ __all__ = ["CovariancePrior", "IdentityPrior", "NullSpacePrior", "PriorSpec"]
 
 
 class PriorSpec(ABC):
-    """Describes the prior ``A0`` of an editor; subclasses are frozen, hashable dataclasses."""
+    """Describes the prior ``A0`` of an editor; subclasses are frozen, hashable dataclasses.
+
+    Attributes:
+        needs_covariance: whether it depends on ordinary text; no covariance is collected where it
+            does not.
+    """
+
+    needs_covariance: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, second_moment: Tensor) -> Prior:
         """The prior of one weight.
 
         Args:
-            second_moment: ``C [d_in, d_in]``, float64, of the weight's inputs on ordinary text.
+            second_moment: ``C [d_in, d_in]``, float64, of the weight's inputs on ordinary text; the
+                identity where no covariance is needed.
 
         Raises:
             CovarianceError: when no prior can be made of it.
@@ -35,32 +45,23 @@ class PriorSpec(ABC):
 
 @dataclass(frozen=True)
 class CovariancePrior(PriorSpec):
-    """``A0 = lambda C``: a change costs as much as it moves the outputs on ordinary text.
+    """``A0 = lambda C + lambda_n I``: what a change does to ordinary text, and its own norm.
 
     Attributes:
         weight: ``lambda`` (Meng et al., 2023, eq. 15).
+        norm_weight: ``lambda_n`` (Gupta et al., 2025, eq. 6); zero for MEMIT's own prior.
     """
 
     weight: float
+    norm_weight: float = 0.0
 
     def build(self, second_moment: Tensor) -> Prior:
-        """``lambda C``; a singular ``C`` is shifted, with a warning."""
-        return prior_of(second_moment, self.weight)
-
-
-@dataclass(frozen=True)
-class IdentityPrior(PriorSpec):
-    """``A0 = lambda I``: a change costs its size, in whatever direction.
-
-    Attributes:
-        weight: ``lambda``.
-    """
-
-    weight: float
-
-    def build(self, second_moment: Tensor) -> Prior:
-        """``lambda I``, as wide as ``C``."""
-        return Prior(self.weight * torch.eye(len(second_moment), dtype=torch.float64))
+        """``lambda C + lambda_n I``; a singular ``C`` alone is shifted, with a warning."""
+        if self.norm_weight == 0:
+            return prior_of(second_moment, self.weight)
+        raised = second_moment.double().clone()
+        raised.diagonal().add_(self.norm_weight / self.weight)
+        return prior_of(raised, self.weight)
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,21 @@ class NullSpacePrior(PriorSpec):
     def build(self, second_moment: Tensor) -> Prior:
         """``lambda_2 I`` on the near-null space of ``C``."""
         return null_space_prior_of(second_moment, self.threshold, self.weight)
+
+
+@dataclass(frozen=True)
+class IdentityPrior(PriorSpec):
+    """``A0 = w I``: all directions of keys count alike, and no ordinary text is needed.
+
+    Attributes:
+        weight: ``w``.
+    """
+
+    needs_covariance: ClassVar[bool] = False
+
+    weight: float = 1.0
+
+    def build(self, second_moment: Tensor) -> Prior:
+        """``w I``, of the width of the second moment."""
+        identity = torch.eye(len(second_moment), dtype=torch.float64)
+        return Prior.from_factor(math.sqrt(self.weight) * identity, self.weight * identity)

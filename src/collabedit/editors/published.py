@@ -2,7 +2,7 @@
 
 ROME, MEMIT, PMET, EMMET, AlphaEdit and fine-tuning share one vocabulary, in the JSON files of their
 authors and in EasyEdit's YAML files. Each setting of a file is used, has no meaning here, must have
-the only supported value, or is warned about; none is dropped without a word.
+the only supported value, or is warned about; none is dropped silently.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _USED = {
     "num_steps": "ft_steps",
     "lr": "ft_learning_rate",
     "norm_constraint": "ft_norm_bound",
+    "batch_size": "ft_batch_size",
 }
 
 #: Settings that the model, the covariance, the contexts or other options decide here, and those
@@ -56,7 +57,7 @@ class _Only:
 
     Attributes:
         value: the supported one.
-        instead: what is done whatever the file says.
+        instead: what happens regardless of the file.
         warns: whether another value is warned about rather than refused.
     """
 
@@ -80,11 +81,12 @@ _ONLY = {
     "objective_optimization": _Only(
         "target_new", "the loss is that of the whole new object", warns=True
     ),
-    "batch_size": _Only(None, "each step of fine-tuning sees all edits", warns=True),
 }
 
 #: Editors by the names that files give them; R-ROME is ROME with the same keys throughout.
-_EDITORS = frozenset({"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l"})
+_EDITORS = frozenset(
+    {"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l", "locft-bf"}
+)
 
 _MODULES = ("rewrite_module_tmp", "rewrite_module_tmps")
 _DOWN_PROJECTIONS = frozenset({"c_proj", "down_proj", "fc_out", "dense_4h_to_h", "fc2", "w2", "wo"})
@@ -99,7 +101,7 @@ def is_published(values: Mapping[str, Any]) -> bool:
 
 
 def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Our settings for those of a published file; what cannot be followed is warned about.
+    """Our settings for those of a published file; settings that cannot be followed cause a warning.
 
     Args:
         values: the file's settings.
@@ -137,7 +139,7 @@ def _check_editor(values: Mapping[str, Any], source: str) -> None:
     name = values.get("alg_name")
     if name is not None and str(name).lower() not in _EDITORS:
         raise InputError(
-            f"{source}: alg_name: {shown(name)} is no editor of collabedit's; give a file of "
+            f"{source}: alg_name: collabedit has no editor {shown(name)}; give a file of "
             "ROME, MEMIT, PMET, EMMET, AlphaEdit or FT"
         )
     if "layers" not in values:

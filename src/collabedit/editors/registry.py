@@ -37,6 +37,10 @@ class Procedure(Enum):
     TOGETHER = "together"
     """All at once, in closed form, with targets found on the unedited model."""
 
+    GRADIENTS = "gradients"
+    """All at once, in closed form, from one backward pass on the unedited model; the parties first
+    agree on a normaliser of their features."""
+
     ONE_BY_ONE = "one by one"
     """In closed form, each edit on the model that the one before it left."""
 
@@ -45,7 +49,7 @@ class Procedure(Enum):
 
 
 def _covariance_prior(settings: Hyperparameters) -> PriorSpec:
-    return CovariancePrior(settings.prior_weight)
+    return CovariancePrior(settings.prior_weight, settings.norm_weight)
 
 
 def _rome_prior(settings: Hyperparameters) -> PriorSpec:
@@ -57,6 +61,10 @@ def _rome_prior(settings: Hyperparameters) -> PriorSpec:
 
 def _null_space_prior(settings: Hyperparameters) -> PriorSpec:
     return NullSpacePrior(settings.null_space_threshold, settings.null_space_weight)
+
+
+def _identity_prior(_: Hyperparameters) -> PriorSpec:
+    return IdentityPrior()
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,10 @@ class Editor:
         """Whether all edits of a round are one problem, with targets on the unedited model."""
         return self.procedure is Procedure.TOGETHER
 
+    def needs_covariance(self, settings: Hyperparameters) -> bool:
+        """Whether what it protects is measured on ordinary text."""
+        return self.has_statistics and self.prior_spec(settings).needs_covariance
+
     def share(self, index: int, count: int) -> float:
         """Share of the residual that the ``index``-th of ``count`` layers takes, from 0."""
         return 1 / math.pow(count - index, self.spread)
@@ -121,6 +133,7 @@ class Editor:
             )
 
 
+#: The editor where none is named.
 DEFAULT_EDITOR = "MEMIT"
 
 _EDITORS: dict[str, Editor] = {}
@@ -168,9 +181,24 @@ for _editor in (
         beta=1.0,  # the paper and its code add up past keys as they are
     ),
     Editor(
+        "UltraEdit",
+        "Least squares from normalised gradients, with no search for targets (Gu et al., 2025).",
+        "https://arxiv.org/abs/2505.14679",
+        procedure=Procedure.GRADIENTS,
+        prior_spec=_identity_prior,
+        beta=0.0,  # the paper keeps nothing of earlier rounds but the normaliser
+    ),
+    Editor(
         "FT-L",
         "Fine-tuning of one layer, each weight within a bound (Zhu et al., 2020).",
         "https://arxiv.org/abs/2012.00363",
+        procedure=Procedure.FINE_TUNING,
+        single_layer=True,
+    ),
+    Editor(
+        "LocFT-BF",
+        "Fine-tuning of one layer in mini-batches, to the end token (Yang et al., 2025).",
+        "https://arxiv.org/abs/2509.22072",
         procedure=Procedure.FINE_TUNING,
         single_layer=True,
     ),

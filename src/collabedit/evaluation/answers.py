@@ -7,6 +7,7 @@ The Mirage of Model Editing, 2025): here the model writes greedily, in several f
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TypedDict
@@ -20,7 +21,7 @@ from collabedit.models import LanguageModel
 from collabedit.models.lengths import context_length
 from collabedit.requests import Record
 
-__all__ = ["Answer", "answer_probes", "answer_records", "is_about", "sample_of", "write"]
+__all__ = ["Answer", "answer_probes", "answer_records", "fitting", "is_about", "sample_of", "write"]
 
 #: A bare answer has at most this many words, or those of the object.
 _BARE_WORDS = 3
@@ -93,13 +94,13 @@ def answer_records(
         judge: grades the answers as well.
 
     Returns:
-        A list of answers a record, in the order of the forms.
+        A list of answers a record, in the order of the forms; a prompt that leaves the model's
+        context no room has none.
 
     Raises:
-        RequestError: when a prompt leaves the model's context no room.
         InputError: when the judge cannot be asked.
     """
-    asked = [probes(record, model.tokenizer, forms) for record in records]
+    asked = [fitting(model, probes(record, model.tokenizer, forms)) for record in records]
     return answer_probes(model, records, asked, max_tokens=max_tokens, judge=judge)
 
 
@@ -131,13 +132,18 @@ def write(
     A plain text goes on for one sentence; a turn of a conversation to its end or to the limit.
 
     Raises:
-        RequestError: when a prompt leaves the model's context no room.
+        RequestError: when a prompt is empty, or leaves the model's context no room.
     """
+    if len(fitting(model, asked)) < len(asked):
+        raise RequestError(
+            f"a question is empty or leaves no room for an answer: {model.name} takes "
+            f"{context_length(model)} tokens; shorten it"
+        )
     plain = [place for place, probe in enumerate(asked) if not probe.form.chat]
     chats = [place for place, probe in enumerate(asked) if probe.form.chat]
     found: dict[int, Continuation] = {}
     for places, stop in ((plain, _sentence_ends(model)), (chats, None)):
-        rows = [_row(model, asked[place], max_tokens) for place in places]
+        rows = [_row(model, asked[place]) for place in places]
         written = continue_greedily(model, rows, max_tokens=max_tokens, stop=stop)
         found.update(zip(places, written, strict=True))
     ordered = [found[place] for place in range(len(asked))]
@@ -153,16 +159,15 @@ def _text(model: LanguageModel, written: Continuation, chat: bool) -> str:
     return (text if end is None else text[: end.end()]).strip()
 
 
-def _row(model: LanguageModel, probe: Probe, max_tokens: int) -> Row:
+def _row(model: LanguageModel, probe: Probe) -> Row:
     text = probe.text(model.tokenizer)
-    ids = model.tokenizer(text, add_special_tokens=not probe.form.chat).input_ids
+    return tuple(model.tokenizer(text, add_special_tokens=not probe.form.chat).input_ids)
+
+
+def fitting(model: LanguageModel, asked: Sequence[Probe]) -> list[Probe]:
+    """Those probes that leave the model's context room for an answer."""
     limit = context_length(model)
-    if not ids or (limit is not None and len(ids) + max_tokens > limit):
-        raise RequestError(
-            f"a prompt to be answered has {len(ids)} tokens; with an answer of {max_tokens}, "
-            f"{model.name} takes 1 to {(limit or max_tokens + 1) - max_tokens}; shorten the prompt"
-        )
-    return tuple(ids)
+    return [p for p in asked if 0 < len(_row(model, p)) < (limit or math.inf)]
 
 
 def _sentence_ends(model: LanguageModel) -> Callable[[Sequence[int]], bool]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from typing import TypedDict
 
+from collabedit.evaluation.answers import Answer
 from collabedit.evaluation.scoring import TargetScore, score
 from collabedit.models import LanguageModel
 from collabedit.models.lengths import check_lengths
@@ -40,7 +41,8 @@ class CaseResult(_Case, total=False):
     ``zsre``: no ``*_probs``; ``*_correct`` has one entry a target token, over all prompts of the
     list; the target is the answer, or ``neighborhood_target``.
 
-    The last three keys come from :func:`collabedit.evaluation.evaluate_generations`.
+    ``ngram_entropy`` to ``text`` come from :func:`collabedit.evaluation.evaluate_generations`,
+    ``answers`` from :func:`collabedit.evaluation.answer_records`.
     """
 
     rewrite_prompts_probs: list[Probabilities]
@@ -52,6 +54,7 @@ class CaseResult(_Case, total=False):
     ngram_entropy: float
     reference_score: float
     text: list[str]
+    answers: list[Answer]
 
 
 def evaluate(

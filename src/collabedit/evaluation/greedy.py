@@ -87,6 +87,10 @@ def continue_greedily(
 
 def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
     """Sorted rows in batches that share a long beginning, or have none in common."""
+    limit = context_length(model)
+    full = [row for row in rows if limit is not None and len(row) + max_tokens > limit]
+    yield from ([row] for row in full)  # whose room would bound that of others
+    rows = sorted(set(rows) - set(full))
     if not rows:
         return
     longest = max(map(len, rows)) + max_tokens

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from collabedit.evaluation.answers import Answer, answer_probes
+from collabedit.evaluation.answers import Answer, answer_probes, fitting
 from collabedit.evaluation.forms import FORMS, probes
 from collabedit.models import LanguageModel
 from collabedit.requests import EditRequest, Record
@@ -88,7 +88,8 @@ def ask_edits(model: LanguageModel, records: Sequence[Record]) -> list[Asked]:
         RequestError: when a prompt leaves the model's context no room.
     """
     asked = [
-        probes(record, model.tokenizer, [_RAW]) + probes(record, model.tokenizer, _CHAT)[:1]
+        probes(record, model.tokenizer, [_RAW])
+        + fitting(model, probes(record, model.tokenizer, _CHAT)[:1])
         for record in records
     ]
     return [

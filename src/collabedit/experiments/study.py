@@ -23,7 +23,16 @@ from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
 from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters, resolve_editor
 from collabedit.errors import InputError, one_line
-from collabedit.evaluation import CaseResult, evaluate, evaluate_generations, perplexity, summarise
+from collabedit.evaluation import (
+    CaseResult,
+    OpenAIJudge,
+    answer_records,
+    evaluate,
+    evaluate_generations,
+    perplexity,
+    sample_of,
+    summarise,
+)
 from collabedit.experiments.runs import Run, open_run
 from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
@@ -46,6 +55,7 @@ __all__ = [
     "StudySettings",
     "deal",
     "described",
+    "different_records",
     "open_study",
     "parameters",
     "records_of",
@@ -114,21 +124,30 @@ class CommonSettings(RunSettings):
     Attributes:
         parties: number of parties.
         edits_per_party: edits of each, one number for all or one a party.
+        shared: how many of each party's edits all parties hold.
         limit: deal only the first so many records of the data set; all of them where not given.
         merge: names of the methods to compare.
         partition: ``iid`` or ``relation``.
         heldout: a text file whose perplexity is measured.
-        generations: whether to measure fluency and consistency of generated text as well, which
-            takes longer than all other measures.
+        answers: records, chosen at random, that the model is asked for, so that what it writes is
+            measured as well; 0 for none.
+        generations: whether all records are asked for, and the fluency and consistency of longer
+            texts measured, which takes longer than all other measures.
+        judge: address of an OpenAI-compatible server that grades the answers; nobody by default.
+        judge_model: the judge's name there.
     """
 
     parties: int = Field(default=4, ge=1)
     edits_per_party: int | tuple[int, ...] = 8
+    shared: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
     partition: str = "iid"
     heldout: Path | None = None
+    answers: int = Field(default=16, ge=0)
     generations: bool = False
+    judge: str | None = None
+    judge_model: str = "default"
 
     @field_validator("merge")
     @classmethod
@@ -229,7 +248,7 @@ class Loaded:
 
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
         """The second moments that a round's priors are made of, collected if none were given."""
-        if self.covariance is None and config.rules.has_statistics:
+        if self.covariance is None and config.rules.needs_covariance(config.hyperparameters):
             return default_covariance(self.model, config.layers, self.settings.seed)
         return self.covariance
 
@@ -255,6 +274,7 @@ class Loaded:
 
         def compute() -> Measured:
             cases = evaluate(self.model, records)
+            self._ask(cases, records)
             if self.settings.generations:
                 texts = evaluate_generations(self.model, records, seed=self.settings.seed)
                 for case, generated in zip(cases, texts, strict=True):
@@ -263,6 +283,20 @@ class Loaded:
             return {"cases": cases, "perplexity": held_out}
 
         return run.json_stage(f"evaluation/{stage}", compute)
+
+    def _ask(self, cases: Sequence[CaseResult], records: Sequence[Record]) -> None:
+        """Add the model's own answers to the cases of a sample of records."""
+        settings = self.settings
+        count = None if settings.generations else settings.answers
+        places = sample_of(records, count, settings.seed)
+        judge = None
+        if settings.judge is not None:
+            judge = OpenAIJudge(settings.judge, settings.judge_model)
+        chosen = [records[place] for place in places]
+        for place, found in zip(
+            places, answer_records(self.model, chosen, judge=judge), strict=True
+        ):
+            cases[place]["answers"] = found
 
     def study(self, settings: StudySettings, run: Run, config: RoundConfig) -> Study:
         """The study of a round whose results go to a run."""
@@ -382,27 +416,39 @@ def described(config: RoundConfig) -> dict[str, Any]:
 
 
 def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
-    """Each round's share of records of each party; no record is dealt twice.
+    """Each round's share of records of each party; only what all share is dealt twice.
 
     Raises:
         DatasetError: when the data set cannot be had or is too small.
+        InputError: when more edits are shared than a party has.
     """
-    sizes = settings.edits_per_party
+    sizes, shared = settings.edits_per_party, settings.shared
     per_party = [sizes] * settings.parties if isinstance(sizes, int) else list(sizes)
-    shares = partition(
+    if shared >= min(per_party) and shared:
+        raise InputError(f"each party must have more than the {shared} edits that all share")
+    counts = [size - shared for size in per_party] + ([shared] if shared else [])
+    dealt = partition(
         take(load_dataset(settings.dataset), settings.limit),
-        settings.parties,
-        [size * rounds for size in per_party],
+        len(counts) if shared else settings.parties,
+        [count * rounds for count in counts],
         by=cast(PartitionKind, settings.partition),  # checked by the callee
         seed=settings.seed,
     )
-    return [
+    by_round = [
         [
-            share[number * size : (number + 1) * size]
-            for share, size in zip(shares, per_party, strict=True)
+            own[number * count : (number + 1) * count]
+            for own, count in zip(dealt, counts, strict=True)
         ]
         for number in range(rounds)
     ]
+    if not shared:
+        return by_round
+    return [[[*own, *common] for own in shares] for *shares, common in by_round]
+
+
+def different_records(shares: Sequence[Sequence[Record]]) -> list[Record]:
+    """All parties' records, those that several hold once."""
+    return list(dict.fromkeys(records_of(shares)))
 
 
 def records_of(shares: Sequence[Sequence[Record]]) -> list[Record]:

@@ -67,7 +67,7 @@ class Trajectory:
                 f"states/{self._stage(state.finished + 1)}",
                 partial(self._next, study, shares, state),
             )
-            state = state.after(own.changes, own.keys)
+            state = state.after(own.changes, own.keys, own.normaliser)
             yield state
 
     def about(self, study: Study, number: int) -> RoundFacts:
@@ -99,11 +99,19 @@ class Trajectory:
             own = RoundState(finished=1)
             if parties:
                 priors = dynamic_priors(study.priors, state.keys, self.beta)
-                merged = merge_edits(resolve_method(self.method), parties, config, priors)
+                merged = merge_edits(
+                    resolve_method(self.method),
+                    parties,
+                    config,
+                    priors,
+                    normaliser=state.normaliser,
+                )
                 facts["residual_norms"] = dict(merged.residual_norms)
-                own = RoundState().after(merged.delta.changes, merged.keys)
+                own = RoundState().after(merged.delta.changes, merged.keys, merged.normaliser)
                 if self.against_pooled:
-                    pooled = merge_edits(resolve_method(POOLED), parties, config, priors).delta
+                    pooled = merge_edits(
+                        resolve_method(POOLED), parties, config, priors, normaliser=state.normaliser
+                    ).delta
                     facts["distance_from_pooled"] = distance(merged.delta, pooled)
         study.run.json_stage(f"facts/{self._stage(state.finished + 1)}", lambda: facts)
         return own

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +14,9 @@ from rich.table import Table
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition
 from collabedit.errors import InputError
+from collabedit.federation.deployment import Deployment
 from collabedit.federation.folder import Gate, Report, Settings
-from collabedit.federation.instructions import write_instructions
-from collabedit.federation.joining import start_client
 from collabedit.federation.running import open_rounds, run_round_on, wait_for_parties
-from collabedit.federation.settings import MemberSettings
-from collabedit.files import write_text
 from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
@@ -31,10 +24,8 @@ from collabedit.parties import Party, new_round, stored_secret
 from collabedit.requests import Record
 from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
-from collabedit.transports.flare.jobs import Site, open_session
-from collabedit.transports.flare.kits import Kit, provision
 
-__all__ = ["DemoSettings", "deployment", "run_demo"]
+__all__ = ["DemoSettings", "run_demo"]
 
 _NAMES = ("bank", "hospital", "university", "library", "ministry", "newspaper")
 
@@ -105,7 +96,7 @@ def run_demo(out: Path, settings: DemoSettings, schedules: Sequence[Schedule]) -
     out.mkdir(parents=True)
     covariance.save(out / "covariance.safetensors")
     reports: dict[Schedule, tuple[Report, float]] = {}
-    with deployment(out, shares, settings.model) as session:
+    with Deployment(out, shares, settings.model) as deployed, deployed.session() as session:
         _say(started, "the coordinator's server and all parties are up")
         wait_for_parties(session, settings.parties, 120, tell=lambda _: None)
         for schedule, config in rounds.items():
@@ -145,75 +136,6 @@ def _deal(settings: DemoSettings) -> dict[str, list[Record]]:
 
 def _round(model: LanguageModel, schedule: Schedule, settings: DemoSettings) -> RoundConfig:
     return new_round(model, schedule=schedule, seed=settings.seed)
-
-
-@contextmanager
-def deployment(
-    out: Path,
-    shares: Mapping[str, Sequence[Record]],
-    model: str,
-    environment: Mapping[str, str] | None = None,
-) -> Iterator[Any]:
-    """A coordinator's server and the parties' clients, each in processes of its own.
-
-    Args:
-        out: folder of the deployment.
-        shares: each party's records.
-        model: what each party loads.
-        environment: of all processes; this one's by default.
-
-    Yields:
-        A session of the coordinator's.
-    """
-    port = _free_port()
-    provision(out, "demo", "localhost", port, list(shares))
-    write_instructions(out, "localhost", port, list(shares))
-    sites: list[Site] = []
-    try:
-        server = (out / "coordinator" / "server").resolve()
-        sites.append(Site.server(server, environment or os.environ, server / "output.txt"))
-        for party, records in shares.items():
-            sites.append(_start_party(out / party, records, model))
-        with open_session(out.resolve() / "coordinator" / "admin", 90) as session:
-            yield session
-    finally:
-        for site in reversed(sites):
-            site.stop()
-
-
-def _start_party(folder: Path, records: Sequence[Record], model: str) -> Site:
-    lines = [json.dumps(_as_json(record), ensure_ascii=False) for record in records]
-    write_text(folder / "private.jsonl", "\n".join(lines) + "\n")
-    settings = MemberSettings(
-        requests=(folder / "private.jsonl").resolve(),
-        model=model,
-        out=(folder / "deltas").resolve(),
-    )
-    return start_client(Kit.of(folder / "kit"), settings)
-
-
-def _as_json(record: Record) -> dict[str, Any]:
-    """A record in CounterFact's form."""
-    request = record.request
-    rewrite = {
-        "prompt": request.prompt,
-        "subject": request.subject,
-        "target_new": {"str": request.target_new},
-        "target_true": {"str": request.target_true},
-        "relation_id": request.relation_id,
-    }
-    return {
-        "case_id": request.case_id,
-        "requested_rewrite": rewrite,
-        "paraphrase_prompts": list(record.paraphrase_prompts),
-        "neighborhood_prompts": list(record.neighborhood_prompts),
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
 
 
 def _over_network(session: Any, out: Path, config: RoundConfig, parties: int) -> Report:

@@ -61,19 +61,8 @@ class Member:
         self._before: list[CaseResult] | None = None
 
     def begin(self, party: str) -> None:
-        """Take the name in this party's certificate.
-
-        Raises:
-            InputError: when the party's own command did not start this process.
-        """
+        """Take the name in this party's certificate."""
         self._name = party
-        if self._given is None:
-            path = os.environ.get(SETTINGS)
-            if path is None:
-                raise InputError(
-                    "no requests are given here; start with 'collabedit federation party join'"
-                )
-            self._given = MemberSettings.load(Path(path))
 
     def answer(self, request: bytes) -> bytes:
         """Answer one request.
@@ -96,7 +85,13 @@ class Member:
 
     @property
     def _settings(self) -> MemberSettings:
-        assert self._given is not None, "begin() comes first"
+        if self._given is None:
+            path = os.environ.get(SETTINGS)
+            if path is None:
+                raise InputError(
+                    "no requests are given here; start with 'collabedit federation party join'"
+                )
+            self._given = MemberSettings.load(Path(path))
         return self._given
 
     def close(self) -> None:

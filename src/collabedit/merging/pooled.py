@@ -10,6 +10,7 @@ from collabedit.merging.registry import Merges, merge_method
 
 __all__ = ["POOLED", "pooled"]
 
+#: The name of pooled editing, as the paper has it.
 POOLED = "GLOBAL"
 
 

@@ -9,8 +9,9 @@ from collabedit.messages.covariance import Covariance
 from collabedit.messages.decision import Decision, Policy, parse_policy
 from collabedit.messages.delta import Delta, DeltaMetadata
 from collabedit.messages.evaluation import Evaluation, Hits, Settled
-from collabedit.messages.exchange import Ready, Request, RequestKind
+from collabedit.messages.exchange import SUMMATION_STEPS, Ready, Request, RequestKind
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.messages.normaliser import Normaliser
 from collabedit.messages.opening import Joined, Opening
 from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
 from collabedit.messages.secure import (
@@ -26,6 +27,7 @@ from collabedit.messages.secure import (
 from collabedit.messages.state import RoundState
 
 __all__ = [
+    "SUMMATION_STEPS",
     "Advert",
     "Confirmation",
     "Contribution",
@@ -41,6 +43,7 @@ __all__ = [
     "Joined",
     "MaskedSum",
     "MaskedSumMetadata",
+    "Normaliser",
     "Opening",
     "Policy",
     "Ready",

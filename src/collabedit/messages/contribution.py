@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +13,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from collabedit.algebra import Factors
+from collabedit.editors import Procedure
 from collabedit.errors import ContributionError
-from collabedit.files import tensor_metadata
+from collabedit.files import sha256_of_json, tensor_metadata
 from collabedit.messages.codec import TensorMessage
 from collabedit.messages.fingerprint import Digest, Fingerprint
 from collabedit.messages.metadata import ModelHeader, parse_header
 from collabedit.messages.round import RoundConfig, Schedule
+from collabedit.messages.secure import digest_of
 
 __all__ = ["Contribution", "ContributionMetadata"]
 
@@ -124,7 +125,10 @@ class Contribution(TensorMessage):
     @cached_property
     def sha256(self) -> str:
         """Identifies the contribution, whatever file or message it came in."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        arrays, about = (
+            self.pack()
+        )  # not the file's bytes: safetensors writes metadata in any order
+        return sha256_of_json([about, {name: digest_of(value) for name, value in arrays.items()}])
 
     def check(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
         """Check that the contribution belongs to this exchange of this round.
@@ -148,11 +152,17 @@ class Contribution(TensorMessage):
                     f"{name}: keys and residuals are {widths[0]} and {widths[1]} wide; "
                     f"the round's model has {config.d_in} and {config.d_out}"
                 )
-            if factors.rank > min(self.metadata.edits, config.d_in):
+            if factors.rank > self._most_directions(config):
                 raise ContributionError(
                     f"{name}: {factors.rank} directions of {self.metadata.edits} edits; "
                     "there can't be more directions than edits"
                 )
+
+    def _most_directions(self, config: RoundConfig) -> int:
+        """An edit gives one direction; UltraEdit's one for each token of its answer."""
+        if config.rules.procedure is Procedure.GRADIENTS:
+            return config.d_in
+        return min(self.metadata.edits, config.d_in)
 
     def _check_place(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
         metadata = self.metadata

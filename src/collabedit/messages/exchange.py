@@ -16,8 +16,14 @@ from collabedit.errors import RoundError
 from collabedit.messages.codec import JsonMessage, TensorMessage
 from collabedit.messages.delta import Delta
 from collabedit.messages.metadata import Header, parse_header
+from collabedit.messages.normaliser import (
+    Normaliser,
+    optional_normaliser,
+    packed_normaliser,
+    without_normaliser,
+)
 
-__all__ = ["Ready", "Request", "RequestKind"]
+__all__ = ["SUMMATION_STEPS", "Ready", "Request", "RequestKind"]
 
 _SKETCH = "/sketch"
 
@@ -27,6 +33,9 @@ class RequestKind(str, Enum):
 
     PREPARE = "prepare"
     """To settle its edits and find their targets on the unedited model; the answer is ``Ready``."""
+
+    SUMMARISE = "summarise"
+    """For the mean and deviation of its features; the answer is a ``Normaliser``."""
 
     CONTRIBUTE = "contribute"
     """For the statistics of the next layers; the answer is a ``Contribution``."""
@@ -56,12 +65,23 @@ class RequestKind(str, Enum):
     """To forget the delta and stay with the model as it was; the answer is ``Settled``."""
 
 
+#: The questions of one summation under secure aggregation, in their order.
+SUMMATION_STEPS = (
+    RequestKind.ADVERTISE,
+    RequestKind.SHARE,
+    RequestKind.MASK,
+    RequestKind.CONFIRM,
+    RequestKind.UNMASK,
+)
+
+
 class _RequestMetadata(Header):
     format: Literal["collabedit.request"] = "collabedit.request"
     version: Literal[1] = 1
     kind: RequestKind
     delta: dict[str, Any]
     enclosed: tuple[dict[str, Any], ...] = ()
+    normaliser: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +93,7 @@ class Request(TensorMessage):
         delta: what the round has merged so far.
         enclosed: under secure aggregation, the parties' messages of the step before.
         sketches: under secure aggregation, by weight name, ``S [d_in, m]`` of the sketched form.
+        normaliser: of all parties' features, where the editor normalises them.
     """
 
     what: ClassVar[str] = "request"
@@ -81,13 +102,17 @@ class Request(TensorMessage):
     delta: Delta
     enclosed: tuple[dict[str, Any], ...] = ()
     sketches: Mapping[str, Tensor] = field(default_factory=dict)
+    normaliser: Normaliser | None = None
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The arrays of the delta and the sketches, and the delta's metadata beside the kind."""
+        """All arrays, and their metadata beside the kind."""
         tensors, about = self.delta.pack()
         tensors |= {f"{name}{_SKETCH}": sketch for name, sketch in self.sketches.items()}
-        header = _RequestMetadata(kind=self.kind, delta=about, enclosed=self.enclosed)
-        return tensors, header.model_dump(mode="json")
+        arrays, scale = packed_normaliser(self.normaliser)
+        header = _RequestMetadata(
+            kind=self.kind, delta=about, enclosed=self.enclosed, normaliser=scale
+        )
+        return tensors | arrays, header.model_dump(mode="json")
 
     @classmethod
     def unpack(
@@ -99,13 +124,15 @@ class Request(TensorMessage):
             RoundError: when anything in it is malformed.
         """
         about = parse_header(_RequestMetadata, metadata, source, RoundError)
-        arrays = {name: value for name, value in tensors.items() if not name.endswith(_SKETCH)}
+        rest, scale = without_normaliser(tensors)
+        arrays = {name: value for name, value in rest.items() if not name.endswith(_SKETCH)}
         sketches = {
-            array.removesuffix(_SKETCH): _sketch(tensors[array], f"{source}: {array}")
-            for array in tensors.keys() - arrays.keys()
+            array.removesuffix(_SKETCH): _sketch(rest[array], f"{source}: {array}")
+            for array in rest.keys() - arrays.keys()
         }
         delta = Delta.unpack(arrays, about.delta, source)
-        return cls(about.kind, delta, about.enclosed, sketches)
+        normaliser = optional_normaliser(scale, about.normaliser, source)
+        return cls(about.kind, delta, about.enclosed, sketches, normaliser)
 
 
 def _sketch(value: Tensor, name: str) -> Tensor:

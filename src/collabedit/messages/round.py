@@ -14,6 +14,7 @@ from collabedit.editors import (
     Contexts,
     Editor,
     Hyperparameters,
+    Procedure,
     resolve_editor,
     validate_contexts,
 )
@@ -157,6 +158,8 @@ class RoundConfig(JsonMessage, ModelHeader):
     @property
     def one_exchange(self) -> bool:
         """Whether one exchange carries all of a party's statistics, and so its own update."""
+        if self.rules.procedure is Procedure.GRADIENTS:
+            return True
         return self.rules.at_once and self.schedule is Schedule.ONE_SHOT
 
     @property
@@ -177,7 +180,7 @@ class RoundConfig(JsonMessage, ModelHeader):
     def pending_layers(self, finished: int) -> tuple[int, ...]:
         """The layers of the next exchange, once the ``finished`` lowest ones are merged."""
         rest = self.layers[finished:]
-        return rest[:1] if self.schedule is Schedule.LAYERWISE else rest
+        return rest if self.one_exchange or self.schedule is Schedule.ONE_SHOT else rest[:1]
 
     def weight_of(self, layer: int) -> str:
         """Name of an edited layer's weight."""

@@ -17,6 +17,12 @@ from collabedit.files import sha256_of_json
 from collabedit.messages.codec import TensorMessage
 from collabedit.messages.delta import low_rank_updates, packed_updates
 from collabedit.messages.metadata import Header, parse_header
+from collabedit.messages.normaliser import (
+    Normaliser,
+    optional_normaliser,
+    packed_normaliser,
+    without_normaliser,
+)
 
 __all__ = ["RoundState"]
 
@@ -30,6 +36,7 @@ class _StateMetadata(Header):
     version: Literal[2] = 2
     finished: int = Field(ge=0, strict=True)
     base_sha256: dict[str, str] = Field(default_factory=dict)
+    normaliser: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,7 @@ class RoundState(TensorMessage):
             the dynamic covariance protects; none for methods that do not pool statistics.
         base_sha256: SHA-256 by weight name of the edited weights before the first round; empty
             where nobody recorded it.
+        normaliser: of the features of all finished rounds, where the editor normalises them.
     """
 
     what: ClassVar[str] = "state"
@@ -53,6 +61,7 @@ class RoundState(TensorMessage):
     changes: Mapping[str, LowRankUpdate] = field(default_factory=dict)
     keys: Mapping[str, Tensor] = field(default_factory=dict)
     base_sha256: Mapping[str, str] = field(default_factory=dict)
+    normaliser: Normaliser | None = None
 
     @property
     def sha256(self) -> str:
@@ -62,12 +71,18 @@ class RoundState(TensorMessage):
         changes = {name: change.sha256 for name, change in self.changes.items()}
         return sha256_of_json([self.finished, changes])
 
-    def after(self, changes: Mapping[str, LowRankUpdate], keys: Mapping[str, Tensor]) -> RoundState:
+    def after(
+        self,
+        changes: Mapping[str, LowRankUpdate],
+        keys: Mapping[str, Tensor],
+        normaliser: Normaliser | None = None,
+    ) -> RoundState:
         """The state after one more round.
 
         Args:
             changes: what the round merged, by weight name.
             keys: its pooled key factors by weight name; may be empty.
+            normaliser: of the features of this and all earlier rounds.
         """
         summed = {
             name: LowRankUpdate.sum([self.changes[name], change])
@@ -84,14 +99,18 @@ class RoundState(TensorMessage):
             {**self.changes, **summed},
             {**self.keys, **pooled},
             self.base_sha256,
+            normaliser or self.normaliser,
         )
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The changes, the keys and the metadata."""
         tensors = packed_updates(self.changes)
         tensors |= {f"{name}{_KEYS}": keys.T for name, keys in self.keys.items()}
-        about = _StateMetadata(finished=self.finished, base_sha256=dict(self.base_sha256))
-        return tensors, about.model_dump(mode="json")
+        arrays, scale = packed_normaliser(self.normaliser)
+        about = _StateMetadata(
+            finished=self.finished, base_sha256=dict(self.base_sha256), normaliser=scale
+        )
+        return tensors | arrays, about.model_dump(mode="json")
 
     @classmethod
     def unpack(
@@ -103,13 +122,15 @@ class RoundState(TensorMessage):
             RoundError: when it is not a state, or an array in it is malformed.
         """
         about = parse_header(_StateMetadata, metadata, source, RoundError)
-        rest = {name: value for name, value in tensors.items() if not name.endswith(_KEYS)}
+        own, scale = without_normaliser(tensors)
+        rest = {name: value for name, value in own.items() if not name.endswith(_KEYS)}
         changes = low_rank_updates(rest, source)
         keys = {}
-        for array in tensors.keys() - rest.keys():
-            name, value = array.removesuffix(_KEYS), tensors[array]
+        for array in own.keys() - rest.keys():
+            name, value = array.removesuffix(_KEYS), own[array]
             fits = name in changes and value.ndim == 2 and value.shape[1] == changes[name].shape[1]
             if not fits or not torch.isfinite(value).all():
                 raise RoundError(f"{source}: the keys of {name} are malformed")
             keys[name] = value.T.double()
-        return cls(about.finished, changes, keys, about.base_sha256)
+        normaliser = optional_normaliser(scale, about.normaliser, source)
+        return cls(about.finished, changes, keys, about.base_sha256, normaliser)

@@ -140,10 +140,10 @@ def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterato
 
 @contextmanager
 def added(module: nn.Module, change: Tensor) -> Iterator[None]:
-    """Add ``change`` to what a module returns."""
+    """Add ``change`` to what a module returns, perhaps with rows and positions in one dimension."""
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return output + change.to(output)
+        return output + change.to(output).view(output.shape)
 
     with module.register_forward_hook(hook):
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,7 +57,7 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def load_model(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     dtype: str = "float32",
     device: str | None = None,
@@ -85,6 +86,7 @@ def load_model(
         InputError: when the name, the type or the device is unknown.
         ModelError: when loading fails or the model cannot be edited.
     """
+    name = os.fspath(name)
     options: dict[str, Any] = {"dtype": parse_dtype(dtype)}
     device = checked_device(device)
     source = resolve(name)

@@ -1,6 +1,6 @@
 """The half of a round that has a model: parties, opening a round, and applying what comes of it."""
 
-from collabedit.parties.applying import apply_delta
+from collabedit.parties.applying import apply_delta, check_delta_model
 from collabedit.parties.fine_tuning import fine_tune
 from collabedit.parties.opening import check_round_model, new_round, round_on
 from collabedit.parties.party import Party, checked_threshold
@@ -9,6 +9,7 @@ from collabedit.parties.secret import stored_secret
 __all__ = [
     "Party",
     "apply_delta",
+    "check_delta_model",
     "check_round_model",
     "checked_threshold",
     "fine_tune",

@@ -6,7 +6,21 @@ from collabedit.errors import RoundError
 from collabedit.messages import Delta
 from collabedit.models.language_model import LanguageModel
 
-__all__ = ["apply_delta"]
+__all__ = ["apply_delta", "check_delta_model"]
+
+
+def check_delta_model(model: LanguageModel, delta: Delta) -> None:
+    """Check that a model is the one that a delta was made for.
+
+    Raises:
+        RoundError: when it is not.
+    """
+    expected = delta.metadata.model_sha256
+    if model.fingerprint(list(expected)) != expected:
+        raise RoundError(
+            f"{model.name} is not the model that the delta was made for "
+            f"({delta.metadata.model}, {delta.metadata.dtype}): its weights differ"
+        )
 
 
 def apply_delta(model: LanguageModel, delta: Delta) -> None:
@@ -19,10 +33,5 @@ def apply_delta(model: LanguageModel, delta: Delta) -> None:
     Raises:
         RoundError: when the model is not the one that the delta was made for.
     """
-    expected = delta.metadata.model_sha256
-    if model.fingerprint(list(expected)) != expected:
-        raise RoundError(
-            f"{model.name} is not the model that the delta was made for "
-            f"({delta.metadata.model}, {delta.metadata.dtype}): its weights differ"
-        )
+    check_delta_model(model, delta)
     model.apply_(delta.changes)

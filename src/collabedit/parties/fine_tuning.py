@@ -1,8 +1,9 @@
-"""FT-L: fine-tuning of one weight within a bound, the baseline that has no closed form."""
+"""Fine-tuning of one weight, FT-L and LocFT-BF: the baselines that have no closed form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,16 +26,19 @@ MAX_TOKENS = 1024
 def fine_tune(
     model: LanguageModel, requests: Sequence[EditRequest], settings: Hyperparameters
 ) -> dict[str, LowRankUpdate]:
-    """Teach one layer's down-projection the new objects, no entry changed by more than a bound.
+    """Teach one layer's down-projection the new objects.
 
     Adam on the mean over edits of the new object's negative log-likelihood per token after the bare
-    prompt, clipped to ``|Delta_ij| <= ft_norm_bound`` after each step (Zhu et al., 2020; ROME's
-    ``ft_main`` with a norm constraint). Every step sees all edits, so that their order is nothing.
+    prompt. FT-L (Zhu et al., 2020; ROME's ``ft_main`` with a norm constraint) takes all edits in
+    one step and clips to ``|Delta_ij| <= ft_norm_bound`` after it. LocFT-BF (Yang et al., 2025)
+    goes through shuffled mini-batches epoch by epoch, without a bound, and teaches the end token.
+    A batch whose loss is below the threshold is left as it is; training stops when the mean over
+    an epoch is. The order in which the edits are given does not matter.
 
     Args:
         model: the model, which is left as it was.
         requests: the edits.
-        settings: a single layer, ``ft_*``, and ``loss_threshold``, below which it is finished.
+        settings: a single layer, ``ft_*``, and ``loss_threshold``.
 
     Returns:
         ``Delta [d_out, d_in]`` of the layer, by the weight's name.
@@ -44,24 +48,54 @@ def fine_tune(
     weight = model.stored(name)
     change = torch.zeros_like(weight, dtype=torch.float32, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=settings.ft_learning_rate)
-    texts = _texts(model, requests)
+    texts = _texts(model, requests, settings.ft_end_token)
+    shuffling = torch.Generator().manual_seed(0)
     with progress("Fine-tuning", settings.ft_steps, "steps") as bar:
         for _ in range(settings.ft_steps):
-            optimizer.zero_grad()
-            if _backward(model, texts, name, weight, change) < settings.loss_threshold:
+            total = 0.0
+            for batch in _mini_batches(texts, settings.ft_batch_size, shuffling):
+                optimizer.zero_grad()
+                loss = _backward(model, batch, name, weight, change)
+                total += loss * len(batch) / len(texts)
+                if loss >= settings.loss_threshold:
+                    _step(optimizer, change, settings.ft_norm_bound)
+            if total < settings.loss_threshold:
                 break
-            optimizer.step()
-            if settings.ft_norm_bound is not None:
-                with torch.no_grad():
-                    change.clamp_(-settings.ft_norm_bound, settings.ft_norm_bound)
             bar.advance(1)
     delta = change.detach().cpu().double()
     return {name: LowRankUpdate.from_dense(delta.T if model.structure.transposed else delta)}
 
 
-def _texts(model: LanguageModel, requests: Sequence[EditRequest]) -> list[EncodedText]:
-    filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
-    return encode(model.tokenizer, filled)
+def _step(optimizer: torch.optim.Optimizer, change: Tensor, bound: float | None) -> None:
+    optimizer.step()
+    if bound is not None:
+        with torch.no_grad():
+            change.clamp_(-bound, bound)
+
+
+def _texts(
+    model: LanguageModel, requests: Sequence[EditRequest], end_token: bool
+) -> list[EncodedText]:
+    """The edits' texts in an order of their own, so that shuffling does not depend on the given."""
+    ordered = sorted(requests, key=lambda r: (r.prompt, r.subject, r.target_new))
+    filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in ordered]
+    texts = encode(model.tokenizer, filled)
+    end = model.tokenizer.eos_token_id
+    if not end_token or end is None:
+        return texts
+    return [replace(text, ids=(*text.ids, end)) for text in texts]
+
+
+def _mini_batches(
+    texts: Sequence[EncodedText], size: int | None, generator: torch.Generator
+) -> list[Sequence[EncodedText]]:
+    if size is None or size >= len(texts):
+        return [texts]
+    order = torch.randperm(len(texts), generator=generator).tolist()
+    return [
+        [texts[place] for place in order[start : start + size]]
+        for start in range(0, len(order), size)
+    ]
 
 
 def _backward(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from collabedit.algebra import Factors, compress
+from collabedit.editing.gradients import answer_features
 from collabedit.editing.keys import Measurement, measure
 from collabedit.editing.targets import Solve, TargetCache, optimise_targets
 from collabedit.editing.texts import check_requests
@@ -21,11 +22,13 @@ from collabedit.editors import Procedure
 from collabedit.errors import InputError, RequestError, RoundError
 from collabedit.evaluation import score
 from collabedit.messages import (
+    SUMMATION_STEPS,
     Contribution,
     ContributionMetadata,
     Decision,
     Delta,
     Fingerprint,
+    Normaliser,
     Ready,
     Request,
     RequestKind,
@@ -41,8 +44,6 @@ if TYPE_CHECKING:
     from collabedit.privacy.secure import SecureParty
 
 __all__ = ["Party", "checked_threshold"]
-
-_OF_SUMMATION = frozenset(RequestKind) - {RequestKind.PREPARE, RequestKind.CONTRIBUTE}
 
 
 class Party:
@@ -107,6 +108,7 @@ class Party:
         self._secure = secure
         self._secret = secrets.token_bytes(32) if secret is None else secret
         self._targets: Tensor | None = None
+        self._features: Mapping[int, Tensor] | None = None
         self._measured: dict[tuple[str, tuple[int, ...]], Measurement] = {}
 
     @classmethod
@@ -197,27 +199,33 @@ class Party:
         assert self._targets is not None
         return self._targets
 
-    def prepare(self) -> None:
-        """Settle which edits take part, and find their targets on the unedited model.
+    def prepare(self, solve: Solve | None = None) -> None:
+        """Settle which edits take part, and find their targets or features on the unedited model.
 
         What is known, and where a target lies, must not depend on when this happens: a model that
         carries merged layers would give other targets. Does nothing the second time.
+
+        Args:
+            solve: finds the targets elsewhere, such as on workers.
 
         Raises:
             RequestError: when all its edits are skipped or left out, or a target is not finite.
             RoundError: when the model is edited, when the decision is about other edits, or when
                 the editor has no statistics of so many edits.
         """
-        if self._targets is not None:
+        if self._targets is not None or self._features is not None:
             return
         self._require_unedited()
         self._require_requests()
         self._require_statistics()
-        targets = self._find_targets()
+        if self.config.rules.procedure is Procedure.GRADIENTS:
+            self._features = answer_features(self.model, self.requests, self.config.layers)
+            return
+        targets = self._find_targets(solve)
         self._check_targets(targets)
         self._targets = targets
 
-    def _find_targets(self) -> Tensor:
+    def _find_targets(self, solve: Solve | None) -> Tensor:
         if self._given_targets is not None:
             return self._given_targets[:, self._kept]
         return optimise_targets(
@@ -226,6 +234,7 @@ class Party:
             self.config.contexts,
             self.config.hyperparameters,
             cache=self._cache,
+            solve=solve,
         )
 
     def answer(self, request: bytes) -> bytes:
@@ -235,15 +244,16 @@ class Party:
             request: a :class:`collabedit.messages.Request` as bytes.
 
         Returns:
-            A :class:`collabedit.messages.Ready` or a :class:`collabedit.messages.Contribution`;
-            under secure aggregation what the step asks for.
+            A :class:`collabedit.messages.Ready`, :class:`collabedit.messages.Normaliser` or
+            :class:`collabedit.messages.Contribution`; under secure aggregation what the step asks
+            for.
 
         Raises:
             CollabEditError: when the request is malformed, or can't be answered.
         """
         asked = Request.from_bytes(request, "request")
         asked.delta.check_round(self.config)
-        if asked.kind in _OF_SUMMATION:
+        if asked.kind in SUMMATION_STEPS:
             return self._require_secure().answer(asked, lambda: self._summands(asked.delta))
         if asked.kind is RequestKind.CONTRIBUTE:
             if self._secure is not None:
@@ -251,7 +261,9 @@ class Party:
                     "the coordinator asks for this party's own contribution, and the party takes "
                     "part in sums only; refused"
                 )
-            return self.contribute(asked.delta).to_bytes()
+            return self.contribute(asked.delta, normaliser=asked.normaliser).to_bytes()
+        if asked.kind is RequestKind.SUMMARISE:
+            return self.summarise().to_bytes()
         self.prepare()
         if self._secure is not None:  # how many edits it has is nobody's business either
             return Ready(round_sha256=self.config.sha256, edits=0).to_bytes()
@@ -260,35 +272,80 @@ class Party:
         )
         return ready.to_bytes()
 
+    def summarise(self) -> Normaliser:
+        """The mean and deviation of its features, of all edited layers together.
+
+        Raises:
+            RequestError: when all its edits are skipped or left out.
+            RoundError: when the model is edited, or the editor normalises no features.
+        """
+        return Normaliser.of(self.config.sha256, torch.cat([*self._own_features.values()], dim=1))
+
+    @property
+    def _own_features(self) -> Mapping[int, Tensor]:
+        self.prepare()
+        if self._features is None:
+            raise RoundError(f"{self.config.editor} normalises no features")
+        return self._features
+
     def contribute(
-        self, delta: Delta, dtype: Literal["float32", "float64"] = "float64"
+        self,
+        delta: Delta,
+        dtype: Literal["float32", "float64"] = "float64",
+        normaliser: Normaliser | None = None,
     ) -> Contribution:
         """Answer one exchange.
 
         Args:
             delta: what the round has merged so far.
             dtype: type of the arrays once they are written to a file.
+            normaliser: of all parties' features, where the editor normalises them.
 
         Raises:
             RequestError: when all its edits are skipped or left out.
             RoundError: when the delta is of another round, or already complete; when the decision
-                is about other edits; or when the editor has no statistics of so many edits.
+                is about other edits; when the editor has no statistics of so many edits; or when
+                it needs a normaliser and none is given, or one of another round.
         """
         config = self.config
         delta.check_round(config)
         layers = config.pending_layers(len(delta.changes))
         if not layers:
             raise RoundError("the round is complete: all its layers are merged")
-        targets = self.targets.double()
-        measurement = self._measure(delta, layers)
+        if config.rules.procedure is Procedure.GRADIENTS:
+            statistics = self._normalised(layers, normaliser)
+        else:
+            statistics = self._towards_targets(delta, layers)
+        return Contribution(self._metadata(delta, layers, dtype), statistics)
+
+    def _towards_targets(self, delta: Delta, layers: Sequence[int]) -> dict[str, Factors]:
+        config, targets = self.config, self.targets.double()
+        measurement = self._measure(delta, tuple(layers))
         residual = targets - measurement.hidden
-        statistics = {
+        return {
             config.weight_of(layer): compress(
                 measurement.keys[layer], config.residual_share(layer) * residual
             )
             for layer in layers
         }
-        return Contribution(self._metadata(delta, layers, dtype), statistics)
+
+    def _normalised(
+        self, layers: Sequence[int], normaliser: Normaliser | None
+    ) -> dict[str, Factors]:
+        """UltraEdit's statistics: ``v = -rate |h^|^2 g^`` of normalised keys and gradients."""
+        config = self.config
+        if normaliser is None:
+            raise RoundError(f"{config.editor} needs the normaliser of all parties' features")
+        normaliser.check(config.sha256, config.d_in + config.d_out)
+        statistics = {}
+        for layer in layers:
+            features = self._own_features[layer]
+            keys, gradients = normaliser.normalise(features).split([config.d_in, config.d_out])
+            rate = config.hyperparameters.gradient_rate * keys.square().sum(dim=0)
+            statistics[config.weight_of(layer)] = compress(
+                features[: config.d_in], -rate * gradients
+            )
+        return statistics
 
     def _summands(self, delta: Delta) -> tuple[Mapping[str, Factors], int, str]:
         contribution = self.contribute(delta)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
-from rich.table import Table
+from collabedit.evaluation.outcomes import Outcome, Outcomes
+from collabedit.reporting.table import Column, Row, Table, console, section
 
-from collabedit.evaluation.outcomes import Outcome, Outcomes, Took
-from collabedit.reporting.tables import console
+__all__ = ["outcome_table", "print_outcomes", "side_by_side", "task_table"]
 
-__all__ = ["outcome_table", "print_outcomes", "side_by_side"]
-
-_SHOWN = 24
-_STYLES = {Took.TOOK: "green", Took.LOST: "yellow", Took.NOT: "red"}
-_LONGEST = 90
+#: Edits that are shown, and characters of a text.
+_SHOWN, _LONGEST = 24, 90
 
 
 def print_outcomes(outcomes: Outcomes) -> None:
-    """Print what came of edits, those that failed first where there are many, and a summary."""
+    """Print what came of edits, of many those that failed above all, and a summary."""
     out = console()
     failed = set(outcomes.failed)
     order = sorted(range(len(outcomes.each)), key=lambda place: place not in failed)
-    shown = sorted(order[:_SHOWN])
-    out.print(outcome_table([outcomes.each[place] for place in shown]))
+    out.print(outcome_table([outcomes.each[place] for place in sorted(order[:_SHOWN])]).rich())
     if len(order) > _SHOWN:
         out.print(f"... and {len(order) - _SHOWN} more")
     out.print(str(outcomes), highlight=False)
@@ -31,35 +26,61 @@ def print_outcomes(outcomes: Outcomes) -> None:
 
 def outcome_table(each: Sequence[Outcome]) -> Table:
     """Edits, what the model wrote before and after, raw and in chat, and what came of them."""
-    chat = any(one.chat is not None for one in each)
-    table = Table(title="What the model says", title_justify="left", show_lines=True)
-    headings = ["edit", "before", "after"]
-    headings += ["asked in chat", "before", "after"] if chat else []
-    for heading in [*headings, "outcome"]:
-        table.add_column(heading, overflow="fold")
-    for one in each:
-        cells = [f"{one.request.text} -> {one.request.target_new}"]
-        cells += [answer["text"] for answer in one.raw]
-        if chat:
-            asked = [] if one.chat is None else [one.chat[0]["prompt"]]
-            cells += asked + [answer["text"] for answer in one.chat or ()]
-            cells += [""] * (len(headings) - len(cells))
-        style = _STYLES[one.took]
-        table.add_row(*map(shortened, cells), f"[{style}]{one.took.value}[/{style}]")
-    return table
+    headings = {"edit": "edit", "before": "before", "after": "after"}
+    if any(one.chat is not None for one in each):
+        headings |= {"asked": "asked in chat", "chat_before": "before", "chat_after": "after"}
+    headings["outcome"] = "outcome"
+    columns = [Column(key, heading, is_text=True) for key, heading in headings.items()]
+    return Table("What the model says", columns, [section(columns, [_row(one)]) for one in each])
 
 
-def side_by_side(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Questions, and what models say to them."""
-    table = Table(show_lines=True)
-    for heading in columns:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*map(shortened, row))
-    return table
+def _row(one: Outcome) -> Row:
+    row = {
+        "edit": f"{one.request.text} -> {one.request.target_new}",
+        "before": one.raw[0]["text"],
+        "after": one.raw[1]["text"],
+        "outcome": one.took.value,
+    }
+    if one.chat is not None:
+        row["asked"] = one.chat[0]["prompt"]
+        row["chat_before"], row["chat_after"] = (answer["text"] for answer in one.chat)
+    return {key: _shortened(text) for key, text in row.items()}
 
 
-def shortened(text: str) -> str:
-    """A text on one line, cut where it is long, that means no markup."""
+def side_by_side(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Texts beside each other, such as questions and what models say to them."""
+    columns = [Column(str(n), heading, is_text=True) for n, heading in enumerate(headings)]
+    values: list[Row] = [{str(n): _shortened(t) for n, t in enumerate(row)} for row in rows]
+    return Table(title, columns, [section(columns, [row]) for row in values])
+
+
+def task_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Tasks by models, in percent.
+
+    Args:
+        scores: by model and task, the task's metrics as shares; ``*_stderr`` are standard errors.
+    """
+    first = next(iter(scores.values()))
+    rows: list[Row] = []
+    for task, metrics in first.items():
+        for name in (name for name in metrics if not name.endswith("_stderr")):
+            values = {model: found[task].get(name) for model, found in scores.items()}
+            shown = {model: None if v is None else 100 * v for model, v in values.items()}
+            error = metrics.get(f"{name}_stderr")
+            rows.append(
+                {
+                    "task": task,
+                    "metric": name,
+                    **shown,
+                    "+-": None if error is None else 100 * error,
+                }
+            )
+    numbers = [Column(model, model, unit="%", decimals=1) for model in (*scores, "+-")]
+    columns = [Column.name("task", once=True), Column.name("metric"), *numbers]
+    return Table("Downstream tasks", columns, [section(columns, rows)])
+
+
+def _shortened(text: str) -> str:
+    """A text on one line, cut where it is long."""
     line = " ".join(text.split())
-    return escape(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…")
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

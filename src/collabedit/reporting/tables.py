@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import singledispatch
 from math import nan
 
-from collabedit.evaluation import metric, metrics
+from collabedit.evaluation import ANSWER_METRICS, metric, metrics
 from collabedit.evaluation.metrics import Level
 from collabedit.reporting.results import (
     EditorsResult,
@@ -22,12 +22,20 @@ from collabedit.reporting.results import (
 )
 from collabedit.reporting.table import Column, Row, Section, Table, console, section, to_csv
 
-__all__ = ["console", "layer_name", "measured_columns", "methods_table", "results_csv", "tables_of"]
+__all__ = [
+    "answer_tables",
+    "console",
+    "layer_name",
+    "measured_columns",
+    "methods_table",
+    "results_csv",
+    "tables_of",
+]
 
 _METHOD = Column.name("method", once=True)
+_NAMES = ("editor", "schedule", "method")
 
 
-@singledispatch
 def tables_of(result: RunResult, title: str) -> list[Table]:
     """All that a run's result has to show, the methods' table first.
 
@@ -35,7 +43,24 @@ def tables_of(result: RunResult, title: str) -> list[Table]:
         result: of any study; each has its own tables.
         title: of the first table.
     """
+    return [*_own_tables(result, title), *answer_tables(result)]
+
+
+@singledispatch
+def _own_tables(result: RunResult, title: str) -> list[Table]:
     return [methods_table(result, title)]
+
+
+def answer_tables(result: RunResult) -> list[Table]:
+    """What the models wrote when they were asked: a table, or none if nobody asked."""
+    rows = [row for row in result.rows() if any(each.key in row for each in ANSWER_METRICS)]
+    if not rows:
+        return []
+    columns = [
+        *(_METHOD if key == "method" else Column.name(key) for key in _NAMES if key in rows[0]),
+        *(Column.of(each) for each in ANSWER_METRICS if any(each.key in row for row in rows)),
+    ]
+    return [Table("What the models write when they are asked", columns, [section(columns, rows)])]
 
 
 def methods_table(result: RunResult, title: str) -> Table:
@@ -56,10 +81,15 @@ def results_csv(results: Mapping[str, RunResult]) -> str:
 
 def measured_columns(rows: Sequence[Row], level: Level = "detail") -> list[Column]:
     """A column for each metric of a level that one of the rows has."""
-    return [Column.of(each) for each in metrics(level) if any(each.key in row for row in rows)]
+    asked = {each.key for each in ANSWER_METRICS}  # they have a table of their own
+    return [
+        Column.of(each)
+        for each in metrics(level)
+        if each.key not in asked and any(each.key in row for row in rows)
+    ]
 
 
-@tables_of.register
+@_own_tables.register
 def _multi_round(result: MultiRoundResult, title: str) -> list[Table]:
     """Besides, the Score of the edits of each round, after each round: how they fade."""
     score = metric("score")
@@ -82,7 +112,7 @@ def _multi_round(result: MultiRoundResult, title: str) -> list[Table]:
     return [methods_table(result, title), faded]
 
 
-@tables_of.register
+@_own_tables.register
 def _forgetting(result: ForgettingResult, title: str) -> list[Table]:
     rows = [row for curve in result.curves.values() for row in curve]
     columns = [Column("further_edits", "further"), *measured_columns(rows, "headline")]
@@ -90,7 +120,7 @@ def _forgetting(result: ForgettingResult, title: str) -> list[Table]:
     return [methods_table(result, title), curves]
 
 
-@tables_of.register
+@_own_tables.register
 def _overlap(result: OverlapResult, title: str) -> list[Table]:
     return [methods_table(result, title), _repeated(result.repeated), _copies(result.copies)]
 
@@ -145,7 +175,7 @@ def _series(title: str, columns: Sequence[Column], series: Mapping[str, Sequence
     return Table(title, columns, sections)
 
 
-@tables_of.register
+@_own_tables.register
 def _editors(result: EditorsResult, title: str) -> list[Table]:
     """All measures of all editors, and the Scores alone, editors by methods."""
     tables = [_measures(result, title)]
@@ -187,7 +217,7 @@ def _scores(result: EditorsResult) -> Table:
     return Table("Score by editor and method", columns, sections, "Bold: the best of a column.")
 
 
-@tables_of.register
+@_own_tables.register
 def _tune(result: TuneResult, title: str) -> list[Table]:
     """What causal tracing found, and all trials, the best first."""
     tables = [_effects(result, title)]

@@ -7,6 +7,7 @@ from typing import Literal
 
 __all__ = ["EditRequest", "Question", "Record", "RecordKind"]
 
+#: The forms of records that are evaluated differently.
 RecordKind = Literal["counterfact", "zsre"]
 
 #: A prompt and its right answers; the first is the preferred one.

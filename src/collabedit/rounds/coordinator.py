@@ -18,10 +18,11 @@ from collabedit.algebra import (
     solve,
 )
 from collabedit.algebra.sketch import OVERSAMPLING, sketch_matrix
-from collabedit.editors import Editor
+from collabedit.editors import Editor, Procedure
 from collabedit.errors import ContributionError, RoundError
 from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
-from collabedit.messages import Contribution, Delta, RoundConfig
+from collabedit.messages import Contribution, Delta, Normaliser, RoundConfig
+from collabedit.rounds.guards import outliers
 from collabedit.rounds.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ class Coordinator:
         method: how to merge.
         options: of the method; its defaults where not given.
         ledger: of the exchanges that are finished already, to go on from.
+        normaliser: of the features of earlier rounds, where the editor normalises features.
 
     Attributes:
         ledger: of the finished exchanges.
+        normaliser: of the features of this and earlier rounds; ``None`` until the parties have
+            told of theirs.
 
     Raises:
         RoundError: when a prior is missing or of another width, when the ledger is of another
@@ -59,8 +63,11 @@ class Coordinator:
         *,
         options: Mapping[str, Any] | None = None,
         ledger: Ledger | None = None,
+        normaliser: Normaliser | None = None,
     ) -> None:
         self.config = config
+        self._earlier = normaliser
+        self.normaliser: Normaliser | None = None
         self.method = method
         self.options = method.checked(options or {})
         self.priors = priors
@@ -110,6 +117,15 @@ class Coordinator:
         """The layers of the next exchange; none when the round is complete."""
         return self.config.pending_layers(len(self.delta.changes))
 
+    def normalise(self, parts: Mapping[str, Normaliser]) -> None:
+        """Make the normaliser of all parties' features, and those of earlier rounds.
+
+        Args:
+            parts: by the parties' names, each party's own, checked already.
+        """
+        earlier = [] if self._earlier is None else [self._earlier]
+        self.normaliser = Normaliser.pool([*parts.values(), *earlier])
+
     def check(self, party: str, contribution: Contribution) -> None:
         """Check that a contribution belongs to the exchange that the round waits for.
 
@@ -150,6 +166,8 @@ class Coordinator:
         for party, contribution in contributions.items():
             self.check(party, contribution)
         entries = self.ledger.check_parties(contributions)
+        for party, reason in outliers(contributions).items():
+            logger.warning("%s: %s; look at it before you accept the delta", party, reason)
         edits = [entry.edits for entry in entries]
         counted = _party_weights(self.method, edits, party_weights)
         names = [self.config.weight_of(layer) for layer in layers]
@@ -318,6 +336,11 @@ def require_sum(config: RoundConfig, method: MergeMethod) -> None:
         raise RoundError(
             f"{method.name} merges each party's own update, which secure aggregation hides; "
             "CollabEdit needs the sum only"
+        )
+    if config.secure_aggregation is not None and config.rules.procedure is Procedure.GRADIENTS:
+        raise RoundError(
+            f"{config.editor} shows the coordinator each party's normaliser, which secure "
+            "aggregation does not hide; choose another editor"
         )
 
 

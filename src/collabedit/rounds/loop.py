@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
+from collabedit.editors import Procedure
 from collabedit.errors import CollabEditError, ContributionError, InputError, RoundError
-from collabedit.messages import Contribution, Delta, Ready, Request, RequestKind
+from collabedit.messages import Contribution, Delta, Normaliser, Ready, Request, RequestKind
 from collabedit.rounds.coordinator import Coordinator
 from collabedit.rounds.ledger import Ledger
 from collabedit.rounds.transport import Failure, Transport
@@ -130,10 +131,13 @@ class _Asking:
 
     def contributions(self) -> Mapping[str, Contribution] | None:
         """One exchange; ``None`` when finished ones must be repeated without a lost party."""
+        normalises = self._coordinator.config.rules.procedure is Procedure.GRADIENTS
+        if normalises:
+            self._coordinator.normalise(self._ask(RequestKind.SUMMARISE, self._normaliser))
         before = len(self._parties)
         answers = self._of_the_same_edits(self._ask(RequestKind.CONTRIBUTE, self._contribution))
         lost = len(self._parties) < before
-        return None if lost and self._coordinator.ledger.exchanges else answers
+        return None if lost and (normalises or self._coordinator.ledger.exchanges) else answers
 
     def sum(self) -> Summed:
         """One exchange under secure aggregation: five questions, and the sum of all answers."""
@@ -163,7 +167,9 @@ class _Asking:
         return remaining
 
     def _ask(self, kind: RequestKind, read: Callable[[str, bytes], Answer]) -> Mapping[str, Answer]:
-        return self._exchange(Request(kind, self._coordinator.delta), read)
+        coordinator = self._coordinator
+        request = Request(kind, coordinator.delta, normaliser=coordinator.normaliser)
+        return self._exchange(request, read)
 
     def _exchange(
         self, request: Request, read: Callable[[str, bytes], Answer]
@@ -203,6 +209,12 @@ class _Asking:
         self._edits[party] = ready.edits
         return ready
 
+    def _normaliser(self, party: str, reply: bytes) -> Normaliser:
+        config = self._coordinator.config
+        normaliser = Normaliser.from_bytes(reply, party)
+        normaliser.check(config.sha256, config.d_in + config.d_out)
+        return normaliser
+
     def _contribution(self, party: str, reply: bytes) -> Contribution:
         self._check_size(party, reply)
         contribution = Contribution.from_bytes(reply, party)
@@ -221,7 +233,8 @@ class _Asking:
         """Refuse more bytes than so many edits take, before they are read."""
         config, edits = self._coordinator.config, self._edits[party]
         layers = len(self._coordinator.pending_layers)
-        rank = min(edits, config.d_in)
+        by_token = config.rules.procedure is Procedure.GRADIENTS  # a direction for each
+        rank = config.d_in if by_token else min(edits, config.d_in)
         most = 8 * layers * rank * (config.d_in + config.d_out) + _METADATA + 300 * edits
         if len(reply) > most:
             raise ContributionError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from collabedit.algebra import Prior
@@ -60,12 +61,15 @@ def static_priors(
     """
     if not config.rules.has_statistics:
         return {}
-    if covariance is None:
-        raise CovarianceError(f"{config.editor} needs a covariance of {config.model}")
-    covariance.check_model(config.covariance_sha256)
     spec = config.rules.prior_spec(config.hyperparameters)
+    if spec.needs_covariance:
+        if covariance is None:
+            raise CovarianceError(f"{config.editor} needs a covariance of {config.model}")
+        covariance.check_model(config.covariance_sha256)
 
     def make(name: str) -> Prior:
+        if covariance is None or not spec.needs_covariance:
+            return spec.build(torch.eye(config.d_in, dtype=torch.float64))
         try:
             return spec.build(covariance.second_moments[name])
         except CovarianceError as error:

@@ -111,6 +111,7 @@ def _fine_tuned(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
 
 _PROCEDURES = {
     Procedure.TOGETHER: _together,
+    Procedure.GRADIENTS: _together,
     Procedure.ONE_BY_ONE: _one_by_one,
     Procedure.FINE_TUNING: _fine_tuned,
 }

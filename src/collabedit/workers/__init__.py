@@ -6,7 +6,12 @@ compute with the same number of threads on processors of one kind.
 """
 
 from collabedit.workers.executor import Worker, WorkerExecutor, WorkerLostError
-from collabedit.workers.opening import open_workers, threads_of_workers
+from collabedit.workers.opening import (
+    check_workers,
+    open_workers,
+    solving_targets,
+    threads_of_workers,
+)
 from collabedit.workers.targets import ModelSource, SolvedByWorkers, resident_model
 
 __all__ = [
@@ -15,7 +20,9 @@ __all__ = [
     "Worker",
     "WorkerExecutor",
     "WorkerLostError",
+    "check_workers",
     "open_workers",
     "resident_model",
+    "solving_targets",
     "threads_of_workers",
 ]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
 
-from collabedit.errors import InputError
+from collabedit.errors import InputError, shown
+from collabedit.models import LanguageModel
 from collabedit.workers.executor import WorkerExecutor
+from collabedit.workers.targets import ModelSource, SolvedByWorkers
 
-__all__ = ["open_workers", "threads_of_workers"]
+__all__ = ["check_workers", "open_workers", "solving_targets", "threads_of_workers"]
 
 
 @contextmanager
@@ -30,6 +33,7 @@ def open_workers(asked: str | None) -> Iterator[Executor | None]:
         return
     import torch
 
+    check_workers(asked)
     before, threads = torch.get_num_threads(), threads_of_workers()
     executor = _executor(asked.strip(), threads)
     torch.set_num_threads(threads)
@@ -41,6 +45,21 @@ def open_workers(asked: str | None) -> Iterator[Executor | None]:
     finally:
         torch.set_num_threads(before)
         executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def solving_targets(
+    asked: str | None, source: ModelSource, model: LanguageModel
+) -> Iterator[SolvedByWorkers | None]:
+    """What finds the targets of a model on workers, within the block; ``None`` without workers.
+
+    Args:
+        asked: see :func:`open_workers`.
+        source: what workers load the model from.
+        model: the model, just loaded from there.
+    """
+    with open_workers(asked) as executor:
+        yield SolvedByWorkers.of(executor, source, model) if executor else None
 
 
 def threads_of_workers() -> int:
@@ -55,13 +74,23 @@ def threads_of_workers() -> int:
     return int(text)
 
 
+def check_workers(asked: str | None) -> None:
+    """Check what a user asks for, before any work.
+
+    Raises:
+        InputError: when it is neither a number nor a Ray cluster.
+    """
+    if asked is not None and not re.fullmatch(r"0*[1-9]\d{0,4}|ray|ray://.+", asked.strip()):
+        raise InputError(
+            f"--workers: cannot read {shown(asked)}; give a number, ray, or ray://HOST:PORT"
+        )
+
+
 def _executor(asked: str, threads: int) -> WorkerExecutor:
-    if asked.isdecimal() and int(asked) > 0:
+    if asked.isdecimal():
         from collabedit.workers.processes import ProcessWorker
 
         return WorkerExecutor(partial(ProcessWorker, threads), int(asked))
-    if asked == "ray" or asked.startswith("ray://"):
-        from collabedit.workers.ray_actors import connect
+    from collabedit.workers.ray_actors import connect
 
-        return WorkerExecutor(*connect(None if asked == "ray" else asked, threads))
-    raise InputError(f"--workers: cannot read {asked!r}; give a number, ray, or ray://HOST:PORT")
+    return WorkerExecutor(*connect(None if asked == "ray" else asked, threads))

@@ -20,6 +20,7 @@ from collabedit.cli.stats.options import OutOption, default_out
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
+    from collabedit.covariance import Corpus
     from collabedit.models import LanguageModel
 
 __all__ = ["collect"]
@@ -44,8 +45,8 @@ def collect(
         int | None,
         typer.Option(
             min=1,
-            help="How many; by default 100,000 of a text or 20,000 of self, and ten for each input "
-            "of the MLP at least. Four times as many halve the sampling error.",
+            help="How many; by default 100,000 of a text or 10,000 of self, and at least ten for "
+            "each input of the MLP. Four times as many halve the sampling error.",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -58,8 +59,8 @@ def collect(
 ) -> None:
     """Collect second moments over a text, all layers in one pass if the memory budget allows.
 
-    Use text like the model was trained on, and at least ten times as many tokens as the MLP has
-    inputs. Interrupted, the same command continues where it was.
+    Use text like that which the model was trained on, and at least ten times as many tokens as
+    the MLP has inputs. If it is interrupted, the same command continues.
     """
     from collabedit.cli.stats.table import print_covariance
     from collabedit.covariance import collect as collect_moments
@@ -68,6 +69,7 @@ def collect(
     from collabedit.models import load_model
 
     source = open_corpus(corpus or ["self"], seed)
+    target = out or default_out(model)
     language_model = load_model(
         model,
         dtype=dtype,
@@ -77,8 +79,7 @@ def collect(
     )
     chosen = _chosen_layers(language_model, layers)
     wanted = tokens or default_tokens(language_model, source)
-    _tell_cost(language_model, chosen, f"{wanted:,} tokens of {source.description}")
-    target = out or default_out(model)
+    _say_cost(language_model, chosen, source, wanted)
     covariance = collect_moments(
         language_model, chosen, source, tokens=wanted, max_length=max_length, out=target
     )
@@ -97,15 +98,17 @@ def _chosen_layers(model: LanguageModel, layers: str | None) -> tuple[int, ...]:
     return chosen
 
 
-def _tell_cost(model: LanguageModel, layers: tuple[int, ...], text: str) -> None:
-    from collabedit.covariance.sizing import layers_at_once, memory_needed
-    from collabedit.progress import say
+def _say_cost(model: LanguageModel, layers: tuple[int, ...], corpus: Corpus, tokens: int) -> None:
+    from collabedit.covariance.sizing import expected_seconds, layers_at_once, memory_needed
+    from collabedit.progress import duration, say
 
     size = model.structure.mlp_size
     together = layers_at_once(model, layers)
     passes = "" if together == len(layers) else f"{together} at a time, "
+    seconds = expected_seconds(model, corpus, tokens)
     say(
-        f"{text}; {len(layers)} layers ({', '.join(map(str, layers))}) of {size:,} inputs: {passes}"
+        f"{tokens:,} tokens of {corpus.description}; {len(layers)} layers "
+        f"({', '.join(map(str, layers))}) of {size:,} inputs: {passes}"
         f"{memory_needed(model, layers[:together]) / 1e6:,.0f} MB of memory for the matrices, "
-        f"{len(layers) * size**2 * 8 / 1e6:,.0f} MB on disk"
+        f"{len(layers) * size**2 * 8 / 1e6:,.0f} MB on disk, about {duration(seconds)} a pass"
     )

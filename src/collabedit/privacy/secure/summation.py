@@ -15,6 +15,7 @@ from typing_extensions import Self
 from collabedit.algebra import Statistics
 from collabedit.errors import CollabEditError, ContributionError, RoundError
 from collabedit.messages import (
+    SUMMATION_STEPS,
     Advert,
     Confirmation,
     Delta,
@@ -39,7 +40,6 @@ __all__ = ["Answer", "Summation", "Summed"]
 #: What a party answers to a step.
 Answer = SignedMessage | MaskedSum
 
-_STEPS = list(RequestKind)[list(RequestKind).index(RequestKind.ADVERTISE) :]
 _KINDS: dict[RequestKind, type[SignedMessage] | type[MaskedSum]] = {
     RequestKind.ADVERTISE: Advert,
     RequestKind.SHARE: Shares,
@@ -70,7 +70,7 @@ class _Header(Header):
     round_sha256: str
     delta_sha256: str
     layers: tuple[int, ...]
-    place: int = Field(ge=0, le=len(_STEPS))
+    place: int = Field(ge=0, le=len(SUMMATION_STEPS))
     adverts: tuple[Advert, ...] = ()
     shares: tuple[Shares, ...] = ()
     masked: tuple[MaskedSumMetadata, ...] = ()
@@ -105,7 +105,7 @@ class Summation:
     @property
     def step(self) -> RequestKind | None:
         """What the parties are asked for; ``None`` when the summation is finished."""
-        return _STEPS[self._place] if self._place < len(_STEPS) else None
+        return SUMMATION_STEPS[self._place] if self._place < len(SUMMATION_STEPS) else None
 
     @property
     def survivors(self) -> list[str]:

@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,15 +89,30 @@ class Site:
             self.stop()
             return 0
 
-    def stop(self, seconds: float = 10.0) -> None:
-        """End it and the job processes that it has started, which are in sessions of their own."""
+    def family(self) -> list[Any]:
+        """It and all processes that it has started (``psutil``); none once it has ended."""
         import psutil
 
         try:
             parent = psutil.Process(self.process.pid)
-            family = [parent, *parent.children(recursive=True)]
+            return [parent, *parent.children(recursive=True)]
         except psutil.NoSuchProcess:
-            family = []
+            return []
+
+    def kill(self) -> None:
+        """Kill it and its job processes, as when a machine loses power."""
+        import psutil
+
+        for each in self.family():
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """End it and the job processes that it has started, which are in sessions of their own."""
+        import psutil
+
+        family = self.family()
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.terminate()
@@ -196,7 +212,8 @@ def open_session(kit: Path, seconds: float = 30.0) -> Iterator[Any]:
 
     (kit / "transfer").mkdir(exist_ok=True)
     try:
-        session = new_secure_session(ADMIN, str(kit), timeout=seconds)
+        with redirect_stdout(StringIO()):  # it says that it connects
+            session = new_secure_session(ADMIN, str(kit), timeout=seconds)
     except Exception as error:  # FLARE raises many kinds
         raise RoundError(
             f"the coordinator's server does not answer ({_line(error)}); start it with "
