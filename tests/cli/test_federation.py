@@ -102,7 +102,7 @@ def test_without_flare_commands_say_what_to_install(
 
 def test_the_compose_file_runs_a_coordinator_and_parties() -> None:
     """Each service runs a command that exists, with files that ``init`` makes."""
-    compose = yaml.safe_load((ROOT / "docs" / "how-to" / "federation-compose.yaml").read_text())
+    compose = yaml.safe_load((ROOT / "docs" / "how-to" / "federation" / "compose.yaml").read_text())
     services = compose["services"]
     assert len(services) == 3
     for name, service in services.items():

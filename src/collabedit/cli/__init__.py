@@ -11,14 +11,18 @@ import typer
 from collabedit.cli import doctor, federation, models, requests, round, run, stats
 from collabedit.cli.apply import apply
 from collabedit.cli.ask import ask
+from collabedit.cli.audit import audit
 from collabedit.cli.contribute import contribute
+from collabedit.cli.demo import demo
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
 from collabedit.cli.export import export, revert
 from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
+from collabedit.cli.summarize import summarize
 from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
+from collabedit.cli.withdraw import withdraw
 from collabedit.errors import CollabEditError
 
 __all__ = ["app", "main"]
@@ -32,7 +36,8 @@ app = typer.Typer(
     help=(
         "Correct facts in a language model, alone or together with other parties.\n\n"
         "Several parties each edit the same open model. Merging their edits loses nothing, and the "
-        "text of a request never leaves its party. "
+        "text of a request never leaves its party. What its numbers tell, and how to hide whose "
+        "they are, is in docs/explanation/privacy.md. "
         "Begin with [bold]collabedit demo[/bold]."
     ),
 )
@@ -40,7 +45,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
 app.add_typer(requests.app, name="requests")
 app.command("tune")(tune)
-app.command("demo")(run.demo)
+app.command("demo")(demo)
 app.command("doctor")(doctor.doctor)
 app.command("edit")(edit)
 app.add_typer(round.app, name="round")
@@ -48,13 +53,15 @@ app.command("contribute")(contribute)
 app.command("update", hidden=True)(contribute)  # its name in version 0.1
 app.command("detect")(detect)
 app.command("merge")(merge)
+app.command("withdraw")(withdraw)
+app.command("audit")(audit)
 app.command("apply")(apply)
 app.command("ask")(ask)
 app.command("export")(export)
 app.command("revert")(revert)
 app.add_typer(federation.app, name="federation")
-app.add_typer(run.run_app, name="run")
-app.command("summarize")(run.summarize)
+app.add_typer(run.app, name="run")
+app.command("summarize")(summarize)
 
 
 def _show_version(value: bool) -> None:

@@ -107,7 +107,7 @@ def tune(
 
 def show(run: Run, model: str, out: Path | None) -> None:
     """Print what tuning found, plot it, keep the preset and say how to use it."""
-    from collabedit.cli.run import show_result
+    from collabedit.cli.run.showing import show_result
     from collabedit.files import write_json
     from collabedit.reporting.results import TuneResult
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,12 @@ from typing_extensions import Self
 from collabedit.algebra import Factors
 from collabedit.editors import Procedure
 from collabedit.errors import ContributionError
-from collabedit.files import tensor_metadata
+from collabedit.files import sha256_of_json, tensor_metadata
 from collabedit.messages.codec import TensorMessage
 from collabedit.messages.fingerprint import Digest, Fingerprint
 from collabedit.messages.metadata import ModelHeader, parse_header
 from collabedit.messages.round import RoundConfig, Schedule
+from collabedit.messages.secure import digest_of
 
 __all__ = ["Contribution", "ContributionMetadata"]
 
@@ -125,7 +125,10 @@ class Contribution(TensorMessage):
     @cached_property
     def sha256(self) -> str:
         """Identifies the contribution, whatever file or message it came in."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        arrays, about = (
+            self.pack()
+        )  # not the file's bytes: safetensors writes metadata in any order
+        return sha256_of_json([about, {name: digest_of(value) for name, value in arrays.items()}])
 
     def check(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
         """Check that the contribution belongs to this exchange of this round.

@@ -22,6 +22,7 @@ from collabedit.editors import Editor, Procedure
 from collabedit.errors import ContributionError, RoundError
 from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
 from collabedit.messages import Contribution, Delta, Normaliser, RoundConfig
+from collabedit.rounds.guards import outliers
 from collabedit.rounds.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ class Coordinator:
         for party, contribution in contributions.items():
             self.check(party, contribution)
         entries = self.ledger.check_parties(contributions)
+        for party, reason in outliers(contributions).items():
+            logger.warning("%s: %s; look at it before you accept the delta", party, reason)
         edits = [entry.edits for entry in entries]
         counted = _party_weights(self.method, edits, party_weights)
         names = [self.config.weight_of(layer) for layer in layers]

@@ -1,0 +1,129 @@
+"""``collabedit audit``: play the attacker on what a round sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.cli.options import CovarianceOption, DeviceOption, RoundOption, TrustOption
+
+if TYPE_CHECKING:
+    from collabedit.experiments.audit import Finding
+
+
+def audit(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Contributions, masked sums, a ledger, or a delta of one round."),
+    ],
+    round_file: RoundOption,
+    candidates: Annotated[
+        Path, typer.Option("--candidates", help="Facts that the attacker tries, members or not.")
+    ],
+    members: Annotated[
+        list[Path],
+        typer.Option(
+            "--members",
+            help="Which of them are members, to measure the attack: one file of facts for each "
+            "FILE, in their order.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Where the unedited model lies, if not as round.json says."
+        ),
+    ] = None,
+    covariance: CovarianceOption = None,
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help="With commas: span, residual (finds targets: about a second a candidate), "
+            "subject, behaviour."
+        ),
+    ] = "span,subject,behaviour",
+    any_relation: Annotated[
+        bool,
+        typer.Option(
+            "--any-relation",
+            help="Count non-members of other relations than the members', too: an easier game.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the ROC curves to this PNG (extra 'plot').")
+    ] = None,
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Measure what files give away: play the attacker, who guesses facts, on a round of your own.
+
+    Membership: is this fact among the edits of this file? Attribution: which of the files holds it?
+    An attack that fails here is no proof; one that succeeds is. All is computed on this machine.
+    """
+    import json
+
+    from collabedit.errors import InputError
+    from collabedit.experiments.audit import (
+        ATTACKS,
+        Audit,
+        Candidates,
+        load_sent,
+        places_of,
+        same_relations,
+    )
+    from collabedit.messages import Covariance, RoundConfig
+    from collabedit.models import load_model
+    from collabedit.requests import load_records
+    from collabedit.rounds import static_priors
+
+    chosen = [name.strip().lower() for name in attacks.split(",")]
+    unknown = [name for name in chosen if name not in ATTACKS]
+    if unknown:
+        raise InputError(f"unknown attack {unknown[0]!r}; choose of: {', '.join(ATTACKS)}")
+    if len(members) != len(files):
+        raise InputError(f"{len(files)} files and {len(members)} --members; give one for each file")
+    config = RoundConfig.load(round_file)
+    sent = [load_sent(path, config) for path in files]
+    facts = [record.request for record in load_records(candidates)]
+    held = [places_of(facts, [record.request for record in load_records(path)]) for path in members]
+    kept = list(range(len(facts))) if any_relation else same_relations(facts, held)
+    held = [{kept.index(place) for place in own} for own in held]
+    priors = {}
+    if covariance is not None:
+        priors = dict(static_priors(config, Covariance.load(covariance)))
+    loaded = load_model(
+        model or config.model,
+        dtype=config.dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    found = Audit(Candidates(loaded, [facts[place] for place in kept], config, priors), held).run(
+        sent, chosen
+    )
+    if as_json:
+        print(json.dumps([each.as_json() for each in found], indent=2))
+    else:
+        _show(found)
+    if plot is not None:
+        from collabedit.reporting.audit_plot import save_roc
+
+        save_roc(found, plot)
+
+
+def _show(found: list[Finding]) -> None:
+    from rich.table import Table
+
+    from collabedit.experiments.audit import report
+    from collabedit.reporting.tables import console
+
+    rows = report(found)
+    if not rows:
+        print("none of these attacks applies to these files")
+        return
+    table = Table(*rows[0], title="95 % confidence intervals in brackets")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console().print(table)

@@ -1,0 +1,346 @@
+"""Playing the attacker on contributions, sums, deltas and masked sums: who holds which fact?
+
+The attacker has the model, the round file and a list of candidate facts. Attacks:
+
+- ``span``: a member's key lies in the span of the keys that were sent (of a delta: ``A0^-1 k`` in
+  its row space, where the covariance is at hand);
+- ``residual``: the residual that the statistics give the candidate's key is the one that its target
+  asks for; the attacker finds targets as the parties do;
+- ``subject``: as ``span``, of the bare subject, for an attacker who does not know the prompt: a
+  search over subjects in a delta's row space (after KSTER, arXiv 2602.10134);
+- ``behaviour``: the edited model gives the candidate's object more probability than the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collabedit.algebra import Prior
+from collabedit.editing.keys import Measurement, measure
+from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.errors import InputError, RoundError
+from collabedit.evaluation import score
+from collabedit.files import tensor_metadata
+from collabedit.messages import Contribution, Delta, MaskedSum, RoundConfig
+from collabedit.models import LanguageModel
+from collabedit.privacy.audit import (
+    Curve,
+    curve_of,
+    residual_match,
+    span_energy,
+    verdict,
+    weighted_energy,
+)
+from collabedit.requests import EditRequest
+from collabedit.rounds import Ledger
+
+__all__ = ["ATTACKS", "Audit", "Candidates", "Finding", "Sent", "load_sent", "report"]
+
+ATTACKS = ("span", "residual", "subject", "behaviour")
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What the attacker holds of one file, by weight name.
+
+    Attributes:
+        name: of the file.
+        kind: ``contribution``, ``sum``, ``delta`` or ``masked``.
+        keys: columns ``[d_in, r]`` that span what it tells of keys.
+        residuals: ``[d_out, r]`` beside them, where it has any.
+        delta: of a delta.
+    """
+
+    name: str
+    kind: str
+    keys: Mapping[str, Tensor]
+    residuals: Mapping[str, Tensor]
+    delta: Delta | None = None
+
+    @classmethod
+    def of_contribution(cls, name: str, sent: Contribution) -> Sent:
+        """A party's plain contribution."""
+        factors = sent.statistics
+        return cls(
+            name,
+            "contribution",
+            {weight: each.keys for weight, each in factors.items()},
+            {weight: each.residuals for weight, each in factors.items()},
+        )
+
+    @classmethod
+    def of_delta(cls, name: str, delta: Delta) -> Sent:
+        """What a round came to."""
+        rows = {weight: change.right.T for weight, change in delta.changes.items()}
+        return cls(name, "delta", rows, {}, delta)
+
+    @classmethod
+    def of_masked(cls, name: str, sent: MaskedSum, config: RoundConfig) -> Sent:
+        """A party's masked sum, read as if it were not masked."""
+        from collabedit.algebra.sketch import OVERSAMPLING
+        from collabedit.privacy.secure import secure_of
+        from collabedit.privacy.secure.fixed_point import decode
+
+        secure = secure_of(config)
+        values = torch.from_numpy(decode(sent.masked.numpy().view("uint64"), secure.fraction_bits))
+        width = secure.max_edits + OVERSAMPLING
+        if secure.form == "dense":
+            raise InputError(f"{name}: masked sums are audited in the sketched form only")
+        each = (config.d_in + config.d_out) * width
+        layers = (len(values) - 1) // each
+        parts = values[:-1].view(layers, -1, width)[:, : config.d_in]
+        return cls(name, "masked", dict(zip(config.weight_names, parts, strict=False)), {})
+
+
+def load_sent(path: Path, config: RoundConfig) -> Sent:
+    """Read a file of any kind that a round sends or keeps.
+
+    Raises:
+        InputError: when it is of no such kind.
+    """
+    kind = tensor_metadata(path, "file").get("format")
+    if kind in ("collabedit.contribution", "collabedit.update"):
+        return Sent.of_contribution(str(path), Contribution.load(path))
+    if kind == "collabedit.delta":
+        delta = Delta.load(path)
+        delta.check_round(config)
+        return Sent.of_delta(str(path), delta)
+    if kind == "collabedit.ledger":
+        return Sent(str(path), "sum", Ledger.load(path).keys, {})
+    if kind == "collabedit.masked-sum":
+        return Sent.of_masked(str(path), MaskedSum.load(path), config)
+    raise InputError(f"{path}: nothing to audit; give contributions, ledgers, deltas, masked sums")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What an attacker computes of candidate facts on the model that everybody has.
+
+    Attributes:
+        model: the unedited model.
+        requests: the candidates.
+        config: the round.
+        priors: by weight name, where the covariance is at hand.
+    """
+
+    model: LanguageModel
+    requests: Sequence[EditRequest]
+    config: RoundConfig
+    priors: Mapping[str, Prior]
+
+    @cached_property
+    def _measured(self) -> Measurement:
+        return self._measure(self.requests)
+
+    @cached_property
+    def _of_subjects(self) -> Measurement:
+        return self._measure([replace(each, prompt="{}") for each in self.requests])
+
+    def _measure(self, requests: Sequence[EditRequest]) -> Measurement:
+        config = self.config
+        return measure(self.model, requests, config.contexts, config.layers, config.layers[-1])
+
+    def keys(self, weight: str, *, subjects: bool = False) -> Tensor:
+        """Keys ``[d_in, n]``, of the bare subjects or of the whole prompts."""
+        measured = self._of_subjects if subjects else self._measured
+        return measured.keys[self.config.layers[self.config.weight_names.index(weight)]]
+
+    @cached_property
+    def residuals(self) -> Tensor:
+        """``z - h [d_out, n]``, with targets as the parties find them."""
+        targets = optimise_targets(
+            self.model,
+            self.requests,
+            self.config.contexts,
+            self.config.hyperparameters,
+            cache=TargetCache(),
+        )
+        return targets.double() - self._measured.hidden
+
+    @cached_property
+    def _likelihoods(self) -> Tensor:
+        return self._score()
+
+    def _score(self) -> Tensor:
+        pairs = [(each.text, each.target_new) for each in self.requests]
+        return torch.tensor([-found.nll for found in score(self.model, pairs)])
+
+    def rise(self, delta: Delta) -> Tensor:
+        """How much a delta raises the mean log-likelihood of each object, ``[n]``."""
+        delta.require_complete()
+        with self.model.edited(delta.changes):
+            after = self._score()
+        return after - self._likelihoods
+
+    def attacked(self, attack: str, sent: Sent) -> Tensor | None:
+        """The scores of an attack on what was sent, ``[n]``; ``None`` where it does not apply."""
+        if attack == "behaviour":
+            return None if sent.delta is None else self.rise(sent.delta)
+        if attack == "residual":
+            return self._residual_scores(sent) if sent.residuals else None
+        subjects = attack == "subject"
+        energies = [
+            self._energy(sent, weight, self.keys(weight, subjects=subjects)) for weight in sent.keys
+        ]
+        return torch.stack(energies).mean(0)
+
+    def _energy(self, sent: Sent, weight: str, keys: Tensor) -> Tensor:
+        columns, prior = sent.keys[weight], self.priors.get(weight)
+        if sent.kind == "masked":
+            return weighted_energy(columns, keys)
+        if prior is None:
+            return span_energy(columns, keys)
+        whitened = prior.whiten(keys)
+        if sent.kind == "delta":
+            return span_energy(columns, prior.unwhiten(whitened))
+        return span_energy(prior.whiten(columns), whitened)
+
+    def _residual_scores(self, sent: Sent) -> Tensor:
+        scores = [
+            residual_match(columns, sent.residuals[weight], self.keys(weight), self.residuals)
+            for weight, columns in sent.keys.items()
+        ]
+        return torch.stack(scores).mean(0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one attack does.
+
+    Attributes:
+        attack: its name.
+        question: ``membership`` (is the fact in this file, or in any of these files?) or
+            ``attribution`` (which of the files holds it?).
+        source: the files.
+        curve: the measures.
+        verdict: in words.
+    """
+
+    attack: str
+    question: str
+    source: str
+    curve: Curve
+    verdict: str
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+class Audit:
+    """Attacks on some files, where it is known who holds which candidate.
+
+    Args:
+        candidates: the facts that the attacker tries.
+        members: for each file the places of the candidates that its party holds.
+    """
+
+    def __init__(self, candidates: Candidates, members: Sequence[set[int]]) -> None:
+        self.candidates, self._members = candidates, [frozenset(each) for each in members]
+        everyone = frozenset().union(*self._members)
+        if not everyone or len(everyone) == len(candidates.requests):
+            raise InputError(
+                "an audit needs candidates that are members and candidates that are not"
+            )
+        self._others = [i for i in range(len(candidates.requests)) if i not in everyone]
+        self._everyone = sorted(everyone)
+
+    def run(self, sent: Sequence[Sent], attacks: Sequence[str]) -> list[Finding]:
+        """All attacks on all files.
+
+        Args:
+            sent: the files; of one owner each.
+            attacks: names of them.
+
+        Raises:
+            RoundError: when a delta is unfinished.
+        """
+        findings = []
+        for attack in attacks:
+            scores = {each.name: self.candidates.attacked(attack, each) for each in sent}
+            applied = {name: found for name, found in scores.items() if found is not None}
+            for each, own in zip(sent, self._members, strict=True):
+                if each.name in applied:
+                    findings.append(self._membership(attack, each, applied[each.name], own))
+            if len(applied) == len(sent) > 1:
+                findings.append(self._attribution(attack, sent, list(applied.values())))
+        return findings
+
+    def _membership(self, attack: str, sent: Sent, scores: Tensor, own: frozenset[int]) -> Finding:
+        curve = curve_of(_at(scores, sorted(own)), _at(scores, self._others))
+        source = f"{sent.kind} {sent.name}"
+        return Finding(attack, "membership", source, curve, verdict(curve.auc))
+
+    def _attribution(self, attack: str, sent: Sequence[Sent], scores: list[Tensor]) -> Finding:
+        """Among members only: does a party's own fact score higher there than another party's?"""
+        ours: list[float] = []
+        theirs: list[float] = []
+        for found, own in zip(scores, self._members, strict=True):
+            ours += _at(found, sorted(own))
+            theirs += _at(found, [place for place in self._everyone if place not in own])
+        curve = curve_of(ours, theirs)
+        source = f"{sent[0].kind} of {len(sent)} parties"
+        return Finding(attack, "attribution", source, curve, verdict(curve.auc))
+
+
+def _at(scores: Tensor, places: Sequence[int]) -> list[float]:
+    return [float(scores[place]) for place in places]
+
+
+def report(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Rows of a table: one a finding."""
+    rows = []
+    for found in findings:
+        curve = found.curve
+        rows.append(
+            {
+                "attack": found.attack,
+                "question": found.question,
+                "on": found.source,
+                "members / others": f"{curve.members} / {curve.others}",
+                "AUC": _shown(curve.auc),
+                "TPR at 1 % FPR": _shown(curve.tpr[0.01]),
+                "TPR at 0.1 % FPR": _shown(curve.tpr[0.001]),
+                "verdict": found.verdict,
+            }
+        )
+    return rows
+
+
+def _shown(interval: Any) -> str:
+    return f"{interval.value:.2f} ({interval.low:.2f}-{interval.high:.2f})"
+
+
+def same_relations(candidates: Sequence[EditRequest], members: Sequence[set[int]]) -> list[int]:
+    """Places of the members, and of the candidates that ask for the same relations as they do."""
+    everyone = set().union(*members)
+    relations = {candidates[place].relation_id for place in everyone}
+    return [
+        place
+        for place, each in enumerate(candidates)
+        if place in everyone or each.relation_id in relations
+    ]
+
+
+def places_of(candidates: Sequence[EditRequest], held: Sequence[EditRequest]) -> set[int]:
+    """Where facts stand among the candidates.
+
+    Raises:
+        RoundError: when one does not.
+    """
+    known = {_identity(each): place for place, each in enumerate(candidates)}
+    missing = [each.case_id for each in held if _identity(each) not in known]
+    if missing:
+        raise RoundError(f"members must be among the candidates; case {missing[0]} is not")
+    return {known[_identity(each)] for each in held}
+
+
+def _identity(request: EditRequest) -> tuple[str, str, str]:
+    return request.prompt, request.subject, request.target_new

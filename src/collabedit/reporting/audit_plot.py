@@ -1,0 +1,60 @@
+"""ROC curves of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from collabedit.errors import MissingExtraError
+from collabedit.files import atomic_path
+from collabedit.privacy.audit import Curve
+
+__all__ = ["Plotted", "save_roc"]
+
+
+class Plotted(Protocol):
+    """What is drawn of a finding."""
+
+    @property
+    def attack(self) -> str:
+        """Its name."""
+
+    @property
+    def question(self) -> str:
+        """What it asks."""
+
+    @property
+    def source(self) -> str:
+        """What it is on."""
+
+    @property
+    def curve(self) -> Curve:
+        """How it does."""
+
+
+def save_roc(findings: Sequence[Plotted], path: Path) -> None:
+    """Draw the curves as a PNG, false positives on a logarithmic scale.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "plot", "a plot")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    for found in findings:
+        label = f"{found.attack}, {found.question}, {found.source}"
+        curve = found.curve
+        axes.step(curve.false_positives, curve.true_positives, where="post", label=label)
+    axes.plot([1e-3, 1], [1e-3, 1], color="grey", linestyle=":", label="guessing")
+    axes.set_xscale("symlog", linthresh=1e-3)
+    axes.set_xlabel("false-positive rate")
+    axes.set_ylabel("true-positive rate")
+    figure.legend(loc="outside lower center", fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    path.chmod(0o644)

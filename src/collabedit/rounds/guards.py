@@ -1,0 +1,53 @@
+"""What a coordinator that sees contributions can notice about them, by name."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+
+from collabedit.messages import Contribution
+
+__all__ = ["outliers"]
+
+#: How many times as large, or as small, as the parties' median is out of line. Root mean squares of
+#: keys and residuals per edit differ by less than 3 between honest parties of a model.
+_FACTOR = 10.0
+#: With fewer parties there is no majority to be out of line with.
+_LEAST = 3
+
+
+def outliers(contributions: Mapping[str, Contribution]) -> dict[str, str]:
+    """Parties whose statistics are far larger or smaller, per edit, than the median party's.
+
+    The median is not moved by fewer than half of the parties. Wrong facts of the usual size are not
+    seen, and nothing can be under secure aggregation.
+
+    Args:
+        contributions: of one exchange, by party.
+
+    Returns:
+        One line a party that is out of line, by party.
+    """
+    found: dict[str, str] = {}
+    if len(contributions) < _LEAST:
+        return found
+    names = next(iter(contributions.values())).statistics
+    for name in names:
+        for what in ("keys", "residuals"):
+            sizes = {party: _size(sent, name, what) for party, sent in contributions.items()}
+            median = statistics.median(sizes.values())
+            for party, size in sizes.items():
+                ratio = size / median if median > 0 else math.inf
+                if not 1 / _FACTOR < ratio < _FACTOR:
+                    line = (
+                        f"{name}: its {what} are {ratio:.3g} times as large as the median party's"
+                    )
+                    found.setdefault(party, line)
+    return found
+
+
+def _size(sent: Contribution, name: str, what: str) -> float:
+    """Root mean square of the norms of a party's keys or residuals."""
+    factor = getattr(sent.statistics[name], what)
+    return float(factor.norm()) / sent.metadata.edits**0.5
