@@ -147,8 +147,11 @@ def test_a_certificate_of_another_authority_is_refused(deployed: Deployment, pla
     root = ours.folder / "startup" / "rootCA.pem"
     assert handshake(ours.target, root, root.parent).startswith(b"HTTP/1.1")
     for own in (forged, None):
-        with pytest.raises(ssl.SSLError, match=r"(?i)unknown.ca|certificate.required|alert"):
-            handshake(ours.target, root, own)
+        try:
+            said = handshake(ours.target, root, own)
+        except (ssl.SSLError, ConnectionError):  # whether the refusal arrives depends on timing
+            said = b""
+        assert said == b""
     with pytest.raises(ssl.SSLCertVerificationError):  # and the party would not trust the server
         handshake(ours.target, forged / "rootCA.pem", forged)
 
