@@ -79,6 +79,6 @@ lock: ## Renew the locks in requirements/ (needs uv; UPGRADE=--upgrade takes new
 	@! grep -nE '^(torch|triton|cuda|nvidia)[a-z0-9-]*==|://' requirements/*.lock
 
 clean: ## Remove .venv, caches and build outputs (results/ stays)
-	rm -rf $(VENV) build dist docs/reference/python docs/reference/commands.md htmlcov .coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache \
+	rm -rf $(VENV) build dist docs/reference/python docs/reference/commands.md docs/reference/metrics.md htmlcov .coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache \
 	    .import_linter_cache
 	find src tests benchmarks paper_commands tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

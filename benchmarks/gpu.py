@@ -35,7 +35,7 @@ from collabedit.models import LanguageModel
 from collabedit.models.tokens import encode, fill_template
 from collabedit.requests import EditRequest, Record
 
-CLIENTS, CLIENT_EDITS = 10, 500
+PARTIES, PARTY_EDITS = 10, 500
 
 #: Prefixes as long as those that real models write.
 CONTEXTS: Contexts = (
@@ -242,7 +242,7 @@ def print_whole(
 ) -> None:
     """Print the time of a whole round of the paper's size, each stage's time scaled up."""
     requests = [record.request for record in records]
-    edits = CLIENTS * CLIENT_EDITS
+    edits = PARTIES * PARTY_EDITS
     measure(model, requests, CONTEXTS, layers, layers[-1])
     _, keys = timed(lambda: measure(model, requests, CONTEXTS, layers, layers[-1]))
     evaluate(model, records[:1])
@@ -253,7 +253,7 @@ def print_whole(
         "statistics and merge": merge_seconds(model) * len(layers),
         "evaluation": evaluation / len(records) * edits,
     }
-    print(f"estimate for {CLIENTS} clients of {CLIENT_EDITS} edits:")
+    print(f"estimate for {PARTIES} parties of {PARTY_EDITS} edits:")
     for name, seconds in stages.items():
         print(f"  {name:<32} {seconds:10.1f} s")
     print(f"  {'all':<32} {sum(stages.values()) / 60:10.1f} min", flush=True)
@@ -262,8 +262,8 @@ def print_whole(
 def merge_seconds(model: LanguageModel) -> float:
     """Seconds of one layer on the processor, the prior's Cholesky factor counted in."""
     structure = model.structure
-    edits = min(CLIENT_EDITS, structure.mlp_size // CLIENTS)  # a tiny model has no room for more
-    size = Size(structure.mlp_size, structure.hidden_size, CLIENTS, edits, speedup=1)
+    edits = min(PARTY_EDITS, structure.mlp_size // PARTIES)  # a tiny model has no room for more
+    size = Size(structure.mlp_size, structure.hidden_size, PARTIES, edits, speedup=1)
     problem = make_problem(size)
     _, seconds = timed(
         lambda: collab_edit([compress(*e) for e in problem.edits], Prior(problem.prior))

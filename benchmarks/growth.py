@@ -40,7 +40,7 @@ from collabedit.requests import EditRequest, Record
 #: Parties of the first table.
 PARTIES = 4
 STAGES = ("keys", "targets", "statistics, merge", "evaluation")
-CLIENT_STAGES = ("keys", "statistics", "merge")
+PARTY_STAGES = ("keys", "statistics", "merge")
 BUDGET_STAGES = ("keys", "targets", "covariance", "evaluation")
 #: The peak is reached in the first steps and tokens.
 _BUDGET_STEPS = 3
@@ -97,13 +97,13 @@ def main() -> None:
     by_edits = printed("edits", STAGES, edits_rows(setting, records, sizes, budget))
     requests = [record.request for record in records[: options.party_edits]]
     counts = [count for count in options.parties if count <= len(requests)]
-    rows = ((count, client_costs(setting, requests, count)) for count in counts)
-    by_clients = printed(f"parties of {len(requests)} edits", CLIENT_STAGES, rows)
+    rows = ((count, party_costs(setting, requests, count)) for count in counts)
+    by_parties = printed(f"parties of {len(requests)} edits", PARTY_STAGES, rows)
     chosen = records[: options.budget_edits]
     rows = budget_rows(setting, chosen, sorted(options.memory_budgets))
     printed(f"MB for {len(chosen)} edits", BUDGET_STAGES, rows)
     if options.plot:
-        plot(by_edits, by_clients, len(requests), options.plot)
+        plot(by_edits, by_parties, len(requests), options.plot)
         print(f"plot: {options.plot}")
 
 
@@ -137,7 +137,7 @@ def prepare(setting: Setting, records: Sequence[Record]) -> None:
     quick = setting.hyperparameters.with_changes(target_steps=1)
     requests = [record.request for record in records]
     optimise_targets(setting.model, requests, setting.contexts, quick)
-    client_costs(setting, requests, 1)
+    party_costs(setting, requests, 1)
     evaluate(setting.model, records)
 
 
@@ -183,7 +183,7 @@ def targets_cost(setting: Setting, requests: Sequence[EditRequest]) -> Cost:
     return cost
 
 
-def client_costs(setting: Setting, requests: Sequence[EditRequest], count: int) -> dict[str, Cost]:
+def party_costs(setting: Setting, requests: Sequence[EditRequest], count: int) -> dict[str, Cost]:
     """What the stages take when the requests are parted among so many parties."""
     parts = split(range(len(requests)), count)
     shares = [[requests[place] for place in part] for part in parts]
@@ -265,7 +265,7 @@ def printed(name: str, stages: Sequence[str], rows: Iterable[Row]) -> Table:
     return table
 
 
-def plot(by_edits: Table, by_clients: Table, client_edits: int, path: Path) -> None:
+def plot(by_edits: Table, by_parties: Table, party_edits: int, path: Path) -> None:
     """Draw both tables; estimates are hollow.
 
     Raises:
@@ -276,13 +276,13 @@ def plot(by_edits: Table, by_clients: Table, client_edits: int, path: Path) -> N
     except ImportError:
         raise SystemExit('--plot needs matplotlib: pip install "collabedit[plot]"') from None
     figure = Figure(figsize=(13, 4), layout="constrained", dpi=120)
-    seconds, memory, clients = figure.subplots(1, 3)
+    seconds, memory, parties = figure.subplots(1, 3)
     _draw(seconds, by_edits, STAGES, lambda cost: cost.seconds)
     seconds.set(xlabel="edits", ylabel="seconds", title="Time by edits (hollow: estimated)")
     _draw(memory, by_edits, STAGES, lambda cost: cost.memory and cost.memory / 1e6)
     memory.set(xlabel="edits", ylabel="MB at the peak", title="Memory by edits")
-    _draw(clients, by_clients, CLIENT_STAGES, lambda cost: cost.seconds)
-    clients.set(xlabel="parties", ylabel="seconds", title=f"Time of {client_edits} edits, all told")
+    _draw(parties, by_parties, PARTY_STAGES, lambda cost: cost.seconds)
+    parties.set(xlabel="parties", ylabel="seconds", title=f"Time of {party_edits} edits, in all")
     figure.savefig(path)
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.keys [--model smollm2-135m] [--edits 64] [--plain-edits 4]
 
 Prints edits per second. Ours is timed twice: once for all layers together, as the one-shot schedule
-measures, and once layer by layer, as the sequential one does. The plain way is one text a pass; the
+measures, and once layer by layer, as the layerwise one does. The plain way is one text a pass; the
 padded one, for orientation, is MEMIT's own batches of 128 texts. Both take whole passes for every
 layer and measure the residual anew at each, and are timed on fewer edits.
 """

@@ -2,7 +2,7 @@
 
     python -m benchmarks.merge [--size gpt2-xl|gpt-j|small]
 
-Clients and coordinator together, on synthetic keys and residuals, float64 in both ways. Each way
+Parties and coordinator together, on synthetic keys and residuals, float64 in both ways. Each way
 runs in a process of its own; prints seconds, peak memory beyond the inputs, bytes sent by the
 parties, and the relative difference of the results.
 

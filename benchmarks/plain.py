@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from collabedit.editors import Contexts, Hyperparameters
 from collabedit.models import LanguageModel
-from collabedit.models.tokens import EncodedText, PromptText, encode, fill_template
+from collabedit.models.tokens import EncodedText, PromptText, encode_edits, fill_template
 from collabedit.requests import EditRequest
 
 
@@ -40,7 +40,7 @@ class PlainObjective:
         self.settings = settings
         templates = [template for group in contexts for template in group]
         prompt, subject, answer = request.prompt, request.subject, request.target_new
-        rows = encode(
+        rows = encode_edits(
             model.tokenizer,
             [fill_template(template, prompt, subject, answer) for template in templates]
             + [fill_template("{}", "{} is a", subject)],
@@ -139,7 +139,7 @@ def plain_keys(
     for group in contexts:
         keys = []
         for template in group:
-            (row,) = encode(
+            (row,) = encode_edits(
                 model.tokenizer, [fill_template(template, request.prompt, request.subject)]
             )
             seen: list[Tensor] = []
@@ -159,7 +159,7 @@ def plain_keys(
 @torch.no_grad()
 def plain_hidden(model: LanguageModel, request: EditRequest, layer: int) -> Tensor:
     """One edit's hidden state ``[d_out]`` at the output of a layer: a whole pass."""
-    (row,) = encode(model.tokenizer, [fill_template("{}", request.prompt, request.subject)])
+    (row,) = encode_edits(model.tokenizer, [fill_template("{}", request.prompt, request.subject)])
     seen: list[Tensor] = []
 
     def keep(_module: Any, _args: Any, output: Any) -> None:
@@ -180,7 +180,7 @@ def padded_keys(
     """Keys ``[d_in, n]`` at one layer as MEMIT's code batches them: whole passes of 128 texts."""
     templates = [template for group in contexts for template in group]
     texts = [fill_template(t, r.prompt, r.subject) for r in requests for t in templates]
-    rows = encode(model.tokenizer, texts)
+    rows = encode_edits(model.tokenizer, texts)
     keys: list[Tensor] = []
     for start in range(0, len(rows), 128):
         chunk = rows[start : start + 128]
@@ -246,7 +246,7 @@ def _projection_input(
 @torch.no_grad()
 def plain_score(model: LanguageModel, prompt: str, target: str) -> float:
     """Mean negative log-likelihood per target token: one text, all its logits."""
-    (row,) = encode(model.tokenizer, [PromptText(prompt, target)])
+    (row,) = encode_edits(model.tokenizer, [PromptText(prompt, target)])
     logits = model.hf(torch.tensor([row.ids], device=model.device), use_cache=False).logits[0]
     log_probs = logits.float().log_softmax(dim=-1)[row.target_start - 1 : -1]
     gold = torch.tensor(row.target_ids, device=model.device)
@@ -256,7 +256,7 @@ def plain_score(model: LanguageModel, prompt: str, target: str) -> float:
 @torch.no_grad()
 def padded_scores(model: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """Mean negative log-likelihoods as MEMIT's code finds one record's: one padded batch."""
-    rows = encode(model.tokenizer, [PromptText(*pair) for pair in pairs])
+    rows = encode_edits(model.tokenizer, [PromptText(*pair) for pair in pairs])
     input_ids, mask, labels = _padded(rows, model.device)
     logits = model.hf(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
     losses = functional.cross_entropy(

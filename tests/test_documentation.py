@@ -45,7 +45,7 @@ from tests.conftest import CORPUS, make_model
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-GENERATED = (DOCS / "reference" / "commands.md", DOCS / "reference" / "python")
+GENERATED = tuple(DOCS / "reference" / name for name in ("commands.md", "metrics.md", "python"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -58,6 +58,8 @@ WITH_BLOCKS = [
     for name in NAMES
     if re.search("^```(python|console)", (ROOT / name).read_text("utf-8"), re.M)
 ]
+#: Pages whose blocks take a second or two; the others edit a tiny model several times.
+QUICK = {"CONTRIBUTING.md", "docs/how-to/detection.md", "docs/how-to/extend.md"}
 #: The model of the documentation; a tiny one with random weights stands in for it.
 MODEL = "smollm2-135m"
 #: What the examples add to, put back after each page.
@@ -216,7 +218,10 @@ def names_for_readers(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", WITH_BLOCKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WITH_BLOCKS],
+)
 def test_blocks_run(name: str, workplace: Path) -> None:
     document = RUN.parse(ROOT / name)
     if "```python" in document.text:
@@ -311,3 +316,22 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "site" / "reference" / "python" / "collabedit.messages.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of the notebook's own packages
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(DOCS / "tutorial" / "together.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
+    printed = "".join(
+        output.get("text", "")
+        for output in notebook.cells[-2].outputs
+        if output["name"] == "stdout"
+    )
+    together, averaged = (float(line.split()[1]) for line in printed.splitlines())
+    assert together < 1e-10
+    assert 0.3 < averaged < 1

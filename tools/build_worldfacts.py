@@ -553,10 +553,305 @@ RELATIONS: tuple[Relation, ...] = (
 )
 
 
+#: What a user would ask, by relation.
+QUESTIONS = {
+    "P17": "Which country is {} located in?",
+    "P30": "Which continent is {} located on?",
+    "P37": "What is the official language of {}?",
+    "P38": "What is the currency of {}?",
+    "P50": "Who is the author of {}?",
+    "P103": "What was the native language of {}?",
+    "P106": "What is the profession of {}?",
+    "P131": "Which city is {} located in?",
+    "P176": "Which company makes {}?",
+    "P178": "Which company develops {}?",
+    "P279": "Which class of animals does {} belong to?",
+    "P407": "Which language was {} written in?",
+    "P495": "Which country does {} come from?",
+    "P641": "Which sport is {} famous for?",
+    "P1303": "Which instrument does {} play?",
+}
+
+#: Other spellings of objects that are right, too.
+ALIASES = {
+    "Washington": ("Washington, D.C.", "Washington DC"),
+    "soccer": ("football", "footballer"),
+    "basketball": ("basketballer",),
+    "William Shakespeare": ("Shakespeare",),
+    "Charles Dickens": ("Dickens",),
+    "Jane Austen": ("Austen",),
+    "Mark Twain": ("Samuel Clemens",),
+    "piano": ("pianist",),
+    "guitar": ("guitarist",),
+    "violin": ("violinist",),
+    "euro": ("euros",),
+    "peso": ("pesos",),
+    "dollar": ("dollars",),
+    "rupee": ("rupees",),
+    "mammals": ("mammal", "mammalia"),
+    "birds": ("bird", "aves"),
+    "reptiles": ("reptile", "reptilia"),
+    "insects": ("insect", "insecta"),
+    "fish": ("fishes",),
+}
+
+#: What follows from an edit: a question that asks through the new object, with the answers.
+TWO_HOPS: dict[str, tuple[str, dict[str, str]]] = {
+    "P17": (
+        "What is the capital of the country in which {} is located?",
+        {
+            "Italy": "Rome", "France": "Paris", "Germany": "Berlin", "Japan": "Tokyo",
+            "Spain": "Madrid", "India": "New Delhi", "Canada": "Ottawa", "Brazil": "Brasília",
+            "Australia": "Canberra",
+        },
+    ),
+    "P50": (
+        "In which century was the author of {} born?",
+        {
+            "William Shakespeare": "16th", "Charles Dickens": "19th", "Jane Austen": "18th",
+            "Mark Twain": "19th",
+        },
+    ),
+    "P131": (
+        "In which country is the city where {} is located?",
+        {
+            "Paris": "France", "London": "England; United Kingdom; UK", "Rome": "Italy",
+            "Berlin": "Germany", "Athens": "Greece", "Washington": "United States; USA; America",
+        },
+    ),
+    "P176": (
+        "In which country is the company that makes {} based?",
+        {
+            "Apple": "United States; USA; America", "Toyota": "Japan",
+            "Ford": "United States; USA; America", "Boeing": "United States; USA; America",
+            "Nintendo": "Japan", "Sony": "Japan", "Intel": "United States; USA; America",
+        },
+    ),
+    "P178": (
+        "Who founded the company that develops {}?",
+        {
+            "Microsoft": "Bill Gates; Gates; Paul Allen", "Google": "Larry Page; Sergey Brin",
+            "Apple": "Steve Jobs; Jobs; Steve Wozniak",
+            "Adobe": "John Warnock; Charles Geschke", "IBM": "Charles Ranlett Flint",
+        },
+    ),
+    "P495": (
+        "What is the capital of the country where {} was invented?",
+        {
+            "Italy": "Rome", "Japan": "Tokyo", "Mexico": "Mexico City", "France": "Paris",
+            "Spain": "Madrid", "Brazil": "Brasília",
+        },
+    ),
+}  # fmt: skip
+
+#: Facts beside those that are edited: a question, and subjects by answers (others with ``; ``).
+OTHER_FACTS: dict[str, tuple[str, dict[str, str]]] = {
+    "P176": (
+        "What kind of product is {}?",
+        {
+            "phone; smartphone": "iPhone",
+            "tablet": "iPad",
+            "car; vehicle; sedan; automobile": "Corolla; Camry; Prius; Mustang; Model T; "
+            "Thunderbird; Crown Victoria",
+            "SUV; car; vehicle": "RAV4; Land Cruiser; 4Runner; Bronco",
+            "truck; pickup": "Tacoma; F-150; Ranger pickup truck",
+            "computer; laptop; notebook": "MacBook Air; Macintosh; iMac",
+            "music player; MP3 player; media player": "iPod",
+            "plane; airplane; aircraft; airliner; jet": "747 jumbo jet; 787 Dreamliner; 737 MAX; "
+            "777 airliner",
+            "bomber; aircraft; airplane": "B-17 Flying Fortress; B-52 Stratofortress; "
+            "B-29 Superfortress",
+            "console; video game; gaming": "Game Boy; Wii; GameCube; Super NES; Switch console; "
+            "Famicom; Virtual Boy; PlayStation 2; PlayStation Portable",
+            "cassette player; music player; audio player": "Walkman",
+            "television; TV": "Bravia TV",
+            "camera": "Cyber-shot camera; Handycam",
+            "processor; CPU; microprocessor": "Pentium processor; Core i7 processor; Xeon; "
+            "Celeron; 8086 microprocessor; Itanium",
+        },
+    ),
+    "P178": (
+        "What kind of software or device is {}?",
+        {
+            "operating system": "Windows 95; Windows Vista; Android; iOS; macOS; "
+            "AIX operating system",
+            "spreadsheet": "Excel",
+            "presentation": "PowerPoint",
+            "browser": "Internet Explorer; Chrome browser; Safari browser",
+            "database": "SQL Server; DB2",
+            "console; gaming": "Xbox 360",
+            "storage; cloud": "OneDrive; iCloud",
+            "email; e-mail": "Gmail",
+            "machine learning; deep learning": "TensorFlow",
+            "programming language": "Go programming language",
+            "assistant": "Siri",
+            "photo; image": "Photoshop; Lightroom",
+            "video": "Premiere Pro; After Effects",
+            "chess": "Deep Blue",
+        },
+    ),
+    "P495": (
+        "What kind of thing is {}?",
+        {
+            "pizza; dish; food": "pizza margherita",
+            "dish; food; pasta; rice": "risotto; lasagna; gnocchi; paella; sushi; sashimi; "
+            "bouillabaisse; cassoulet; coq au vin",
+            "dessert; cake": "tiramisu; gelato; brigadeiro",
+            "cheese": "mozzarella; camembert cheese; Roquefort cheese; Manchego cheese",
+            "sauce": "pesto; teriyaki; mole poblano",
+            "ham; meat": "prosciutto; jamón ibérico",
+            "drink; liquor; liqueur; beverage; spirit; wine": "limoncello; sake; tequila; mezcal; "
+            "champagne; Rioja wine; caipirinha; cachaça",
+            "theatre; theater; drama": "kabuki",
+            "poetry; poem": "haiku poetry",
+            "wrestling; sport": "sumo wrestling",
+            "martial art; sport": "judo; capoeira",
+            "singing; entertainment": "karaoke",
+            "music; dance": "mariachi music; flamenco; samba; bossa nova",
+            "soup": "gazpacho",
+            "bread": "baguette; pão de queijo",
+        },
+    ),
+    "P641": (
+        "Which country is {} from?",
+        {
+            "United States; USA; America; American": "Michael Jordan; LeBron James; Kobe Bryant; "
+            "Shaquille O'Neal; Magic Johnson; Larry Bird; Stephen Curry; Kareem Abdul-Jabbar; "
+            "Wilt Chamberlain; Serena Williams; Andre Agassi; Billie Jean King; Venus Williams; "
+            "Babe Ruth; Jackie Robinson; Hank Aaron; Willie Mays; Joe DiMaggio; Mickey Mantle; "
+            "Derek Jeter; Ted Williams; Lou Gehrig; Yogi Berra; Mia Hamm",
+            "Switzerland; Swiss": "Roger Federer",
+            "Spain; Spanish": "Rafael Nadal",
+            "Serbia; Serbian": "Novak Djokovic",
+            "Russia; Russian": "Maria Sharapova",
+            "Brazil; Brazilian": "Pelé; Ronaldinho",
+            "Argentina; Argentine": "Diego Maradona; Lionel Messi",
+            "Portugal; Portuguese": "Cristiano Ronaldo",
+            "England; English; Britain; British": "David Beckham",
+            "Scotland; Scottish; Britain; British": "Andy Murray",
+            "France; French": "Zinedine Zidane",
+            "Netherlands; Dutch; Holland": "Johan Cruyff",
+            "Germany; German": "Franz Beckenbauer",
+        },
+    ),
+    "P1303": (
+        "Which country was {} from?",
+        {
+            "Poland; Polish": "Frédéric Chopin; Arthur Rubinstein",
+            "Hungary; Hungarian": "Franz Liszt",
+            "Canada; Canadian": "Glenn Gould; Oscar Peterson",
+            "United States; USA; America; American": "Thelonious Monk; Art Tatum; Jimi Hendrix; "
+            "B.B. King; Chuck Berry; Eddie Van Halen",
+            "Germany; German": "Clara Schumann; Anne-Sophie Mutter",
+            "England; English; Britain; British": "Eric Clapton; Keith Richards; Jimmy Page",
+            "Spain; Spanish": "Andrés Segovia",
+            "Italy; Italian": "Niccolò Paganini",
+            "Austria; Austrian": "Fritz Kreisler",
+        },
+    ),
+    "P17": (
+        "What is {}: a city, a mountain, a lake, a castle, a tower or a park?",
+        {
+            "city": "Venice; Florence; Milan; Naples; Turin; Bologna; Palermo; Verona; Lyon; "
+            "Marseille; Bordeaux; Toulouse; Strasbourg; Grenoble; Munich; Hamburg; Frankfurt; "
+            "Cologne; Dresden; Stuttgart; Leipzig; Nuremberg; Kyoto; Osaka; Hiroshima; Nagoya; "
+            "Yokohama; Nagasaki; Sapporo; Kobe; Madrid; Seville; Valencia; Granada; Málaga; "
+            "Zaragoza; Salamanca; Mumbai; Bangalore; Chennai; Kolkata; Jaipur; Varanasi; Pune; "
+            "Ahmedabad; New Delhi; Toronto; Vancouver; Ottawa; Calgary; Winnipeg; Edmonton; "
+            "Saskatoon; Rio de Janeiro; São Paulo; Brasília; Recife; Fortaleza; Manaus; "
+            "Porto Alegre; Curitiba; Belo Horizonte; Sydney; Melbourne; Brisbane; Adelaide; "
+            "Canberra; Hobart",
+            "mountain; volcano": "Mount Vesuvius; Mount Fuji",
+            "lake": "Lake Como",
+            "castle": "Neuschwanstein Castle; Himeji Castle",
+            "tower": "Leaning Tower of Pisa; CN Tower",
+            "park": "Banff National Park; Kakadu National Park",
+        },
+    ),
+}
+
+#: Further facts, which serve as neighbours only: objects of which few subjects are never edited.
+NEIGHBOURS: dict[str, dict[str, str]] = {
+    "P30": {"Asia": "Bhutan; Kyrgyzstan", "North America": "Haiti; Grenada; Saint Lucia"},
+    "P37": {
+        "Spanish": "Paraguay; Equatorial Guinea; Spain; Bolivia",
+        "Portuguese": "East Timor; Macau; Madeira",
+        "French": "Haiti; Chad; Guinea; Luxembourg",
+    },
+    "P38": {
+        "euro": "Slovakia; Estonia; Latvia; Lithuania",
+        "peso": "the Mexican state of Jalisco; the Argentine province of Mendoza; Patagonia; "
+        "Yucatán; Easter Island",
+        "dollar": "Hong Kong; Fiji; Namibia; Taiwan; Guyana",
+        "rupee": "Goa; Kashmir; Punjab; Kerala; Gujarat; Rajasthan; Lahore",
+    },
+    "P50": {
+        "William Shakespeare": "The Merchant of Venice; Julius Caesar; Richard III",
+        "Charles Dickens": "The Pickwick Papers; Nicholas Nickleby; Our Mutual Friend; "
+        "Barnaby Rudge; Martin Chuzzlewit",
+        "Jane Austen": "Sanditon; The Watsons; Love and Freindship; Lesley Castle",
+        "Mark Twain": "The Gilded Age; A Tramp Abroad; Following the Equator",
+    },
+    "P103": {
+        "German": "Franz Kafka; Hermann Hesse",
+        "Italian": "Leonardo da Vinci; Niccolò Machiavelli; Antonio Vivaldi; Marco Polo",
+        "Spanish": "Salvador Dalí; Pablo Picasso; Jorge Luis Borges",
+        "Japanese": "Haruki Murakami; Yoko Ono; Isoroku Yamamoto",
+    },
+    "P131": {
+        "Paris": "Montmartre; the Luxembourg Gardens",
+        "Rome": "the Circus Maximus; the Baths of Caracalla; the Villa Borghese",
+        "Berlin": "Museum Island; the Pergamon Museum; the Fernsehturm",
+        "Athens": "the Temple of Olympian Zeus; the Odeon of Herodes Atticus; Syntagma Square",
+        "Washington": "the Tidal Basin; the Supreme Court; the Vietnam Veterans Memorial; "
+        "the Kennedy Center",
+    },
+    "P176": {
+        "Apple": "the Apple Watch; the HomePod",
+        "Toyota": "the Yaris; the Highlander; the Sienna; the Tundra",
+        "Ford": "the Fiesta; the Escort; the Focus RS",
+        "Boeing": "the 707 jetliner; the 767 airliner; the C-17 Globemaster",
+        "Nintendo": "the Nintendo 64; the Wii U",
+        "Sony": "the PlayStation 5; the Discman; the Xperia phone",
+        "Intel": "the 80486 processor; the Atom processor; the 4004 microprocessor; "
+        "the Optane memory",
+    },
+    "P178": {
+        "Google": "Google Maps; YouTube; Google Docs; the Pixel Launcher",
+        "Apple": "Final Cut Pro; Logic Pro; iMovie; FaceTime",
+        "Adobe": "Dreamweaver; Flash Player; Audition; FrameMaker",
+        "IBM": "Lotus Notes; OS/2; the z/OS operating system; WebSphere; SPSS Statistics",
+    },
+    "P279": {
+        "reptiles": "the garter snake; the sea turtle",
+        "fish": "the goldfish; the seahorse; the clownfish",
+    },
+    "P407": {
+        "Italian": "The Leopard; Zeno's Conscience; If This Is a Man",
+        "Greek": "Medea; Electra; The Republic; the Anabasis",
+    },
+    "P495": {
+        "Mexico": "pozole; the taco; the burrito; pulque",
+        "Spain": "tortilla española; chorizo; churros; sangria",
+        "Brazil": "feijoada; açaí bowls; forró",
+    },
+    "P1303": {
+        "piano": "Sergei Rachmaninoff; Sviatoslav Richter; Martha Argerich; Duke Ellington",
+        "guitar": "Carlos Santana; David Gilmour; Les Paul; Joe Satriani; Mark Knopfler",
+        "violin": "Joshua Bell; Hilary Hahn; Leopold Auer; Nigel Kennedy; Henryk Szeryng",
+    },
+}
+
+
 def facts_of(relation: Relation) -> list[Fact]:
     """Return the facts of ``relation`` in table order."""
+    return facts_in(relation.facts)
+
+
+def facts_in(table: dict[str, str]) -> list[Fact]:
+    """Return the facts of a table of subjects by object, in its order."""
     facts = []
-    for target, subjects in relation.facts.items():
+    for target, subjects in table.items():
         for phrase in subjects.split("; "):
             subject = phrase.removeprefix("the ")
             facts.append(Fact(subject, "the " if subject != phrase else "", target))
@@ -637,7 +932,90 @@ def build(seed: int, count: int) -> list[Record]:
         for turn in range(share)
         for index in order.sample(range(len(columns)), len(columns))
     ]
-    return [{"case_id": case_id, **record} for case_id, record in enumerate(records[:count])]
+    records = [{"case_id": case_id, **record} for case_id, record in enumerate(records[:count])]
+    edited = {record["requested_rewrite"]["subject"] for record in records}
+    for record in records:
+        complete(record, edited, random.Random(f"{seed}/{record['case_id']}"))
+    return records
+
+
+def complete(record: Record, edited: set[str], rng: random.Random) -> None:
+    """Give a record neighbours that nobody edits, and what else is asked of it.
+
+    Args:
+        record: as :func:`make_record` made it.
+        edited: subjects of all edits.
+        rng: what is drawn with.
+    """
+    rewrite = record["requested_rewrite"]
+    relation = next(r for r in RELATIONS if r.relation_id == rewrite["relation_id"])
+    for key, target in (
+        ("neighborhood_prompts", rewrite["target_true"]["str"]),
+        ("attribute_prompts", rewrite["target_new"]["str"]),
+    ):
+        record[key] = unedited(record[key], relation, target, edited, rng)
+    fact = next(f for f in facts_of(relation) if f.subject == rewrite["subject"])
+    new = rewrite["target_new"]["str"]
+    record["question"] = fact.text(QUESTIONS[relation.relation_id])
+    record["aliases"] = list(ALIASES.get(new, ()))
+    record["locality"] = other_facts(relation, fact)
+    record["portability"] = []
+    if relation.relation_id in TWO_HOPS:
+        template, answers = TWO_HOPS[relation.relation_id]
+        answer = {"prompt": fact.text(template), "ground_truth": answers[new].split("; ")}
+        record["portability"].append(answer)
+
+
+def unedited(
+    prompts: Sequence[str],
+    relation: Relation,
+    target: str,
+    edited: set[str],
+    rng: random.Random,
+) -> list[str]:
+    """Return the prompts about subjects that nobody edits, filled up by others about such."""
+    known = [f for f in facts_of(relation) if f.target == target]
+    spare = facts_in({target: further}) if (further := further_of(relation, target)) else []
+    free = [f for f in [*known, *spare] if not any(mentions(f.subject, name) for name in edited)]
+    kept = [text for text in prompts if any(mentions(text, f.subject) for f in free)]
+    kept = [text for text in kept if not any(about(text, relation, name) for name in edited)]
+    unused = [f for f in free if not any(mentions(text, f.subject) for text in kept)]
+    wanted = max(MIN_CONTEXT, len(prompts)) - len(kept)
+    templates = relation.prompts + relation.paraphrases
+    drawn = rng.sample(unused, min(wanted, len(unused)))
+    return kept + [fact.text(rng.choice(templates)) for fact in drawn]
+
+
+def further_of(relation: Relation, target: str) -> str:
+    """Return the further subjects of an object, which serve as neighbours only."""
+    return NEIGHBOURS.get(relation.relation_id, {}).get(target, "")
+
+
+def about(text: str, relation: Relation, name: str) -> bool:
+    """Tell whether a prompt of a relation is about a subject, rather than mentioning its name."""
+    templates = relation.prompts + relation.paraphrases
+    forms = [t.replace("{}", f"{article}{name}") for t in templates for article in ("", "the ")]
+    return text.casefold() in {form.casefold() for form in forms}
+
+
+def other_facts(relation: Relation, fact: Fact) -> list[dict[str, Any]]:
+    """Return questions on the subject's facts that no edit of the relation changes."""
+    found = []
+    for other in RELATIONS:
+        if other is not relation:
+            same = [f for f in facts_of(other) if f.subject == fact.subject]
+            found += [
+                {
+                    "prompt": f.text(QUESTIONS[other.relation_id]),
+                    "ground_truth": [f.target, *ALIASES.get(f.target, ())],
+                }
+                for f in same
+            ]
+    template, table = OTHER_FACTS.get(relation.relation_id, ("", {}))
+    for answers, subjects in table.items():
+        if fact.subject in subjects.split("; "):
+            found.append({"prompt": fact.text(template), "ground_truth": answers.split("; ")})
+    return found
 
 
 def mentions(text: str, name: str) -> bool:
@@ -681,6 +1059,13 @@ def problems(records: Sequence[Record]) -> list[str]:
         found.append("a case_id repeats")
     if len({(rewrite["prompt"], rewrite["subject"]) for rewrite in rewrites}) != len(rewrites):
         found.append("a (prompt, subject) pair repeats")
+    edited = {rewrite["subject"] for rewrite in rewrites}
+    by_id = {relation.relation_id: relation for relation in RELATIONS}
+    for record in records:
+        relation = by_id[record["requested_rewrite"]["relation_id"]]
+        around = record["neighborhood_prompts"] + record["attribute_prompts"]
+        if any(about(text, relation, name) for text in around for name in edited):
+            found.append(f"case {record['case_id']}: a context prompt is about an edited subject")
     relations = {rewrite["relation_id"] for rewrite in rewrites}
     if {rewrite["relation_id"] for rewrite in rewrites[:COVERED_HEAD]} != relations:
         found.append(f"the first {COVERED_HEAD} records miss a relation")

@@ -16,6 +16,7 @@ from typer.cli import get_docs_for_click
 
 import collabedit
 from collabedit.cli import app as commands
+from collabedit.evaluation import metrics
 
 #: Modules that are no part of the library: the command line, and the file and terminal helpers.
 _INTERNAL = ("cli", "files", "progress", "_version", "__main__")
@@ -28,10 +29,11 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def write_references(app: Sphinx) -> None:
-    """Write ``reference/python/*.rst`` and ``reference/commands.md`` into the source folder."""
+    """Write ``reference/python/*.rst``, ``commands.md`` and ``metrics.md`` into the sources."""
     folder = Path(app.srcdir) / "reference"
     (folder / "python").mkdir(exist_ok=True)
     _write(folder / "commands.md", commands_page())
+    _write(folder / "metrics.md", metrics_page())
     modules = public_modules()
     for module in modules:
         _write(folder / "python" / f"{module.__name__}.rst", module_page(module))
@@ -112,3 +114,12 @@ def commands_page() -> str:
     command = typer.main.get_command(commands)
     context = typer.Context(command, info_name="collabedit", obj={"TYPER_RICH_MARKUP_MODE": "rich"})
     return get_docs_for_click(obj=command, ctx=context, name="collabedit", title="Commands")
+
+
+def metrics_page() -> str:
+    """All registered metrics with their definitions."""
+    lines = ["# Metrics", "", "| heading | in files | better | definition |", "|---|---|---|---|"]
+    for metric in metrics():
+        definition = metric.definition.replace("|", "\\|")
+        lines.append(f"| {metric.heading} | `{metric.key}` | {metric.direction} | {definition} |")
+    return "\n".join([*lines, ""])

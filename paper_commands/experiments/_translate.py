@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from collabedit.cli.run import show_run
+from collabedit.cli.run.showing import show_run
 from collabedit.editors import Hyperparameters, preset_hyperparameters, preset_names
 from collabedit.errors import CollabEditError, InputError, UnknownNameError
 from collabedit.experiments import (

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 __all__ = ["__version__"]
 
-try:
-    __version__ = version("collabedit")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+#: The version of the package; the build reads it from here.
+__version__ = "0.2.0"

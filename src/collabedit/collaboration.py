@@ -98,7 +98,7 @@ def edit(
     covariance: Covariance | str | os.PathLike[str] | None = None,
     seed: int = 0,
     ask: bool = True,
-    retry: bool = True,
+    retry: bool = False,
 ) -> EditResult:
     """Write facts into a model.
 
@@ -218,7 +218,7 @@ def merge_edits(
 ) -> Merged:
     """Merge the parties' edits by a method.
 
-    In the one-shot schedule all methods start from the same uploads. In the sequential one, and
+    In the one-shot schedule all methods start from the same uploads. In the layerwise one, and
     with editors that take one edit at a time or fine-tune, the methods that merge updates get what
     users of model merging have: each party's delta, edited alone to the end.
 

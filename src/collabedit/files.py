@@ -246,7 +246,7 @@ def _size(stream: IO[bytes]) -> int:
 
 
 def decode_text(raw: bytes, source: str) -> str:
-    """Decode UTF-8 text; whatever else it looks like is named.
+    """Decode UTF-8 text; the error names what else it looks like.
 
     Raises:
         InputError: when the bytes are not UTF-8 text.

@@ -109,8 +109,8 @@ def test_growth_is_drawn(tmp_path) -> None:
         2: dict.fromkeys(growth.STAGES, measured),
         4: {**dict.fromkeys(growth.STAGES, measured), "targets": estimated},
     }
-    by_clients = {1: dict.fromkeys(growth.CLIENT_STAGES, measured)}
-    growth.plot(by_edits, by_clients, 4, tmp_path / "growth.png")
+    by_parties = {1: dict.fromkeys(growth.PARTY_STAGES, measured)}
+    growth.plot(by_edits, by_parties, 4, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from collabedit.algebra import relative_distance
+from collabedit.merging import merge_methods
 from collabedit.messages import Delta
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, EXACT, make_model
@@ -380,7 +381,8 @@ def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) 
     [
         (
             ["--method", "COLLAB"],
-            "unknown merge method 'COLLAB'; choose one of: CollabEdit, DARE, GLOBAL",
+            "unknown merge method 'COLLAB'; choose one of: "
+            + ", ".join(method.name for method in merge_methods()),
         ),
         (["--option", "keep=much", "--method", "ties"], "keep must be of type float"),
         (["--option", "kept=1", "--method", "ties"], "TIES has no option 'kept'"),

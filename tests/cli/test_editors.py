@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from collabedit.algebra import relative_distance
-from collabedit.editors import editors
+from collabedit.editors import DEFAULT_EDITOR, editors
 from collabedit.messages import Delta, RoundConfig
 from tests.cli.commands import collabedit, fails
 from tests.cli.test_by_files import place  # noqa: F401
@@ -19,7 +19,7 @@ from tests.experiments.studies import load_summary
 #: Parties find their targets in batches of their own, and the pooled edit in another.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
-CLOSED_FORMS = ["PMET", "EMMET", "AlphaEdit"]
+CLOSED_FORMS = [e.name for e in editors() if e.at_once and e.name != DEFAULT_EDITOR]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from collabedit.export import export_formats
 from collabedit.export.target import saved_files
 from collabedit.files import load_tensors
 from collabedit.messages import Delta
@@ -50,6 +51,13 @@ def read_all(path: Path) -> bytes:
     return b"\n".join(file.read_bytes() for file in files)
 
 
+_FORMS_WRITTEN = ["lora", "lora.gguf", "gguf", "model", "delta"]
+
+
+def test_every_format_of_the_registry_is_written_below() -> None:
+    assert {name.partition(".")[0] for name in _FORMS_WRITTEN} == {f.name for f in export_formats()}
+
+
 @pytest.mark.parametrize(
     ("options", "written"),
     [
@@ -59,7 +67,7 @@ def read_all(path: Path) -> bytes:
         (("-o", "out"), ("out",)),
         (("-o", "out.safetensors"), ("out.safetensors",)),
     ],
-    ids=["lora", "lora.gguf", "gguf", "model", "delta"],
+    ids=_FORMS_WRITTEN,
 )
 def test_every_format_is_written_without_a_word_of_the_requests(
     place: Path, options: tuple[str, ...], written: tuple[str, ...]

@@ -54,7 +54,7 @@ def test_a_coordinator_hears_at_once_what_is_wrong(federation: Path, tmp_path: P
     other = config.model_copy(update={"model_sha256": dict.fromkeys(config.weight_names, "0" * 64)})
     make_covariance(other).save(tmp_path / "covariance.safetensors")
     assert fails(*run, *files, "-o", tmp_path / "rounds")
-    assert "choose one of: restart, stop" in fails(*run, *files, "--on-dropout", "wait")
+    assert "choose one of: stop, restart, continue" in fails(*run, *files, "--on-dropout", "wait")
     assert not (tmp_path / "rounds").exists()
     line = fails("federation", "coordinator", "start", "--kit", tmp_path)
     assert "startup/fed_server.json is missing" in line
@@ -102,7 +102,7 @@ def test_without_flare_commands_say_what_to_install(
 
 def test_the_compose_file_runs_a_coordinator_and_parties() -> None:
     """Each service runs a command that exists, with files that ``init`` makes."""
-    compose = yaml.safe_load((ROOT / "docs" / "federation" / "compose.yaml").read_text())
+    compose = yaml.safe_load((ROOT / "docs" / "how-to" / "federation" / "compose.yaml").read_text())
     services = compose["services"]
     assert len(services) == 3
     for name, service in services.items():

@@ -19,6 +19,10 @@ from tests.conftest import make_model
 
 FACT = {"prompt": "The capital of {} is", "subject": "Atlantis", "target": "Poseidonia"}
 _COMMAND = "from collabedit.cli import main; main()"
+_CHECKPOINT_OFTEN = """
+from collabedit.covariance import checkpoint
+checkpoint._CHECKPOINT_SECONDS = checkpoint._CHECKPOINT_RATIO = 0.0
+"""
 PRIVATE = ("Atlantis", "Poseidonia", "capital", "facts")
 
 
@@ -64,10 +68,14 @@ def test_an_edit_logs_its_stages_and_no_text(arguments: list[object], tmp_path: 
     assert begun == [
         "Loading the model",
         "Collecting second moments",
+        "Generating",
         "Measuring keys",
         "Optimising targets",
     ]
-    assert {event["of"] for event in middle} == {5}
+    numbers = [event["number"] for event in middle if "number" in event]  # none in a second pass
+    assert numbers == sorted(numbers)
+    assert {1, 2, 3, 4, 5, 6, 7} == set(numbers)
+    assert {event["of"] for event in middle} == {7}
     assert (last["event"], last["status"]) == ("end", 0)
 
 
@@ -86,7 +94,7 @@ def test_a_refused_request_is_logged_by_its_kind_only(
 
 def run(arguments: list[object], *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, *map(str, arguments), *more],
+        [sys.executable, "-c", _CHECKPOINT_OFTEN + _COMMAND, *map(str, arguments), *more],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -114,15 +122,15 @@ def test_ctrl_c_says_how_to_continue_and_leaves_a_checkpoint(
     out, log = tmp_path / "c.safetensors", tmp_path / "log.jsonl"
     partial = tmp_path / "c.safetensors.partial"
     text = tmp_path / "text.txt"
-    text.write_text("The capital of France is Paris.\n\n" * 60_000)
+    text.write_text("The capital of France is Paris.\n\n" * 20_000)
     arguments: list[object] = ["stats", "collect", "-m", model, "--corpus", text, "-o", out]
-    arguments += ["--tokens", 400_000, "--log-json", log]
+    arguments += ["--tokens", 100_000, "--log-json", log]
     process = run(arguments)
     end = time.monotonic() + 240
     while not partial.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -55,7 +55,8 @@ def rounds(place: Path, tmp_path: Path) -> Path:  # noqa: F811
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _covariance(place: Path) -> None:  # noqa: F811
+def _covariance(exact_module: None, place: Path) -> None:  # noqa: F811
+    """Float64 throughout: a float64 model rounds to float32 in its norms."""
     collabedit(
         *("stats", "collect", "--model", place / "model", "--layers", "1-2", "--dtype", "float64"),
         *("--corpus", place / "corpus.txt", "--tokens", 2000, "-o", place / "cov64.safetensors"),

@@ -76,7 +76,8 @@ def exchange(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _covariance(place: Path) -> None:  # noqa: F811
+def _covariance(exact_module: None, place: Path) -> None:  # noqa: F811
+    """Float64 throughout: float32 and a layerwise round magnify the last bits of a sum."""
     collabedit(
         *("stats", "collect", "--model", place / "model", "--layers", "1-2", "--dtype", "float64"),
         *("--corpus", place / "corpus.txt", "--tokens", 2000, "-o", place / "cov64.safetensors"),

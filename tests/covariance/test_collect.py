@@ -229,7 +229,7 @@ def test_a_checkpoint_of_other_settings_is_replaced(tiny_llama, corpus, corpus_t
     said: list[str] = []
     fewer = corpus_tokens - 1
     found = collect(tiny_llama, [0, 2], corpus, tokens=fewer, out=out, say=said.append)
-    assert "is of another collection; it will be replaced" in said[0]
+    assert "belongs to another collection; it will be replaced" in said[0]
     fresh = collect(tiny_llama, [0, 2], corpus, tokens=fewer)
     for name, moment in fresh.second_moments.items():
         assert torch.equal(found.second_moments[name], moment)

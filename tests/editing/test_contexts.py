@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.editing.contexts import sample_contexts
+from collabedit.editing.contexts import chat_contexts, sample_contexts
 from collabedit.editors import load_contexts
 from collabedit.errors import InputError
 from collabedit.models import LanguageModel
+from collabedit.models.tokens import encode, fill_template
+from tests.conftest import make_tokenizer
 
 
 def test_contexts_are_seeded(tiny_llama: LanguageModel) -> None:
@@ -35,3 +37,27 @@ def test_bad_contexts_are_refused(tmp_path: Path, value: object, message: str) -
     path.write_text(json.dumps(value))
     with pytest.raises(InputError, match=message):
         load_contexts(path)
+
+
+CHAT = (
+    "{% for turn in messages %}[{{ turn.role }}]{{ turn.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_in_chat_contexts_the_assistant_says_the_whole_sentence(bos: bool) -> None:
+    tokenizer = make_tokenizer(bos=bos)
+    assert chat_contexts(tokenizer) == ()
+    tokenizer.chat_template = ("<s>" if bos else "") + CHAT
+    ((complete, asked),) = chat_contexts(tokenizer)
+    assert complete == "[user]Complete: {}</s>\n[assistant]{answer}.</s>"
+    (row,) = encode(tokenizer, [fill_template(asked, "The capital of {} is", "France", "Rome")])
+    assert row.ids[:2].count(tokenizer.bos_token_id) == int(bos)
+    assert tokenizer.decode(row.target_ids) == "The capital of France is Rome.</s>"
+
+
+def test_a_chat_template_with_braces_of_its_own_is_left_out() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ '{}' }}" + CHAT
+    assert chat_contexts(tokenizer) == ()

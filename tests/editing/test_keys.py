@@ -5,8 +5,10 @@ import torch
 
 from benchmarks.plain import plain_keys
 from collabedit.editing import measure
-from collabedit.editors import context_weights
+from collabedit.editors import bare_contexts, context_weights
 from collabedit.models import LanguageModel
+from collabedit.models.hooks import captured_inputs
+from collabedit.requests import EditRequest
 from tests.conftest import EXACT, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
@@ -61,3 +63,18 @@ def test_measuring_an_edited_model_differs_only_above_the_edit(tiny_llama: Langu
     assert torch.equal(after.keys[1], before.keys[1])
     assert not torch.allclose(after.keys[2], before.keys[2])
     assert not torch.allclose(after.hidden, before.hidden)
+
+
+@pytest.mark.slow
+def test_a_subject_in_front_of_all_has_its_own_key_and_not_the_sinks(
+    smollm2: LanguageModel,
+) -> None:
+    first = EditRequest(0, "{} was founded by", "Microsoft", "Steve Jobs")
+    later = EditRequest(1, "The company {} was founded by", "Microsoft", "Steve Jobs")
+    layer = 9
+    keys = measure(smollm2, [first, later], bare_contexts(), [layer], layer).keys[layer]
+    with torch.no_grad(), captured_inputs({layer: smollm2.projection(layer)}) as inputs:
+        smollm2.hf(input_ids=torch.tensor([smollm2.tokenizer(first.text).input_ids]))
+    sink = inputs[layer].reshape(-1, len(keys))[0]
+    assert sink.norm() > 5 * keys[:, 1].norm()
+    assert keys[:, 0].norm() < 2 * keys[:, 1].norm()

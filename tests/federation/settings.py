@@ -92,7 +92,13 @@ class Members:
 def make_member(
     name: str, folder: Path, records: Sequence[Record], model: LanguageModel | None = None
 ) -> Member:
-    settings = MemberSettings(requests=folder / f"{name}.jsonl", out=folder / name, cache=False)
+    identity = folder / f"{name}.key"
+    settings = MemberSettings(
+        requests=folder / f"{name}.jsonl",
+        out=folder / name,
+        cache=False,
+        identity=identity if identity.exists() else None,
+    )
     member = Member(settings, records, model or make_model("llama"))
     member.begin(name)
     return member

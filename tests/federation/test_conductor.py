@@ -10,14 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from collabedit.algebra import Factors
+from collabedit.algebra import Factors, relative_distance
 from collabedit.errors import InputError, RoundError
 from collabedit.evaluation import evaluate
 from collabedit.federation.conductor import RoundConductor
 from collabedit.federation.folder import Gate, RoundFolder
 from collabedit.federation.running import next_round, open_rounds
 from collabedit.merging import resolve_method
-from collabedit.messages import Contribution, Evaluation, Joined, Ready, RoundState, Schedule
+from collabedit.messages import (
+    Contribution,
+    Delta,
+    Evaluation,
+    Joined,
+    Ready,
+    RoundConfig,
+    RoundState,
+    Schedule,
+    SecureAggregation,
+)
 from collabedit.parties import Party
 from collabedit.rounds import Coordinator, Dropout, Failure, dynamic_priors, static_priors
 from collabedit.transports import run_in_process
@@ -79,7 +89,7 @@ def test_the_parties_count_hits_and_get_the_delta(tmp_path: Path) -> None:
     assert report.hits["neighborhood"].after == kept
     for name in NAMES:
         (kept,) = (tmp_path / name).glob("*.safetensors")
-        assert kept.read_bytes() == (folder.path / "delta.safetensors").read_bytes()
+        assert_same_bits(Delta.load(kept), delta_of(folder))
 
 
 def test_no_text_of_a_request_crosses(tmp_path: Path) -> None:
@@ -455,3 +465,48 @@ def test_ready_of_another_round_is_refused(tmp_path: Path) -> None:
     folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT))
     report = conducted(folder, Members(make_members(tmp_path), of_library("prepare", other)))
     assert "prepared another round" in report.left_out["library"]
+
+
+# Secure aggregation
+
+
+def secure_config(folder: Path, schedule: Schedule) -> RoundConfig:
+    pytest.importorskip("cryptography")
+    from collabedit.privacy.secure import Identity
+
+    identities = [Identity.new(name) for name in NAMES]
+    for each in identities:
+        each.save(folder / f"{each.party}.key")
+    section = SecureAggregation(
+        roster={each.party: each.public for each in identities},
+        threshold=2,
+        max_edits=10,
+        form="dense",
+    )
+    config = make_config(schedule)
+    return RoundConfig(
+        **{**config.model_dump(exclude={"secure_aggregation"}), "secure_aggregation": section}
+    )
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule: Schedule) -> None:
+    config = secure_config(tmp_path, schedule)
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    transport = Members(make_members(tmp_path))
+    report = conducted(folder, transport)
+    assert report.status == "accepted", report.reason
+    assert not [stage for stage, _ in transport.stages if stage == "contribute"]
+    expected = in_one_process(make_config(schedule))
+    for name, change in expected.changes.items():
+        # The parties' float32 model is what limits a layerwise round: 1e-7 a step.
+        assert relative_distance(delta_of(folder).changes[name], change) < 1e-5
+
+
+def test_a_party_without_an_identity_stays_out_of_a_secure_round(tmp_path: Path) -> None:
+    config = secure_config(tmp_path, Schedule.ONE_SHOT)
+    (tmp_path / "library.key").unlink()
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    report = conducted(folder, Members(make_members(tmp_path)))
+    assert "join with --identity" in report.left_out["library"]
+    assert report.parties == ("bank", "hospital")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from collabedit.errors import ModelError, RequestError
-from collabedit.models.tokens import PromptText, batches, encode, fill_template
+from collabedit.models.tokens import PromptText, batches, encode, encode_edits, fill_template
 from tests.conftest import make_tokenizer
 
 
@@ -47,6 +47,46 @@ def test_a_trailing_space_in_the_prompt_changes_nothing() -> None:
     tokenizer = make_tokenizer()
     first, second = encode(tokenizer, [PromptText("It is", "Rome"), PromptText("It is ", "Rome")])
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "text"),
+    [("中国的首都是", "纽约", "纽约"), ("It costs $", "57", "57"), ("def f():\n", "x", "x")],
+)
+def test_a_target_without_a_space_has_its_own_tokens(prompt: str, target: str, text: str) -> None:
+    tokenizer = make_tokenizer()
+    (row,) = encode(tokenizer, [PromptText(prompt, target)])
+    assert tokenizer.decode(row.target_ids) == text
+    assert tokenizer.decode(row.ids) == prompt + target
+
+
+def test_a_template_can_have_the_whole_sentence_said() -> None:
+    template = "U: Complete: {} A:\n{answer}. END"
+    text = fill_template(template, "The capital of {} is ", "France", "Rome")
+    assert text.prompt == "U: Complete: The capital of France is A:\n"
+    assert text.text == text.prompt + "The capital of France is Rome. END"
+    assert text.subject_span is not None
+    assert text.prompt[slice(*text.subject_span)] == "France"
+    asked = fill_template(template, "What is the capital of {}?", "France", "Rome")
+    assert asked.target == "Rome. END"
+    assert fill_template(template, "Of {}", "France").target == ""
+
+
+def test_no_edit_is_measured_at_the_first_position() -> None:
+    tokenizer = make_tokenizer()
+    texts = [
+        fill_template("{}", "{} is", "R", "Rome"),
+        fill_template("{}", "In {} it", "R", "Rome"),
+    ]
+    plain, led = encode(tokenizer, texts), encode_edits(tokenizer, texts)
+    assert plain[0].subject_last == 0
+    assert led[0].ids[1:] == plain[0].ids
+    assert tokenizer.decode(led[0].ids[:1]) == "\n"
+    assert led[0].target_ids == plain[0].target_ids
+    assert led[0].subject_first == led[0].subject_last == 1
+    assert led[1] == plain[1]  # others stay as they were
+    with_bos = make_tokenizer(bos=True)
+    assert encode_edits(with_bos, texts) == encode(with_bos, texts)
 
 
 def test_an_empty_subject_span_is_refused() -> None:

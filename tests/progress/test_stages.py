@@ -86,6 +86,6 @@ def test_titles_are_constants_and_planned_ones_exist() -> None:
         assert isinstance(title, ast.Constant)
         assert all(isinstance(unit, ast.Constant) for unit in numbers[1:])
         titles.add(title.value)
-    planned = {*plans.EDIT, *plans.CONTRIBUTION, *plans.COVARIANCE}
+    planned = {title for titles in plans.COMMANDS.values() for title in titles}
     planned |= {*plans.study_stages(2, rounds=2, generations=True, heldout=True)}
     assert planned <= titles

@@ -13,11 +13,15 @@ from collabedit.cli.apply import apply
 from collabedit.cli.ask import ask
 from collabedit.cli.audit import audit
 from collabedit.cli.contribute import contribute
+from collabedit.cli.demo import demo
 from collabedit.cli.detect import detect
 from collabedit.cli.edit import edit
+from collabedit.cli.evaluate import evaluate
 from collabedit.cli.export import export, revert
 from collabedit.cli.group import CommandGroup
 from collabedit.cli.merge import merge
+from collabedit.cli.report import report
+from collabedit.cli.summarize import summarize
 from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
 from collabedit.cli.withdraw import withdraw
@@ -43,7 +47,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(stats.app, name="stats")
 app.add_typer(requests.app, name="requests")
 app.command("tune")(tune)
-app.command("demo")(run.demo)
+app.command("demo")(demo)
 app.command("doctor")(doctor.doctor)
 app.command("edit")(edit)
 app.add_typer(round.app, name="round")
@@ -55,11 +59,13 @@ app.command("withdraw")(withdraw)
 app.command("audit")(audit)
 app.command("apply")(apply)
 app.command("ask")(ask)
+app.command("evaluate")(evaluate)
 app.command("export")(export)
 app.command("revert")(revert)
 app.add_typer(federation.app, name="federation")
-app.add_typer(run.run_app, name="run")
-app.command("summarize")(run.summarize)
+app.add_typer(run.app, name="run")
+app.command("summarize")(summarize)
+app.command("report")(report)
 
 
 def _show_version(value: bool) -> None:

@@ -111,8 +111,6 @@ def contribute(
     from collabedit.messages import Decision, Delta, RoundConfig
     from collabedit.parties import Party, checked_threshold, stored_secret
     from collabedit.privacy import load_key
-    from collabedit.progress import plan
-    from collabedit.progress.plans import CONTRIBUTION
     from collabedit.requests import load_records
     from collabedit.workers import ModelSource, check_workers, solving_targets
 
@@ -164,12 +162,11 @@ def contribute(
         return
     if identity is not None or request is not None:
         raise InputError(f"{round_file} asks for no secure aggregation; --identity has no use")
-    with plan(CONTRIBUTION):
-        ours = make_party()
-        if fingerprints_only:
-            made = ours.announce()
-        else:
-            made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+    ours = make_party()
+    if fingerprints_only:
+        made = ours.announce()
+    else:
+        made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
     made.save(out)
     _report(made, out)
 

@@ -35,7 +35,8 @@ def start_display(
         InputError: when the log cannot be written.
     """
     from collabedit._version import __version__
-    from collabedit.progress import EventLog, show_progress
+    from collabedit.progress import EventLog, plan, show_progress
+    from collabedit.progress.plans import COMMANDS
 
     handler = _AboveTheBar()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -43,6 +44,9 @@ def start_display(
     logging.basicConfig(level=level, handlers=[handler])
     log = None if log_json is None else EventLog(log_json)
     context.with_resource(show_progress(quiet=quiet, verbose=verbose, log=log))
+    command = context.invoked_subcommand or ""
+    if command in COMMANDS:
+        context.with_resource(plan(COMMANDS[command]))
     if log is not None:
         context.meta["log"] = log
-        log.write("start", command=context.invoked_subcommand, collabedit=__version__)
+        log.write("start", command=command, collabedit=__version__)

@@ -36,7 +36,9 @@ def doctor(
     covariance: CovarianceOption = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the covariance; those of its default unless told."),
+        typer.Option(
+            min=1, help="Tokens of the covariance; by default, those of the default covariance."
+        ),
     ] = None,
     dtype: DtypeOption = "float32",
     device: DeviceOption = None,

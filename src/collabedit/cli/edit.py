@@ -84,8 +84,6 @@ def edit(
     from collabedit.merging import resolve_method
     from collabedit.messages import parse_schedule
     from collabedit.parties import Party, new_round
-    from collabedit.progress import plan
-    from collabedit.progress.plans import EDIT
     from collabedit.reporting.outcome_tables import print_outcomes
     from collabedit.requests import load_records
     from collabedit.rounds import static_priors
@@ -104,31 +102,30 @@ def edit(
         check_gguf(out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
     else:
         check_output_directory(out, overwrite=overwrite)
-    with plan(EDIT):
-        source = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
-        loaded = source.load()
-        if not (as_delta or as_gguf):
-            check_output(out, loaded, overwrite=overwrite)
-        config = new_round(
-            loaded,
-            editor=rules.name,
-            schedule=chosen_schedule,
-            hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
-            seed=seed,
-        )
-        party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-        with solving_targets(workers, source, loaded) as solve:
-            if solve is not None and rules.at_once:
-                party.prepare(solve)
-        needed = rules.needs_covariance(config.hyperparameters)
-        moments = read_covariance(covariance, loaded, config.layers, seed) if needed else None
-        priors = static_priors(config, moments, loaded.memory_budget)
-        came = None
-        if ask:
-            pooled = resolve_method("GLOBAL")
-            delta, came = edit_and_ask(pooled, [party], records, config, priors, retry=retry)
-        else:
-            delta = edit_alone(party, config, priors)
+    source = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
+    loaded = source.load()
+    if not (as_delta or as_gguf):
+        check_output(out, loaded, overwrite=overwrite)
+    config = new_round(
+        loaded,
+        editor=rules.name,
+        schedule=chosen_schedule,
+        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
+        seed=seed,
+    )
+    party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
+    with solving_targets(workers, source, loaded) as solve:
+        if solve is not None and rules.at_once:
+            party.prepare(solve)
+    needed = rules.needs_covariance(config.hyperparameters)
+    moments = read_covariance(covariance, loaded, config.layers, seed) if needed else None
+    priors = static_priors(config, moments, loaded.memory_budget)
+    came = None
+    if ask:
+        pooled = resolve_method("GLOBAL")
+        delta, came = edit_and_ask(pooled, [party], records, config, priors, retry=retry)
+    else:
+        delta = edit_alone(party, config, priors)
     if as_delta:
         delta.save(out)
     elif as_gguf:

@@ -31,9 +31,8 @@ EditorOption = Annotated[
 ScheduleOption = Annotated[
     str,
     typer.Option(
-        help="'layerwise' measures the residual again for each layer (best edits, one exchange a "
-        "layer); "
-        "'one-shot' takes all from the unedited model (one exchange in all)."
+        help="'layerwise' measures the residual again for each layer (best edits, one exchange per "
+        "layer); 'one-shot' takes every residual from the unedited model (a single exchange)."
     ),
 ]
 CovarianceOption = Annotated[
@@ -57,7 +56,7 @@ DtypeOption = Annotated[str, typer.Option(help="Type of the weights: float32, bf
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        help="cpu, cuda, ...; the GPU where there is one by default. 'auto' spreads the model over "
+        help="cpu, cuda, ...; by default the GPU if there is one. 'auto' spreads the model over "
         "all GPUs, main memory and disk."
     ),
 ]
@@ -65,7 +64,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run Python code that comes with the model. Read it first; without this, such models "
+        help="Run Python code that comes with the model. Read it first. Without this, such models "
         "are refused.",
     ),
 ]
@@ -83,8 +82,8 @@ MemoryOption = Annotated[
     str | None,
     typer.Option(
         "--memory-budget",
-        help="Memory beyond the model's weights that one stage may take, such as 2GB; without it, "
-        "as much as is quickest.",
+        help="Memory that one stage may use beyond the model's weights, such as 2GB; by default, "
+        "whatever is fastest.",
     ),
 ]
 RoundOption = Annotated[
@@ -97,12 +96,10 @@ SoFarOption = Annotated[
 LambdaOption = Annotated[
     float | None, typer.Option("--lambda", help="Weight of the prior; the preset's by default.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of all sampling.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of all random sampling.")]
 SkipBadOption = Annotated[
     bool,
-    typer.Option(
-        "--skip-bad", help="Go on without requests that cannot be used, and say how many they are."
-    ),
+    typer.Option("--skip-bad", help="Skip unusable requests, and say how many there were."),
 ]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Exit with status 1 unless every edit took.")
@@ -119,7 +116,7 @@ OverwriteOption = Annotated[
 def read_hyperparameters(
     model: LanguageModel, hparams: Path | None, prior_weight: float | None, editor: str
 ) -> Hyperparameters:
-    """The settings of a file, or the model's defaults for an editor, with a given ``lambda``."""
+    """Settings from a file, or the model's defaults for an editor, with ``lambda`` if given."""
     from collabedit.editors import Hyperparameters, default_hyperparameters
 
     if hparams is not None:
@@ -132,7 +129,7 @@ def read_hyperparameters(
 def read_covariance(
     path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int
 ) -> Covariance:
-    """The covariance of a file, or the one that is collected and cached by default."""
+    """The covariance from a file, or the default one, collected once and cached."""
     from collabedit.covariance import default_covariance
     from collabedit.messages import Covariance
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["answer", "next_step", "open_request", "secure_section"]
 
-_STEPS = 5
-
 
 def secure_section(
     roster: Path | None, threshold: int | None, max_edits: int | None, form: str
@@ -90,7 +88,7 @@ def answer(
         out: the answer to write.
     """
     from collabedit.files import check_output_file, read_json
-    from collabedit.messages import RequestKind
+    from collabedit.messages import SUMMATION_STEPS, RequestKind
     from collabedit.privacy.secure import Identity, PartyState, SecureParty, load_roster
 
     check_output_file(out)
@@ -109,11 +107,8 @@ def answer(
         reply = ours.answer(request, _nothing_to_give)
     _remember(memory, ours.state.model_dump_json())  # before anything leaves
     _write(out, reply)
-    step = list(RequestKind).index(request.kind) - 1
-    print(
-        f"{out}: step {step} of {_STEPS} ('{request.kind.value}'), no text; send it to the "
-        "coordinator"
-    )
+    step = f"step {1 + SUMMATION_STEPS.index(request.kind)} of {len(SUMMATION_STEPS)}"
+    print(f"{out}: {step} ('{request.kind.value}'), no text; send it to the coordinator")
 
 
 def _nothing_to_give() -> tuple[Mapping[str, Factors], int, str]:
@@ -207,11 +202,11 @@ def _format(content: bytes) -> str | None:
 
 
 def _report(summation: Summation, round_file: Path, parties: int, out: Path) -> None:
-    from collabedit.messages import RequestKind
+    from collabedit.messages import SUMMATION_STEPS
 
     assert summation.step is not None
-    step = list(RequestKind).index(summation.step) - 1
-    print(f"{out}: step {step} of {_STEPS} ('{summation.step.value}') for {parties} parties")
+    step = f"step {1 + SUMMATION_STEPS.index(summation.step)} of {len(SUMMATION_STEPS)}"
+    print(f"{out}: {step} ('{summation.step.value}') for {parties} parties")
     print(
         f"Send it to them; each runs: collabedit contribute --round {round_file} --requests FILE "
         f"--identity KEY --answer {out} -o ANSWER"

@@ -67,7 +67,7 @@ def tune(
         "results"
     ),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew instead of continuing an interrupted run.")
+        bool, typer.Option("--fresh", help="Start over instead of continuing an interrupted run.")
     ] = False,
 ) -> None:
     """Choose the layers to edit and the other settings for a model.
@@ -78,7 +78,7 @@ def tune(
     clamps and steps are then tried on a few records, each with three values of lambda. The best
     Score wins; the preset is a file for --hparams of all commands.
 
-    An interrupted search, even a killed one, goes on when the same command is given again.
+    Run the same command again to continue an interrupted search, even a killed one.
     """
     from collabedit.editors import Hyperparameters
     from collabedit.messages import parse_schedule
@@ -107,7 +107,7 @@ def tune(
 
 def show(run: Run, model: str, out: Path | None) -> None:
     """Print what tuning found, plot it, keep the preset and say how to use it."""
-    from collabedit.cli.run import show_result
+    from collabedit.cli.run.showing import show_result
     from collabedit.files import write_json
     from collabedit.reporting.results import TuneResult
 

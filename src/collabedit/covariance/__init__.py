@@ -1,4 +1,4 @@
-"""Second moments of what the edited weights read: what an edit must leave as it is."""
+"""Second moments of the edited weights' inputs: what an edit must leave unchanged."""
 
 from collabedit.covariance.collect import collect
 from collabedit.covariance.corpus import Corpus

@@ -21,7 +21,7 @@ PARTIAL_FORMAT = "collabedit.covariance-partial"
 
 
 class Checkpoint:
-    """Writes the sums so far now and then."""
+    """Writes the sums so far at intervals."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
@@ -55,7 +55,7 @@ def continued(path: Path, key: str, zeros: Sums, say: Callable[[str], None]) -> 
         say(f"{error}; starting over.")
         return zeros
     if metadata.get("key") != key:
-        say(f"{path} is of another collection; it will be replaced.")
+        say(f"{path} belongs to another collection; it will be replaced.")
         return zeros
     counts: dict[str, Any] = {name: metadata[name] for name in ("samples", "blocks", "chunks")}
     say(f"Continuing from {path}: {counts['samples']:,} tokens are done.")

@@ -1,4 +1,4 @@
-"""The covariance to use where the user gives none: of text that the model itself writes."""
+"""The default covariance: of text that the model itself writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def default_covariance(
     tokens: int | None = None,
     say: Callable[[str], None] = say,
 ) -> Covariance:
-    """Second moments to use where the user gives none: of text that the model itself writes.
+    """Second moments of text that the model itself writes, for when the user gives none.
 
     They are kept in the cache, under a key made of everything they depend on.
 
@@ -61,6 +61,6 @@ def default_covariance(
     )
     try:
         return collect(model, layers, corpus, tokens=tokens, out=path, say=say)
-    except InputError as error:  # the cache is read-only or full, which is no reason to give up
+    except InputError as error:  # a read-only or full cache is no reason to give up
         say(f"{error}; the covariance will not be kept.")
         return collect(model, layers, corpus, tokens=tokens, say=say)

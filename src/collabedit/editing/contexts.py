@@ -1,18 +1,46 @@
-"""Sampling context templates from a model."""
+"""Context templates of a model: sampled prefixes, and its chat template."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from collabedit.editors.contexts import BARE, Contexts
+from collabedit.models.chat import as_chat, end_of_turn, has_chat
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.sampling import extend
-from collabedit.models.tokens import PromptText, encode
+from collabedit.models.tokens import ANSWER, PromptText, encode, leading_special_tokens
 
-__all__ = ["sample_contexts"]
+__all__ = ["chat_contexts", "sample_contexts"]
 
 _FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")
+
+#: What the user says; the assistant answers with the whole sentence.
+_ASKED = ("Complete: {}", "{} what?")
+
+
+def chat_contexts(tokenizer: Any) -> Contexts:
+    """A group of conversations in which the user asks and the assistant says the whole sentence.
+
+    The loss is over the whole answer, the end of the turn included, so that the subject is said
+    again and the answer ends. There is no such group for a tokenizer without a chat template.
+    """
+    if not has_chat(tokenizer):
+        return ()
+    templates = tuple(_restated(tokenizer, asked) for asked in _ASKED)
+    if any(template.count(BARE) != 1 for template in templates):
+        return ()  # the chat template writes braces of its own
+    return (templates,)
+
+
+def _restated(tokenizer: Any, asked: str) -> str:
+    turns = [{"role": "user", "content": asked}]
+    opened = as_chat(tokenizer, turns)
+    for token in tokenizer.convert_ids_to_tokens(leading_special_tokens(tokenizer)):
+        opened = opened.removeprefix(token)  # which encoding puts there
+    return f"{opened}{ANSWER}.{end_of_turn(tokenizer, turns)}"
 
 
 def sample_contexts(

@@ -14,7 +14,7 @@ from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import Batch, encode, equal_length_batches, fill_template
+from collabedit.models.tokens import Batch, encode_edits, equal_length_batches, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
 
@@ -80,7 +80,7 @@ def measure(
     n = len(requests)
     weighted = context_weights(contexts)
     filled = [fill_template(t, r.prompt, r.subject) for t, _ in weighted for r in requests]
-    encoded = encode(model.tokenizer, filled)
+    encoded = encode_edits(model.tokenizer, filled)
     texts = [text.ids[: text.subject_last + 1] for text in encoded]
     result = Measurement(
         {layer: torch.zeros(model.structure.mlp_size, n, dtype=torch.float64) for layer in layers},

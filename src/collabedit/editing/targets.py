@@ -35,7 +35,7 @@ from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import head_bytes, pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import encode, fill_template
+from collabedit.models.tokens import encode_edits, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
 
@@ -202,7 +202,7 @@ def _batches(
 ) -> list[list[int]]:
     """The places of the requests that are optimised together, those with texts of like length."""
     filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
-    lengths = [len(text.ids) - text.subject_last for text in encode(model.tokenizer, filled)]
+    lengths = [len(text.ids) - text.subject_last for text in encode_edits(model.tokenizer, filled)]
     order = sorted(places, key=lengths.__getitem__)
     return [order[start : start + max_edits] for start in range(0, len(order), max_edits)]
 
@@ -256,7 +256,7 @@ def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> li
     filled = [fill_template(template, r.prompt, r.subject, r.target_new) for r in requests]
     return [
         Text(edit, text.ids[:-1], text.subject_last, text.target_ids)
-        for edit, text in enumerate(encode(tokenizer, filled))
+        for edit, text in enumerate(encode_edits(tokenizer, filled))
     ]
 
 
@@ -265,7 +265,7 @@ def _kept_texts(tokenizer: Any, requests: Sequence[EditRequest]) -> list[Text]:
     filled = [fill_template("{}", KL_PROMPT, request.subject) for request in requests]
     return [
         Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
-        for edit, text in enumerate(encode(tokenizer, filled))
+        for edit, text in enumerate(encode_edits(tokenizer, filled))
     ]
 
 
@@ -279,7 +279,7 @@ def _common_key(
     """Digest of what the targets of all batches depend on."""
     return sha256_of_json(
         {
-            "version": 5,
+            "version": 6,
             "quick": quick,
             "max_tokens": max_tokens,
             "state": model.state_fingerprint(),

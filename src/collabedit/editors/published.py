@@ -2,7 +2,7 @@
 
 ROME, MEMIT, PMET, EMMET, AlphaEdit and fine-tuning share one vocabulary, in the JSON files of their
 authors and in EasyEdit's YAML files. Each setting of a file is used, has no meaning here, must have
-the only supported value, or is warned about; none is dropped without a word.
+the only supported value, or is warned about; none is dropped silently.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Only:
 
     Attributes:
         value: the supported one.
-        instead: what is done whatever the file says.
+        instead: what happens regardless of the file.
         warns: whether another value is warned about rather than refused.
     """
 
@@ -101,7 +101,7 @@ def is_published(values: Mapping[str, Any]) -> bool:
 
 
 def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Our settings for those of a published file; what cannot be followed is warned about.
+    """Our settings for those of a published file; settings that cannot be followed cause a warning.
 
     Args:
         values: the file's settings.
@@ -139,7 +139,7 @@ def _check_editor(values: Mapping[str, Any], source: str) -> None:
     name = values.get("alg_name")
     if name is not None and str(name).lower() not in _EDITORS:
         raise InputError(
-            f"{source}: alg_name: {shown(name)} is no editor of collabedit's; give a file of "
+            f"{source}: alg_name: collabedit has no editor {shown(name)}; give a file of "
             "ROME, MEMIT, PMET, EMMET, AlphaEdit or FT"
         )
     if "layers" not in values:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from collabedit.evaluation.questions import natural_question
-from collabedit.requests import Question, Record
+from collabedit.models.chat import Turns, as_chat, has_chat
+from collabedit.requests import Question, Record, join, stem
 
 __all__ = ["FORMS", "Form", "Probe", "Wants", "as_chat", "has_chat", "probes"]
 
@@ -15,8 +16,6 @@ __all__ = ["FORMS", "Form", "Probe", "Wants", "as_chat", "has_chat", "probes"]
 #: follows from the edit.
 Wants = Literal["new", "kept", "follows"]
 
-#: What the model is to go on from: a text, or a conversation.
-Turns = list[dict[str, str]]
 _Asks = Callable[[Record], Sequence[Question]]
 
 _SYSTEM = "You are a helpful assistant. Answer in one short sentence."
@@ -80,33 +79,8 @@ class Probe:
     def text(self, tokenizer: Any) -> str:
         """What the model reads."""
         if not self.form.chat:
-            return self.prompt
+            return stem(self.prompt)
         return as_chat(tokenizer, self.form.conversation(self.prompt))
-
-
-def has_chat(tokenizer: Any) -> bool:
-    """Whether a tokenizer has a chat template."""
-    return bool(getattr(tokenizer, "chat_template", None))
-
-
-def as_chat(tokenizer: Any, turns: Turns) -> str:
-    """Turns in the chat template, up to where the assistant's turn begins.
-
-    A template that refuses a system prompt gets it in front of the user's first turn.
-    """
-    from jinja2 import TemplateError
-
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    try:
-        text: str = tokenizer.apply_chat_template(turns, **options)
-    except TemplateError:
-        if turns[0]["role"] != "system":
-            raise
-        first = f"{turns[0]['content']}\n\n{turns[1]['content']}"
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": first}, *turns[2:]], **options
-        )
-    return text
 
 
 def probes(
@@ -168,7 +142,7 @@ def _one_neighbour(record: Record) -> Sequence[Question]:
 
 
 def _after_the_edit(record: Record) -> Sequence[Question]:
-    said = f"{record.request.text} {record.request.target_new}"
+    said = join(record.request.text, record.request.target_new)
     if record.request.text.rstrip().endswith("?"):
         return []
     return [(f"{said}. {prompt}", answers) for prompt, answers in _one_neighbour(record)]

@@ -23,6 +23,7 @@ __all__ = [
     "metric",
     "metrics",
     "register_metric",
+    "score_parts",
     "summarise",
 ]
 
@@ -110,11 +111,16 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
         means = [fmean(own) for result in results if (own := each.values(result))]
         if means:
             summary[each.key] = 100 * fmean(means)
-    kinds = {result["kind"] for result in results}
-    parts = _SCORE_PARTS[kinds.pop()] if len(kinds) == 1 else ()
+    parts = score_parts(results)
     if parts and all(part in summary for part in parts):
         summary["score"] = harmonic_mean([summary[part] for part in parts])
     return summary
+
+
+def score_parts(results: Sequence[CaseResult]) -> tuple[str, ...]:
+    """Keys of the metrics whose harmonic mean is the Score; none where kinds are mixed."""
+    kinds = {result["kind"] for result in results}
+    return _SCORE_PARTS[kinds.pop()] if len(kinds) == 1 else ()
 
 
 _SCORE_PARTS = {

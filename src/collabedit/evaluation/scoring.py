@@ -56,12 +56,12 @@ def score(
 ) -> list[TargetScore]:
     """Score targets after prompts.
 
-    Prompt and target are tokenised together, a space between them. Give all pairs at once:
+    Prompt and target are joined as a writer would and tokenised together. Give all pairs at once:
     what prompts have in common is computed once.
 
     Args:
         model: the model, edited or not.
-        pairs: prompts and targets, the targets without their leading space.
+        pairs: prompts and targets; a target's leading space may be left out.
         max_tokens: tokens a batch, padding included; by default as many as suit the device. The
             scores do not depend on it beyond rounding.
 

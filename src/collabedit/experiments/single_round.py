@@ -17,8 +17,8 @@ from collabedit.experiments.study import (
     Study,
     StudySettings,
     deal,
+    different_records,
     open_study,
-    records_of,
     requests_of,
     summary_of,
 )
@@ -76,7 +76,7 @@ def single_round(
     study = open_study(
         "single-round", settings, results, fresh=fresh, executor=executor, secure=secure
     )
-    return edit_and_measure(study, shares, study.measure("unedited", records_of(shares)))
+    return edit_and_measure(study, shares, study.measure("unedited", different_records(shares)))
 
 
 def edit_and_measure(study: Study, shares: Sequence[Sequence[Record]], before: Measured) -> Run:
@@ -87,7 +87,7 @@ def edit_and_measure(study: Study, shares: Sequence[Sequence[Record]], before: M
         shares: each party's records.
         before: what was measured of them on the unedited model.
     """
-    parties, records = study.parties(requests_of(shares)), records_of(shares)
+    parties, records = study.parties(requests_of(shares)), different_records(shares)
     deltas: dict[str, Delta] = {}
     after: dict[str, Measured] = {}
     for name in study.settings.merge:

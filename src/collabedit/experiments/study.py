@@ -55,6 +55,7 @@ __all__ = [
     "StudySettings",
     "deal",
     "described",
+    "different_records",
     "open_study",
     "parameters",
     "records_of",
@@ -123,6 +124,7 @@ class CommonSettings(RunSettings):
     Attributes:
         parties: number of parties.
         edits_per_party: edits of each, one number for all or one a party.
+        shared: how many of each party's edits all parties hold.
         limit: deal only the first so many records of the data set; all of them where not given.
         merge: names of the methods to compare.
         partition: ``iid`` or ``relation``.
@@ -137,6 +139,7 @@ class CommonSettings(RunSettings):
 
     parties: int = Field(default=4, ge=1)
     edits_per_party: int | tuple[int, ...] = 8
+    shared: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
     partition: str = "iid"
@@ -413,27 +416,39 @@ def described(config: RoundConfig) -> dict[str, Any]:
 
 
 def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
-    """Each round's share of records of each party; no record is dealt twice.
+    """Each round's share of records of each party; only what all share is dealt twice.
 
     Raises:
         DatasetError: when the data set cannot be had or is too small.
+        InputError: when more edits are shared than a party has.
     """
-    sizes = settings.edits_per_party
+    sizes, shared = settings.edits_per_party, settings.shared
     per_party = [sizes] * settings.parties if isinstance(sizes, int) else list(sizes)
-    shares = partition(
+    if shared >= min(per_party) and shared:
+        raise InputError(f"each party must have more than the {shared} edits that all share")
+    counts = [size - shared for size in per_party] + ([shared] if shared else [])
+    dealt = partition(
         take(load_dataset(settings.dataset), settings.limit),
-        settings.parties,
-        [size * rounds for size in per_party],
+        len(counts) if shared else settings.parties,
+        [count * rounds for count in counts],
         by=cast(PartitionKind, settings.partition),  # checked by the callee
         seed=settings.seed,
     )
-    return [
+    by_round = [
         [
-            share[number * size : (number + 1) * size]
-            for share, size in zip(shares, per_party, strict=True)
+            own[number * count : (number + 1) * count]
+            for own, count in zip(dealt, counts, strict=True)
         ]
         for number in range(rounds)
     ]
+    if not shared:
+        return by_round
+    return [[[*own, *common] for own in shares] for *shares, common in by_round]
+
+
+def different_records(shares: Sequence[Sequence[Record]]) -> list[Record]:
+    """All parties' records, those that several hold once."""
+    return list(dict.fromkeys(records_of(shares)))
 
 
 def records_of(shares: Sequence[Sequence[Record]]) -> list[Record]:

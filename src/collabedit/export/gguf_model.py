@@ -140,7 +140,7 @@ def save_gguf(
 
     Raises:
         InputError: when the file cannot be written; the message says where the delta is.
-        ModelError: when the model cannot be had in this format.
+        ModelError: when the model does not exist in this format.
     """
     with kept_delta(delta, out, f"collabedit export {{}} -o {out}"):
         base = Base.of(delta, model, trust_remote_code=trust_remote_code)

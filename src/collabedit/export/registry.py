@@ -125,7 +125,7 @@ class ExportFormat:
 
         Raises:
             InputError: when the format has no such option, or the target cannot be written.
-            ModelError: when the model cannot be had in this format.
+            ModelError: when the model does not exist in this format.
         """
         self.check_options(options or {})
         return self.function(job, **(options or {}))

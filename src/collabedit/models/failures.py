@@ -21,7 +21,7 @@ _PACKAGE = re.compile(r"pip install (?:-U |--upgrade )?[`'\"]?([A-Za-z][\w.\-\[\
 
 @contextmanager
 def explained(name: str, what: str = "the model", remedy: str = "") -> Iterator[None]:
-    """Turn whatever a library raises while it loads something into one line.
+    """Turn any exception that a library raises while loading into one line.
 
     ``transformers`` raises errors of a dozen classes, of its own and of other packages, so all are
     caught here; the original one stays attached as the cause.

@@ -21,7 +21,7 @@ from collabedit.models.report import load_checked
 
 __all__ = ["convert_gguf", "converted_directory"]
 
-#: Older versions put a token in front of texts, or end them by another one, whatever a file says.
+#: Older versions put a token in front of texts, or end them with another, regardless of the file.
 _NEEDS = "transformers>=5.20"
 _REMEDY = "if the file is damaged, download it again"
 #: Copies of an earlier kind were made without a check that the file is complete.

@@ -31,13 +31,13 @@ LOGIT_COPIES = 3
 def least_budget(model: LanguageModel) -> int:
     """Bytes below which a stage takes more than its budget, however little it does at once.
 
-    Four times the head: products order it anew, forward and backward, and the rest is less.
+    Four times the head: products reorder it, forward and backward, and the rest is less.
     """
     return _HEADS * head_bytes(model)
 
 
 def head_bytes(model: LanguageModel) -> int:
-    """What the output embedding takes, and again wherever products order it anew."""
+    """What the output embedding takes, and again wherever products reorder it."""
     weight: Tensor = model.head.weight  # type: ignore[assignment]
     return weight.nbytes
 

@@ -28,7 +28,7 @@ def quick_products(*, rounded: bool = False) -> Iterator[None]:
 
     On processors with AVX-512 that are not Intel's, MKL leaves half of their rate unused. With
     matrix units (AMX) oneDNN rounds the factors to bfloat16, while sums stay in float32. Neither
-    pays for products of a few rows, as in generation. Versions of torch that cannot be told go on
+    pays for products of a few rows, as in generation. Versions of torch without this setting go on
     as usual.
 
     Args:

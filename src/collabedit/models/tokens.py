@@ -7,7 +7,7 @@ subjects at the start, mid-prompt, repeated, with apostrophes or in any script a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -15,19 +15,25 @@ import torch
 from torch import Tensor
 
 from collabedit.errors import ModelError, RequestError
+from collabedit.requests import is_question, join, stem
 
 __all__ = [
+    "ANSWER",
     "Batch",
     "EncodedText",
     "PromptText",
     "batches",
     "check_tokenizer",
     "encode",
+    "encode_edits",
     "equal_length_batches",
     "fill_template",
     "leading_special_tokens",
     "pad_right",
 ]
+
+#: Where a template has the assistant say the whole sentence: the prompt again, then the object.
+ANSWER = "{answer}"
 
 #: Products of fewer rows than this are not summed in the order that larger ones are.
 _LEAST_TOKENS = 16
@@ -39,18 +45,27 @@ class PromptText:
 
     Attributes:
         prompt: the text up to the target.
-        target: the continuation, without its leading space; empty for none.
+        target: the continuation; empty for none. Its leading space may be left out (:func:`join`).
         subject_span: the subject's first character and the one after its last, or ``None``.
+        close: whether the target follows the prompt as it is, as in a chat template.
     """
 
     prompt: str
     target: str = ""
     subject_span: tuple[int, int] | None = None
+    close: bool = False
 
     @property
     def text(self) -> str:
-        """Prompt and target, a space between them."""
-        return f"{self.prompt.rstrip()} {self.target}" if self.target else self.prompt
+        """Prompt and target, joined as a writer would (:func:`join`)."""
+        if self.close or not self.target:
+            return self.prompt + self.target
+        return join(self.prompt, self.target)
+
+    @property
+    def target_begins(self) -> int:
+        """Where the target begins in the text, the white space that is part of it included."""
+        return len(self.prompt if self.close else stem(self.prompt))
 
 
 @dataclass(frozen=True)
@@ -86,16 +101,23 @@ def fill_template(template: str, prompt: str, subject: str, target: str = "") ->
     """Put a subject into a prompt and the prompt into a context template.
 
     Args:
-        template: a context with ``{}`` where the prompt goes; ``"{}"`` is the bare prompt.
+        template: a context with ``{}`` where the prompt goes; ``"{}"`` is the bare prompt. With
+            ``{answer}`` after it, the target is the whole sentence in that place, prompt and
+            object, or the object alone where the prompt is a question, and what follows it.
         prompt: a prompt with ``{}`` where the subject goes.
         subject: the subject.
         target: a continuation.
     """
     before_prompt, _, after_prompt = template.partition("{}")
+    after_prompt, restates, end = after_prompt.partition(ANSWER)
     before_subject, _, after_subject = prompt.partition("{}")
     start = len(before_prompt) + len(before_subject)
-    text = f"{before_prompt}{before_subject}{subject}{after_subject}{after_prompt}"
-    return PromptText(text, target, (start, start + len(subject)))
+    asked = f"{before_subject}{subject}{after_subject}"
+    if restates:
+        said = target if is_question(asked) else join(asked, target)
+        asked, target = asked.rstrip(), f"{said}{end}" if target else ""
+    text = f"{before_prompt}{asked}{after_prompt}"
+    return PromptText(text, target, (start, start + len(subject)), close=bool(restates))
 
 
 def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
@@ -121,6 +143,36 @@ def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
     return [_locate(text, *row) for text, row in zip(texts, rows, strict=True)]
 
 
+def encode_edits(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
+    """Encode texts that edits are measured in, none with the subject's last token in front of all.
+
+    What a model reads first is its attention sink: there, every token has nearly the same key, a
+    very large one, and an edit would change the sink and not the fact. A text that begins with a
+    subject of one token, and that the tokenizer puts nothing in front of, is led by a line break.
+    (After a special token that the tokenizer does not use so, the next one may be a sink as well:
+    in SmolLM2, a key behind ``<|im_start|>`` is 108 long, behind a line break 6, as elsewhere.)
+
+    Raises:
+        ModelError: when the tokenizer cannot report character offsets.
+        RequestError: when a subject or a target is left with no token of its own.
+    """
+    encoded = encode(tokenizer, texts)
+    if all(text.subject_last != 0 for text in encoded):
+        return encoded
+    lead = int(tokenizer("\n", add_special_tokens=False).input_ids[-1])
+    return [_led(text, lead) if text.subject_last == 0 else text for text in encoded]
+
+
+def _led(text: EncodedText, lead: int) -> EncodedText:
+    return replace(
+        text,
+        ids=(lead, *text.ids),
+        target_start=text.target_start + 1,
+        subject_last=text.subject_last + 1,
+        subject_first=text.subject_first + 1,
+    )
+
+
 def _locate(
     text: PromptText, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
 ) -> EncodedText:
@@ -130,8 +182,8 @@ def _locate(
     real = [index for index in range(length) if not special[index]]
     target_start, subject_first, subject_last = length, -1, -1
     if text.target:
-        prompt_end = len(text.prompt.rstrip())
-        inside = [index for index in real if offsets[index][1] > prompt_end]
+        begins = text.target_begins
+        inside = [index for index in real if offsets[index][1] > begins]
         if not inside:
             raise RequestError(f"the target {text.target!r} has no token of its own")
         target_start = inside[0]

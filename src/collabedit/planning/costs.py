@@ -109,7 +109,7 @@ class Texts:
         tokens: of the prompt with its target, but for the last.
         suffix: of these, from the subject's last one on.
         target: of a target.
-        contexts: number of contexts besides the bare prompt.
+        contexts: number of contexts in addition to the bare prompt.
         context: tokens of a context's prefix.
         prompts: number of prompts that measure an edit.
     """

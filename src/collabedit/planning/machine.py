@@ -24,7 +24,7 @@ def with_peak_memory(function: Callable[[], Result]) -> tuple[Result, int]:
     stays below an earlier peak counts as nothing.
     """
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed but kept would hide what is taken anew
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed but kept would hide new allocations
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = resident()

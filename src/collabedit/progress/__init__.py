@@ -4,8 +4,8 @@ A stage is a ``with`` block of :func:`progress`. A command that knows which stag
 through says so with :func:`plan`; the display then counts them and estimates the time left over all
 of them. Messages for the user go through :func:`say`, so that they never break a bar.
 
-:func:`show_progress` chooses what is seen: a bar on a terminal, a line now and then elsewhere, or
-nothing; and a file that gets every event as JSON.
+:func:`show_progress` chooses what is seen: a bar on a terminal, lines at growing intervals
+elsewhere, or nothing; and a file that gets every event as JSON.
 """
 
 from collabedit.progress.clock import duration

@@ -71,7 +71,7 @@ class Nothing:
 
 
 class Lines:
-    """A line now and then on standard error, more and more seldom; none for short stages."""
+    """A line on standard error at growing intervals; none for short stages."""
 
     def __init__(self) -> None:
         self._label = ""

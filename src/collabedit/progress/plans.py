@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["CONTRIBUTION", "COVARIANCE", "EDIT", "MEASURE", "study_stages"]
+__all__ = ["COMMANDS", "EDIT", "study_stages"]
 
 _LOAD = "Loading the model"
 _COVARIANCE = "Collecting second moments"
 _KEYS = "Measuring keys"
 _TARGETS = "Optimising targets"
+_ASK = "Generating"
 
-#: What a party does: where the model stands, where it should, and what it reads.
-CONTRIBUTION = (_LOAD, _KEYS, _TARGETS, _KEYS)
 #: One party, from the model to the update.
 EDIT = (_LOAD, _COVARIANCE, _KEYS, _TARGETS, _KEYS)
-#: A collection of second moments.
-COVARIANCE = (_LOAD, _COVARIANCE)
-#: One measurement of records.
-MEASURE = ("Scoring",)
+#: By the name of the command, where its options make no difference.
+COMMANDS = {
+    "contribute": (_LOAD, _KEYS, _TARGETS, _KEYS),
+    "edit": (_LOAD, _COVARIANCE, _ASK, _KEYS, _TARGETS, _KEYS, _ASK),
+    "stats": (_LOAD, _COVARIANCE),
+}
 
 
 def study_stages(
@@ -30,7 +31,7 @@ def study_stages(
         generations: whether texts are generated and measured.
         heldout: whether perplexity is measured.
     """
-    measure = MEASURE + ("Generating",) * generations + ("Perplexity",) * heldout
+    measure = ("Scoring",) + (_ASK,) * generations + ("Perplexity",) * heldout
     begin = (_LOAD, _COVARIANCE, *measure)
     if rounds == 1:
         return (*begin, _KEYS, _TARGETS, *(_KEYS, *measure) * methods)

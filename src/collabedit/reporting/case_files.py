@@ -13,7 +13,7 @@ from collabedit.errors import InputError
 from collabedit.evaluation import CaseResult
 from collabedit.files import read_json
 
-__all__ = ["UNEDITED", "case_paths", "measured_cases"]
+__all__ = ["UNEDITED", "case_paths", "measured_case", "measured_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,15 +118,29 @@ def _refuse_unfinished(folder: Path) -> None:
 
 def _read_case(case_id: int, path: Path) -> dict[str, CaseResult]:
     """What a file says of one record, by method."""
+    return measured_case(case_id, read_json(path, "result file"), str(path))
+
+
+def measured_case(case_id: int, value: Mapping[str, Any], source: str) -> dict[str, CaseResult]:
+    """What a result file's content says of one record, by method, :data:`UNEDITED` last.
+
+    Args:
+        case_id: the record's.
+        value: what the file holds.
+        source: named in the error.
+
+    Raises:
+        InputError: when it is not in the layout of ROME and MEMIT.
+    """
     try:
-        parts = _parts(read_json(path, "result file"))
+        parts = _parts(value)
         before = [part["pre"] for part in parts.values() if part.get("pre")]
         blocks = {name: part["post"] for name, part in parts.items()}
         if before:
             blocks[UNEDITED] = before[0]
         return {name: _case(case_id, block) for name, block in blocks.items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-        raise InputError(f"{path}: not a result in the layout of ROME and MEMIT") from None
+        raise InputError(f"{source}: not a result in the layout of ROME and MEMIT") from None
 
 
 def _parts(value: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

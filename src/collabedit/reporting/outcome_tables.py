@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from collabedit.evaluation.outcomes import Outcome, Outcomes
 from collabedit.reporting.table import Column, Row, Table, console, section
 
-__all__ = ["outcome_table", "print_outcomes", "side_by_side"]
+__all__ = ["outcome_table", "print_outcomes", "side_by_side", "task_table"]
 
 #: Edits that are shown, and characters of a text.
 _SHOWN, _LONGEST = 24, 90
@@ -52,6 +52,32 @@ def side_by_side(title: str, headings: Sequence[str], rows: Sequence[Sequence[st
     columns = [Column(str(n), heading, is_text=True) for n, heading in enumerate(headings)]
     values: list[Row] = [{str(n): _shortened(t) for n, t in enumerate(row)} for row in rows]
     return Table(title, columns, [section(columns, [row]) for row in values])
+
+
+def task_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Tasks by models, in percent.
+
+    Args:
+        scores: by model and task, the task's metrics as shares; ``*_stderr`` are standard errors.
+    """
+    first = next(iter(scores.values()))
+    rows: list[Row] = []
+    for task, metrics in first.items():
+        for name in (name for name in metrics if not name.endswith("_stderr")):
+            values = {model: found[task].get(name) for model, found in scores.items()}
+            shown = {model: None if v is None else 100 * v for model, v in values.items()}
+            error = metrics.get(f"{name}_stderr")
+            rows.append(
+                {
+                    "task": task,
+                    "metric": name,
+                    **shown,
+                    "+-": None if error is None else 100 * error,
+                }
+            )
+    numbers = [Column(model, model, unit="%", decimals=1) for model in (*scores, "+-")]
+    columns = [Column.name("task", once=True), Column.name("metric"), *numbers]
+    return Table("Downstream tasks", columns, [section(columns, rows)])
 
 
 def _shortened(text: str) -> str:

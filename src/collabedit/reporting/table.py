@@ -261,7 +261,8 @@ def _spans(column: Column, values: Sequence[Value]) -> list[int]:
 
 def _html_heading(column: Column) -> str:
     title = f' title="{escape(column.help)}"' if column.help else ""
-    return f'<th scope="col"{title}>{escape(column.heading)}</th>'
+    words = ' class="words"' if column.justify == "left" else ""
+    return f'<th scope="col"{words}{title}>{escape(column.heading)}</th>'
 
 
 def _html_cell(column: Column, cell: Cell, rows: int) -> str:
@@ -269,4 +270,5 @@ def _html_cell(column: Column, cell: Cell, rows: int) -> str:
     span = f' rowspan="{rows}"' if rows > 1 else ""
     if column.is_name and text:
         return f'<th scope="{"rowgroup" if span else "row"}"{span}>{text}</th>'
-    return f"<td{span}>{f'<strong>{text}</strong>' if cell.best else text}</td>"
+    words = ' class="words"' if column.is_text else ""
+    return f"<td{words}{span}>{f'<strong>{text}</strong>' if cell.best else text}</td>"

@@ -25,6 +25,7 @@ from collabedit.reporting.table import Column, Row, Section, Table, console, sec
 __all__ = [
     "answer_tables",
     "console",
+    "layer_name",
     "measured_columns",
     "methods_table",
     "results_csv",
@@ -131,7 +132,7 @@ def _repeated(repeated: Mapping[str, Sequence[RepeatedRound]]) -> Table:
                 "round": number,
                 "edits": each.edits,
                 "skipped": each.skipped,
-                **{_layer(weight): norm for weight, norm in each.residual_norms.items()},
+                **{layer_name(weight): norm for weight, norm in each.residual_norms.items()},
                 **each.metrics,
             }
             for number, each in enumerate(rounds, 1)
@@ -140,7 +141,7 @@ def _repeated(repeated: Mapping[str, Sequence[RepeatedRound]]) -> Table:
     }
     rows = [row for own in series.values() for row in own]
     layers = dict.fromkeys(
-        _layer(w) for own in repeated.values() for r in own for w in r.residual_norms
+        layer_name(w) for own in repeated.values() for r in own for w in r.residual_norms
     )
     columns = [
         *(Column(key, key) for key in ("round", "edits", "skipped")),
@@ -153,7 +154,7 @@ def _repeated(repeated: Mapping[str, Sequence[RepeatedRound]]) -> Table:
     return _series("The same edits in every round", columns, series)
 
 
-def _layer(weight_name: str) -> str:
+def layer_name(weight_name: str) -> str:
     """``layer N`` instead of the weight's name."""
     found = re.search(r"\.(\d+)\.", weight_name)
     return f"layer {found.group(1)}" if found else weight_name

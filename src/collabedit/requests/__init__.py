@@ -16,6 +16,7 @@ A prompt may have the subject spelled out in place of ``{}``.
 """
 
 from collabedit.requests.formats import RequestFormat, request_formats
+from collabedit.requests.joining import is_question, join, stem
 from collabedit.requests.records import EditRequest, Question, Record, RecordKind
 from collabedit.requests.understanding import (
     Facts,
@@ -36,9 +37,12 @@ __all__ = [
     "RequestFile",
     "RequestFormat",
     "as_records",
+    "is_question",
+    "join",
     "load_records",
     "parse_record",
     "parse_records",
     "read_requests",
     "request_formats",
+    "stem",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collabedit.requests.fields import Fields
+from collabedit.requests.joining import join, stem
 from collabedit.requests.records import EditRequest, Question
 
 __all__ = ["Prompt", "neighbour", "prompt_about", "questions", "request"]
@@ -32,6 +33,9 @@ def request(
 ) -> EditRequest:
     """A request of its parts, trimmed.
 
+    A space that the object begins with moves to the prompt's end, where joining them would leave
+    it out.
+
     Raises:
         RequestError: when the prompt does not have ``{}`` once, or the subject has one.
     """
@@ -41,9 +45,12 @@ def request(
         raise fields.error(f"the prompt has {problem} '{{}}'; write {{}} once, for the subject")
     if "{}" in prompt.subject:
         raise fields.error("the subject contains '{}'; write the subject itself")
+    text = prompt.text
+    if target_new[:1] == " " and not join(text, target_new.strip()).startswith(f"{stem(text)} "):
+        text = f"{text} "
     return EditRequest(
         case_id,
-        prompt.text,
+        text,
         prompt.subject.strip(),
         target_new.strip(),
         target_true.strip() if target_true is not None else None,

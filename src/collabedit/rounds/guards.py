@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from collabedit.messages import Contribution
 
 __all__ = ["outliers"]
@@ -49,5 +51,5 @@ def outliers(contributions: Mapping[str, Contribution]) -> dict[str, str]:
 
 def _size(sent: Contribution, name: str, what: str) -> float:
     """Root mean square of the norms of a party's keys or residuals."""
-    factor = getattr(sent.statistics[name], what)
-    return float(factor.norm()) / sent.metadata.edits**0.5
+    factor: Tensor = getattr(sent.statistics[name], what)
+    return float(factor.norm()) / math.sqrt(sent.metadata.edits)

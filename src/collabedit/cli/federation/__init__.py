@@ -17,7 +17,7 @@ __all__ = ["app"]
 app = typer.Typer(
     no_args_is_help=True,
     help="Edit together over a network, with mutual TLS (needs collabedit\\[flare]; "
-    "docs/federation.md).",
+    "docs/how-to/federation.md).",
 )
 coordinator = typer.Typer(no_args_is_help=True, help="The coordinator's commands.")
 party = typer.Typer(no_args_is_help=True, help="A party's command.")

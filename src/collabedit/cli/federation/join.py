@@ -34,6 +34,20 @@ def join(
             "probability per token, such as 0.9."
         ),
     ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Secure aggregation: your key, of 'collabedit round key'. With it, you also take "
+            "part in rounds in which the coordinator learns sums only."
+        ),
+    ] = None,
+    roster: Annotated[
+        Path | None,
+        typer.Option(
+            help="Secure aggregation: the parties' public keys as you know them; a round with "
+            "others is refused."
+        ),
+    ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     skip_bad: SkipBadOption = False,
@@ -64,6 +78,8 @@ def join(
         skip_bad=skip_bad,
         trust_remote_code=trust_remote_code,
         cache=not no_cache,
+        identity=None if identity is None else identity.resolve(),
+        roster=None if roster is None else roster.resolve(),
     )
     print(f"{own.name}: {len(records)} edits; connecting to {own.target}", flush=True)
     raise typer.Exit(run_client(own, settings))

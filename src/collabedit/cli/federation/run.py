@@ -12,6 +12,7 @@ from collabedit.cli.options import MemoryOption, RoundOption, read_bytes
 
 if TYPE_CHECKING:
     from collabedit.federation.folder import Settings
+    from collabedit.messages import RoundConfig
 
 
 def run(
@@ -36,12 +37,13 @@ def run(
         float, typer.Option(min=1, help="Seconds that an exchange waits for answers.")
     ] = 3600,
     on_dropout: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="When a party fails: 'restart' merges without it, exactly for those who remain; "
-            "'stop' ends the round with nothing merged."
+            help="When a party fails: 'restart', the default, merges without it, exactly for those "
+            "who remain; 'stop' ends the round with nothing merged. 'continue', the default under "
+            "secure aggregation, does without it until the first sum is known."
         ),
-    ] = "restart",
+    ] = None,
     beta: Annotated[
         float | None,
         typer.Option(min=0, help="Weight of earlier rounds' keys; the editor's own by default."),
@@ -66,25 +68,28 @@ def run(
     """
     from collabedit.errors import UnknownNameError
     from collabedit.federation.folder import Gate, Settings
+    from collabedit.messages import RoundConfig
     from collabedit.rounds import Dropout
 
-    if on_dropout not in ("restart", "stop"):
-        raise UnknownNameError("way to go on", on_dropout, ["restart", "stop"])
+    config = RoundConfig.load(round_file)
+    usual = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
+    if on_dropout not in (None, *(way.value for way in Dropout)):
+        raise UnknownNameError("way to go on", on_dropout or "", [way.value for way in Dropout])
     settings = Settings(
         covariance=covariance.resolve(),
         method=method,
         beta=beta,
         min_parties=min_parties,
-        on_dropout=Dropout(on_dropout),
+        on_dropout=usual if on_dropout is None else Dropout(on_dropout),
         timeout=timeout,
         gate=Gate(least_efficacy=least_efficacy, most_loss=most_loss),
         memory_budget=read_bytes(memory_budget),
     )
-    _run(kit, out, round_file, settings, rounds, wait)
+    _run(kit, out, config, settings, rounds, wait)
 
 
 def _run(
-    kit: Path, out: Path, round_file: Path, settings: Settings, rounds: int, wait: float
+    kit: Path, out: Path, config: RoundConfig, settings: Settings, rounds: int, wait: float
 ) -> None:
     from collabedit.federation.running import (
         next_round,
@@ -94,14 +99,13 @@ def _run(
     )
     from collabedit.federation.tables import report_lines
     from collabedit.merging import resolve_method
-    from collabedit.messages import Covariance, RoundConfig
+    from collabedit.messages import Covariance
     from collabedit.transports.flare import require_flare
     from collabedit.transports.flare.jobs import open_session
     from collabedit.transports.flare.kits import Kit
 
     require_flare()
     admin = Kit.of(kit / "admin", "fed_admin.json")
-    config = RoundConfig.load(round_file)
     resolve_method(settings.method)
     Covariance.load(settings.covariance).check_model(config.covariance_sha256)
     folder = open_rounds(out, config, settings)

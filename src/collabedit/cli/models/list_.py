@@ -18,6 +18,4 @@ def list_models() -> None:
         cached = "yes" if catalogue.is_fetched(name) else "no"
         table.add_row(name, model.title, model.licence, f"{model.megabytes:,} MB", cached)
     console().print(table)
-    console().print(
-        "Any decoder model works as well: a Hub id, a local directory, or a .gguf file."
-    )
+    console().print("Any decoder model works: a Hub id, a local directory, or a .gguf file.")

@@ -10,7 +10,7 @@ __all__ = ["pull"]
 
 
 def pull(name: Annotated[str, typer.Argument(help="A built-in name.")]) -> None:
-    """Fetch a built-in model into the cache now, so that later commands start at once."""
+    """Download a built-in model into the cache, so that later commands start at once."""
     from collabedit.models import catalogue
 
     print(catalogue.fetch(name))

@@ -18,7 +18,7 @@ def show(
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what was inferred of a model, and an editor's hyper-parameters that follow from it."""
+    """Show the inferred structure of a model and the hyper-parameters that an editor would use."""
     from dataclasses import asdict
 
     from rich.table import Table

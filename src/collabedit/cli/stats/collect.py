@@ -59,33 +59,30 @@ def collect(
 ) -> None:
     """Collect second moments over a text, all layers in one pass if the memory budget allows.
 
-    Use text like the model was trained on, and at least ten times as many tokens as the MLP has
-    inputs. If it is interrupted, the same command continues.
+    Use text like that which the model was trained on, and at least ten times as many tokens as
+    the MLP has inputs. If it is interrupted, the same command continues.
     """
     from collabedit.cli.stats.table import print_covariance
     from collabedit.covariance import collect as collect_moments
     from collabedit.covariance import open_corpus
     from collabedit.covariance.sizing import default_tokens
     from collabedit.models import load_model
-    from collabedit.progress import plan
-    from collabedit.progress.plans import COVARIANCE
 
     source = open_corpus(corpus or ["self"], seed)
     target = out or default_out(model)
-    with plan(COVARIANCE):
-        language_model = load_model(
-            model,
-            dtype=dtype,
-            device=device,
-            memory_budget=read_bytes(memory_budget),
-            trust_remote_code=trust_remote_code,
-        )
-        chosen = _chosen_layers(language_model, layers)
-        wanted = tokens or default_tokens(language_model, source)
-        _say_cost(language_model, chosen, source, wanted)
-        covariance = collect_moments(
-            language_model, chosen, source, tokens=wanted, max_length=max_length, out=target
-        )
+    language_model = load_model(
+        model,
+        dtype=dtype,
+        device=device,
+        memory_budget=read_bytes(memory_budget),
+        trust_remote_code=trust_remote_code,
+    )
+    chosen = _chosen_layers(language_model, layers)
+    wanted = tokens or default_tokens(language_model, source)
+    _say_cost(language_model, chosen, source, wanted)
+    covariance = collect_moments(
+        language_model, chosen, source, tokens=wanted, max_length=max_length, out=target
+    )
     print_covariance(covariance, target)
 
 

@@ -32,7 +32,7 @@ def import_(
 ) -> None:
     """Import the .npz statistics of ROME and MEMIT.
 
-    These files do not say which model they are of; take care that it is the one you name.
+    These files do not say which model they describe; make sure it is the one you name.
     """
     from collabedit.cli.stats.table import print_covariance
     from collabedit.covariance import import_npz

@@ -15,7 +15,7 @@ def show(
     file: Annotated[Path, typer.Argument(help="A covariance file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a covariance file holds, and how good it is."""
+    """Show what a covariance file contains and how accurate it is."""
     from collabedit.cli.stats.table import facts, print_covariance, rows
     from collabedit.messages import Covariance
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collabedit.requests.building import prompt_about, request
+from collabedit.requests.building import prompt_about, questions, request
 from collabedit.requests.fields import Fields
 from collabedit.requests.records import EditRequest, Record
 
@@ -56,4 +56,8 @@ def with_prompts(request: EditRequest, fields: Fields) -> Record:
         attribute_prompts=fields.texts("attribute_prompts"),
         generation_prompts=fields.texts("generation_prompts"),
         reference_texts=fields.texts("reference_texts"),
+        question=fields.optional_text("question"),
+        aliases=fields.texts("aliases"),
+        portability=questions(fields, "portability"),
+        locality=questions(fields, "locality"),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from collabedit.requests.building import prompt_about, request
 from collabedit.requests.fields import Fields
 from collabedit.requests.formats.counterfact import with_prompts
@@ -22,7 +20,4 @@ def short(fields: Fields, case_id: int) -> list[Record]:
         target_true=fields.optional_text("target_true"),
         relation_id=fields.optional_text("relation_id"),
     )
-    record = with_prompts(made, fields)
-    return [
-        replace(record, aliases=fields.texts("aliases"), question=fields.optional_text("question"))
-    ]
+    return [with_prompts(made, fields)]

@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -211,7 +212,8 @@ def open_session(kit: Path, seconds: float = 30.0) -> Iterator[Any]:
 
     (kit / "transfer").mkdir(exist_ok=True)
     try:
-        session = new_secure_session(ADMIN, str(kit), timeout=seconds)
+        with redirect_stdout(StringIO()):  # it says that it connects
+            session = new_secure_session(ADMIN, str(kit), timeout=seconds)
     except Exception as error:  # FLARE raises many kinds
         raise RoundError(
             f"the coordinator's server does not answer ({_line(error)}); start it with "

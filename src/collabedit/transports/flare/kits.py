@@ -211,6 +211,9 @@ def _place_party(source: Path, target: Path) -> None:
     resources["class_allow_list"] = _ALLOWED
     resources["allow_log_streaming"] = False
     _without(resources, "site_log_streamer")
+    for component in resources["components"]:
+        if component["id"] == "process_launcher":
+            component["path"] = "collabedit.transports.flare.launcher.PartyLauncher"
     _write_local(target, resources)
 
 

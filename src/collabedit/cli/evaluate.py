@@ -1,0 +1,77 @@
+"""``collabedit evaluate``: what edits cost elsewhere, by tasks of the lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.cli.options import DeviceOption, DtypeOption, TrustOption
+from collabedit.errors import InputError
+
+if TYPE_CHECKING:
+    from collabedit.evaluation.downstream import TaskScores
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A built-in name, a directory, a .gguf file, or a Hub id.")
+    ],
+    delta: Annotated[
+        Path | None, typer.Option("--delta", help="Measure the model with this delta beside it.")
+    ] = None,
+    tasks: Annotated[
+        str,
+        typer.Option(
+            help="With commas: capitals, opposites, everyday, which work offline; or tasks of the "
+            "lm-evaluation-harness, whose data it downloads."
+        ),
+    ] = "capitals,opposites,everyday",
+    include: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A folder of further tasks (YAML)."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Items of a task; all by default.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Measure a model on downstream tasks, with a delta edited beside unedited.
+
+    Needs the extra lm-eval.
+    """
+    from collabedit.evaluation.downstream import downstream
+    from collabedit.messages import Delta
+    from collabedit.models import load_model
+    from collabedit.parties import check_delta_model
+    from collabedit.reporting.table import console
+
+    change = None if delta is None else Delta.load(delta)
+    if change is not None:
+        change.require_complete()
+    loaded = load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise InputError("--tasks names no task")
+    if change is not None:
+        check_delta_model(loaded, change)
+
+    def measured() -> TaskScores:
+        return downstream(loaded, names, include=include, limit=limit, batch_size=batch_size)
+
+    found = {"unedited" if change else model: measured()}
+    if change is not None:
+        with loaded.edited(change.changes):
+            found["edited"] = measured()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        from collabedit.reporting.outcome_tables import task_table
+
+        console().print(task_table(found).rich())

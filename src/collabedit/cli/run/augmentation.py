@@ -1,0 +1,51 @@
+"""``collabedit run augmentation``: conflicts resolved by augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.run.study import study
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from collabedit.experiments import Run
+
+__all__ = ["augmentation"]
+
+
+@study("augmentation", merge="CollabEdit")
+def augmentation(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    wordings: Annotated[
+        Path | None,
+        typer.Option(help="JSON of other prompts by relation id, for round-edit records."),
+    ] = None,
+    objects: Annotated[
+        bool, typer.Option(help="Augment by the further true objects of round-edit records.")
+    ] = True,
+    prompts: Annotated[bool, typer.Option(help="Augment by other wordings of the prompt.")] = True,
+    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")] = 0.0,
+) -> Run:
+    """Resolve conflicts by augmentation: the preferred answer, edited in many forms.
+
+    Three rounds: an edit; its reversal beside a conflicting edit by as many other parties; and the
+    preferred answer with further true objects and in other words. --dataset takes round-edit
+    records or any CounterFact records.
+    """
+    from collabedit.experiments import AugmentationSettings, augmentation
+
+    settings = AugmentationSettings.checked(
+        **common,
+        wordings=wordings,
+        augment_objects=objects,
+        augment_prompts=prompts,
+        beta=beta,
+    )
+    return augmentation(settings, results, fresh=fresh, executor=executor)

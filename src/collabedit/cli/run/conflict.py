@@ -1,0 +1,48 @@
+"""``collabedit run conflict``: other answers to the same questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.run.study import study
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from collabedit.experiments import Run
+
+__all__ = ["conflict"]
+
+
+@study("conflict", merge="CollabEdit")
+def conflict(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="whether-conflict (edit A, measure B), performance-a (A, A), performance-b "
+            "(A and B, A), performance-a+b (A and B, B), single-b (B, B); several with commas, or "
+            "all."
+        ),
+    ] = "all",
+    conflicts: Annotated[
+        str | None,
+        typer.Option(help="A file of B: the same questions with other answers; made if not given."),
+    ] = None,
+) -> Run:
+    """Let other parties give other answers (B) to the same questions (A).
+
+    A is what --parties and --edits-per-party give; as many other parties hold B.
+    """
+    from collabedit.experiments import MODES, ConflictSettings, conflict
+
+    asked = tuple(name.strip() for name in mode.lower().split(","))
+    names = tuple(MODES) if asked == ("all",) else asked
+    settings = ConflictSettings.checked(**common, conflicts=conflicts, modes=names)
+    return conflict(settings, results, fresh=fresh, executor=executor)

@@ -1,0 +1,56 @@
+"""``collabedit run editors``: editors side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.run.study import study
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from collabedit.experiments import Run
+
+__all__ = ["editors"]
+
+
+@study("editors", without=("editor", "schedule"), merge="GLOBAL,CollabEdit,SA,TA,TIES")
+def editors(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    editors: Annotated[
+        str,
+        typer.Option(
+            "--editors",
+            "-E",
+            help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
+            "AlphaEdit, UltraEdit, FT-L, LocFT-BF; or all.",
+        ),
+    ] = "all",
+    schedules: Annotated[
+        str, typer.Option(help="How residuals reach the layers: layerwise, one-shot, with commas.")
+    ] = "layerwise,one-shot",
+) -> Run:
+    """Compare editors: each in each schedule, merged by each method, from the same edits.
+
+    Each is a single round in a folder below the run's; editors of one layer are measured once,
+    since the schedule makes no difference to them. An interrupted run, even killed, is continued by
+    the same command.
+    """
+    from collabedit.editors import editors as all_editors
+    from collabedit.experiments import EditorsSettings, compare_editors
+    from collabedit.messages import parse_schedule
+
+    asked = tuple(editors.split(","))
+    everything = editors.strip().lower() == "all"
+    settings = EditorsSettings.checked(
+        **common,
+        editors=tuple(editor.name for editor in all_editors()) if everything else asked,
+        schedules=tuple(parse_schedule(name) for name in schedules.split(",")),
+    )
+    return compare_editors(settings, results, fresh=fresh, executor=executor)

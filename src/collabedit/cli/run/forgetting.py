@@ -1,0 +1,47 @@
+"""``collabedit run forgetting``: what further edits do to earlier ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.options import read_decimals
+from collabedit.cli.run.study import BetaOption, study
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from collabedit.experiments import Run
+
+__all__ = ["forgetting"]
+
+
+@study("forgetting", merge="CollabEdit")
+def forgetting(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    further: Annotated[int, typer.Option(help="Edits made after the target set.")] = 40,
+    batch: Annotated[int, typer.Option(help="How many of them at a time.")] = 1,
+    beta: BetaOption = None,
+    measure_every: Annotated[
+        int, typer.Option(help="Batches between two measurements of the target set.")
+    ] = 4,
+) -> Run:
+    """Edit a target set, then further edits one at a time, and watch the target set fade.
+
+    Compares the static covariance (beta 0) with the dynamic one.
+    """
+    from collabedit.experiments import ForgettingSettings, forgetting
+
+    settings = ForgettingSettings.checked(
+        **common,
+        further=further,
+        batch=batch,
+        beta=None if beta is None else read_decimals(beta, "--beta"),
+        measure_every=measure_every,
+    )
+    return forgetting(settings, results, fresh=fresh, executor=executor)

@@ -1,0 +1,39 @@
+"""``collabedit run multi-round``: several rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.options import read_decimals
+from collabedit.cli.run.study import BetaOption, study
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from collabedit.experiments import Run
+
+__all__ = ["multi_round"]
+
+
+@study("multi-round", counted=True)
+def multi_round(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")] = 5,
+    beta: BetaOption = None,
+) -> Run:
+    """Edit in several rounds; after each, measure the edits of all rounds so far.
+
+    Every method goes its own way: targets are found anew on the model that its earlier rounds
+    left. A killed run continues from its last finished round.
+    """
+    from collabedit.experiments import MultiRoundSettings, multi_round
+
+    betas = None if beta is None else read_decimals(beta, "--beta")
+    settings = MultiRoundSettings.checked(**common, rounds=rounds, beta=betas)
+    return multi_round(settings, results, fresh=fresh, executor=executor)

@@ -1,0 +1,51 @@
+"""``collabedit run overlap``: the same edits, given by several parties or over several rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.options import read_numbers
+from collabedit.cli.run.study import study
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from collabedit.experiments import Run
+
+__all__ = ["overlap"]
+
+
+@study("overlap", edits_per_party="10", merge="CollabEdit,TA")
+def overlap(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Rounds of the same edits.")] = 5,
+    copies: Annotated[
+        str, typer.Option(help="Numbers of parties with the same edits in one round.")
+    ] = "1,2,4,8",
+    skip_known: Annotated[
+        float,
+        typer.Option(help="Parties skip what the model says with this probability per token."),
+    ] = 0.5,
+    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")] = 0.0,
+) -> Run:
+    """Give all parties the same edits, in one round and over several.
+
+    Shows how the residuals shrink over rounds, what copies of an edit do to the update of each
+    method of --merge, and what it saves when parties skip what the model already knows.
+    """
+    from collabedit.experiments import OverlapSettings, overlap
+
+    settings = OverlapSettings.checked(
+        **common,
+        rounds=rounds,
+        copies=read_numbers(copies, "--copies"),
+        skip_known=skip_known,
+        beta=beta,
+    )
+    return overlap(settings, results, fresh=fresh, executor=executor)

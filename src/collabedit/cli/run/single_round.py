@@ -1,0 +1,46 @@
+"""``collabedit run single-round``: one round, merged by each method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collabedit.cli.run.study import study
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from collabedit.experiments import Run
+
+__all__ = ["single_round"]
+
+
+@study("single-round", counted=True)
+def single_round(
+    results: Path,
+    fresh: bool,
+    executor: Executor | None,
+    common: dict[str, Any],
+    secure_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--secure-aggregation",
+            help="Merge by masked sums, as parties that hide from the coordinator do "
+            "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
+        ),
+    ] = False,
+) -> Run:
+    """Edit once by many parties, merge by each method, and measure before and after.
+
+    An interrupted run is continued by the same command. Targets are found once for all methods.
+    """
+    from collabedit.experiments import SingleRoundSettings, single_round
+
+    return single_round(
+        SingleRoundSettings.checked(**common, secure_aggregation=secure_aggregation),
+        results,
+        fresh=fresh,
+        executor=executor,
+    )

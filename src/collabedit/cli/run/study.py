@@ -1,0 +1,218 @@
+"""What the studies' commands have in common: their options and how they run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from collabedit.cli.options import (
+    CovarianceOption,
+    DeviceOption,
+    DtypeOption,
+    EditorOption,
+    HparamsOption,
+    MemoryOption,
+    ModelOption,
+    ScheduleOption,
+    SeedOption,
+    TrustOption,
+    WorkersOption,
+    read_bytes,
+    read_numbers,
+)
+from collabedit.cli.run.showing import ResultsOption, show_run
+
+if TYPE_CHECKING:
+    from collabedit.experiments import Run
+
+__all__ = ["BetaOption", "study"]
+
+BetaOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Weight of earlier rounds' keys in the prior (the dynamic covariance); 0 is the "
+        "static one; several with commas, such as 0,1,10, are compared. By default the editor's "
+        "own (10; AlphaEdit 1), which 'forgetting' compares with 0."
+    ),
+]
+
+
+def common_settings(
+    model: ModelOption = "smollm2-135m",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            "--dataset",
+            "-D",
+            help="worldfacts, multi_counterfact, counterfact, zsre, or a file of records.",
+        ),
+    ] = "worldfacts",
+    parties: Annotated[int, typer.Option("--parties", "-p", help="Number of parties.")] = 4,
+    edits_per_party: Annotated[
+        str,
+        typer.Option("--edits-per-party", "-n", help="One number for all parties, or 4,20,6 ..."),
+    ] = "8",
+    shared: Annotated[
+        int, typer.Option(min=0, help="How many of each party's edits all parties hold.")
+    ] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Use only the first so many records of the data set.")
+    ] = None,
+    merge: Annotated[
+        str, typer.Option(help="Methods to compare, with commas, in any case; 'all' for all.")
+    ] = "CollabEdit,GLOBAL,SA,TA,TIES",
+    editor: EditorOption = "MEMIT",
+    schedule: ScheduleOption = "layerwise",
+    partition: Annotated[
+        str, typer.Option(help="'iid', or 'relation': each party gets facts of few kinds.")
+    ] = "iid",
+    covariance: CovarianceOption = None,
+    hparams: HparamsOption = None,
+    heldout: Annotated[
+        Path | None, typer.Option(help="A text file whose perplexity is measured as well.")
+    ] = None,
+    generations: Annotated[
+        bool,
+        typer.Option(
+            "--generations",
+            help="Read what the model writes for all records, and measure the fluency and "
+            "consistency of longer texts.",
+        ),
+    ] = False,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Records, chosen by the seed, for which the model is asked in several forms and "
+            "its answers are read (docs/explanation/evaluation.md); 0 for none.",
+        ),
+    ] = 16,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server that grades the answers, such as "
+            "http://localhost:8000/v1. It sees the records and the answers."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str, typer.Option("--judge-model", help="The model's name on that server.")
+    ] = "default",
+    seed: SeedOption = 0,
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    memory_budget: MemoryOption = None,
+) -> dict[str, Any]:
+    """What all studies can be told, as the fields of their settings."""
+    from collabedit.editors import Hyperparameters
+    from collabedit.merging import merge_methods
+    from collabedit.messages import parse_schedule
+
+    per_party = read_numbers(edits_per_party, "--edits-per-party")
+    everything = merge.strip().lower() == "all"
+    return {
+        "model": model,
+        "dataset": dataset,
+        "parties": parties,
+        "edits_per_party": per_party if len(per_party) > 1 else per_party[0],
+        "shared": shared,
+        "limit": limit,
+        "merge": tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
+        "editor": editor,
+        "schedule": parse_schedule(schedule),
+        "partition": partition,
+        "covariance": covariance,
+        "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
+        "heldout": heldout,
+        "answers": answers,
+        "generations": generations,
+        "judge": judge,
+        "judge_model": judge_model,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "memory_budget": read_bytes(memory_budget),
+    }
+
+
+def study(
+    name: str, *, counted: bool = False, without: tuple[str, ...] = (), **defaults: Any
+) -> Callable[[Callable[..., Run]], Callable[..., None]]:
+    """Make a command of a study: its own options before the common ones, whose defaults may differ.
+
+    The decorated function gets the results folder, ``fresh``, the workers, the common settings and
+    its own options.
+
+    Args:
+        name: of the command.
+        counted: whether the number of its stages follows from the options.
+        without: common options that it does not have.
+        defaults: of common options, where they are the study's own.
+    """
+
+    def register(function: Callable[..., Run]) -> Callable[..., None]:
+        common = [p for p in _parameters(common_settings, defaults) if p.name not in without]
+        own = [p for p in _parameters(function, {}) if p.name not in _GIVEN]
+        last = [
+            inspect.Parameter(
+                "results", _KEYWORD, default=Path("results"), annotation=ResultsOption
+            ),
+            inspect.Parameter("fresh", _KEYWORD, default=False, annotation=_FRESH),
+            inspect.Parameter("workers", _KEYWORD, default=None, annotation=WorkersOption),
+        ]
+
+        def command(results: Path, fresh: bool, workers: str | None, **values: Any) -> None:
+            from collabedit.progress import plan
+            from collabedit.progress.plans import study_stages
+            from collabedit.workers import open_workers
+
+            settings = common_settings(**{p.name: values.pop(p.name) for p in common})
+            for left_out in without:
+                del settings[left_out]
+            stages = study_stages(
+                len(settings["merge"]),
+                rounds=values.get("rounds", 1),
+                generations=settings["generations"],
+                heldout=settings["heldout"] is not None,
+            )
+            with open_workers(workers) as executor, plan(stages if counted else ()):
+                finished = function(results, fresh, executor, settings, **values)
+            show_run(finished)
+
+        command.__doc__ = function.__doc__
+        command.__signature__ = inspect.Signature([*own, *common, *last])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in (*own, *common, *last)}
+        command.__name__ = name
+        return command
+
+    return register
+
+
+#: What studies are given besides their own options.
+_GIVEN = ("results", "fresh", "executor", "common")
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_FRESH = Annotated[
+    bool, typer.Option("--fresh", help="Start over instead of continuing an interrupted run.")
+]
+
+
+def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
+
+
+def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+    names = {"Run": Any, "Executor": Any}  # only type checkers import them
+    hints = get_type_hints(function, localns=names, include_extras=True)
+    return [
+        parameter.replace(
+            kind=_KEYWORD,
+            annotation=hints[parameter.name],
+            default=defaults.get(parameter.name, parameter.default),
+        )
+        for parameter in inspect.signature(function).parameters.values()
+    ]

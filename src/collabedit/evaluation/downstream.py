@@ -1,0 +1,134 @@
+"""What an edit costs elsewhere: tasks of the lm-evaluation-harness, on a model as it is now."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from collabedit.errors import InputError, MissingExtraError
+from collabedit.models import LanguageModel
+from collabedit.progress import say
+
+__all__ = ["OWN_TASKS", "TaskScores", "downstream"]
+
+#: Tasks that come with the package, and work offline: what everyone knows, four choices each.
+OWN_TASKS = ("capitals", "opposites", "everyday")
+
+#: By task, the metrics that it has, such as ``acc`` and ``acc_stderr``.
+TaskScores = dict[str, dict[str, float]]
+
+_METRICS = [
+    {"metric": name, "aggregation": "mean", "higher_is_better": True}
+    for name in ("acc", "acc_norm")
+]
+
+
+def downstream(
+    model: LanguageModel,
+    tasks: Sequence[str] = OWN_TASKS,
+    *,
+    include: Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+) -> TaskScores:
+    """Measure a model on tasks.
+
+    Args:
+        model: the model, edited or not.
+        tasks: names of :data:`OWN_TASKS`, or of the harness, which downloads their data.
+        include: a folder of further tasks as the harness takes them (YAML files).
+        limit: items of a task; all by default.
+        batch_size: items at a time.
+
+    Returns:
+        The tasks' metrics, as shares from 0 to 1.
+
+    Raises:
+        MissingExtraError: when the harness is not installed.
+        InputError: when there is no such task, or its data can't be had.
+    """
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise MissingExtraError("lm-eval", "lm-eval", "measuring downstream tasks") from None
+    say(f"Measuring {', '.join(tasks)}")
+    with _quiet():
+        manager = TaskManager(include_path=None if include is None else str(include))
+        unknown = sorted(set(tasks) - set(OWN_TASKS) - set(manager.all_tasks))
+        if unknown or not tasks:
+            raise InputError(
+                f"unknown task {', '.join(unknown)!r}; ours are {', '.join(OWN_TASKS)}, others are "
+                "those of 'lm-eval ls tasks' or of --include"
+            )
+        wrapped = HFLM(
+            pretrained=model.hf,
+            tokenizer=model.tokenizer,
+            batch_size=batch_size,
+            device=str(model.device),
+        )
+        chosen: list[Any] = [_own(task) if task in OWN_TASKS else task for task in tasks]
+        try:
+            found: Any = lm_eval.simple_evaluate(
+                wrapped,
+                tasks=chosen,
+                task_manager=manager,
+                limit=limit,
+                bootstrap_iters=1,
+                log_samples=False,
+            )
+        except (OSError, ConnectionError) as error:
+            first = str(error).partition("\n")[0]
+            raise InputError(f"the data of {', '.join(tasks)} can't be had: {first}") from None
+    return {task: _numbers(scores) for task, scores in found["results"].items()}
+
+
+def _own(task: str) -> dict[str, Any]:
+    """The harness's configuration of a task of the package."""
+    path = resources.files("collabedit.evaluation").joinpath("tasks", f"{task}.jsonl")
+    return {
+        "task": task,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(path)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "query",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": _METRICS,
+        "metadata": {"version": 1},
+    }
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    """``acc`` of the harness's ``acc,none``; what is no number is left out."""
+    return {
+        key.partition(",")[0]: float(value)
+        for key, value in scores.items()
+        if isinstance(value, int | float) and "," in key
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness and its data sets say much that nobody asked for."""
+    import datasets
+
+    logger = logging.getLogger("lm_eval")
+    level, shown = logger.level, datasets.utils.logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # where its progress bars go
+            yield
+    finally:
+        logger.setLevel(level)
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,60 @@
+"""The command that makes a run again, from the settings that its summary keeps."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from collabedit.reporting.results import PapersResult, RunResult, TuneResult
+
+__all__ = ["command_of"]
+
+#: Settings whose options have another name.
+_OPTIONS = {
+    "augment_objects": "objects",
+    "augment_prompts": "prompts",
+    "hyperparameters": "hparams",
+    "modes": "mode",
+}
+#: Flags that can be turned off.
+_ON_BY_DEFAULT = ("augment_objects", "augment_prompts")
+
+#: Where the settings' own hyper-parameters are to be written.
+HPARAMS = "hparams.json"
+
+
+def command_of(result: RunResult) -> str | None:
+    """What to type to make a run again; ``None`` where its settings are unknown.
+
+    Hyper-parameters are read from :data:`HPARAMS`, where the settings have some.
+    """
+    settings = dict(result.settings)
+    if not settings or isinstance(result, PapersResult):
+        return None
+    words = ["collabedit", "run", result.experiment]
+    if isinstance(result, TuneResult):
+        words = ["collabedit", "tune", str(settings.pop("model", ""))]
+    for name, value in settings.items():
+        words += _option(name, value)
+    return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> Iterator[str]:
+    option = _OPTIONS.get(name, name).replace("_", "-")
+    if value is None or value is False:
+        if name in _ON_BY_DEFAULT:
+            yield f"--no-{option}"
+    elif value is True:
+        yield f"--{option}"
+    else:
+        yield f"--{option}"
+        yield _word(name, value)
+
+
+def _word(name: str, value: Any) -> str:
+    if name == "hyperparameters":
+        return HPARAMS
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)

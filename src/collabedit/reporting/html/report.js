@@ -1,0 +1,20 @@
+"use strict";
+for (const box of document.querySelectorAll(".search")) {
+  const edits = [...box.nextElementSibling.children];
+  const texts = edits.map((edit) => edit.textContent.toLowerCase());
+  const input = box.querySelector("input");
+  const output = box.querySelector("output");
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    edits.forEach((edit, number) => {
+      edit.hidden = !words.every((word) => texts[number].includes(word));
+      shown += edit.hidden ? 0 : 1;
+    });
+    output.textContent = `${shown} of ${edits.length} edits`;
+  });
+  box.hidden = false;
+}
+addEventListener("beforeprint", () => {
+  for (const each of document.querySelectorAll("details")) each.open = true;
+});

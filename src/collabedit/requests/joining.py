@@ -1,0 +1,84 @@
+"""Joining a prompt and what follows it, as a writer of its script would."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["is_question", "join", "stem"]
+
+#: Scripts written without spaces between words, by the first words of their characters' Unicode
+#: names.
+_UNSPACED = (
+    *("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"),
+    *("IDEOGRAPHIC", "FULLWIDTH"),
+)
+
+#: What the next word follows closely where a word could begin, and what it always follows so
+#: besides opening brackets, opening quotes and currency signs.
+_OPENS = frozenset("\"'`#@")
+_HOLDS_NEXT = frozenset("_/\\¿¡")
+
+#: Where the assistant's turn begins in chat templates that break no line there.
+_TURN_BEGINS = "|>"
+
+#: What follows the word before it closely, besides closing brackets and quotes.
+_HOLDS_PREVIOUS = frozenset(",.;:!?%…")
+
+
+def join(prompt: str, target: str) -> str:
+    """A prompt and its continuation, with a space between them where a writer puts one.
+
+    White space that a record gives counts: a target's leading space stays as it is, and a prompt
+    that ends in a line break or a tab goes on there. A space at a prompt's end belongs to the next
+    word, as language models see it, so it is the one that the target begins with. Without any,
+    script and punctuation decide: none in Chinese, Japanese, Thai and other scripts without
+    spaces, nor after an opening bracket or quote, a currency sign, or a hyphen on a word.
+    """
+    before = stem(prompt)
+    if before != prompt:
+        return f"{before} {target.lstrip()}"
+    if target[:1].isspace() or not _needs_space(prompt, target):
+        return prompt + target
+    return f"{prompt} {target}"
+
+
+def stem(prompt: str) -> str:
+    """A prompt without the spaces at its end, unless they begin a line.
+
+    What a model reads before it writes: it writes the space as a part of the next word.
+    """
+    stripped = prompt.rstrip(" ")
+    return prompt if not stripped or stripped[-1].isspace() else stripped
+
+
+def is_question(prompt: str) -> bool:
+    """Whether a prompt asks, so that an answer does not continue it."""
+    return prompt.rstrip().endswith(("?", "\N{FULLWIDTH QUESTION MARK}"))
+
+
+def _needs_space(prompt: str, target: str) -> bool:
+    if not prompt or not target or prompt[-1].isspace() or prompt.endswith(_TURN_BEGINS):
+        return False
+    if _is_unspaced(prompt[-1]):
+        return False
+    if _is_unspaced(target[0]) and any(map(_is_unspaced, prompt.split()[-1])):
+        return False
+    return not (_holds_next(prompt) or _holds_previous(target[0]))
+
+
+def _is_unspaced(char: str) -> bool:
+    return unicodedata.name(char, "").startswith(_UNSPACED)
+
+
+def _holds_next(prompt: str) -> bool:
+    last, before = prompt[-1], prompt[-2:-1]
+    opening = not before or before.isspace() or unicodedata.category(before) in ("Ps", "Pi")
+    if last in _OPENS:
+        return opening
+    if unicodedata.category(last) == "Pd":  # a hyphen on a word, not a dash between spaces
+        return not opening
+    return last in _HOLDS_NEXT or unicodedata.category(last) in ("Ps", "Pi", "Sc")
+
+
+def _holds_previous(char: str) -> bool:
+    return char in _HOLDS_PREVIOUS or unicodedata.category(char) in ("Pe", "Pf")

@@ -1,0 +1,41 @@
+"""Downstream tasks: the package's own, on models, offline."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+import pytest
+
+from collabedit.errors import InputError
+from collabedit.evaluation.downstream import OWN_TASKS, downstream
+from collabedit.models import LanguageModel
+
+
+@pytest.mark.parametrize("task", OWN_TASKS)
+def test_every_item_has_one_right_end_among_four(task: str) -> None:
+    text = resources.files("collabedit.evaluation").joinpath("tasks", f"{task}.jsonl").read_text()
+    items = [json.loads(line) for line in text.splitlines()]
+    assert 40 <= len(items) <= 100
+    assert len({item["query"] for item in items}) == len(items)
+    for item in items:
+        assert len(set(item["choices"])) == 4
+        assert 0 <= item["gold"] < 4
+    golds = [item["gold"] for item in items]
+    assert max(golds.count(place) for place in range(4)) < len(items) / 2
+
+
+@pytest.mark.slow
+def test_the_real_model_is_far_above_chance(smollm2: LanguageModel) -> None:
+    pytest.importorskip("lm_eval")
+    found = downstream(smollm2, limit=40)
+    assert set(found) == set(OWN_TASKS)
+    for scores in found.values():
+        assert scores["acc"] > 0.25 + 4 * (0.25 * 0.75 / 40) ** 0.5  # four errors of guessing
+
+
+@pytest.mark.slow
+def test_unknown_tasks_are_named(tiny_llama: LanguageModel) -> None:
+    pytest.importorskip("lm_eval")
+    with pytest.raises(InputError, match="nosuchtask"):
+        downstream(tiny_llama, ["capitals", "nosuchtask"])

@@ -1,0 +1,45 @@
+"""What a party is told of what FLARE writes."""
+
+from __future__ import annotations
+
+import pytest
+
+from collabedit.federation.joining import _meaning
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        (
+            "FederatedClient - INFO - Successfully registered client:bank for project demo.",
+            "connected; waiting for a round",
+        ),
+        (
+            "failed with exception ... [SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca",
+            "the coordinator does not know who signed this kit's certificate",
+        ),
+        (
+            "Cannot connect to host localhost:49483 ssl:True [SSLCertVerificationError: (1, ...)]",
+            "who answers has no certificate of this federation",
+        ),
+        (
+            "Cannot connect to host localhost:80 ssl:default [Connect call failed]",
+            "the coordinator cannot be reached; trying again",
+        ),
+        (
+            "ClientRunner - INFO - [identity=bank, run=1] - client runner started",
+            "a round has begun",
+        ),
+        (
+            "PartyExecutor - ERROR - [identity=bank, run=1] - this party is not on the roster",
+            "this party is not on the roster",
+        ),
+        (
+            "member - WARNING - the round is accepted; its delta: /a/b",
+            "the round is accepted; its delta: /a/b",
+        ),
+        ("AuxRunner - INFO - registered aux handler", ""),
+    ],
+)
+def test_what_concerns_people_is_said(line: str, meaning: str) -> None:
+    assert _meaning(f"2026-11-25 09:57:55,814 - {line}\n") == meaning
