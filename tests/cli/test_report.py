@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from collabedit.cli import app
-from collabedit.cli.run import show_result
+from collabedit.cli.run.showing import show_result
 from collabedit.errors import InputError
 from collabedit.reporting.results import RunResult
 from tests.reporting.html.runs import multi_round, result, written

@@ -88,7 +88,7 @@ def common_settings(
         typer.Option(
             min=0,
             help="Records, chosen by the seed, for which the model is asked in several forms and "
-            "its answers are read (docs/explanation/evaluation.md); 0 for none.",
+            "its answers are read (docs/reference/evaluation.md); 0 for none.",
         ),
     ] = 16,
     judge: Annotated[
