@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from collabedit.cli import app
-from collabedit.cli.run import show_result
+from collabedit.cli.run.showing import show_result
 from collabedit.errors import InputError
 from collabedit.reporting.results import RunResult
 from tests.reporting.html.runs import multi_round, result, written
@@ -47,6 +47,10 @@ def test_bad_folders_end_in_one_line(tmp_path: Path) -> None:
     (run / "case_1.json").write_text('{"methods": {"SA": 3}}')
     assert "case_1.json" in error(run)
     (run / "case_1.json").write_text('{"methods": {"SA": {"rewrite_prompts_probs": 3}}}')
+    assert "case 1: not a result" in error(run)
+    (run / "case_1.json").write_text(
+        '{"methods": {"SA": {"rewrite_prompts_probs": [], "answers": [{"text": "x"}]}}}'
+    )
     assert "case 1: not a result" in error(run)
     (run / "summary.json").write_text("[]")
     assert "summary.json" in error(run)
