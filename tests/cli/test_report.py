@@ -48,6 +48,10 @@ def test_bad_folders_end_in_one_line(tmp_path: Path) -> None:
     assert "case_1.json" in error(run)
     (run / "case_1.json").write_text('{"methods": {"SA": {"rewrite_prompts_probs": 3}}}')
     assert "case 1: not a result" in error(run)
+    (run / "case_1.json").write_text(
+        '{"methods": {"SA": {"rewrite_prompts_probs": [], "answers": [{"text": "x"}]}}}'
+    )
+    assert "case 1: not a result" in error(run)
     (run / "summary.json").write_text("[]")
     assert "summary.json" in error(run)
 

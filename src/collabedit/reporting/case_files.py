@@ -167,7 +167,15 @@ def _case(case_id: int, block: Mapping[str, Any]) -> CaseResult:
     for key in ("ngram_entropy", "reference_score"):
         if key in block:
             case[key] = float(block[key])
+    if "answers" in block:
+        case["answers"] = [_answer(item) for item in block["answers"]]
     return cast(CaseResult, case)
+
+
+def _answer(item: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(item["form"], str):
+        raise ValueError("an answer has no form")
+    return dict(item)
 
 
 def _losses(item: Mapping[str, Any]) -> dict[str, float]:

@@ -27,7 +27,15 @@ def block(case_id: int, holds: bool, **more: Any) -> dict[str, Any]:
 
 def case(case_id: int, subject: str, target: str, methods: tuple[str, ...] = METHODS) -> Case:
     """One record; averaging loses every edit with an odd number."""
-    told = [{"form": "chat", "prompt": "Where?", "text": f"In {target}.", "right": True}]
+    told = [
+        {
+            "form": "question",
+            "prompt": "Where?",
+            "text": f"In {target}.",
+            "right": True,
+            "about": True,
+        }
+    ]
     return Case.model_validate(
         {
             "case_id": case_id,

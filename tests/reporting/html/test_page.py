@@ -66,8 +66,9 @@ def test_a_run_shows_all_its_parts() -> None:
         "|R| method layer 5 layer 6 CollabEdit 12.50",
         "deltas/CollabEdit 12.5 4096",
         "Subject 3 lies in",
-        "unedited text : Subject 3 lies in France.",
-        "In Italy.",
+        "text unedited : Subject 3 lies in France.",
+        "question Where? CollabEdit : In Italy. (right) GLOBAL : In Italy. (right)",
+        "What the models write when they are asked method question",
         "collabedit run single-round --model smollm2-135m --parties 2",
     ):
         assert part in text

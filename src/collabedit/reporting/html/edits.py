@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from collabedit.evaluation import CaseResult, metric, metrics
+from collabedit.evaluation import ANSWER_METRICS, CaseResult, metric, metrics
 from collabedit.reporting.case_files import UNEDITED, measured_case
 from collabedit.reporting.results import Case
 from collabedit.reporting.table import Column, Row, Table, section
@@ -78,6 +78,13 @@ class Edit:
                 return all(own)
         return None
 
+    def asked(self) -> dict[tuple[str, str], list[Generated]]:
+        """What was written, by form and prompt, so that the models stand below each other."""
+        found: dict[tuple[str, str], list[Generated]] = defaultdict(list)
+        for each in self.generated:
+            found[each.form, each.prompt].append(each)
+        return dict(found)
+
     def table(self) -> Table:
         """One row a model."""
         rows = [{"method": name, **_measures(case)} for name, case in self.models.items()]
@@ -88,11 +95,13 @@ class Edit:
 
 _NEW = Column("new", "P(new)", "%", 1, definition="probability per token of the new object")
 _OLD = Column("old", "P(old)", "%", 1, definition="probability per token of the true object")
+#: Answers are shown themselves.
+_SHOWN = [each for each in metrics() if each.values and each not in ANSWER_METRICS]
 _COLUMNS = [
     Column.name("method"),
     _NEW,
     _OLD,
-    *(Column(m.key, m.heading, m.unit, 0, definition=m.definition) for m in metrics() if m.values),
+    *(Column(m.key, m.heading, m.unit, 0, definition=m.definition) for m in _SHOWN),
 ]
 
 

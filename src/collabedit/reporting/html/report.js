@@ -1,7 +1,10 @@
 "use strict";
 for (const box of document.querySelectorAll(".search")) {
   const edits = [...box.nextElementSibling.children];
-  const texts = edits.map((edit) => edit.textContent.toLowerCase());
+  const texts = edits.map((edit) => {
+    const said = [...edit.querySelectorAll("summary, .texts, .small")];
+    return said.map((each) => each.textContent).join(" ").toLowerCase();
+  });
   const input = box.querySelector("input");
   const output = box.querySelector("output");
   input.addEventListener("input", () => {

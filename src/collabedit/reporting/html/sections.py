@@ -6,7 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from collabedit.evaluation import CaseResult, Summary, metric, metrics, summarise
+from collabedit.evaluation import (
+    ANSWER_METRICS,
+    CaseResult,
+    Summary,
+    metric,
+    metrics,
+    summarise,
+)
 from collabedit.reporting.bootstrap import Bootstrap, Interval, bootstrap
 from collabedit.reporting.html.edits import Edit, shared_questions
 from collabedit.reporting.results import (
@@ -16,7 +23,7 @@ from collabedit.reporting.results import (
     RunResult,
 )
 from collabedit.reporting.table import Column, Row, Table, Value, section
-from collabedit.reporting.tables import layer_name, tables_of
+from collabedit.reporting.tables import answer_tables, layer_name, tables_of
 
 __all__ = ["Part", "Samples", "parts_of", "samples_of", "side_by_side"]
 
@@ -73,6 +80,12 @@ class Samples:
         shown = [m.key for m in metrics("comparison") if m.key in measured and m.unit == "%"]
         return [key for key in shown if key != "score"] + ["score"] * ("score" in measured)
 
+    @property
+    def asked(self) -> list[str]:
+        """The metrics of what the models wrote, where they were asked."""
+        measured = {key for own in self.sample.resampled.values() for key in own}
+        return [each.key for each in ANSWER_METRICS if each.key in measured]
+
 
 def samples_of(edits: Sequence[Edit]) -> list[Samples]:
     """The edits by the models that were measured on them; mostly these are the same for all."""
@@ -106,12 +119,14 @@ def _methods(result: RunResult, samples: Sequence[Samples]) -> Part:
     """Methods by ES, PS, NS and Score."""
     everything = tables_of(result, "All metrics")[0]
     if not samples:
-        return Part("Results", tables=[everything], picture=True)
+        return Part("Results", tables=[everything, *answer_tables(result)], picture=True)
     text = (
         "Percent, with 95 % bootstrap intervals over records in brackets. Point at a heading, or "
         "see the definitions at the end, for what a metric means."
     )
-    tables = [_intervals(own, _title(own, "Methods")) for own in samples]
+    tables = [_intervals(own, own.keys, _title(own, "Methods")) for own in samples]
+    written = "What the models write when they are asked"
+    tables += [_intervals(own, own.asked, written) for own in samples if own.asked]
     return Part("Methods", text, tables, [everything], picture=True)
 
 
@@ -120,8 +135,7 @@ def _title(samples: Samples, what: str) -> str:
     return f"{what}, measured on {count:,} record{'' if count == 1 else 's'}"
 
 
-def _intervals(samples: Samples, title: str) -> Table:
-    keys = samples.keys
+def _intervals(samples: Samples, keys: Sequence[str], title: str) -> Table:
     columns = [_METHOD, *map(_column, keys)]
     rows: list[Row] = [
         {"method": name, **{key: _text(samples.sample.interval(name, key)) for key in keys}}
@@ -155,26 +169,29 @@ def _differences(samples: Sequence[Samples]) -> Part:
         "records. An interval without 0 tells the two apart; the difficulty of the records cancels "
         "out."
     )
-    tables = [_paired(own) for own in samples if len(own.models) > 1]
-    return Part("Differences between methods", text, tables)
+    several = [own for own in samples if len(own.models) > 1]
+    tables = [_paired(own, own.keys, _title(own, "Paired differences")) for own in several]
+    title = "Paired differences of what the models write"
+    folded = [_paired(own, own.asked, title) for own in several if own.asked]
+    return Part("Differences between methods", text, tables, folded)
 
 
-def _paired(samples: Samples) -> Table:
+def _paired(samples: Samples, keys: Sequence[str], title: str) -> Table:
     columns = [
         Column.name("method", once=True),
         Column.name("minus"),
-        *map(_column, samples.keys),
+        *map(_column, keys),
     ]
     sections = []
     names = [*samples.models[1:], samples.models[0]]
     for place, name in enumerate(names[:-1]):
-        rows = [_difference(samples, name, other) for other in names[place + 1 :]]
+        rows = [_difference(samples, keys, name, other) for other in names[place + 1 :]]
         sections.append(section(columns, rows))
-    return Table(_title(samples, "Paired differences"), columns, sections)
+    return Table(title, columns, sections)
 
 
-def _difference(samples: Samples, name: str, other: str) -> Row:
-    found = {key: samples.sample.difference(name, other, key) for key in samples.keys}
+def _difference(samples: Samples, keys: Sequence[str], name: str, other: str) -> Row:
+    found = {key: samples.sample.difference(name, other, key) for key in keys}
     return {"method": name, "minus": other, **{k: _text(v, signed=True) for k, v in found.items()}}
 
 
@@ -222,7 +239,9 @@ def _by_round(title: str, found: Mapping[str, Sequence[float | None]]) -> list[T
 
 def _study(result: RunResult) -> Part:
     """What the study has besides its methods."""
-    return Part(_HEADINGS.get(result.experiment, ""), tables=tables_of(result, "")[1:])
+    tables = tables_of(result, "")
+    own = tables[1 : len(tables) - len(answer_tables(result))]
+    return Part(_HEADINGS.get(result.experiment, ""), tables=own)
 
 
 def _shared(result: RunResult, edits: Sequence[Edit]) -> Part:
