@@ -8,6 +8,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +53,8 @@ def convert_gguf(source: Path, target: Path) -> Path:
         return target
     _check_version(source)
     make_directory(target.parent)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, quiet_transformers():
+    scratch_in = tempfile.TemporaryDirectory(dir=target.parent)
+    with scratch_in as scratch, quiet_transformers(), _without_bar():
         with explained(str(source), remedy=_REMEDY):
             tokenizer, model = _read(source)
         staged = Path(scratch) / "model"
@@ -59,6 +64,21 @@ def convert_gguf(source: Path, target: Path) -> Path:
             shutil.rmtree(target, ignore_errors=True)
             staged.rename(target)
     return target
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Hide the bar of dequantising, which does not obey the switch of ``transformers``' others."""
+    module: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = getattr(module, "tqdm", None)
+    if bar is None:  # in versions that have none
+        yield
+        return
+    module.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = bar
 
 
 def _read(source: Path) -> tuple[Any, Any]:

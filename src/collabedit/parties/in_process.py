@@ -45,10 +45,10 @@ def parties_of(config: RoundConfig) -> list[SecureParty] | None:
     Raises:
         RoundError: when another user's process made it.
     """
-    from collabedit.privacy.secure import SecureParty
-
     if config.secure_aggregation is None:
         return None
+    from collabedit.privacy.secure import SecureParty
+
     return [
         SecureParty(identity, config)
         for identity in _identities(len(config.secure_aggregation.roster))
