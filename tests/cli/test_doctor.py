@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from collabedit.messages import Covariance
 from collabedit.planning import STAGES
 from tests.cli.commands import collabedit, fails
 from tests.conftest import make_model
@@ -66,8 +68,18 @@ def test_what_does_not_fit_is_told_with_what_to_do(
     assert "It does not fit" in collabedit("doctor", structure_only, "--no-trial")
 
 
-def test_a_given_covariance_is_not_collected(structure_only: Path) -> None:
-    facts = facts_of(structure_only, "--no-trial", "--covariance", "covariance.safetensors")
+def test_a_given_covariance_is_not_collected(structure_only: Path, tmp_path: Path) -> None:
+    path = tmp_path / "covariance.safetensors"
+    Covariance(
+        second_moments={"some.weight": torch.eye(2, dtype=torch.float64)},
+        samples=2,
+        corpus="random numbers",
+        model="any",
+        model_sha256={"some.weight": "0" * 64},
+        sampling_error={},
+        created="",
+    ).save(path)
+    facts = facts_of(structure_only, "--no-trial", "--covariance", path)
     assert "covariance" not in facts["stages"]
 
 

@@ -108,7 +108,7 @@ def test_quiet_prints_nothing_but_the_result(arguments: list[object]) -> None:
     _, err = loud.communicate(timeout=120)
     assert "No covariance was given" in err
     assert "only once" in err
-    quiet = run(arguments, "--quiet")
+    quiet = run(arguments, "--quiet", "--no-ask")
     out, err = quiet.communicate(timeout=120)
     assert (quiet.returncode, err) == (0, "")
     assert out.count("\n") == 1

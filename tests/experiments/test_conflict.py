@@ -132,6 +132,11 @@ def test_as_many_parties_hold_the_other_answers(finished: Finished, edited: str)
         assert relative(finished.changes(edited)[name], update) < 1e-8
 
 
+def probabilities(metrics: dict[str, float]) -> dict[str, float]:
+    """The measures but those of written answers."""
+    return {key: value for key, value in metrics.items() if not key.startswith("answers_")}
+
+
 @pytest.mark.parametrize("name", list(MODES))
 def test_each_mode_measures_its_records_on_its_model(finished: Finished, name: str) -> None:
     mode, model = MODES[name], finished.tiny.model()
@@ -139,13 +144,13 @@ def test_each_mode_measures_its_records_on_its_model(finished: Finished, name: s
     with written(model, finished.changes(mode.edited)):
         expected = evaluate(model, records)
     assert_alike(finished.cases(f"{mode.edited}_measured_{mode.measured}"), expected)
-    assert finished.summary["methods"][name] == summarise(expected)
+    assert probabilities(finished.summary["methods"][name]) == summarise(expected)
 
 
 def test_the_unedited_model_is_measured_on_both(finished: Finished) -> None:
     model, summary = finished.tiny.model(), finished.summary
-    assert summary["unedited"] == summarise(evaluate(model, finished.records("A")))
-    assert summary["unedited_b"] == summarise(evaluate(model, finished.records("B")))
+    assert probabilities(summary["unedited"]) == summarise(evaluate(model, finished.records("A")))
+    assert probabilities(summary["unedited_b"]) == summarise(evaluate(model, finished.records("B")))
     for ours, theirs in zip(finished.records("A"), finished.records("B"), strict=True):
         assert ours.request.text == theirs.request.text
         assert theirs.request.target_new not in {
