@@ -249,7 +249,7 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text("utf-8")):
             if target.startswith(("http://", "https://")):
                 continue
-            there = page.parent / target if target else page
+            there = (page.parent / target).resolve() if target else page
             generated = any(there == path or path in there.parents for path in GENERATED)
             assert generated or there.exists(), f"{page.name}: {target}"
             assert not anchor or anchor in headings(there), f"{page.name}: {target}#{anchor}"

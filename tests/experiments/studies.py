@@ -216,3 +216,8 @@ def dense_round(
         ]
         updates[name] = dense_update(statistics[name], priors[name])
     return updates, statistics
+
+
+def probabilities(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The measures of a summary but those of written answers."""
+    return {key: value for key, value in metrics.items() if not key.startswith("answers_")}

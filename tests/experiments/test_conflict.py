@@ -30,6 +30,7 @@ from tests.experiments.studies import (
     assert_alike,
     dense_round,
     load_summary,
+    probabilities,
     relative,
     written,
 )
@@ -130,11 +131,6 @@ def test_as_many_parties_hold_the_other_answers(finished: Finished, edited: str)
     updates, _ = dense_round(finished.tiny.model(), config, shares, finished.tiny.second_moments())
     for name, update in updates.items():
         assert relative(finished.changes(edited)[name], update) < 1e-8
-
-
-def probabilities(metrics: dict[str, float]) -> dict[str, float]:
-    """The measures but those of written answers."""
-    return {key: value for key, value in metrics.items() if not key.startswith("answers_")}
 
 
 @pytest.mark.parametrize("name", list(MODES))
