@@ -140,10 +140,16 @@ def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterato
 
 @contextmanager
 def added(module: nn.Module, change: Tensor) -> Iterator[None]:
-    """Add ``change`` to what a module returns, perhaps with rows and positions in one dimension."""
+    """Add ``change`` to what a module returns, perhaps with rows and positions in one dimension.
+
+    Args:
+        module: one that returns a tensor.
+        change: as many numbers as that has, or what broadcasts to it.
+    """
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return output + change.to(output).view(output.shape)
+        moved = change.to(output)
+        return output + (moved.view(output.shape) if moved.numel() == output.numel() else moved)
 
     with module.register_forward_hook(hook):
         yield
