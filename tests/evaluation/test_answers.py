@@ -8,11 +8,12 @@ import pytest
 
 from collabedit.evaluation import ANSWER_METRICS, CaseResult, metric, summarise
 from collabedit.evaluation.answers import Answer, answer_records, is_about, sample_of
-from collabedit.evaluation.forms import FORMS, as_chat, probes
+from collabedit.evaluation.forms import FORMS, probes
 from collabedit.evaluation.greedy import Continuation
 from collabedit.evaluation.judging import Question
 from collabedit.evaluation.questions import natural_question
 from collabedit.models import LanguageModel
+from collabedit.models.chat import as_chat
 from collabedit.requests import EditRequest, Record, parse_record
 from tests.conftest import make_model
 

@@ -117,7 +117,7 @@ class _Pair:
 def _show(pair: _Pair, questions: list[str], max_tokens: int) -> None:
     """Print what the models write after each question as a plain text, and in a chat."""
     from collabedit.evaluation.answers import write
-    from collabedit.evaluation.forms import has_chat
+    from collabedit.models.chat import has_chat
     from collabedit.reporting.outcome_tables import side_by_side
     from collabedit.reporting.table import console
 

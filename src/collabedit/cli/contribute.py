@@ -10,8 +10,11 @@ import typer
 from collabedit.cli.options import (
     DeviceOption,
     MemoryOption,
+    NoCacheOption,
+    RosterOption,
     RoundOption,
     SkipBadOption,
+    SkipKnownOption,
     SoFarOption,
     TrustOption,
     WorkersOption,
@@ -47,13 +50,7 @@ def contribute(
     dtype: Annotated[
         str, typer.Option("--upload-dtype", help="float64, or float32 for half the size.")
     ] = "float64",
-    skip_known: Annotated[
-        float | None,
-        typer.Option(
-            help="Skip edits whose new object the unedited model already gives at least this mean "
-            "probability per token, such as 0.9."
-        ),
-    ] = None,
+    skip_known: SkipKnownOption = None,
     fingerprint_key: Annotated[
         Path | None,
         typer.Option(
@@ -77,13 +74,7 @@ def contribute(
         Path | None,
         typer.Option(help="Secure aggregation: your key, of 'collabedit round key'."),
     ] = None,
-    roster: Annotated[
-        Path | None,
-        typer.Option(
-            help="Secure aggregation: the parties' public keys as you know them; a round file with "
-            "others is refused."
-        ),
-    ] = None,
+    roster: RosterOption = None,
     request: Annotated[
         Path | None,
         typer.Option(
@@ -94,9 +85,7 @@ def contribute(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
-    ] = False,
+    no_cache: NoCacheOption = False,
     skip_bad: SkipBadOption = False,
     workers: WorkersOption = None,
 ) -> None:

@@ -68,6 +68,23 @@ TrustOption = Annotated[
         "are refused.",
     ),
 ]
+SkipKnownOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Skip edits whose new object the unedited model already gives at least this mean "
+        "probability per token, such as 0.9."
+    ),
+]
+RosterOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Secure aggregation: the parties' public keys as you know them; a round with others "
+        "is refused."
+    ),
+]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
+]
 WorkersOption = Annotated[
     str | None,
     typer.Option(

@@ -133,7 +133,6 @@ def key(
 
 
 def _refuse_rounds_by_files(editor: Editor) -> None:
-    from collabedit.editors import Procedure
     from collabedit.errors import InputError
 
     if not editor.has_statistics:
@@ -141,7 +140,7 @@ def _refuse_rounds_by_files(editor: Editor) -> None:
             f"{editor.name} has no statistics to exchange; each party edits alone (collabedit edit "
             f"--editor {editor.name} -o delta.safetensors) and 'collabedit merge' merges the deltas"
         )
-    if editor.procedure is Procedure.GRADIENTS:
+    if editor.normalises:
         raise InputError(
             f"{editor.name} needs two messages of each party, and files carry one; run it over a "
             "network (collabedit federation) or in one process (collabedit run)"

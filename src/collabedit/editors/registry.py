@@ -107,6 +107,11 @@ class Editor:
         """Whether all edits of a round are one problem, with targets on the unedited model."""
         return self.procedure is Procedure.TOGETHER
 
+    @property
+    def normalises(self) -> bool:
+        """Whether the parties first agree on a normaliser of their features."""
+        return self.procedure is Procedure.GRADIENTS
+
     def needs_covariance(self, settings: Hyperparameters) -> bool:
         """Whether what it protects is measured on ordinary text."""
         return self.has_statistics and self.prior_spec(settings).needs_covariance

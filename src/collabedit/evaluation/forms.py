@@ -10,7 +10,7 @@ from collabedit.evaluation.questions import natural_question
 from collabedit.models.chat import Turns, as_chat, has_chat
 from collabedit.requests import Question, Record, join, stem
 
-__all__ = ["FORMS", "Form", "Probe", "Wants", "as_chat", "has_chat", "probes"]
+__all__ = ["FORMS", "Form", "Probe", "Wants", "probes"]
 
 #: What an answer should hold: the edit's new object; the answer it had before; or an answer that
 #: follows from the edit.

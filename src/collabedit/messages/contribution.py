@@ -13,7 +13,6 @@ from torch import Tensor
 from typing_extensions import Self
 
 from collabedit.algebra import Factors
-from collabedit.editors import Procedure
 from collabedit.errors import ContributionError
 from collabedit.files import sha256_of_json, tensor_metadata
 from collabedit.messages.codec import TensorMessage
@@ -152,17 +151,11 @@ class Contribution(TensorMessage):
                     f"{name}: keys and residuals are {widths[0]} and {widths[1]} wide; "
                     f"the round's model has {config.d_in} and {config.d_out}"
                 )
-            if factors.rank > self._most_directions(config):
+            if factors.rank > config.most_directions(self.metadata.edits):
                 raise ContributionError(
                     f"{name}: {factors.rank} directions of {self.metadata.edits} edits; "
                     "there can't be more directions than edits"
                 )
-
-    def _most_directions(self, config: RoundConfig) -> int:
-        """An edit gives one direction; UltraEdit's one for each token of its answer."""
-        if config.rules.procedure is Procedure.GRADIENTS:
-            return config.d_in
-        return min(self.metadata.edits, config.d_in)
 
     def _check_place(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
         metadata = self.metadata

@@ -14,7 +14,6 @@ from collabedit.editors import (
     Contexts,
     Editor,
     Hyperparameters,
-    Procedure,
     resolve_editor,
     validate_contexts,
 )
@@ -158,9 +157,8 @@ class RoundConfig(JsonMessage, ModelHeader):
     @property
     def one_exchange(self) -> bool:
         """Whether one exchange carries all of a party's statistics, and so its own update."""
-        if self.rules.procedure is Procedure.GRADIENTS:
-            return True
-        return self.rules.at_once and self.schedule is Schedule.ONE_SHOT
+        together = self.rules.at_once and self.schedule is Schedule.ONE_SHOT
+        return together or self.rules.normalises
 
     @property
     def schedule_matters(self) -> bool:
@@ -181,6 +179,10 @@ class RoundConfig(JsonMessage, ModelHeader):
         """The layers of the next exchange, once the ``finished`` lowest ones are merged."""
         rest = self.layers[finished:]
         return rest if self.one_exchange or self.schedule is Schedule.ONE_SHOT else rest[:1]
+
+    def most_directions(self, edits: int) -> int:
+        """The most directions of a contribution: one an edit, or one a token of an answer."""
+        return self.d_in if self.rules.normalises else min(edits, self.d_in)
 
     def weight_of(self, layer: int) -> str:
         """Name of an edited layer's weight."""

@@ -218,7 +218,7 @@ class Party:
         self._require_unedited()
         self._require_requests()
         self._require_statistics()
-        if self.config.rules.procedure is Procedure.GRADIENTS:
+        if self.config.rules.normalises:
             self._features = answer_features(self.model, self.requests, self.config.layers)
             return
         targets = self._find_targets(solve)
@@ -312,7 +312,7 @@ class Party:
         layers = config.pending_layers(len(delta.changes))
         if not layers:
             raise RoundError("the round is complete: all its layers are merged")
-        if config.rules.procedure is Procedure.GRADIENTS:
+        if config.rules.normalises:
             statistics = self._normalised(layers, normaliser)
         else:
             statistics = self._towards_targets(delta, layers)

@@ -18,7 +18,7 @@ from collabedit.algebra import (
     solve,
 )
 from collabedit.algebra.sketch import OVERSAMPLING, sketch_matrix
-from collabedit.editors import Editor, Procedure
+from collabedit.editors import Editor
 from collabedit.errors import ContributionError, RoundError
 from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
 from collabedit.messages import Contribution, Delta, Normaliser, RoundConfig
@@ -337,7 +337,7 @@ def require_sum(config: RoundConfig, method: MergeMethod) -> None:
             f"{method.name} merges each party's own update, which secure aggregation hides; "
             "CollabEdit needs the sum only"
         )
-    if config.secure_aggregation is not None and config.rules.procedure is Procedure.GRADIENTS:
+    if config.secure_aggregation is not None and config.rules.normalises:
         raise RoundError(
             f"{config.editor} shows the coordinator each party's normaliser, which secure "
             "aggregation does not hide; choose another editor"

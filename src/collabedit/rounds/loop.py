@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from collabedit.editors import Procedure
 from collabedit.errors import CollabEditError, ContributionError, InputError, RoundError
 from collabedit.messages import Contribution, Delta, Normaliser, Ready, Request, RequestKind
 from collabedit.rounds.coordinator import Coordinator
@@ -131,7 +130,7 @@ class _Asking:
 
     def contributions(self) -> Mapping[str, Contribution] | None:
         """One exchange; ``None`` when finished ones must be repeated without a lost party."""
-        normalises = self._coordinator.config.rules.procedure is Procedure.GRADIENTS
+        normalises = self._coordinator.config.rules.normalises
         if normalises:
             self._coordinator.normalise(self._ask(RequestKind.SUMMARISE, self._normaliser))
         before = len(self._parties)
@@ -233,8 +232,7 @@ class _Asking:
         """Refuse more bytes than so many edits take, before they are read."""
         config, edits = self._coordinator.config, self._edits[party]
         layers = len(self._coordinator.pending_layers)
-        by_token = config.rules.procedure is Procedure.GRADIENTS  # a direction for each
-        rank = config.d_in if by_token else min(edits, config.d_in)
+        rank = config.most_directions(edits)
         most = 8 * layers * rank * (config.d_in + config.d_out) + _METADATA + 300 * edits
         if len(reply) > most:
             raise ContributionError(

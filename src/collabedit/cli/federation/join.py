@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli.options import DeviceOption, SkipBadOption, TrustOption
+from collabedit.cli.options import (
+    DeviceOption,
+    NoCacheOption,
+    RosterOption,
+    SkipBadOption,
+    SkipKnownOption,
+    TrustOption,
+)
 
 
 def join(
@@ -27,13 +34,7 @@ def join(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the deltas of accepted rounds.")
     ] = Path("deltas"),
-    skip_known: Annotated[
-        float | None,
-        typer.Option(
-            help="Skip edits whose new object the unedited model already gives at least this mean "
-            "probability per token, such as 0.9."
-        ),
-    ] = None,
+    skip_known: SkipKnownOption = None,
     identity: Annotated[
         Path | None,
         typer.Option(
@@ -41,19 +42,11 @@ def join(
             "part in rounds in which the coordinator learns sums only."
         ),
     ] = None,
-    roster: Annotated[
-        Path | None,
-        typer.Option(
-            help="Secure aggregation: the parties' public keys as you know them; a round with "
-            "others is refused."
-        ),
-    ] = None,
+    roster: RosterOption = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     skip_bad: SkipBadOption = False,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
-    ] = False,
+    no_cache: NoCacheOption = False,
 ) -> None:
     """Connect to the coordinator and take part in every round until Ctrl-C.
 
