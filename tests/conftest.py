@@ -158,6 +158,13 @@ def make_model(
     return LanguageModel(hf, tokenizer, f"tiny-{family}")
 
 
+def save_model(model: LanguageModel, folder: Path) -> Path:
+    """Write a model directory, as users have them; returns the folder."""
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
 def half_step(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """How far the nearest number of a type is from each entry at most."""
     limits = torch.finfo(dtype)

@@ -13,7 +13,7 @@ import collabedit
 from collabedit.algebra import relative_distance
 from collabedit.errors import CollabEditError
 from collabedit.models import LanguageModel, load_model
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 from tests.editing.facts import REQUESTS
 
 FACTS = [{"prompt": r.prompt, "subject": r.subject, "target": r.target_new} for r in REQUESTS[:4]]
@@ -62,8 +62,7 @@ def test_a_result_is_saved_as_a_model_or_as_its_delta(model: LanguageModel, tmp_
 def test_a_result_is_saved_as_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
     unedited = make_model("llama")
-    unedited.hf.save_pretrained(tmp_path / "model")
-    unedited.tokenizer.save_pretrained(tmp_path / "model")
+    save_model(unedited, tmp_path / "model")
     result = collabedit.edit(tmp_path / "model", FACTS)
     result.save(tmp_path / "edited.gguf")
     saved = load_model(str(tmp_path / "edited.gguf"), device="cpu")

@@ -41,7 +41,7 @@ from collabedit.parties import new_round
 from collabedit.requests import load_records
 from tests.cli.commands import collabedit
 from tests.cli.test_detection import FACTS, write_requests
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS, make_model, save_model
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -178,11 +178,7 @@ RUN = Sybil([PythonCodeBlockParser(), CodeBlockParser("console", run_block), Ski
 
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("documentation") / "model"
-    model = make_model("llama")
-    model.hf.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-    return folder
+    return save_model(make_model("llama"), tmp_path_factory.mktemp("documentation") / "model")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, new_round
 from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
-from tests.conftest import CORPUS, EXACT, FAMILIES, make_model
+from tests.conftest import CORPUS, EXACT, FAMILIES, make_model, save_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 
 pytestmark = pytest.mark.slow  # all together
@@ -107,8 +107,7 @@ def test_layerwise_rounds_are_merged_exactly(exact_family_model: LanguageModel) 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_edits_are_merged_exactly_saved_and_loaded(family: str, dtype: str, tmp_path: Path) -> None:
     unedited = make_model(family)
-    unedited.hf.save_pretrained(tmp_path / "model")
-    unedited.tokenizer.save_pretrained(tmp_path / "model")
+    save_model(unedited, tmp_path / "model")
     model = load_model(str(tmp_path / "model"), dtype=dtype, device="cpu")
     assert model.dtype == getattr(torch, dtype)
     check_the_whole_way(model, tmp_path / "edited")

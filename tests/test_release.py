@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from collabedit._version import __version__
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
     model = make_model("llama")
-    model.hf.save_pretrained(folder / "model")
-    model.tokenizer.save_pretrained(folder / "model")
+    save_model(model, folder / "model")
     (folder / "facts.jsonl").write_text(json.dumps(FACT))
     (folder / "settings.json").write_text(json.dumps(SETTINGS))
     return folder

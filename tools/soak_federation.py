@@ -38,7 +38,8 @@ from collabedit.rounds import Coordinator, dynamic_priors, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS
-from tests.federation.settings import NAMES, OPEN, SHARES, delta_of, make_covariance
+from tests.federation.settings import NAMES, OPEN, SHARES, delta_of
+from tests.rounds.covariances import covariance_of
 
 TIMEOUT = 45.0
 KILLS = ("nothing", "a party's process", "a party's client", "the server")
@@ -62,7 +63,7 @@ def soak(folder: Path, rounds: int, seconds: float, seed: int) -> None:
     config = new_round(
         model, schedule=Schedule.LAYERWISE, hyperparameters=settings, contexts=CONTEXTS
     )
-    make_covariance(config).save(folder / "covariance.safetensors")
+    covariance_of(config).save(folder / "covariance.safetensors")
     chosen = Settings(
         covariance=folder / "covariance.safetensors", gate=OPEN, min_parties=1, timeout=TIMEOUT
     )
@@ -134,7 +135,7 @@ def equal(model: LanguageModel, config: RoundConfig, folder: RoundFolder, report
         return not (folder.path / "state.safetensors").exists()
     before: RoundState = folder.before
     now = folder.config
-    priors = static_priors(config, make_covariance(config))
+    priors = static_priors(config, covariance_of(config))
     if before.finished:
         priors = dynamic_priors(priors, before.keys, config.rules.beta)
     coordinator = Coordinator(now, priors, resolve_method("CollabEdit"))

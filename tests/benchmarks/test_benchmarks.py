@@ -17,15 +17,14 @@ from benchmarks.machine import in_child, with_peak_memory
 from benchmarks.report import require_agreement
 from collabedit.datasets import load_dataset
 from collabedit.editors import Hyperparameters
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = make_model("llama", max_position_embeddings=512)
     folder = tmp_path_factory.mktemp("model")
-    model.hf.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+    save_model(model, folder)
     return str(folder)
 
 

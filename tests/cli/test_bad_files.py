@@ -17,7 +17,7 @@ import pytest
 
 from collabedit.export.undo import UNDO
 from tests.cli.commands import fails
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 
 V1 = Path(__file__).parents[1] / "fixtures" / "v1"
 ROUND = V1 / "one-shot" / "round.json"
@@ -147,8 +147,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and a file of requests."""
     folder = tmp_path_factory.mktemp("good")
     model = make_model("llama")
-    model.hf.save_pretrained(folder / "model")
-    model.tokenizer.save_pretrained(folder / "model")
+    save_model(model, folder / "model")
     request = {"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}
     (folder / "requests.jsonl").write_text(json.dumps(request))
     return folder

@@ -13,7 +13,7 @@ from collabedit.algebra import relative_distance
 from collabedit.merging import merge_methods
 from collabedit.messages import Delta
 from tests.cli.commands import collabedit, fails
-from tests.conftest import CORPUS, EXACT, make_model
+from tests.conftest import CORPUS, EXACT, make_model, save_model
 from tests.editing.facts import REQUESTS
 
 #: Parties find their targets in batches of their own, and the pooled edit in another.
@@ -34,8 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, its covariance, settings, contexts and three parties' requests."""
     folder = tmp_path_factory.mktemp("round")
     model = make_model("gpt2")
-    model.hf.save_pretrained(folder / "model")
-    model.tokenizer.save_pretrained(folder / "model")
+    save_model(model, folder / "model")
     (folder / "corpus.txt").write_text("\n\n".join(CORPUS * 40), encoding="utf-8")
     (folder / "hparams.json").write_text(
         json.dumps(

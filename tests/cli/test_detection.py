@@ -14,7 +14,7 @@ from collabedit.evaluation import score
 from collabedit.files import tensor_metadata
 from collabedit.messages import ContributionMetadata, Decision, Delta
 from tests.cli.commands import collabedit, fails
-from tests.conftest import CORPUS, EXACT, make_model
+from tests.conftest import CORPUS, EXACT, make_model, save_model
 
 #: Parties find their targets in batches of their own, and the pooled edit in another.
 pytestmark = pytest.mark.usefixtures("exact_module")
@@ -40,8 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a round, a key and the requests of three parties that partly agree."""
     folder = tmp_path_factory.mktemp("detection")
     model = make_model("gpt2")
-    model.hf.save_pretrained(folder / "model")
-    model.tokenizer.save_pretrained(folder / "model")
+    save_model(model, folder / "model")
     (folder / "corpus.txt").write_text("\n\n".join(CORPUS * 40), encoding="utf-8")
     (folder / "hparams.json").write_text(
         json.dumps({"layers": [1, 2], "prior_weight": 5, "target_steps": 3})

@@ -12,15 +12,14 @@ import torch
 from collabedit.messages import Covariance
 from collabedit.planning import STAGES
 from tests.cli.commands import collabedit, fails
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = make_model("llama", max_position_embeddings=512)
     path: Path = tmp_path_factory.mktemp("model")
-    model.hf.save_pretrained(path)
-    model.tokenizer.save_pretrained(path)
+    save_model(model, path)
     return path
 
 

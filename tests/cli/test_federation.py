@@ -11,7 +11,8 @@ from collabedit.federation.folder import Report, RoundFolder
 from collabedit.messages import Hits
 from collabedit.transports.flare import extra
 from tests.cli.commands import collabedit, fails
-from tests.federation.settings import make_config, make_covariance
+from tests.federation.settings import make_config
+from tests.rounds.covariances import covariance_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +53,7 @@ def test_a_coordinator_hears_at_once_what_is_wrong(federation: Path, tmp_path: P
     files = ("--round", tmp_path / "round.json", "-C", tmp_path / "covariance.safetensors")
     assert "no such file" in fails(*run, *files, "-o", tmp_path / "rounds")
     other = config.model_copy(update={"model_sha256": dict.fromkeys(config.weight_names, "0" * 64)})
-    make_covariance(other).save(tmp_path / "covariance.safetensors")
+    covariance_of(other).save(tmp_path / "covariance.safetensors")
     assert fails(*run, *files, "-o", tmp_path / "rounds")
     assert "choose one of: stop, restart, continue" in fails(*run, *files, "--on-dropout", "wait")
     assert not (tmp_path / "rounds").exists()
@@ -108,7 +109,7 @@ def test_the_compose_file_runs_a_coordinator_and_parties() -> None:
     for name, service in services.items():
         assert service["command"].startswith("collabedit federation ")
         assert "FROM python" in service["build"]["dockerfile_inline"]
-        assert service["volumes"][0] == f"${{FEDERATION:-./federation}}/{name}:/work"
+        assert service["volumes"][0] == f"${{FEDERATION:-./federation}}/{name}:/organisation"
         for volume in service["volumes"][1:]:
             assert volume.partition(":")[0] in compose["volumes"]
     caches = [service["volumes"][1] for name, service in services.items() if name != "coordinator"]

@@ -15,7 +15,7 @@ import pytest
 
 from collabedit.cli.group import hoisted
 from tests.cli.commands import collabedit, fails
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 
 FACT = {"prompt": "The capital of {} is", "subject": "Atlantis", "target": "Poseidonia"}
 _COMMAND = "from collabedit.cli import main; main()"
@@ -28,11 +28,7 @@ PRIVATE = ("Atlantis", "Poseidonia", "capital", "facts")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("group") / "tiny"
-    tiny = make_model("llama")
-    tiny.hf.save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return folder
+    return save_model(make_model("llama"), tmp_path_factory.mktemp("group") / "tiny")
 
 
 @pytest.fixture

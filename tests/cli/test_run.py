@@ -25,7 +25,7 @@ from collabedit.experiments import (
 from collabedit.experiments.study import CommonSettings
 from collabedit.models import load_model
 from tests.cli.commands import collabedit, fails
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS, make_model, save_model
 from tests.experiments.studies import load_summary
 
 #: Common options with their defaults; those of ``DEFAULTS`` differ.
@@ -187,8 +187,7 @@ def test_the_documentations_commands_exist() -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     model = make_model("llama", num_hidden_layers=2)
-    model.hf.save_pretrained(folder / "model")
-    model.tokenizer.save_pretrained(folder / "model")
+    save_model(model, folder / "model")
     hparams = {"layers": [0], "target_steps": 2, "prior_weight": 5.0}
     (folder / "hparams.json").write_text(json.dumps(hparams))
     (folder / "corpus.txt").write_text("\n\n".join(CORPUS * 40), encoding="utf-8")

@@ -22,7 +22,7 @@ from collabedit.experiments import Run
 from collabedit.messages import Covariance, RoundConfig, RoundState, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest
-from tests.conftest import CORPUS, EXACT, make_model
+from tests.conftest import CORPUS, EXACT, make_model, save_model
 
 __all__ = [
     "Tiny",
@@ -52,8 +52,7 @@ class Tiny:
     def write(cls, folder: Path) -> Tiny:
         """Make the folder's files."""
         model = make_model("llama", num_hidden_layers=3)
-        model.hf.save_pretrained(folder / "model")
-        model.tokenizer.save_pretrained(folder / "model")
+        save_model(model, folder / "model")
         (folder / "corpus.txt").write_text("\n\n".join(CORPUS * 40), encoding="utf-8")
         (folder / "heldout.txt").write_text("The capital of Italy is Rome. " * 20)
         tiny = cls(folder)

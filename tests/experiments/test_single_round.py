@@ -14,7 +14,7 @@ from collabedit.experiments import Run, SingleRoundSettings, open_run, single_ro
 from collabedit.messages import Schedule
 from collabedit.reporting.results import RunResult
 from tests.cli.commands import collabedit, fails
-from tests.conftest import EXACT, make_model
+from tests.conftest import EXACT, make_model, save_model
 from tests.experiments.studies import load_summary
 
 
@@ -22,8 +22,7 @@ from tests.experiments.studies import load_summary
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
     model = make_model("llama")
-    model.hf.save_pretrained(folder / "model")
-    model.tokenizer.save_pretrained(folder / "model")
+    save_model(model, folder / "model")
     (folder / "heldout.txt").write_text("The capital of Italy is Rome. " * 20)
     return folder
 

@@ -19,7 +19,7 @@ from collabedit.export import Base, ExportJob, export_gguf, export_lora
 from collabedit.export.gguf_file import open_gguf, tensor_names
 from collabedit.messages import Delta
 from collabedit.models import load_model
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS, make_model, save_model
 from tests.export.saving import load, random_delta
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -28,8 +28,7 @@ DOWN = "blk.1.ffn_down.weight"
 
 def directory(folder: Path, family: str = "llama", **changes: Any) -> Path:
     model = make_model(family, **changes)
-    model.hf.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+    save_model(model, folder)
     return folder
 
 

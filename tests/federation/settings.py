@@ -16,7 +16,7 @@ from collabedit.federation.member import Member
 from collabedit.federation.running import open_rounds
 from collabedit.federation.settings import MemberSettings
 from collabedit.merging import resolve_method
-from collabedit.messages import Covariance, Delta, Request, RoundConfig, Schedule
+from collabedit.messages import Delta, Request, RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, stored_secret
 from collabedit.requests import Record
@@ -24,6 +24,7 @@ from collabedit.rounds import Coordinator, Failure, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
+from tests.rounds.covariances import covariance_of
 
 SETTINGS = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=3)
 OPEN = Gate(least_efficacy=0.0, most_loss=1.0)
@@ -42,20 +43,6 @@ SHARES = {
 
 #: Spoils a reply; is given the party, the stage and the bytes.
 Spoil = Callable[[str, str, bytes], bytes | Failure]
-
-
-def make_covariance(config: RoundConfig) -> Covariance:
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(config.d_in, 4 * config.d_in, generator=generator, dtype=torch.float64)
-    return Covariance(
-        second_moments=dict.fromkeys(config.weight_names, x @ x.T / x.shape[1]),
-        samples=x.shape[1],
-        corpus="random numbers",
-        model=config.model,
-        model_sha256=dict(config.covariance_sha256),
-        sampling_error={},
-        created="",
-    )
 
 
 def untouched(_party: str, _stage: str, reply: bytes) -> bytes:
@@ -118,7 +105,7 @@ def make_config(schedule: Schedule = Schedule.LAYERWISE) -> RoundConfig:
 
 def open_folder(folder: Path, config: RoundConfig, **settings: object) -> RoundFolder:
     covariance = folder / "covariance.safetensors"
-    make_covariance(config).save(covariance)
+    covariance_of(config).save(covariance)
     values = {"gate": OPEN, "min_parties": 2, **settings}
     return open_rounds(folder / "rounds", config, Settings(covariance=covariance, **values))
 
@@ -143,7 +130,7 @@ def in_one_process(
         Party(chosen, [r.request for r in SHARES[name]], config, name=name, secret=stored_secret())
         for name in names
     ]
-    priors = static_priors(config, make_covariance(config))
+    priors = static_priors(config, covariance_of(config))
     return run_in_process(parties, Coordinator(config, priors, resolve_method("CollabEdit")))
 
 

@@ -42,11 +42,11 @@ from tests.federation.settings import (
     delta_of,
     in_one_process,
     make_config,
-    make_covariance,
     make_member,
     make_members,
     open_folder,
 )
+from tests.rounds.covariances import covariance_of
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
@@ -439,7 +439,7 @@ def test_several_rounds_with_the_dynamic_covariance(tmp_path: Path) -> None:
     assert third.before.finished == 2
 
     model, state = make_model("llama"), RoundState(base_sha256=dict(config.covariance_sha256))
-    static = static_priors(config, make_covariance(config))
+    static = static_priors(config, covariance_of(config))
     for number, names in ((1, NAMES), (2, ("bank", "hospital")), (3, NAMES)):
         now = RoundFolder(folder.path.parent / f"round_{number:03}").config
         priors = dynamic_priors(static, state.keys, config.rules.beta)

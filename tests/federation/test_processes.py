@@ -30,7 +30,7 @@ from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import load_model
 from collabedit.parties import new_round
 from collabedit.transports.flare.kits import Kit, provision
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 from tests.editing.facts import CONTEXTS
 from tests.federation.settings import (
     NAMES,
@@ -39,8 +39,8 @@ from tests.federation.settings import (
     assert_same_bits,
     delta_of,
     in_one_process,
-    make_covariance,
 )
+from tests.rounds.covariances import covariance_of
 
 pytest.importorskip("nvflare")
 pytestmark = pytest.mark.slow
@@ -65,8 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("federation")
     for name, changes in (("model", {}), ("other", {"intermediate_size": 64})):
         model = make_model("llama", **changes)
-        model.hf.save_pretrained(folder / name)
-        model.tokenizer.save_pretrained(folder / name)
+        save_model(model, folder / name)
     (folder / "audit").mkdir()
     (folder / "audit" / "sitecustomize.py").write_text(_AUDIT)
     return folder
@@ -92,7 +91,7 @@ def open_rounds_in(place: Path, name: str, schedule: Schedule) -> RoundFolder:
     model = load_model(str(place / "model"))
     config = new_round(model, schedule=schedule, hyperparameters=SLOWLY, contexts=CONTEXTS)
     covariance = place / f"{name}.covariance.safetensors"
-    make_covariance(config).save(covariance)
+    covariance_of(config).save(covariance)
     settings = Settings(covariance=covariance, gate=OPEN, min_parties=2, timeout=TIMEOUT)
     return open_rounds(place / name, config, settings)
 

@@ -23,7 +23,7 @@ from collabedit.models.devices import checked_device
 from collabedit.models.loading import load_structure_only, resolve
 from collabedit.models.quantisation import _while_read
 from collabedit.models.report import check_report
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 
 Weights = dict[str, Tensor]
 
@@ -31,11 +31,7 @@ Weights = dict[str, Tensor]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory in which all is well."""
-    folder = tmp_path_factory.mktemp("models") / "whole"
-    model = make_model("llama")
-    model.hf.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-    return folder
+    return save_model(make_model("llama"), tmp_path_factory.mktemp("models") / "whole")
 
 
 @pytest.fixture
@@ -372,8 +368,7 @@ def test_fp8_is_unpacked_edited_and_saved_dense(
         # transformers may round what it unpacks to bfloat16
         torch.testing.assert_close(parameter, expected[name], rtol=2**-8, atol=0)
     model.weight("model.layers.1.mlp.down_proj.weight").add_(0.5)
-    model.hf.save_pretrained(tmp_path / "saved")
-    model.tokenizer.save_pretrained(tmp_path / "saved")
+    save_model(model, tmp_path / "saved")
     stored = load_file(tmp_path / "saved" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     assert "quantization_config" not in json.loads((tmp_path / "saved/config.json").read_text())

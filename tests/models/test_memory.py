@@ -15,7 +15,7 @@ from collabedit.evaluation import score
 from collabedit.models.loading import load_model
 from collabedit.models.memory import least_budget, pass_tokens, texts_at_once
 from collabedit.requests import EditRequest
-from tests.conftest import EXACT, make_model
+from tests.conftest import EXACT, make_model, save_model
 
 CONTEXTS = [["{}"], ["Then. {}", "So it is: {}"]]
 SETTINGS = Hyperparameters(layers=(0, 1), target_steps=3)
@@ -95,8 +95,7 @@ def test_other_texts_are_refused(text: str) -> None:
 
 def test_a_budget_too_small_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_model("llama")
-    model.hf.save_pretrained(tmp_path)
-    model.tokenizer.save_pretrained(tmp_path)
+    save_model(model, tmp_path)
     least = least_budget(model)
     load_model(str(tmp_path), memory_budget=least)
     assert "too small" not in capsys.readouterr().err

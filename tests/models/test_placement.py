@@ -25,7 +25,7 @@ from collabedit.parties import Party, fine_tune, new_round
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
-from tests.conftest import CORPUS, EXACT, make_model
+from tests.conftest import CORPUS, EXACT, make_model, save_model
 
 #: Weights from a disk lie elsewhere in memory, which can change the order of sums.
 pytestmark = pytest.mark.usefixtures("exact_module")
@@ -71,8 +71,7 @@ def family(request: pytest.FixtureRequest) -> str:
 def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(family)
     model = make_model(family)
-    model.hf.save_pretrained(path)
-    model.tokenizer.save_pretrained(path)
+    save_model(model, path)
     return path
 
 

@@ -24,7 +24,7 @@ from collabedit.experiments import (
 from collabedit.messages import Schedule
 from experiments._flags import COMMANDS
 from experiments._translate import translate
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 
 pytestmark = pytest.mark.slow  # all together
 
@@ -33,11 +33,7 @@ PRESET_FLAGS = "--alg_name=MEMIT --model_name=gpt2-xl --hparams_fname=gpt2-xl.js
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("paper") / "model"
-    tiny = make_model("llama")
-    tiny.hf.save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return folder
+    return save_model(make_model("llama"), tmp_path_factory.mktemp("paper") / "model")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from collabedit.editing import measure, optimise_targets
 from collabedit.editors import Hyperparameters, editors
 from collabedit.errors import CovarianceError, InputError, RoundError
 from collabedit.merging import resolve_method
-from collabedit.messages import Covariance, Delta, RoundConfig, RoundState, Schedule
+from collabedit.messages import Delta, RoundConfig, RoundState, Schedule
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, fine_tune, new_round, round_on
 from collabedit.requests import EditRequest
@@ -24,6 +24,7 @@ from collabedit.transports import run_in_process
 from tests.conftest import EXACT, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.models.test_language_model import change
+from tests.rounds.covariances import covariance_of
 
 SETTINGS = Hyperparameters(
     layers=(1, 2),
@@ -51,21 +52,6 @@ def round_of(
     settings = SETTINGS.with_changes(layers=(2,)) if one_layer else SETTINGS
     return new_round(
         model, editor=editor, schedule=schedule, hyperparameters=settings, contexts=CONTEXTS
-    )
-
-
-def covariance_of(config: RoundConfig) -> Covariance:
-    """Second moments with eigenvalues on both sides of the threshold."""
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(config.d_in, 4 * config.d_in, generator=generator, dtype=torch.float64)
-    return Covariance(
-        second_moments=dict.fromkeys(config.weight_names, x @ x.T / x.shape[1]),
-        samples=x.shape[1],
-        corpus="random numbers",
-        model=config.model,
-        model_sha256=config.model_sha256,
-        sampling_error={},
-        created="",
     )
 
 

@@ -17,7 +17,7 @@ from collabedit.errors import ModelError
 from collabedit.models import LanguageModel
 from collabedit.workers import ModelSource, SolvedByWorkers, WorkerExecutor, resident_model
 from collabedit.workers.processes import ProcessWorker
-from tests.conftest import make_model
+from tests.conftest import make_model, save_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.models.test_language_model import change
 
@@ -27,8 +27,7 @@ SETTINGS = Hyperparameters(layers=(1,), target_steps=3)
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[ModelSource]:
     model = make_model("llama")
-    model.hf.save_pretrained(tmp_path / "model")
-    model.tokenizer.save_pretrained(tmp_path / "model")
+    save_model(model, tmp_path / "model")
     yield ModelSource(str(tmp_path / "model"), device="cpu")
     resident_model.cache_clear()
 

@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 
 from collabedit.models import LanguageModel
+from tests.conftest import save_model
 
 
 @pytest.fixture(scope="module")
 def model_directory(tiny_llama: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_llama.hf.save_pretrained(folder)
-    tiny_llama.tokenizer.save_pretrained(folder)
-    return folder
+    return save_model(tiny_llama, tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
