@@ -67,13 +67,13 @@ def ask(
     if delta is not None:
         delta.require_complete()
         dtype = delta.metadata.dtype
-    given = model or (delta.metadata.model if delta else target)
-    before = load_model(given, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if requests is not None and delta is None and model is None:
         raise InputError(
             f"--requests compares before and after; give the unedited model, too: --model NAME, or "
             f"a delta instead of {target}"
         )
+    given = model or (delta.metadata.model if delta else target)
+    before = load_model(given, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     after = before
     if delta is None and model is not None:
         after = load_model(target, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
@@ -136,10 +136,7 @@ def _show(pair: _Pair, questions: list[str], max_tokens: int) -> None:
 
 
 def _probes(question: str, chat: bool) -> list[Probe]:
-    from collabedit.evaluation.forms import FORMS, Probe
+    from collabedit.evaluation.forms import Probe, form_of
 
-    raw = next(form for form in FORMS if form.key == "raw")
-    forms = [raw]
-    if chat:
-        forms.append(next(form for form in FORMS if form.key == "question"))
-    return [Probe(form, question, ()) for form in forms]
+    forms = ["raw", "question"] if chat else ["raw"]
+    return [Probe(form_of(key), question, ()) for key in forms]

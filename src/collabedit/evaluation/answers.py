@@ -134,7 +134,8 @@ def write(
     Raises:
         RequestError: when a prompt is empty, or leaves the model's context no room.
     """
-    if len(fitting(model, asked)) < len(asked):
+    tokens = [_row(model, probe) for probe in asked]
+    if not all(_fits(model, row) for row in tokens):
         raise RequestError(
             f"a question is empty or leaves no room for an answer: {model.name} takes "
             f"{context_length(model)} tokens; shorten it"
@@ -143,7 +144,7 @@ def write(
     chats = [place for place, probe in enumerate(asked) if probe.form.chat]
     found: dict[int, Continuation] = {}
     for places, stop in ((plain, _sentence_ends(model)), (chats, None)):
-        rows = [_row(model, asked[place]) for place in places]
+        rows = [tokens[place] for place in places]
         written = continue_greedily(model, rows, max_tokens=max_tokens, stop=stop)
         found.update(zip(places, written, strict=True))
     ordered = [found[place] for place in range(len(asked))]
@@ -166,8 +167,11 @@ def _row(model: LanguageModel, probe: Probe) -> Row:
 
 def fitting(model: LanguageModel, asked: Sequence[Probe]) -> list[Probe]:
     """Those probes that leave the model's context room for an answer."""
-    limit = context_length(model)
-    return [p for p in asked if 0 < len(_row(model, p)) < (limit or math.inf)]
+    return [probe for probe in asked if _fits(model, _row(model, probe))]
+
+
+def _fits(model: LanguageModel, row: Row) -> bool:
+    return 0 < len(row) < (context_length(model) or math.inf)
 
 
 def _sentence_ends(model: LanguageModel) -> Callable[[Sequence[int]], bool]:

@@ -10,7 +10,7 @@ from collabedit.evaluation.questions import natural_question
 from collabedit.models.chat import Turns, as_chat, has_chat
 from collabedit.requests import Question, Record, join, stem
 
-__all__ = ["FORMS", "Form", "Probe", "Wants", "probes"]
+__all__ = ["FORMS", "Form", "Probe", "Wants", "form_of", "probes"]
 
 #: What an answer should hold: the edit's new object; the answer it had before; or an answer that
 #: follows from the edit.
@@ -188,3 +188,8 @@ FORMS: tuple[Form, ...] = (
     ),
     Form("follows", "what follows from the edit, in the chat template", "follows", _follows, "{}"),
 )
+
+
+def form_of(key: str) -> Form:
+    """The form of a key."""
+    return next(form for form in FORMS if form.key == key)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from collabedit.evaluation.answers import Answer, answer_probes, fitting
-from collabedit.evaluation.forms import FORMS, probes
+from collabedit.evaluation.forms import form_of, probes
 from collabedit.models import LanguageModel
 from collabedit.requests import EditRequest, Record
 
 __all__ = ["Outcome", "Outcomes", "Took", "ask_edits", "outcomes"]
 
-_RAW = next(form for form in FORMS if form.key == "raw")
+_RAW = form_of("raw")
 #: The first of these that a record allows is what it is asked in chat.
-_CHAT = [form for form in FORMS if form.key in ("question", "complete", "example")]
+_CHAT = [form_of("question"), form_of("complete"), form_of("example")]
 
 
 class Took(str, Enum):

@@ -177,7 +177,7 @@ def study(
             stages = study_stages(
                 len(settings["merge"]),
                 rounds=values.get("rounds", 1),
-                generations=settings["generations"],
+                generations=settings["generations"] or settings["answers"] > 0,
                 heldout=settings["heldout"] is not None,
             )
             with open_workers(workers) as executor, plan(stages if counted else ()):
