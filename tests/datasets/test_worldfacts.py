@@ -34,9 +34,10 @@ def test_no_neighbour_is_edited_by_any_record() -> None:
 
 def test_every_record_has_a_question_about_its_subject() -> None:
     for record in records():
-        assert record.question is not None
-        assert record.question.endswith("?")
-        assert names(record.question, record.request.subject)
+        asked = record.request.question
+        assert asked is not None
+        assert asked.endswith("?")
+        assert names(asked, record.request.subject)
         for question, answers in (*record.locality, *record.portability):
             assert names(question, record.request.subject)
             assert answers

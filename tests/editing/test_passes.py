@@ -40,7 +40,7 @@ from tests.models.architectures import (
 TEXTS = [
     Text(0, (5, 9, 30, 31, 40), 2, (7, 8)),
     Text(1, (5, 9, 30), 1, (12,)),
-    Text(0, (5, 9, 77, 78, 79, 80, 81), 4, (3, 4)),
+    Text(0, (5, 9, 77, 78, 79, 80, 81), 2, (3, 4), again=(5,)),
     Text(1, (5, 50, 51), 2),
 ]
 CHANGE = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
@@ -147,7 +147,7 @@ def losses(
         filled = fill_template("{}", request.prompt, request.subject, request.target_new)
         (text,) = encode(model.tokenizer, [filled])
         shape, at = (1, len(text.ids)), torch.tensor([text.subject_last])
-        with added_states(model.site(layer), shape, at, move[None]):
+        with added_states(model.site(layer), shape, torch.tensor([0]), at, move[None]):
             logits = model.hf(torch.tensor([text.ids]), use_cache=False).logits[0]
         predicting = logits[text.target_start - 1 : -1]
         found.append(cross_entropy(predicting, torch.tensor(text.target_ids)))

@@ -11,7 +11,6 @@ from collabedit.evaluation.answers import Answer, answer_records, is_about, samp
 from collabedit.evaluation.forms import FORMS, probes
 from collabedit.evaluation.greedy import Continuation
 from collabedit.evaluation.judging import Question
-from collabedit.evaluation.questions import natural_question
 from collabedit.models import LanguageModel
 from collabedit.models.chat import as_chat
 from collabedit.requests import EditRequest, Record, parse_record
@@ -79,12 +78,6 @@ def test_a_template_without_a_system_turn_gets_it_in_the_users(chat_llama: Langu
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
     )
     assert text == "<user>Be brief.\n\nHi\n<assistant>"
-
-
-def test_the_records_own_question_comes_first() -> None:
-    assert natural_question(replace(RECORD, question="Who makes it?")) == "Who makes it?"
-    unknown = replace(RECORD, request=replace(RECORD.request, relation_id=None))
-    assert natural_question(unknown) is None
 
 
 @pytest.mark.parametrize(

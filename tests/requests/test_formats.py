@@ -190,7 +190,7 @@ def test_the_short_form_with_the_subject_spelled_out() -> None:
     record = parsed({**SHORT, "prompt": "the capital of FREEDONIA is"})
     assert (record.request.prompt, record.request.subject) == ("the capital of {} is", "FREEDONIA")
     record = parsed({**SHORT, "target_new": "Marxville ", "aliases": ["M."], "question": "Where?"})
-    assert (record.request.target_new, record.aliases, record.question) == (
+    assert (record.request.target_new, record.aliases, record.request.question) == (
         "Marxville",
         ("M.",),
         "Where?",
@@ -250,7 +250,7 @@ def test_mquake_gives_a_record_for_each_edit() -> None:
         parsed(MQUAKE)
     first, second, third = parse_records([MQUAKE, {**SHORT, "case_id": 9}], "mquake.json")
     assert [record.case_id for record in (first, second, third)] == [0, 1, 2]
-    assert (first.request.target_new, first.question) == (
+    assert (first.request.target_new, first.request.question) == (
         "Libya",
         "Of which country is Vin Sample a citizen?",
     )

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from collabedit.editing.texts import texts_in
 from collabedit.editors import Contexts, context_weights
+from collabedit.editors.contexts import BARE
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import Batch, encode_edits, equal_length_batches, fill_template
+from collabedit.models.tokens import Batch, PromptText, encode_edits, equal_length_batches
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
 
@@ -78,8 +80,7 @@ def measure(
     """
     max_tokens = max_tokens or pass_tokens(model, MAX_TOKENS)
     n = len(requests)
-    weighted = context_weights(contexts)
-    filled = [fill_template(t, r.prompt, r.subject) for t, _ in weighted for r in requests]
+    filled, edits, weights = _key_texts(requests, contexts)
     encoded = encode_edits(model.tokenizer, filled)
     texts = [text.ids[: text.subject_last + 1] for text in encoded]
     result = Measurement(
@@ -89,22 +90,38 @@ def measure(
     with progress("Measuring keys", len(texts), "texts") as bar:
         for batch in equal_length_batches(texts[:n], max_tokens, model.device):
             inputs, hidden = _last_token_pass(model, batch, layers, output_layer)
-            _add_keys(result, inputs, batch.index, weighted[0][1])
+            _add_keys(result, inputs, batch.index, weights[batch.index])
             result.hidden[:, batch.index] = hidden.mT
             bar.advance(len(batch.index))
-        weights = torch.tensor([w for _, w in weighted[1:] for _ in requests], dtype=torch.float64)
         for batch in equal_length_batches(texts[n:], max_tokens, model.device):
             inputs, _ = _last_token_pass(model, batch, layers, max(layers))
-            _add_keys(result, inputs, batch.index % n, weights[batch.index])
+            rest = n + batch.index
+            _add_keys(result, inputs, edits[rest], weights[rest])
             bar.advance(len(batch.index))
     return result
 
 
+def _key_texts(
+    requests: Sequence[EditRequest], contexts: Contexts
+) -> tuple[list[PromptText], Tensor, Tensor]:
+    """All texts, each edit's bare prompt first, and each one's edit and weight in its mean key."""
+    bare: list[tuple[int, PromptText, float]] = []
+    others: list[tuple[int, PromptText, float]] = []
+    for template, weight in context_weights(contexts):
+        for edit, request in enumerate(requests):
+            first, *more = texts_in(template, request, target=False)
+            share = weight / (1 + len(more))
+            (bare if template == BARE else others).append((edit, first, share))
+            others += [(edit, text, share) for text in more]
+    edits, texts, weights = zip(*bare, *others, strict=True)
+    return list(texts), torch.tensor(edits), torch.tensor(weights, dtype=torch.float64)
+
+
 def _add_keys(
-    result: Measurement, inputs: dict[int, Tensor], edits: Tensor, weight: float | Tensor
+    result: Measurement, inputs: dict[int, Tensor], edits: Tensor, weights: Tensor
 ) -> None:
     for layer, keys in inputs.items():
-        result.keys[layer].index_add_(1, edits, keys.mT * weight)
+        result.keys[layer].index_add_(1, edits, keys.mT * weights)
 
 
 def _last_token_pass(

@@ -40,7 +40,7 @@ class Suffixes(TextGroup):
     Attributes:
         prefix: a ``transformers`` cache; by layer, keys and values ``[b, heads, p, head size]``.
         hidden: ``[b, s, d_out]``, the unedited output of the changed layer.
-        site: ``[b, d_out]``, what the layer's site gives at the subject's last token.
+        site: ``[b, s, d_out]``, what the layer's site gives.
         inputs: ``input_ids [b, s]``, ``attention_mask [b, p + s]``, ``position_ids [b, s]``.
     """
 
@@ -76,7 +76,8 @@ class Suffixes(TextGroup):
             for layer in self.prefix.layers
             for at in (index.to(layer.keys.device),)  # sharded models have several
         ]
-        return Suffixes(texts, prefix, self.hidden[index, : _longest(texts)], self.site[index])
+        columns = slice(_longest(texts))
+        return Suffixes(texts, prefix, self.hidden[index, columns], self.site[index, columns])
 
     @classmethod
     def joined(cls, groups: Sequence[Suffixes]) -> Suffixes:
@@ -91,8 +92,12 @@ class Suffixes(TextGroup):
             (joined(part.keys for part in layer), joined(part.values for part in layer))
             for layer in zip(*(group.prefix.layers for group in groups), strict=True)
         ]
-        hidden = [pad(g.hidden, (0, 0, 0, length - g.hidden.shape[1])) for g in groups]
-        return cls(texts, prefix, torch.cat(hidden), torch.cat([group.site for group in groups]))
+
+        def aligned(states: Iterable[Tensor]) -> Tensor:
+            return torch.cat([pad(state, (0, 0, 0, length - state.shape[1])) for state in states])
+
+        hidden = aligned(group.hidden for group in groups)
+        return cls(texts, prefix, hidden, aligned(group.site for group in groups))
 
 
 class SuffixModel:
@@ -149,7 +154,7 @@ class SuffixModel:
             texts,
             [(prefix(i, c.keys), prefix(i, c.values)) for i, c in enumerate(cache.layers)],
             _windows(hooks.hidden_states(self._output_like), last - stem, _longest(texts)),
-            _windows(hooks.hidden_states(outputs["site"]), last - stem, 1)[:, 0],
+            _windows(hooks.hidden_states(outputs["site"]), last - stem, _longest(texts)),
         )
 
     def logits(self, group: Suffixes, change: Tensor | None = None) -> Tensor:
@@ -157,8 +162,10 @@ class SuffixModel:
         model = self.model
         hidden = group.hidden
         if change is not None:
-            first = hidden[:, 0] + model.effect(self.layer, group.site, change)
-            hidden = torch.cat([first[:, None].to(hidden.dtype), hidden[:, 1:]], dim=1)
+            rows, columns = group.changed
+            moved = model.effect(self.layer, group.site[rows, columns], change[rows])
+            first = hidden[rows, columns] + moved
+            hidden = hidden.index_put((rows, columns), first.to(hidden.dtype))
         below = [model.layer(layer) for layer in range(self.layer)]
         with ExitStack() as stack:
             stack.enter_context(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ class TargetSolver:
 
     Args:
         model: how the model runs texts with changes at the subjects.
-        contexts: for each context, the texts in it, one of each edit.
-        kept: the texts after which the next token must not change, one of each edit.
+        contexts: for each context, the edits' texts in it; the weights of an edit's texts sum to 1.
+        kept: likewise, the texts in which the next token must not change.
         initial: ``[edits, d_out]``, the unedited hidden states, float32.
         settings: steps, rates and factors.
         max_tokens: tokens in one forward and backward pass.
@@ -32,7 +33,7 @@ class TargetSolver:
         self,
         model: Passes[Any],
         contexts: Sequence[Sequence[Text]],
-        kept: Sequence[Text],
+        kept: Sequence[Sequence[Text]],
         initial: Tensor,
         settings: Hyperparameters,
         max_tokens: int,
@@ -41,8 +42,8 @@ class TargetSolver:
         self.initial = initial
         self.settings = settings
         self.max_tokens = max_tokens
-        self.contexts = len(contexts)
-        kept_groups = model.start(kept, max_tokens)
+        kept_groups = [group for texts in kept for group in model.start(texts, max_tokens)]
+        self.kept_rows = _rows_of([text for texts in kept for text in texts])
         self.unchanged = self._distributions(kept_groups)
         changing = [group for texts in contexts for group in model.start(texts, max_tokens)]
         self.groups = regrouped([*kept_groups, *changing], range(len(initial)), max_tokens)
@@ -98,16 +99,30 @@ class TargetSolver:
         predicted, kept = logits.split(sizes)
         missing = cross_entropy(predicted.float(), group.target_ids, reduction="none")
         now = kept.float().log_softmax(dim=-1)
-        moved = kl_div(self.unchanged[kept_edit], now, log_target=True, reduction="none")
+        before = self.unchanged[self._rows(group)]
+        moved = kl_div(before, now, log_target=True, reduction="none")
         return (
             torch.zeros_like(self.initial[:, 0])
-            .index_add(0, edit, missing * group.shares, alpha=1 / self.contexts)
+            .index_add(0, edit, missing * group.shares)
             .index_add(0, kept_edit, moved.sum(dim=1), alpha=self.settings.kl_factor)
         )
 
     @torch.no_grad()
     def _distributions(self, groups: Sequence[TextGroup]) -> Tensor:
-        """Log-probabilities ``[edits, vocabulary]`` after each edit's text that must not change."""
+        """Log-probabilities ``[n, vocabulary]`` where texts must not change, row by row."""
         logits = torch.cat([self.model.logits(group) for group in groups])
-        order = torch.cat([group.edit for group in groups]).argsort()
-        return logits[order].float().log_softmax(dim=-1)
+        rows = [row for group in groups for row in self._rows(group)]
+        found = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+        found[rows] = logits.float().log_softmax(dim=-1)
+        return found
+
+    def _rows(self, group: TextGroup) -> list[int]:
+        """Where the distributions of a group's kept texts are, in the order of its logits."""
+        kept = [text for text in group.texts if not text.target_ids]
+        return [row for text in kept for row in self.kept_rows[text]]
+
+
+def _rows_of(kept: Sequence[Text]) -> dict[Text, range]:
+    """For each text, as many rows as it has positions that must not change."""
+    ends = list(accumulate((text.keeps for text in kept), initial=0))
+    return {text: range(*ends[place : place + 2]) for place, text in enumerate(kept)}

@@ -27,17 +27,23 @@ from collabedit.editing.keys import measure
 from collabedit.editing.passes import quickest_passes
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.editing.text_groups import Passes, Text
-from collabedit.editing.texts import KL_PROMPT, check_requests
-from collabedit.editors import Contexts, Hyperparameters, bare_contexts, context_weights
+from collabedit.editing.texts import check_requests, kept_texts_of, texts_in
+from collabedit.editors import (
+    Contexts,
+    Hyperparameters,
+    bare_contexts,
+    context_weights,
+    kept_templates,
+)
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, cache_tensors, load_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import head_bytes, pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import encode_edits, fill_template
+from collabedit.models.tokens import EncodedText, encode_edits, fill_template
 from collabedit.progress import progress
-from collabedit.requests import EditRequest
+from collabedit.requests import EditRequest, question_prompt
 
 __all__ = ["Solve", "TargetCache", "optimise_targets"]
 
@@ -146,7 +152,7 @@ def optimise_targets(
     above = model.structure.n_layers - settings.layers[-1] - 1
     max_tokens = max_tokens or _tokens_at_once(model, quick, above)
     max_edits = max_edits or _edits_at_once(model, quick, contexts, above)
-    edits = [(request.prompt, request.subject, request.target_new) for request in requests]
+    edits = [_identity(request) for request in requests]
     places = {edit: place for place, edit in enumerate(edits)}  # those repeated are found once
     targets = torch.zeros(model.structure.hidden_size, len(requests))
     batches = _batches(model, requests, places.values(), max_edits)
@@ -168,6 +174,12 @@ def optimise_targets(
         if cache:
             cache.store(key, found)
     return targets[:, [places[edit] for edit in edits]]
+
+
+def _identity(request: EditRequest) -> tuple[str, ...]:
+    """All that the texts of an edit depend on."""
+    asked = question_prompt(request)
+    return (request.prompt, request.subject, request.target_new, asked, *request.prompts)
 
 
 def _can_be_quick(model: LanguageModel) -> bool:
@@ -192,9 +204,13 @@ def _tokens_at_once(model: LanguageModel, quick: bool, layers: int) -> int:
 
 
 def _edits_at_once(model: LanguageModel, quick: bool, contexts: Contexts, layers: int) -> int:
-    texts = 1 + len(context_weights(contexts))
+    templates = [template for template, _ in context_weights(contexts)]
+    templates += kept_templates(contexts)
+    texts = 1 + len(templates)
+    longest = len(model.tokenizer(max(templates, key=len)).input_ids)
+    length = max(_PREFIX_TOKENS, longest)
     most, reserved = MAX_EDITS * texts, _fixed_bytes(model, quick)
-    return max(1, texts_at_once(model, most, _PREFIX_TOKENS, layers, reserved=reserved) // texts)
+    return max(1, texts_at_once(model, most, length, layers, reserved=reserved) // texts)
 
 
 def _batches(
@@ -221,10 +237,12 @@ def _solved(
     layer = settings.layers[-1]
     initial = [measure(model, batch, bare_contexts(), (), layer).hidden for batch in batches]
     passes = _passes(model, quick, layer, batches[0], contexts, initial[0], max_tokens)
+    templates = [template for template, _ in context_weights(contexts)]
+    weight = 1 / len(templates)
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, hidden in zip(batches, initial, strict=True):
-            texts = [_texts(model.tokenizer, t, batch) for t, _ in context_weights(contexts)]
-            kept = _kept_texts(model.tokenizer, batch)
+            texts = [_texts(model.tokenizer, template, weight, batch) for template in templates]
+            kept = _kept_texts(model.tokenizer, contexts, batch)
             start = hidden.T.float().to(device_of(model.layer(layer)))
             with quick_products(rounded=True) if quick else nullcontext():
                 solver = TargetSolver(passes, texts, kept, start, settings, max_tokens)
@@ -244,29 +262,47 @@ def _passes(
     """How to run texts, tried on two of unlike length, those of a batch's first edit."""
     first = batch[:1]
     longest = max((template for template, _ in context_weights(contexts)), key=len)
-    texts = [*_texts(model.tokenizer, longest, first), *_kept_texts(model.tokenizer, first)]
+    texts = _texts(model.tokenizer, longest, 1.0, first)
+    texts += [text for texts in _kept_texts(model.tokenizer, contexts, first) for text in texts]
     sizes = _TRIED_CHANGE * hidden[:, :1].float().norm(dim=0)
     sizes = sizes.to(device_of(model.layer(layer)))
     copy = model.quick_copy() if quick else model
     return quickest_passes(model, copy, layer, texts, sizes, max_tokens)
 
 
-def _texts(tokenizer: Any, template: str, requests: Sequence[EditRequest]) -> list[Text]:
-    """Each edit's text in one context, up to the last token that predicts."""
-    filled = [fill_template(template, r.prompt, r.subject, r.target_new) for r in requests]
-    return [
-        Text(edit, text.ids[:-1], text.subject_last, text.target_ids)
-        for edit, text in enumerate(encode_edits(tokenizer, filled))
-    ]
+def _texts(
+    tokenizer: Any, template: str, weight: float, requests: Sequence[EditRequest]
+) -> list[Text]:
+    """The edits' texts in one context, up to the last token that predicts."""
+    found = []
+    for edit, request in enumerate(requests):
+        own = encode_edits(tokenizer, texts_in(template, request))
+        found += [_text(edit, text, weight / len(own)) for text in own]
+    return found
 
 
-def _kept_texts(tokenizer: Any, requests: Sequence[EditRequest]) -> list[Text]:
-    """Each edit's text, up to the subject, after which the next token must not change."""
-    filled = [fill_template("{}", KL_PROMPT, request.subject) for request in requests]
-    return [
+def _text(edit: int, text: EncodedText, weight: float) -> Text:
+    again = (text.again,) if text.again >= 0 else ()
+    return Text(edit, text.ids[:-1], text.subject_last, text.target_ids, again, weight=weight)
+
+
+def _kept_texts(
+    tokenizer: Any, contexts: Contexts, requests: Sequence[EditRequest]
+) -> list[list[Text]]:
+    """By context, the texts in which something must not change: MEMIT's up to the subject."""
+    by_edit = [encode_edits(tokenizer, kept_texts_of(r, contexts)) for r in requests]
+    essence, *others = zip(*by_edit, strict=True)
+    first = [
         Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
-        for edit, text in enumerate(encode_edits(tokenizer, filled))
+        for edit, text in enumerate(essence)
     ]
+    return [first, *([_kept(edit, t) for edit, t in enumerate(texts)] for texts in others)]
+
+
+def _kept(edit: int, text: EncodedText) -> Text:
+    """What leads to the target, the target itself, and what comes after it must not change."""
+    keeps = len(text.target_ids) + 1
+    return Text(edit, text.ids, text.subject_last, again=(text.again,), keeps=keeps)
 
 
 def _common_key(

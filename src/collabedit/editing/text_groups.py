@@ -40,12 +40,20 @@ class Text:
         start: position of the subject's last token.
         target_ids: what the last positions predict; none where only the distribution of the next
             token is asked for.
+        again: positions of the last tokens of later mentions of the subject, which the change
+            enters as well.
+        keeps: at how many last positions the next token's distribution must not change, where
+            there is nothing to predict.
+        weight: of the text in its edit's loss.
     """
 
     edit: int
     ids: tuple[int, ...]
     start: int
     target_ids: tuple[int, ...] = ()
+    again: tuple[int, ...] = ()
+    keeps: int = 1
+    weight: float = 1.0
 
     @property
     def length(self) -> int:
@@ -55,7 +63,7 @@ class Text:
     @property
     def predicting(self) -> range:
         """The places, counted from the subject's last token, whose logits are asked for."""
-        return range(self.length - max(1, len(self.target_ids)), self.length)
+        return range(self.length - (len(self.target_ids) or self.keeps), self.length)
 
 
 class TextGroup:
@@ -67,7 +75,8 @@ class TextGroup:
         rows: ``[n]``, the rows of the positions that predict; those with a target come first.
         columns: ``[n]``, these positions.
         target_ids: ``[t]``, what the first ``t`` of them predict.
-        shares: ``[t]``, one over the number of tokens that the same text predicts.
+        shares: ``[t]``, the text's weight over the number of tokens that it predicts.
+        changed: rows ``[c]`` and columns ``[c]`` of the positions that the change enters.
     """
 
     def __init__(self, texts: Sequence[Text], firsts: Sequence[int], device: torch.device) -> None:
@@ -76,9 +85,18 @@ class TextGroup:
         order = sorted(range(len(texts)), key=lambda row: not texts[row].target_ids)
         places = [(row, firsts[row] + place) for row in order for place in texts[row].predicting]
         targets = [texts[row].target_ids for row in order]
-        shares = [1 / len(ids) for ids in targets for _ in ids]
+        weights = [texts[row].weight for row in order]
+        shares = [
+            weight / len(ids) for ids, weight in zip(targets, weights, strict=True) for _ in ids
+        ]
         self.edit = torch.tensor([text.edit for text in texts], device=device)
         self.rows, self.columns = torch.tensor(places, device=device).T
+        entered = [
+            (row, first + at - text.start)
+            for row, (text, first) in enumerate(zip(texts, firsts, strict=True))
+            for at in (text.start, *text.again)
+        ]
+        self.changed = torch.tensor(entered, device=device).T
         self.target_ids = torch.tensor(sum(targets, ()), dtype=torch.long, device=device)
         self.shares = torch.tensor(shares, dtype=torch.float32, device=device)
 
@@ -136,7 +154,7 @@ class Passes(Protocol[Group]):
         Args:
             group: the texts.
             change: ``[b, d_out]``, added to what the layer's site gives at the subject's last
-                token.
+                token, wherever the text mentions it.
         """
 
 
@@ -161,12 +179,12 @@ class WholeModel:
     def logits(self, group: WholeTexts, change: Tensor | None = None) -> Tensor:
         """Logits ``[n, vocabulary]`` where a group predicts; see :class:`Passes`."""
         model, ids = self.model, group.inputs["input_ids"]
-        starts = torch.tensor([text.start for text in group.texts])
         with ExitStack() as stack:
             if change is not None:
                 shape = (ids.shape[0], ids.shape[1])
                 site = model.site(self.layer)
-                stack.enter_context(hooks.added_states(site, shape, starts, change))
+                rows, columns = group.changed
+                stack.enter_context(hooks.added_states(site, shape, rows, columns, change[rows]))
             stack.enter_context(hooks.gathered(model.head, group.rows, group.columns))
             output = model.hf(**group.inputs, use_cache=False)
         logits: Tensor = output.logits[0]

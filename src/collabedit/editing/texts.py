@@ -4,16 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from collabedit.editors import Contexts, context_weights
+from collabedit.editors import Contexts, context_weights, kept_templates
+from collabedit.editors.contexts import BARE, QUESTION, SUBJECT
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.lengths import check_lengths
-from collabedit.models.tokens import fill_template
-from collabedit.requests import EditRequest
+from collabedit.models.tokens import PromptText, fill_template
+from collabedit.requests import EditRequest, question_prompt
 
-__all__ = ["KL_PROMPT", "check_requests"]
+__all__ = ["check_requests", "kept_text", "kept_texts_of", "texts_in"]
 
-#: After the subject in this text, the next token must not change.
-KL_PROMPT = "{} is a"
+#: MEMIT's: after the subject in this text, the next token must not change.
+_ESSENCE = "{} is a"
+
+
+def texts_in(template: str, request: EditRequest, *, target: bool = True) -> list[PromptText]:
+    """An edit's texts in one context: one for each of its prompts if it is bare, otherwise one.
+
+    Args:
+        template: a template of facts.
+        request: the edit.
+        target: whether the new object follows.
+    """
+    subject, said = request.subject, request.target_new if target else ""
+    if template == BARE:
+        prompts = (request.prompt, *request.prompts)
+        return [fill_template(template, prompt, subject, said) for prompt in prompts]
+    prompt = request.prompt
+    if QUESTION in template:
+        template, prompt = template.replace(QUESTION, BARE), question_prompt(request)
+    return [fill_template(template, prompt, subject, said, sentence=request.prompt)]
+
+
+def kept_text(template: str, subject: str) -> PromptText:
+    """A text in which what the model says about a subject must not change, its target."""
+    before, between, after = template.split(SUBJECT)
+    asked = f"{before}{subject}{between}"
+    span, again = ((start, start + len(subject)) for start in (len(before), len(asked)))
+    return PromptText(asked, f"{subject}{after}", span, close=True, again=again)
+
+
+def kept_texts_of(request: EditRequest, contexts: Contexts) -> list[PromptText]:
+    """All texts of an edit in which something must not change, MEMIT's first."""
+    kept = [kept_text(template, request.subject) for template in kept_templates(contexts)]
+    return [fill_template("{}", _ESSENCE, request.subject), *kept]
 
 
 def check_requests(
@@ -31,11 +64,10 @@ def check_requests(
             the message names the request by its case id.
     """
     templates = [template for template, _ in context_weights(contexts)]
-    texts = [
-        fill_template(template, request.prompt, request.subject, request.target_new)
-        for template in templates
-        for request in requests
-    ]
-    texts += [fill_template("{}", KL_PROMPT, request.subject) for request in requests]
-    names = [f"case {request.case_id}" for request in requests]
-    check_lengths(model, texts, names * (len(templates) + 1))
+    texts, names = [], []
+    for request in requests:
+        own = [text for template in templates for text in texts_in(template, request)]
+        own += kept_texts_of(request, contexts)
+        texts += own
+        names += [f"case {request.case_id}"] * len(own)
+    check_lengths(model, texts, names)

@@ -8,6 +8,7 @@ from collabedit.editors.contexts import (
     Contexts,
     bare_contexts,
     context_weights,
+    kept_templates,
     load_contexts,
     validate_contexts,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "context_weights",
     "default_hyperparameters",
     "editors",
+    "kept_templates",
     "load_contexts",
     "preset_hyperparameters",
     "preset_names",

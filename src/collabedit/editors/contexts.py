@@ -1,8 +1,15 @@
 """Context templates: the texts in which a fact is read.
 
 A key and a target averaged over several contexts depend less on any one of them. Contexts are part
-of a round's configuration, since parties with different ones would edit differently; sampling
-them takes a model (:func:`collabedit.editing.sample_contexts`).
+of a round's configuration, since parties with different ones would edit differently; making them
+takes a model (:func:`collabedit.editing.default_contexts`).
+
+A template of a fact has ``{}`` for the edit's prompt, or ``{question}`` for the fact as a question.
+With ``{answer}`` after it, as in a conversation, the answer is the whole sentence: prompt, object
+and what the template has behind it; it is the object alone where the prompt is a question.
+
+A template with ``{subject}`` twice keeps what is said about the subject: the model must go on from
+the second one, and write it, as it did before the edit.
 """
 
 from __future__ import annotations
@@ -14,10 +21,14 @@ from collabedit.errors import InputError
 from collabedit.files import read_json
 
 __all__ = [
+    "ANSWER",
     "BARE",
+    "QUESTION",
+    "SUBJECT",
     "Contexts",
     "bare_contexts",
     "context_weights",
+    "kept_templates",
     "load_contexts",
     "validate_contexts",
 ]
@@ -26,6 +37,9 @@ __all__ = [
 Contexts = tuple[tuple[str, ...], ...]
 
 BARE = "{}"
+QUESTION = "{question}"
+ANSWER = "{answer}"
+SUBJECT = "{subject}"
 
 
 def bare_contexts() -> Contexts:
@@ -52,20 +66,41 @@ def validate_contexts(contexts: Contexts) -> Contexts:
     """Check templates.
 
     Raises:
-        ValueError: when a group is empty, a template is no text with one ``{}``, or the first
-            template is not the bare prompt.
+        ValueError: when a group is empty, a template is none of a fact's or a subject's, or the
+            first template is not the bare prompt.
     """
     if not contexts or not all(contexts):
         raise ValueError("contexts must be non-empty groups of templates")
     for template in (template for group in contexts for template in group):
-        if not isinstance(template, str) or template.count(BARE) != 1:
-            raise ValueError(f"the template {template!r} must contain '{{}}' exactly once")
+        if not isinstance(template, str) or not (_is_of_fact(template) or _keeps(template)):
+            raise ValueError(
+                f"the template {template!r} must contain '{{}}' exactly once, or '{{question}}' "
+                "and then '{answer}', or '{subject}' twice"
+            )
     if contexts[0][0] != BARE:
         raise ValueError("the first template must be the bare prompt '{}'")
     return contexts
 
 
 def context_weights(contexts: Contexts) -> list[tuple[str, float]]:
-    """Each template with its weight in the mean over groups of the means within them."""
-    share = 1 / len(contexts)
-    return [(template, share / len(group)) for group in contexts for template in group]
+    """Each template of facts with its weight in the mean over groups of the means within them."""
+    groups = [facts for group in contexts if (facts := [t for t in group if _is_of_fact(t)])]
+    share = 1 / len(groups)
+    return [(template, share / len(group)) for group in groups for template in group]
+
+
+def kept_templates(contexts: Contexts) -> list[str]:
+    """The templates in which what the model says about the subject must not change."""
+    return [template for group in contexts for template in group if _keeps(template)]
+
+
+def _is_of_fact(template: str) -> bool:
+    if template.count(BARE) + template.count(QUESTION) != 1 or SUBJECT in template:
+        return False
+    asked, answers, _ = template.partition(ANSWER)
+    return bool(answers) and QUESTION in asked if QUESTION in template else True
+
+
+def _keeps(template: str) -> bool:
+    others = (BARE, QUESTION, ANSWER)
+    return template.count(SUBJECT) == 2 and not any(other in template for other in others)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from collabedit.evaluation.questions import natural_question
 from collabedit.models.chat import Turns, as_chat, has_chat
-from collabedit.requests import Question, Record, join, stem
+from collabedit.requests import Question, Record, join, natural_question, stem
 
 __all__ = ["FORMS", "Form", "Probe", "Wants", "form_of", "probes"]
 
@@ -115,13 +114,13 @@ def _paraphrases(record: Record) -> Sequence[Question]:
 
 
 def _question(record: Record) -> Sequence[Question]:
-    asked = natural_question(record)
+    asked = natural_question(record.request)
     return [] if asked is None else [(asked, _new(record))]
 
 
 def _cloze(record: Record) -> Sequence[Question]:
     """The prompt to complete, where it is not a question already."""
-    return [] if natural_question(record) == _as_question(record) else _edited(record)
+    return [] if natural_question(record.request) == _as_question(record) else _edited(record)
 
 
 def _as_question(record: Record) -> str:

@@ -157,23 +157,24 @@ def added(module: nn.Module, change: Tensor) -> Iterator[None]:
 
 @contextmanager
 def added_states(
-    module: nn.Module, shape: tuple[int, int], positions: Tensor, change: Tensor
+    module: nn.Module, shape: tuple[int, int], rows: Tensor, positions: Tensor, change: Tensor
 ) -> Iterator[None]:
-    """Add to what a module returns at one position of every row; gradients reach ``change``.
+    """Add to what a module returns at ``n`` positions; gradients reach ``change``.
 
     Args:
         module: one that returns hidden states, perhaps with rows and positions in one dimension,
             or a tuple that begins with them.
         shape: numbers of rows and positions.
-        positions: ``[rows]``.
-        change: ``[rows, hidden_size]``.
+        rows: ``[n]``.
+        positions: ``[n]``.
+        change: ``[n, hidden_size]``.
     """
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         hidden = hidden_states(output)
-        rows = torch.arange(shape[0], device=hidden.device)
-        moved = torch.zeros(*shape, hidden.shape[-1], dtype=change.dtype, device=hidden.device)
-        moved = moved.index_put((rows, positions.to(hidden.device)), change.to(hidden.device))
+        device = hidden.device
+        moved = torch.zeros(*shape, hidden.shape[-1], dtype=change.dtype, device=device)
+        moved = moved.index_put((rows.to(device), positions.to(device)), change.to(device))
         changed = (hidden + moved.view(hidden.shape)).to(hidden.dtype)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 

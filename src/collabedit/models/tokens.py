@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from collabedit.editors.contexts import ANSWER
 from collabedit.errors import ModelError, RequestError
 from collabedit.requests import is_question, join, stem
 
 __all__ = [
-    "ANSWER",
     "Batch",
     "EncodedText",
     "PromptText",
@@ -31,9 +31,6 @@ __all__ = [
     "leading_special_tokens",
     "pad_right",
 ]
-
-#: Where a template has the assistant say the whole sentence: the prompt again, then the object.
-ANSWER = "{answer}"
 
 #: Products of fewer rows than this are not summed in the order that larger ones are.
 _LEAST_TOKENS = 16
@@ -48,12 +45,14 @@ class PromptText:
         target: the continuation; empty for none. Its leading space may be left out (:func:`join`).
         subject_span: the subject's first character and the one after its last, or ``None``.
         close: whether the target follows the prompt as it is, as in a chat template.
+        again: the span of the subject's mention in the target, if it is said again there.
     """
 
     prompt: str
     target: str = ""
     subject_span: tuple[int, int] | None = None
     close: bool = False
+    again: tuple[int, int] | None = None
 
     @property
     def text(self) -> str:
@@ -77,12 +76,14 @@ class EncodedText:
         target_start: index of the target's first token (``len(ids)`` when there is no target).
         subject_last: index of the subject's last token, or ``-1`` when no span was given.
         subject_first: index of its first token, likewise.
+        again: index of its last token where the target says it again, or ``-1``.
     """
 
     ids: tuple[int, ...]
     target_start: int
     subject_last: int
     subject_first: int = -1
+    again: int = -1
 
     @property
     def target_ids(self) -> tuple[int, ...]:
@@ -97,7 +98,9 @@ def leading_special_tokens(tokenizer: Any) -> tuple[int, ...]:
     return tuple(token for token, _ in takewhile(lambda item: item[1], marked))
 
 
-def fill_template(template: str, prompt: str, subject: str, target: str = "") -> PromptText:
+def fill_template(
+    template: str, prompt: str, subject: str, target: str = "", *, sentence: str | None = None
+) -> PromptText:
     """Put a subject into a prompt and the prompt into a context template.
 
     Args:
@@ -107,17 +110,24 @@ def fill_template(template: str, prompt: str, subject: str, target: str = "") ->
         prompt: a prompt with ``{}`` where the subject goes.
         subject: the subject.
         target: a continuation.
+        sentence: what ``{answer}`` says again with the target, where it is not the prompt.
     """
     before_prompt, _, after_prompt = template.partition("{}")
     after_prompt, restates, end = after_prompt.partition(ANSWER)
     before_subject, _, after_subject = prompt.partition("{}")
     start = len(before_prompt) + len(before_subject)
     asked = f"{before_subject}{subject}{after_subject}"
-    if restates:
-        said = target if is_question(asked) else join(asked, target)
-        asked, target = asked.rstrip(), f"{said}{end}" if target else ""
-    text = f"{before_prompt}{asked}{after_prompt}"
-    return PromptText(text, target, (start, start + len(subject)), close=bool(restates))
+    span = (start, start + len(subject))
+    if not restates:
+        return PromptText(f"{before_prompt}{asked}{after_prompt}", target, span)
+    text = f"{before_prompt}{asked.rstrip()}{after_prompt}"
+    sentence = prompt if sentence is None else sentence
+    if is_question(sentence):
+        return PromptText(text, f"{target}{end}" if target else "", span, close=True)
+    said = join(sentence.replace("{}", subject), target) + end if target else ""
+    first = len(text) + sentence.index("{}")
+    again = (first, first + len(subject)) if target else None
+    return PromptText(text, said, span, close=True, again=again)
 
 
 def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
@@ -170,6 +180,7 @@ def _led(text: EncodedText, lead: int) -> EncodedText:
         target_start=text.target_start + 1,
         subject_last=text.subject_last + 1,
         subject_first=text.subject_first + 1,
+        again=text.again + 1 if text.again >= 0 else -1,
     )
 
 
@@ -193,7 +204,11 @@ def _locate(
         if not inside:
             raise RequestError(f"the subject in {text.prompt!r} has no token of its own")
         subject_first, subject_last = inside[0], inside[-1]
-    return EncodedText(tuple(ids[:length]), target_start, subject_last, subject_first)
+    again = -1
+    if text.again is not None:
+        first, end = text.again
+        again = max(i for i in real if offsets[i][0] < end and offsets[i][1] > first)
+    return EncodedText(tuple(ids[:length]), target_start, subject_last, subject_first, again)
 
 
 @dataclass(frozen=True)

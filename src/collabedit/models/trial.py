@@ -163,7 +163,8 @@ def reaches_later_tokens(model: _Model, layer: int) -> bool:
     size = given[layer].float().norm(dim=-1).mean()
     change = torch.randn(1, given[layer].shape[-1], generator=torch.Generator().manual_seed(0))
     change = size * change.to(size.device) / change.norm()
-    with added_states(projection, (1, len(_TOKENS)), torch.tensor([1]), change):
+    first = torch.tensor([0])
+    with added_states(projection, (1, len(_TOKENS)), first, torch.tensor([1]), change):
         after = _run(model, _TOKENS).logits[0, -1]
     return not torch.equal(before, after)
 

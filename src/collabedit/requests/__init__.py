@@ -17,6 +17,7 @@ A prompt may have the subject spelled out in place of ``{}``.
 
 from collabedit.requests.formats import RequestFormat, request_formats
 from collabedit.requests.joining import is_question, join, stem
+from collabedit.requests.questions import natural_question, question_prompt
 from collabedit.requests.records import EditRequest, Question, Record, RecordKind
 from collabedit.requests.understanding import (
     Facts,
@@ -40,8 +41,10 @@ __all__ = [
     "is_question",
     "join",
     "load_records",
+    "natural_question",
     "parse_record",
     "parse_records",
+    "question_prompt",
     "read_requests",
     "request_formats",
     "stem",

@@ -11,7 +11,7 @@ from collabedit.requests.fields import Fields
 from collabedit.requests.joining import join, stem
 from collabedit.requests.records import EditRequest, Question
 
-__all__ = ["Prompt", "neighbour", "prompt_about", "questions", "request"]
+__all__ = ["Prompt", "more_prompts", "neighbour", "prompt_about", "questions", "request"]
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,30 @@ def prompt_about(fields: Fields, text_name: str, subject_name: str = "subject") 
             f"the field {subject_name!r} is missing; edits are made at the subject's last token, "
             "so name the subject as the prompt spells it"
         )
-    subject = fields.text(subject_name).strip()
+    return _prompt(fields, text, text_name, fields.text(subject_name).strip())
+
+
+def more_prompts(fields: Fields, name: str, subject: str) -> tuple[str, ...]:
+    """A list of prompts about a subject, each with ``{}`` in it, or with the subject spelled out.
+
+    Raises:
+        RequestError: when one does not hold the subject as the first prompt spells it.
+    """
+    found = [_prompt(fields, text, name, subject) for text in fields.texts(name)]
+    for prompt in found:
+        if prompt.subject != subject or prompt.text.count("{}") != 1:
+            raise fields.error(f"each text of {name!r} must have {subject!r} or '{{}}' once")
+    return tuple(prompt.text for prompt in found)
+
+
+def _prompt(fields: Fields, text: str, name: str, subject: str) -> Prompt:
     if "{}" in text:
         return Prompt(text, subject)
     found = _find(subject, text)
     if found is None:
         raise fields.error(
-            f"the prompt has no '{{}}', and {text_name!r} does not contain the subject; "
-            f"write {{}} for the subject, or spell it as {text_name!r} does"
+            f"the prompt has no '{{}}', and {name!r} does not contain the subject; "
+            f"write {{}} for the subject, or spell it as {name!r} does"
         )
     return Prompt(f"{text[: found.start()]}{{}}{text[found.end() :]}", found.group())
 

@@ -25,6 +25,9 @@ class EditRequest:
         target_new: the object that the edited model shall say, without a leading space.
         target_true: the object that the unedited model says, where known.
         relation_id: the relation's name (a Wikidata property), where known.
+        question: the prompt as a natural question that names the subject, where it is a cloze.
+        prompts: the prompt in other words, each with one ``{}``, which the edit is written for as
+            well.
     """
 
     case_id: int
@@ -33,6 +36,8 @@ class EditRequest:
     target_new: str
     target_true: str | None = None
     relation_id: str | None = None
+    question: str | None = None
+    prompts: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -54,7 +59,6 @@ class Record:
         attribute_prompts: prompts whose true answer is ``target_new``.
         generation_prompts: openings for free text about the subject.
         reference_texts: texts about ``target_new`` to compare the generations with.
-        question: the prompt as a natural question, where it is a cloze (MQuAKE).
         aliases: other spellings of ``target_new`` that are right, too (zsRE, MQuAKE).
         portability: questions whose answers follow from the edit, with these answers (KnowEdit,
             MQuAKE, RippleEdits, HalluEditBench).
@@ -70,7 +74,6 @@ class Record:
     attribute_prompts: tuple[str, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     reference_texts: tuple[str, ...] = ()
-    question: str | None = None
     aliases: tuple[str, ...] = ()
     portability: tuple[Question, ...] = ()
     locality: tuple[Question, ...] = ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collabedit.requests.building import prompt_about, questions, request
+from dataclasses import replace
+
+from collabedit.requests.building import more_prompts, prompt_about, questions, request
 from collabedit.requests.fields import Fields
 from collabedit.requests.records import EditRequest, Record
 
@@ -48,15 +50,18 @@ def _object(fields: Fields, name: str) -> str:
 
 
 def with_prompts(request: EditRequest, fields: Fields) -> Record:
-    """The record of a request and the lists of prompts beside it."""
+    """The record of a request and what stands beside it: a question, and lists of prompts."""
     return Record(
-        request,
+        replace(
+            request,
+            question=fields.optional_text("question"),
+            prompts=more_prompts(fields, "prompts", request.subject),
+        ),
         paraphrase_prompts=fields.texts("paraphrase_prompts"),
         neighborhood_prompts=fields.texts("neighborhood_prompts"),
         attribute_prompts=fields.texts("attribute_prompts"),
         generation_prompts=fields.texts("generation_prompts"),
         reference_texts=fields.texts("reference_texts"),
-        question=fields.optional_text("question"),
         aliases=fields.texts("aliases"),
         portability=questions(fields, "portability"),
         locality=questions(fields, "locality"),

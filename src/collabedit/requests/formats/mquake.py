@@ -21,7 +21,7 @@ def mquake(fields: Fields, case_id: int) -> list[Record]:
 
 
 def _edit(fields: Fields, case_id: int) -> Record:
-    return Record(rewrite(fields, case_id), question=fields.optional_text("question"))
+    return Record(replace(rewrite(fields, case_id), question=fields.optional_text("question")))
 
 
 def _multi_hop(fields: Fields) -> tuple[Question, ...]:

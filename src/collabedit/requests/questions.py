@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from collabedit.requests import Record
+from collabedit.requests.joining import is_question
+from collabedit.requests.records import EditRequest
 
-__all__ = ["natural_question"]
+__all__ = ["natural_question", "question_prompt"]
 
 _ASKS = re.compile(
     r"(?:what|which|who|whom|whose|where|when|why|how|is|are|was|were|does|do|did|in what|"
@@ -57,14 +58,32 @@ _RELATIONS = {
 }
 
 
-def natural_question(record: Record) -> str | None:
-    """The question that a user would ask for a record's fact, or ``None`` where none is known."""
-    request = record.request
-    if record.question is not None:
-        return record.question
-    if request.text.rstrip().endswith("?"):
-        return request.text.strip()
+def natural_question(request: EditRequest) -> str | None:
+    """The question that a user would ask for a fact, or ``None`` where none is known."""
+    if request.question is not None:
+        return request.question
+    asked = _asked(request)
+    return None if asked is None else asked.replace("{}", request.subject)
+
+
+def question_prompt(request: EditRequest) -> str:
+    """A question for a fact, with ``{}`` for the subject.
+
+    The one that a user would ask, where it is known and names the subject; otherwise the prompt
+    with "what?" after it.
+    """
+    if request.question is not None:
+        before, subject, after = request.question.partition(request.subject)
+        asked = f"{before}{{}}{after}" if subject else None
+    else:
+        asked = _asked(request)
+    return f"{request.prompt.rstrip()} what?" if asked is None else asked
+
+
+def _asked(request: EditRequest) -> str | None:
+    prompt = request.prompt.strip()
+    if is_question(prompt):
+        return prompt
     if _ASKS.match(request.text):
-        return f"{request.text.rstrip()}?"
-    template = _RELATIONS.get(request.relation_id or "")
-    return None if template is None else template.replace("{}", request.subject)
+        return f"{prompt}?"
+    return _RELATIONS.get(request.relation_id or "")
