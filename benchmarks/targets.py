@@ -28,7 +28,7 @@ from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
 from collabedit.editing import optimise_targets, sample_contexts
 from collabedit.editing.suffixes import Suffixes, SuffixModel
-from collabedit.editing.targets import MAX_TOKENS
+from collabedit.editing.target_batches import MAX_TOKENS
 from collabedit.editors import Contexts, Hyperparameters, default_hyperparameters
 from collabedit.evaluation import evaluate, summarise
 from collabedit.merging import resolve_method

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from collabedit.editing.contexts import chat_contexts, sample_contexts
+from collabedit.editing.texts import texts_in
 from collabedit.editors import load_contexts
 from collabedit.errors import InputError
 from collabedit.models import LanguageModel
-from collabedit.models.tokens import encode, fill_template
+from collabedit.models.tokens import encode
 from tests.conftest import make_tokenizer
+from tests.editing.facts import REQUESTS
 
 
 def test_contexts_are_seeded(tiny_llama: LanguageModel) -> None:
@@ -50,9 +52,11 @@ def test_in_chat_contexts_the_assistant_says_the_whole_sentence(bos: bool) -> No
     tokenizer = make_tokenizer(bos=bos)
     assert chat_contexts(tokenizer) == ()
     tokenizer.chat_template = ("<s>" if bos else "") + CHAT
-    ((complete, asked),) = chat_contexts(tokenizer)
+    (complete, asked), (about,) = chat_contexts(tokenizer)
     assert complete == "[user]Complete: {}</s>\n[assistant]{answer}.</s>"
-    (row,) = encode(tokenizer, [fill_template(asked, "The capital of {} is", "France", "Rome")])
+    assert asked == "[user]{question}</s>\n[assistant]{answer}.</s>"
+    assert about == "[user]What is {subject}?</s>\n[assistant]{subject} is a"
+    (row,) = encode(tokenizer, texts_in(asked, REQUESTS[0]))
     assert row.ids[:2].count(tokenizer.bos_token_id) == int(bos)
     assert tokenizer.decode(row.target_ids) == "The capital of France is Rome.</s>"
 

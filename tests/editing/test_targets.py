@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -187,9 +188,12 @@ def test_only_batches_that_miss_a_target_are_found_anew(
     stored[0].unlink()
     solved = []
     run = TargetSolver.run
-    monkeypatch.setattr(
-        TargetSolver, "run", lambda self, bar: solved.append(len(self.initial)) or run(self, bar)
-    )
+
+    def counted(self: TargetSolver, *args: Any) -> Tensor:
+        solved.append(len(self.initial))
+        return run(self, *args)
+
+    monkeypatch.setattr(TargetSolver, "run", counted)
     assert torch.equal(find(cache=cache), whole)
     assert solved == [2]
     assert torch.equal(find(cache=cache), whole)

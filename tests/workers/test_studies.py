@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from collabedit.editing import targets
+from collabedit.editing import target_batches
 from collabedit.experiments import (
     EditorsSettings,
     MultiRoundSettings,
@@ -103,7 +103,7 @@ def check_same(
 def test_a_single_round(
     workers: str, killing: bool, files: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets, "MAX_EDITS", 2)  # so that six edits are three units
+    monkeypatch.setattr(target_batches, "MAX_EDITS", 2)  # so that six edits are three units
     settings = SingleRoundSettings(**files.options(edits_per_party=(2, 4)))
     check_same(single_round, settings, tmp_path, workers, killing=killing)
 

@@ -1,4 +1,4 @@
-"""Context templates of a model: sampled prefixes, and its chat template."""
+"""Context templates of a model: sampled prefixes, and conversations in its chat template."""
 
 from __future__ import annotations
 
@@ -7,40 +7,73 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from collabedit.editors.contexts import BARE, Contexts
+from collabedit.editors.contexts import ANSWER, BARE, QUESTION, SUBJECT, Contexts, validate_contexts
 from collabedit.models.chat import as_chat, end_of_turn, has_chat
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.sampling import extend
-from collabedit.models.tokens import ANSWER, PromptText, encode, leading_special_tokens
+from collabedit.models.tokens import PromptText, encode, leading_special_tokens
 
-__all__ = ["chat_contexts", "sample_contexts"]
+__all__ = ["chat_contexts", "default_contexts", "sample_contexts"]
 
 _FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")
 
+#: Prefixes beside conversations: fewer, so that these weigh enough.
+_PREFIXES_IN_CHAT = 2
+
 #: What the user says; the assistant answers with the whole sentence.
-_ASKED = ("Complete: {}", "{} what?")
+_ASKED = (f"Complete: {BARE}", QUESTION)
+
+#: What the user asks about the subject itself, and how the assistant begins.
+_ABOUT, _SAID = f"What is {SUBJECT}?", f"{SUBJECT} is a"
+
+
+def default_contexts(model: LanguageModel, seed: int) -> Contexts:
+    """What edits are made in if nobody says otherwise.
+
+    For a model with a chat template, the bare prompt, two sampled prefixes, and conversations; for
+    others, the bare prompt and five prefixes, as in MEMIT.
+
+    Args:
+        model: the unedited model.
+        seed: of the sampling.
+    """
+    conversations = chat_contexts(model.tokenizer)
+    bare, prefixed = sample_contexts(model, seed)
+    return (
+        (bare, prefixed[:_PREFIXES_IN_CHAT], *conversations) if conversations else (bare, prefixed)
+    )
 
 
 def chat_contexts(tokenizer: Any) -> Contexts:
-    """A group of conversations in which the user asks and the assistant says the whole sentence.
+    """Conversations about an edit: a group of the fact's templates, and one of the subject's.
 
-    The loss is over the whole answer, the end of the turn included, so that the subject is said
-    again and the answer ends. There is no such group for a tokenizer without a chat template.
+    In the first, the user asks for the fact and the assistant says the whole sentence. The loss is
+    over the whole answer, the end of the turn included, so that the subject is said again and the
+    answer ends. In the second, the user asks what the subject is, and the assistant names it as
+    before. There are none for a tokenizer without a chat template.
     """
     if not has_chat(tokenizer):
         return ()
-    templates = tuple(_restated(tokenizer, asked) for asked in _ASKED)
-    if any(template.count(BARE) != 1 for template in templates):
-        return ()  # the chat template writes braces of its own
-    return (templates,)
+    facts = tuple(_conversation(tokenizer, asked, f"{ANSWER}.") for asked in _ASKED)
+    contexts = (facts, (_opened(tokenizer, _ABOUT) + _SAID,))
+    try:
+        validate_contexts(((BARE,), *contexts))
+    except ValueError:  # the chat template writes braces of its own
+        return ()
+    return contexts
 
 
-def _restated(tokenizer: Any, asked: str) -> str:
-    turns = [{"role": "user", "content": asked}]
-    opened = as_chat(tokenizer, turns)
+def _conversation(tokenizer: Any, asked: str, said: str) -> str:
+    end = end_of_turn(tokenizer, [{"role": "user", "content": asked}])
+    return f"{_opened(tokenizer, asked)}{said}{end}"
+
+
+def _opened(tokenizer: Any, asked: str) -> str:
+    """The text up to the assistant's answer, without what encoding puts in front of it."""
+    opened = as_chat(tokenizer, [{"role": "user", "content": asked}])
     for token in tokenizer.convert_ids_to_tokens(leading_special_tokens(tokenizer)):
-        opened = opened.removeprefix(token)  # which encoding puts there
-    return f"{opened}{ANSWER}.{end_of_turn(tokenizer, turns)}"
+        opened = opened.removeprefix(token)
+    return opened
 
 
 def sample_contexts(

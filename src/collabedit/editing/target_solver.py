@@ -18,7 +18,7 @@ __all__ = ["TargetSolver"]
 
 
 class TargetSolver:
-    """Optimises the targets of one batch of edits together.
+    """Optimises the targets of one batch of edits together; those of one subject count as one.
 
     Args:
         model: how the model runs texts with changes at the subjects.
@@ -48,22 +48,27 @@ class TargetSolver:
         changing = [group for texts in contexts for group in model.start(texts, max_tokens)]
         self.groups = regrouped([*kept_groups, *changing], range(len(initial)), max_tokens)
 
-    def run(self, bar: Progress) -> Tensor:
-        """Optimise all edits; returns their targets ``[edits, d_out]``."""
+    def run(self, bar: Progress, sizes: Sequence[int]) -> Tensor:
+        """Optimise all edits; returns the changes ``[edits, d_out]`` of their hidden states.
+
+        Args:
+            bar: advances with each edit that is finished.
+            sizes: how many each of them stands for.
+        """
         settings = self.settings
         delta = torch.zeros_like(self.initial, requires_grad=True)
         optimizer = torch.optim.Adam([delta], lr=settings.target_learning_rate)
         limit = settings.clamp_factor * self.initial.norm(dim=1, keepdim=True)
-        targets = self.initial.clone()
-        active = set(range(len(targets)))
+        changes = torch.zeros_like(self.initial)
+        active = set(range(len(changes)))
         for step in range(settings.target_steps):
             last = step == settings.target_steps - 1
             loss = self._loss(delta, backward=not last)
             below = (loss < settings.loss_threshold).tolist()
             finished = [edit for edit in sorted(active) if last or below[edit]]
             if finished:
-                targets[finished] += delta.detach()[finished]
-                bar.advance(len(finished))
+                changes[finished] = delta.detach()[finished]
+                bar.advance(sum(sizes[edit] for edit in finished))
                 active.difference_update(finished)
             if not active:
                 break
@@ -74,7 +79,7 @@ class TargetSolver:
                 delta.mul_((limit / norm.clamp(min=1e-12)).clamp(max=1.0))
             if finished:
                 self.groups = regrouped(self.groups, active, self.max_tokens)
-        return targets
+        return changes
 
     def _loss(self, delta: Tensor, *, backward: bool) -> Tensor:
         """Loss of each edit ``[edits]``; its gradient gathers in ``delta``."""

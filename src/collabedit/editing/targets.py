@@ -15,7 +15,7 @@ enters at one layer and one position, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,36 +25,34 @@ from torch import Tensor
 
 from collabedit.editing.keys import measure
 from collabedit.editing.passes import quickest_passes
+from collabedit.editing.target_batches import (
+    batches_of,
+    can_be_quick,
+    edits_at_once,
+    identity,
+    tokens_at_once,
+    units_of,
+)
 from collabedit.editing.target_solver import TargetSolver
-from collabedit.editing.text_groups import Passes, Text
-from collabedit.editing.texts import check_requests, kept_texts_of, texts_in
+from collabedit.editing.target_texts import Subjects, fact_texts, kept_texts
+from collabedit.editing.text_groups import Passes
+from collabedit.editing.texts import check_requests
 from collabedit.editors import (
     Contexts,
     Hyperparameters,
     bare_contexts,
     context_weights,
-    kept_templates,
+    target_weights,
 )
 from collabedit.errors import InputError
 from collabedit.files import cache_directory, cache_tensors, load_tensors, sha256_of_json
 from collabedit.models.language_model import LanguageModel
-from collabedit.models.memory import head_bytes, pass_tokens, texts_at_once
 from collabedit.models.placement import device_of
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import EncodedText, encode_edits, fill_template
 from collabedit.progress import progress
-from collabedit.requests import EditRequest, question_prompt
+from collabedit.requests import EditRequest
 
 __all__ = ["Solve", "TargetCache", "optimise_targets"]
-
-#: Edits optimised together, and tokens of their texts in one forward and backward pass.
-MAX_EDITS = 64
-MAX_TOKENS = 512
-
-#: Share of a pass's tokens that predict a target's token, and tokens before the subject's last, in
-#: texts as they are; what memory is estimated with.
-_READ_SHARE = 0.5
-_PREFIX_TOKENS = 24
 
 #: Length, relative to the hidden state, of the change that the shorter way is tried with.
 _TRIED_CHANGE = 0.5
@@ -120,6 +118,7 @@ def optimise_targets(
     max_edits: int | None = None,
     max_tokens: int | None = None,
     solve: Solve | None = None,
+    owners: Sequence[int] | None = None,
 ) -> Tensor:
     """Find the target of every request on the model in its current state.
 
@@ -127,12 +126,17 @@ def optimise_targets(
     the mean over contexts of the new object's negative log-likelihood per token, plus
     ``kl_factor * KL(p || p_0)`` of the next token after the subject in "{subject} is a", plus
     ``weight_decay * |delta| / |h|^2``, by Adam within ``|delta| <= clamp_factor * |h|`` (MEMIT,
-    section 4.2 and ``compute_z``).
+    section 4.2 and ``compute_z``). Where the contexts have texts that keep what is said of a
+    subject, their divergences, summed over positions, are added with the same factor.
+
+    A party's edits of one subject have nearly the same key, so that different changes would destroy
+    each other: they get one ``delta``, for the mean of their losses (MEMIT-Merge, Dong et al.,
+    2025).
 
     Args:
         model: the model.
         requests: ``n`` edits.
-        contexts: template groups; all templates count alike here.
+        contexts: template groups; all templates of facts count alike here.
         settings: steps, rates and factors, and the layers, of which the last is meant.
         cache: where to look for, and keep, finished targets.
         quick: run the steps on a quick copy (:meth:`LanguageModel.quick_copy`).
@@ -140,6 +144,7 @@ def optimise_targets(
         max_tokens: tokens in one forward and backward pass. Of both, as many as are quick and fit
             the model's memory budget by default.
         solve: finds the targets of batches elsewhere, such as on workers; here by default.
+        owners: ``n`` numbers of the parties that the edits belong to; one party by default.
 
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
@@ -148,79 +153,36 @@ def optimise_targets(
         RequestError: when a text is too long for the model, or has a token that it does not know.
     """
     check_requests(model, requests, contexts)
-    quick = quick and _can_be_quick(model)
+    quick = quick and can_be_quick(model)
     above = model.structure.n_layers - settings.layers[-1] - 1
-    max_tokens = max_tokens or _tokens_at_once(model, quick, above)
-    max_edits = max_edits or _edits_at_once(model, quick, contexts, above)
-    edits = [_identity(request) for request in requests]
-    places = {edit: place for place, edit in enumerate(edits)}  # those repeated are found once
+    max_tokens = max_tokens or tokens_at_once(model, quick, above)
+    max_edits = max_edits or edits_at_once(model, quick, contexts, above)
     targets = torch.zeros(model.structure.hidden_size, len(requests))
-    batches = _batches(model, requests, places.values(), max_edits)
+    batches = batches_of(model, requests, units_of(requests, owners), max_edits)
     keys = [""] * len(batches)
     if cache:
         common = _common_key(model, contexts, settings, quick, max_tokens)
-        keys = [sha256_of_json([common, [edits[i] for i in batch]]) for batch in batches]
+        edits = [[identity(requests[same[0]]) for same in batch] for batch in batches]
+        keys = [sha256_of_json([common, own]) for own in edits]
     pending = []
     for batch, key in zip(batches, keys, strict=True):
         stored = cache.load(key) if cache else None
         if stored is None:
             pending.append((batch, key))
         else:
-            targets[:, batch] = stored
-    missing = [[requests[i] for i in batch] for batch, _ in pending]
+            _put(targets, batch, stored)
+    missing = [[requests[same[0]] for same in batch] for batch, _ in pending]
     solved = (solve or _solved)(model, missing, contexts, settings, quick, max_tokens)
     for (batch, key), found in zip(pending, solved, strict=True):
-        targets[:, batch] = found
+        _put(targets, batch, found)
         if cache:
             cache.store(key, found)
-    return targets[:, [places[edit] for edit in edits]]
+    return targets
 
 
-def _identity(request: EditRequest) -> tuple[str, ...]:
-    """All that the texts of an edit depend on."""
-    asked = question_prompt(request)
-    return (request.prompt, request.subject, request.target_new, asked, *request.prompts)
-
-
-def _can_be_quick(model: LanguageModel) -> bool:
-    """Whether a quick copy is faster, and leaves half the memory budget."""
-    if not model.can_be_quick:
-        return False
-    return model.memory_budget is None or 2 * _fixed_bytes(model, True) <= model.memory_budget
-
-
-def _fixed_bytes(model: LanguageModel, quick: bool) -> int:
-    """What is taken however few the texts: a quick copy, and the head as products order it."""
-    return head_bytes(model) + (model.quick_copy_bytes if quick else 0)
-
-
-def _tokens_at_once(model: LanguageModel, quick: bool, layers: int) -> int:
-    """Tokens of one pass; what is not fixed of the budget is halved between it and the texts."""
-    fixed = _fixed_bytes(model, quick)
-    reserved = fixed + max(0, (model.memory_budget or 0) - fixed) / 2
-    return pass_tokens(
-        model, MAX_TOKENS, read_share=_READ_SHARE, kept_layers=layers, reserved=reserved
-    )
-
-
-def _edits_at_once(model: LanguageModel, quick: bool, contexts: Contexts, layers: int) -> int:
-    templates = [template for template, _ in context_weights(contexts)]
-    templates += kept_templates(contexts)
-    texts = 1 + len(templates)
-    longest = len(model.tokenizer(max(templates, key=len)).input_ids)
-    length = max(_PREFIX_TOKENS, longest)
-    most, reserved = MAX_EDITS * texts, _fixed_bytes(model, quick)
-    return max(1, texts_at_once(model, most, length, layers, reserved=reserved) // texts)
-
-
-def _batches(
-    model: LanguageModel, requests: Sequence[EditRequest], places: Iterable[int], max_edits: int
-) -> list[list[int]]:
-    """The places of the requests that are optimised together, those with texts of like length."""
-    filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
-    lengths = [len(text.ids) - text.subject_last for text in encode_edits(model.tokenizer, filled)]
-    order = sorted(places, key=lengths.__getitem__)
-    return [order[start : start + max_edits] for start in range(0, len(order), max_edits)]
+def _put(targets: Tensor, batch: Sequence[Sequence[int]], found: Tensor) -> None:
+    for column, same in enumerate(batch):
+        targets[:, same] = found[:, column, None]
 
 
 def _solved(
@@ -237,17 +199,18 @@ def _solved(
     layer = settings.layers[-1]
     initial = [measure(model, batch, bare_contexts(), (), layer).hidden for batch in batches]
     passes = _passes(model, quick, layer, batches[0], contexts, initial[0], max_tokens)
-    templates = [template for template, _ in context_weights(contexts)]
-    weight = 1 / len(templates)
+    weighted = target_weights(contexts)
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
-        for batch, hidden in zip(batches, initial, strict=True):
-            texts = [_texts(model.tokenizer, template, weight, batch) for template in templates]
-            kept = _kept_texts(model.tokenizer, contexts, batch)
-            start = hidden.T.float().to(device_of(model.layer(layer)))
+        for batch, states in zip(batches, initial, strict=True):
+            subjects = Subjects(batch)
+            texts = [fact_texts(model.tokenizer, *each, subjects) for each in weighted]
+            kept = kept_texts(model.tokenizer, contexts, subjects)
+            hidden = states.T.float().to(device_of(model.layer(layer)))
+            start = subjects.mean(hidden)
             with quick_products(rounded=True) if quick else nullcontext():
                 solver = TargetSolver(passes, texts, kept, start, settings, max_tokens)
-                found = solver.run(bar)
-            yield found.T.cpu()
+                change = solver.run(bar, subjects.sizes)
+            yield (hidden + change[subjects.of_edit]).T.cpu()
 
 
 def _passes(
@@ -260,49 +223,14 @@ def _passes(
     max_tokens: int,
 ) -> Passes[Any]:
     """How to run texts, tried on two of unlike length, those of a batch's first edit."""
-    first = batch[:1]
+    first = Subjects(batch[:1])
     longest = max((template for template, _ in context_weights(contexts)), key=len)
-    texts = _texts(model.tokenizer, longest, 1.0, first)
-    texts += [text for texts in _kept_texts(model.tokenizer, contexts, first) for text in texts]
+    texts = fact_texts(model.tokenizer, longest, 1.0, first)
+    texts += [text for texts in kept_texts(model.tokenizer, contexts, first) for text in texts]
     sizes = _TRIED_CHANGE * hidden[:, :1].float().norm(dim=0)
     sizes = sizes.to(device_of(model.layer(layer)))
     copy = model.quick_copy() if quick else model
     return quickest_passes(model, copy, layer, texts, sizes, max_tokens)
-
-
-def _texts(
-    tokenizer: Any, template: str, weight: float, requests: Sequence[EditRequest]
-) -> list[Text]:
-    """The edits' texts in one context, up to the last token that predicts."""
-    found = []
-    for edit, request in enumerate(requests):
-        own = encode_edits(tokenizer, texts_in(template, request))
-        found += [_text(edit, text, weight / len(own)) for text in own]
-    return found
-
-
-def _text(edit: int, text: EncodedText, weight: float) -> Text:
-    again = (text.again,) if text.again >= 0 else ()
-    return Text(edit, text.ids[:-1], text.subject_last, text.target_ids, again, weight=weight)
-
-
-def _kept_texts(
-    tokenizer: Any, contexts: Contexts, requests: Sequence[EditRequest]
-) -> list[list[Text]]:
-    """By context, the texts in which something must not change: MEMIT's up to the subject."""
-    by_edit = [encode_edits(tokenizer, kept_texts_of(r, contexts)) for r in requests]
-    essence, *others = zip(*by_edit, strict=True)
-    first = [
-        Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
-        for edit, text in enumerate(essence)
-    ]
-    return [first, *([_kept(edit, t) for edit, t in enumerate(texts)] for texts in others)]
-
-
-def _kept(edit: int, text: EncodedText) -> Text:
-    """What leads to the target, the target itself, and what comes after it must not change."""
-    keeps = len(text.target_ids) + 1
-    return Text(edit, text.ids, text.subject_last, again=(text.again,), keeps=keeps)
 
 
 def _common_key(

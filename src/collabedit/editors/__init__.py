@@ -10,6 +10,7 @@ from collabedit.editors.contexts import (
     context_weights,
     kept_templates,
     load_contexts,
+    target_weights,
     validate_contexts,
 )
 from collabedit.editors.hyperparameters import Hyperparameters
@@ -50,5 +51,6 @@ __all__ = [
     "preset_names",
     "register_editor",
     "resolve_editor",
+    "target_weights",
     "validate_contexts",
 ]

@@ -30,6 +30,7 @@ __all__ = [
     "context_weights",
     "kept_templates",
     "load_contexts",
+    "target_weights",
     "validate_contexts",
 ]
 
@@ -83,10 +84,39 @@ def validate_contexts(contexts: Contexts) -> Contexts:
 
 
 def context_weights(contexts: Contexts) -> list[tuple[str, float]]:
-    """Each template of facts with its weight in the mean over groups of the means within them."""
-    groups = [facts for group in contexts if (facts := [t for t in group if _is_of_fact(t)])]
-    share = 1 / len(groups)
-    return [(template, share / len(group)) for group in groups for template in group]
+    """Each template of facts with its weight in a mean key.
+
+    A key is a mean over groups of the means within them (MEMIT, ``compute_ks``); conversations, if
+    there are any, make up half of it.
+    """
+    return [
+        (template, share / (len(kind) * len(group)))
+        for kind, share in _kinds(contexts)
+        for group in kind
+        for template in group
+    ]
+
+
+def target_weights(contexts: Contexts) -> list[tuple[str, float]]:
+    """Each template of facts with its weight in a target's loss.
+
+    Templates count alike (MEMIT, ``compute_z``); conversations make up half of the loss.
+    """
+    return [
+        (template, share / sum(map(len, kind)))
+        for kind, share in _kinds(contexts)
+        for group in kind
+        for template in group
+    ]
+
+
+def _kinds(contexts: Contexts) -> list[tuple[list[list[str]], float]]:
+    """The groups of plain texts, and those of conversations, each with its share in means."""
+    facts = [[template for template in group if _is_of_fact(template)] for group in contexts]
+    plain = [[t for t in group if ANSWER not in t] for group in facts]
+    talks = [[t for t in group if ANSWER in t] for group in facts]
+    kinds = [[group for group in kind if group] for kind in (plain, talks)]
+    return [(kind, 0.5 if all(kinds) else 1.0) for kind in kinds if kind]
 
 
 def kept_templates(contexts: Contexts) -> list[str]:

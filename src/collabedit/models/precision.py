@@ -46,7 +46,7 @@ def _bfloat16_gain() -> float:
     rounded = tuple(factor.bfloat16() for factor in factors)
     tries = [[_seconds(pair) for pair in (factors, rounded)] for _ in range(_TIMES + 1)][1:]
     float32, bfloat16 = map(min, zip(*tries, strict=True))
-    return float32 / bfloat16
+    return float(float32 / bfloat16)
 
 
 def _seconds(factors: tuple[Tensor, ...]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collabedit.editing import sample_contexts
+from collabedit.editing import default_contexts
 from collabedit.editors import (
     DEFAULT_EDITOR,
     Contexts,
@@ -35,7 +35,7 @@ def new_round(
         editor: name of the editor, in any case of letters.
         schedule: how residuals reach the layers.
         hyperparameters: settings; the model's preset by default.
-        contexts: template groups; sampled from the model under ``seed`` by default.
+        contexts: template groups; :func:`collabedit.editing.default_contexts` by default.
         seed: of that sampling.
         state: what earlier rounds left, where this is not the first one.
         secure_aggregation: how the coordinator learns sums only, if it shall.
@@ -67,7 +67,7 @@ def new_round(
         schedule=schedule,
         editor=rules.name,
         hyperparameters=settings,
-        contexts=contexts or sample_contexts(model, seed),
+        contexts=contexts or default_contexts(model, seed),
         seed=seed,
         dtype=str(model.dtype).removeprefix("torch."),
         weight_names=tuple(names),

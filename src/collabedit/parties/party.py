@@ -123,7 +123,7 @@ class Party:
     ) -> list[Party]:
         """Parties of one process, whose targets are found together where the editor allows it.
 
-        A target depends on the request and the model alone, so this only saves time.
+        A target depends on the model and the party's edits of the subject, so this only saves time.
 
         Args:
             model: the unedited model.
@@ -143,7 +143,13 @@ class Party:
         flat = [request for own in shares for request in own]
         check_requests(model, flat, config.contexts)
         found = optimise_targets(
-            model, flat, config.contexts, config.hyperparameters, cache=cache, solve=solve
+            model,
+            flat,
+            config.contexts,
+            config.hyperparameters,
+            cache=cache,
+            solve=solve,
+            owners=[owner for owner, own in enumerate(shares) for _ in own],
         )
         targets = found.split([len(own) for own in shares], dim=1)
         halves = [None] * len(shares) if secure is None else secure

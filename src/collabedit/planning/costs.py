@@ -27,7 +27,7 @@ from typing import Any
 from torch import nn
 
 from collabedit.editing.keys import MAX_TOKENS as KEYS_TOKENS
-from collabedit.editing.targets import MAX_EDITS, MAX_TOKENS
+from collabedit.editing.target_batches import MAX_EDITS, MAX_TOKENS
 from collabedit.editors import Editor, Hyperparameters
 from collabedit.messages import Schedule
 from collabedit.models.memory import HIDDEN_WIDTHS, LOGIT_COPIES, MLP_WIDTHS

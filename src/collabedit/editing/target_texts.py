@@ -1,0 +1,78 @@
+"""The texts of a batch of edits that targets are optimised on, subject by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from collabedit.editing.text_groups import Text
+from collabedit.editing.texts import kept_texts_of, texts_in
+from collabedit.editors import Contexts
+from collabedit.models.tokens import EncodedText, encode_edits
+from collabedit.requests import EditRequest
+
+__all__ = ["Subjects", "fact_texts", "kept_texts"]
+
+
+class Subjects:
+    """The subjects of a batch of edits.
+
+    Attributes:
+        requests: the edits.
+        of_edit: each edit's subject, by number.
+        sizes: how many edits each subject has.
+    """
+
+    def __init__(self, requests: Sequence[EditRequest]) -> None:
+        self.requests = requests
+        numbers: dict[str, int] = {}
+        self.of_edit = [numbers.setdefault(r.subject, len(numbers)) for r in requests]
+        self.sizes = [self.of_edit.count(number) for number in range(len(numbers))]
+
+    @property
+    def firsts(self) -> list[EditRequest]:
+        """The first edit of each subject."""
+        return [self.requests[self.of_edit.index(number)] for number in range(len(self.sizes))]
+
+    def mean(self, states: Tensor) -> Tensor:
+        """The mean ``[subjects, ...]`` over each subject's edits of ``[edits, ...]``."""
+        means = [
+            states[[n == number for n in self.of_edit]].mean(dim=0)
+            for number in range(len(self.sizes))
+        ]
+        return torch.stack(means)
+
+
+def fact_texts(tokenizer: Any, template: str, weight: float, subjects: Subjects) -> list[Text]:
+    """The edits' texts in one context, up to the last token that predicts."""
+    found = []
+    for number, request in zip(subjects.of_edit, subjects.requests, strict=True):
+        own = encode_edits(tokenizer, texts_in(template, request))
+        share = weight / (len(own) * subjects.sizes[number])
+        found += [_text(number, text, share) for text in own]
+    return found
+
+
+def _text(edit: int, text: EncodedText, weight: float) -> Text:
+    again = (text.again,) if text.again >= 0 else ()
+    return Text(edit, text.ids[:-1], text.subject_last, text.target_ids, again, weight=weight)
+
+
+def kept_texts(tokenizer: Any, contexts: Contexts, subjects: Subjects) -> list[list[Text]]:
+    """By context, the texts in which something must not change: MEMIT's up to the subject."""
+    filled = [kept_texts_of(request, contexts) for request in subjects.firsts]
+    essence, *others = zip(*(encode_edits(tokenizer, own) for own in filled), strict=True)
+    first = [
+        Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
+        for edit, text in enumerate(essence)
+    ]
+    return [first, *([_kept(edit, t) for edit, t in enumerate(texts)] for texts in others)]
+
+
+def _kept(edit: int, text: EncodedText) -> Text:
+    """What leads to the target, the target itself, and what comes after it must not change."""
+    keeps = len(text.target_ids) + 1
+    return Text(edit, text.ids, text.subject_last, again=(text.again,), keeps=keeps)
