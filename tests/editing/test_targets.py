@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
 
 from benchmarks.plain import plain_target
-from collabedit.editing import TargetCache, optimise_targets
+from collabedit.editing import TargetCache, measure, optimise_targets
 from collabedit.editing.target_solver import TargetSolver
 from collabedit.editing.text_groups import cheapest_parts
-from collabedit.editors import Hyperparameters
+from collabedit.editing.texts import kept_texts_of, texts_in
+from collabedit.editors import Hyperparameters, bare_contexts
 from collabedit.models import LanguageModel
+from collabedit.models.hooks import added_states
 from collabedit.models.precision import has_fast_bfloat16
+from collabedit.models.tokens import EncodedText, encode_edits
+from collabedit.requests import EditRequest
 from tests.conftest import EXACT, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.models.test_language_model import change
@@ -234,3 +240,82 @@ def test_bfloat16_steps_end_near_the_exact_targets(tiny_llama: LanguageModel) ->
         assert not torch.equal(quick, exact)
     else:
         assert torch.equal(quick, exact)
+
+
+TALKS = (
+    ("{}",),
+    ("The friend said so. {}",),
+    ("[user] Complete: {} [model] {answer}.", "[user] {question} [model] {answer}."),
+    ("[user] What is {subject}? [model] {subject} is a",),
+)
+OF_ONE_SUBJECT = [
+    EditRequest(0, "The capital of {} is", "France", "Rome", question="Where does France rule?"),
+    EditRequest(1, "{} is a", "France", "city", prompts=("They say that {} is a", "So {} is a")),
+]
+
+
+def by_hand(
+    model: LanguageModel, requests: Sequence[EditRequest], settings: Hyperparameters
+) -> Tensor:
+    """The targets ``[d_out, n]`` of edits of one subject: each text alone, from its first token."""
+    weights = {template: 1 / 4 for group in TALKS[:3] for template in group}  # two of either kind
+    texts = [
+        (weights[template] / len(own) / len(requests), text)
+        for template in weights
+        for request in requests
+        for own in [encode_edits(model.tokenizer, texts_in(template, request))]
+        for text in own
+    ]
+    essence, kept = encode_edits(model.tokenizer, kept_texts_of(requests[0], TALKS))
+    essence = replace(essence, ids=essence.ids[: essence.subject_last + 1], target_start=0)
+
+    def log_probs(text: EncodedText, delta: Tensor) -> Tensor:
+        places = torch.tensor([at for at in (text.subject_last, text.again) if at >= 0])
+        shape, rows = (1, len(text.ids)), torch.zeros_like(places)
+        site = model.site(settings.layers[-1])
+        with added_states(site, shape, rows, places, delta.expand(len(places), -1)):
+            return model.hf(torch.tensor([text.ids]), use_cache=False).logits[0].log_softmax(-1)
+
+    hidden = measure(model, requests, bare_contexts(), (), settings.layers[-1]).hidden
+    delta = torch.zeros_like(hidden[:, 0], requires_grad=True)
+    with torch.no_grad():
+        before = [log_probs(text, delta) for text in (essence, kept)]
+    firsts = (len(essence.ids) - 1, kept.target_start - 1)
+    optimizer = torch.optim.Adam([delta], lr=settings.target_learning_rate)
+    size = hidden.mean(dim=1).norm()
+    for _ in range(settings.target_steps - 1):
+        loss = settings.target_weight_decay * delta.norm() / size**2
+        for weight, text in texts:
+            found = log_probs(text, delta)[text.target_start - 1 : -1]
+            loss = loss + weight * cross_entropy(found, torch.tensor(text.target_ids))
+        for text, old, first in zip((essence, kept), before, firsts, strict=True):
+            now = log_probs(text, delta)[first:]
+            moved = kl_div(old[first:], now, log_target=True, reduction="sum")
+            loss = loss + settings.kl_factor * moved
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            delta *= min(1.0, settings.clamp_factor * size / delta.norm())
+    return hidden + delta.detach()[:, None]
+
+
+def test_conversations_and_edits_of_one_subject_equal_the_plain_way(
+    exact_family_model: LanguageModel,
+) -> None:
+    settings = SETTINGS.with_changes(target_steps=4)
+    found = exact_targets(exact_family_model, OF_ONE_SUBJECT, TALKS, settings)
+    expected = by_hand(exact_family_model, OF_ONE_SUBJECT, settings)
+    torch.testing.assert_close(found, expected, atol=EXACT, rtol=EXACT)
+
+
+def test_a_subjects_edits_share_a_change_within_their_party_only(tiny_llama: LanguageModel) -> None:
+    find = partial(exact_targets, tiny_llama, contexts=TALKS, settings=SETTINGS)
+    first, second = OF_ONE_SUBJECT
+    together = find([first, REQUESTS[1], second])
+    alone = torch.cat([find([first]), find([second])], dim=1)
+    apart = find([first, REQUESTS[1], second], owners=[0, 0, 1])
+    torch.testing.assert_close(apart[:, [0, 2]], alone, rtol=1e-4, atol=1e-4)  # of other batches
+    assert (together[:, [0, 2]] - alone).norm() > 0.1 * alone.norm()
+    both = find([first, second, second, first], owners=[0, 0, 1, 1])
+    assert torch.equal(both[:, :2], both[:, [3, 2]])

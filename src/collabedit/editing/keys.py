@@ -93,7 +93,7 @@ def measure(
             _add_keys(result, inputs, batch.index, weights[batch.index])
             result.hidden[:, batch.index] = hidden.mT
             bar.advance(len(batch.index))
-        for batch in equal_length_batches(texts[n:], max_tokens, model.device):
+        for batch in equal_length_batches(texts[n:] if layers else [], max_tokens, model.device):
             inputs, _ = _last_token_pass(model, batch, layers, max(layers))
             rest = n + batch.index
             _add_keys(result, inputs, edits[rest], weights[rest])
