@@ -288,16 +288,28 @@ def edit_and_ask(
 def _with_more_steps(
     parties: Sequence[Party], config: RoundConfig, places: Sequence[int]
 ) -> list[Party]:
-    """The same parties, where some edits' targets are sought longer; places count all edits."""
+    """The same parties, where some edits' targets are sought longer; places count all edits.
+
+    The other edits of their subjects go with them, since they share a change.
+    """
     model, settings = parties[0].model, config.hyperparameters
     requests = [request for party in parties for request in party.requests]
+    owners = [number for number, party in enumerate(parties) for _ in party.requests]
+    subjects = [(owner, r.subject) for owner, r in zip(owners, requests, strict=True)]
+    failed = {subjects[place] for place in places}
+    chosen = [place for place, subject in enumerate(subjects) if subject in failed]
     targets = torch.cat([party.targets for party in parties], dim=1).clone()
     longer = settings.with_changes(
         target_steps=_MORE_STEPS * settings.target_steps,
         loss_threshold=_LOWER_LOSS * settings.loss_threshold,
     )
-    chosen = [requests[place] for place in places]
-    targets[:, list(places)] = optimise_targets(model, chosen, config.contexts, longer)
+    targets[:, chosen] = optimise_targets(
+        model,
+        [requests[place] for place in chosen],
+        config.contexts,
+        longer,
+        owners=[owners[place] for place in chosen],
+    )
     shares = targets.split([len(party.requests) for party in parties], dim=1)
     return [
         Party(model, party.requests, config, targets=share, name=party.name)

@@ -21,6 +21,7 @@ from collabedit.algebra import Prior
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
+from collabedit.editing import default_contexts, sample_contexts
 from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters, resolve_editor
 from collabedit.errors import InputError, one_line
 from collabedit.evaluation import (
@@ -84,6 +85,8 @@ class RunSettings(BaseModel):
         device: where to compute; the GPU where there is one by default.
         trust_remote_code: run Python code that comes with the model.
         memory_budget: bytes beyond the model's weights that one stage may take.
+        conversations: edit for conversations as well, as ``collabedit edit`` does; by default, in
+            the contexts of the papers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,6 +100,7 @@ class RunSettings(BaseModel):
     device: str | None = None
     trust_remote_code: bool = False
     memory_budget: int | None = Field(default=None, ge=1)
+    conversations: bool = False
 
     @classmethod
     def checked(cls: type[Settings], **values: Any) -> Settings:
@@ -235,13 +239,14 @@ class Loaded:
         contexts: Contexts | None = None,
         secure_aggregation: SecureAggregation | None = None,
     ) -> RoundConfig:
-        """A round of an editor; its contexts are sampled where they are not given."""
+        """A round of an editor; its contexts are made where they are not given."""
+        make = default_contexts if self.settings.conversations else sample_contexts
         return new_round(
             self.model,
             editor=editor,
             schedule=schedule,
             hyperparameters=self.settings.hyperparameters,
-            contexts=contexts,
+            contexts=contexts or make(self.model, self.settings.seed),
             seed=self.settings.seed,
             secure_aggregation=secure_aggregation,
         )

@@ -91,6 +91,14 @@ def common_settings(
             "its answers are read (docs/reference/evaluation.md); 0 for none.",
         ),
     ] = 16,
+    conversations: Annotated[
+        bool,
+        typer.Option(
+            "--conversations",
+            help="Edit for the model's chat template as well, as 'collabedit edit' does; by "
+            "default, edits are made as in the papers.",
+        ),
+    ] = False,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +137,7 @@ def common_settings(
         "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
         "heldout": heldout,
         "answers": answers,
+        "conversations": conversations,
         "generations": generations,
         "judge": judge,
         "judge_model": judge_model,
