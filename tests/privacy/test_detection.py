@@ -121,6 +121,28 @@ def test_overlaps_and_conflicts_of_an_example() -> None:
     assert found.overlaps_between("bank", "archive") == 0
 
 
+def test_subjects_with_different_facts_of_several_parties_are_found() -> None:
+    def print_of(subject: str, relation: str) -> Fingerprint:
+        return fingerprint(EditRequest(0, "{} is in", subject, "x", None, relation), KEY)
+
+    prints = {
+        "hospital": [print_of("France", "P30"), print_of("Peru", "P30"), print_of("Peru", "P36")],
+        "bank": [print_of("france ", "P36"), print_of("Peru", "P30"), print_of("Spain", "P30")],
+        "newsroom": [print_of("Spain", "P30")],
+    }
+    template = about([("Spain", "Rome")])
+    found = detect(
+        {
+            party: template.model_copy(
+                update={"fingerprints": tuple(sorted(own)), "edits": len(own)}
+            )
+            for party, own in prints.items()
+        }
+    )
+    expected = {print_of(subject, "").subject for subject in ("France", "Peru")}
+    assert found.subjects == dict.fromkeys(expected, ("hospital", "bank"))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_detection_equals_loops_over_all_pairs_of_edits(seed: int) -> None:
     edits = random_edits(seed)

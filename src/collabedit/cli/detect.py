@@ -55,6 +55,7 @@ def detect(
     decision = decide(detection, chosen, None if prefer is None else str(prefer))
     console().print(_table(detection))
     print(_describe(detection))
+    _warn_of_subjects(detection)
     if out is not None:
         decision.save(out)
         _report_decision(detection, decision, out)
@@ -73,6 +74,18 @@ def print_shared(updates: Mapping[str, ContributionMetadata]) -> None:
     detection = find({party: about for party, about in updates.items() if about.fingerprints})
     if detection.questions:
         print(f"{_describe(detection)}; see collabedit detect")
+    _warn_of_subjects(detection)
+
+
+def _warn_of_subjects(detection: Detection) -> None:
+    count = len(detection.subjects)
+    if count:
+        subjects = "1 subject has" if count == 1 else f"{count} subjects have"
+        print(
+            f"{subjects} different facts of several parties: each found its change without the "
+            "others', so some of these edits may not take; let one party make all edits of a "
+            "subject, and ask for them after merging"
+        )
 
 
 def _check_out(policy: Policy, out: Path | None) -> None:

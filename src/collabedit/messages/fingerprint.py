@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,9 @@ class Fingerprint:
     Attributes:
         question: of the subject and the relation; equal for edits of the same fact.
         target: of the question and the new object; equal for edits that write the same.
+        subject: of the subject alone; equal for edits about the same thing. Version 0.1 had none.
     """
 
     question: Digest
     target: Digest
+    subject: Digest | Literal[""] = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from collabedit.errors import ContributionError, InputError, UnknownNameError
 from collabedit.messages import ContributionMetadata, Decision, Fingerprint, Policy
@@ -58,10 +58,13 @@ class Detection:
     Attributes:
         fingerprints: by party, sorted.
         questions: those that more than one edit answers.
+        subjects: by the fingerprint of a subject of which several parties edit different facts,
+            these parties.
     """
 
     fingerprints: Mapping[str, tuple[Fingerprint, ...]]
     questions: tuple[SharedQuestion, ...]
+    subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def overlaps(self) -> tuple[SharedQuestion, ...]:
@@ -98,7 +101,27 @@ def detect(updates: Mapping[str, ContributionMetadata]) -> Detection:
         for each in prints:
             answers[each.question].append((party, each.target))
     shared = (SharedQuestion(q, tuple(given)) for q, given in answers.items() if len(given) > 1)
-    return Detection(fingerprints, tuple(sorted(shared, key=lambda s: s.question)))
+    questions = tuple(sorted(shared, key=lambda s: s.question))
+    return Detection(fingerprints, questions, _shared_subjects(fingerprints))
+
+
+def _shared_subjects(
+    fingerprints: Mapping[str, Sequence[Fingerprint]],
+) -> dict[str, tuple[str, ...]]:
+    """The subjects of which parties edit different facts.
+
+    Each finds its change without the other's, and both changes act at nearly the same key.
+    """
+    asked: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for party, prints in fingerprints.items():
+        for each in prints:
+            if each.subject:
+                asked[each.subject][party].add(each.question)
+    return {
+        subject: tuple(by_party)
+        for subject, by_party in sorted(asked.items())
+        if len({frozenset(questions) for questions in by_party.values()}) > 1
+    }
 
 
 def decide(detection: Detection, policy: Policy, prefer: str | None = None) -> Decision:

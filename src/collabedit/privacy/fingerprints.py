@@ -40,7 +40,11 @@ def fingerprint(request: EditRequest, key: bytes) -> Fingerprint:
     """
     question = _digest(key, "collabedit.question", *_question(request))
     answer = normalise(request.target_new)
-    return Fingerprint(question, _digest(key, "collabedit.target", question, answer))
+    return Fingerprint(
+        question,
+        _digest(key, "collabedit.target", question, answer),
+        _digest(key, "collabedit.subject", normalise(request.subject)),
+    )
 
 
 def key_id(key: bytes) -> str:
