@@ -20,6 +20,7 @@ from collabedit.experiments import (
     multi_round,
     single_round,
 )
+from collabedit.experiments.guards import Guard, RoundSeen
 from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.messages import RoundConfig, Schedule
@@ -259,6 +260,28 @@ def test_what_is_measured_is_the_model_of_that_round(usual: Finished) -> None:
                 assert found != pytest.approx(unedited["perplexity"], rel=EXACT)
         stage = f"evaluation/CollabEdit/round_{after}" if after else "evaluation/unedited"
         assert_alike(usual.run.read_stage(stage)["cases"], direct)
+
+
+def test_what_leaves_its_band_is_in_the_summary(usual: Finished) -> None:
+    """As told from the weights and measures of each round by hand."""
+    summary, model = usual.summary, usual.model()
+    for name in summary["methods"]:
+        guard = Guard(name, summary["unedited"]["perplexity"])
+        for number, total in enumerate(usual.totals(name)[1:]):
+            added = usual.added(name)[number]
+            sizes = (
+                max(float(each[w].norm() / model.weight(w).double().norm()) for w in each)
+                for each in (added, total)
+            )
+            measured = summary["perplexity_by_round"][name][number]
+            score = summary["rounds"][name][number][0].get("score")
+            guard.see(RoundSeen(*sizes, measured, score))
+        found = summary["warnings"].get(name, [])
+        assert len(found) == len(guard.warnings)
+        for ours, expected in zip(found, guard.warnings, strict=True):
+            assert (ours["round"], ours["measure"]) == (expected.round, expected.measure)
+            assert ours["value"] == pytest.approx(expected.value, rel=1e-9)
+    assert any(summary["warnings"].values())
 
 
 def test_case_files_hold_the_last_round(usual: Finished) -> None:
