@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate, Prior, relative_distance
 from collabedit.covariance import default_covariance
-from collabedit.editing import optimise_targets
+from collabedit.editing import find_targets
 from collabedit.editors import DEFAULT_EDITOR
 from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
 from collabedit.export import save_edited_model
@@ -316,7 +316,7 @@ def _with_more_steps(
         loss_threshold=_LOWER_LOSS * settings.loss_threshold,
     )
     chosen = [requests[place] for place in places]
-    targets[:, list(places)] = optimise_targets(model, chosen, config.contexts, longer)
+    targets[:, list(places)] = find_targets(model, chosen, config.contexts, longer)
     shares = targets.split([len(party.requests) for party in parties], dim=1)
     return [
         Party(model, party.requests, config, targets=share, name=party.name)

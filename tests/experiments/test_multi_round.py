@@ -25,7 +25,7 @@ from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
-from collabedit.reporting.results import Costs
+from collabedit.reporting.results import Costs, MultiRoundResult
 from collabedit.requests import Record
 from tests.conftest import EXACT
 from tests.experiments.studies import (
@@ -281,7 +281,24 @@ def test_what_leaves_its_band_is_in_the_summary(usual: Finished) -> None:
         for ours, expected in zip(found, guard.warnings, strict=True):
             assert (ours["round"], ours["measure"]) == (expected.round, expected.measure)
             assert ours["value"] == pytest.approx(expected.value, rel=1e-9)
-    assert any(summary["warnings"].values())
+
+
+def test_a_warning_reaches_the_summary_and_the_log(
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("collabedit.experiments.guards._MOST_CHANGE", 1e-6)
+    settings = MultiRoundSettings(
+        **tiny.options(rounds=1, merge=("TA",), edits_per_party=1, answers=0)
+    )
+    run = multi_round(settings, tmp_path)
+    (found,) = load_summary(run.folder)["warnings"]["TA"]
+    assert (found["round"], found["measure"], found["limit"]) == (1, "total", 1e-6)
+    assert f"TA, after round 1: {found['message']}" in caplog.messages
+    (loaded,) = MultiRoundResult.load(run.folder).warnings["TA"]
+    assert loaded.value == found["value"]
 
 
 def test_case_files_hold_the_last_round(usual: Finished) -> None:
