@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from collabedit.algebra import LowRankUpdate
 from collabedit.errors import InputError
 from collabedit.evaluation import evaluate, perplexity, summarise
 from collabedit.experiments import (
@@ -23,6 +24,7 @@ from collabedit.experiments import (
 from collabedit.experiments.guards import Guard, RoundSeen
 from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
+from collabedit.merging import AfterMergeStep, after_merge
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.reporting.results import Costs, MultiRoundResult
@@ -299,6 +301,33 @@ def test_a_warning_reaches_the_summary_and_the_log(
     assert f"TA, after round 1: {found['message']}" in caplog.messages
     (loaded,) = MultiRoundResult.load(run.folder).warnings["TA"]
     assert loaded.value == found["value"]
+
+
+def test_steps_after_merging_know_the_changes_of_earlier_rounds(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a step of all changes gets the unedited weights in every round."""
+    monkeypatch.setattr("collabedit.merging.after_merge._AFTER_MERGES", {})
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    @after_merge("Halved", since_unedited=True)
+    def halved(update: LowRankUpdate, weight: Tensor) -> LowRankUpdate:
+        seen.append((update.dense(), weight))
+        return LowRankUpdate(0.5 * update.left, update.right)
+
+    options = tiny.options(rounds=2, merge=("TA",), edits_per_party=1, answers=0)
+    options |= {"after_merge": (AfterMergeStep(name="halved"),), "schedule": Schedule.ONE_SHOT}
+    settings = MultiRoundSettings(**options)
+    run = multi_round(settings, tmp_path)
+    _, *totals = totals_of(rounds_of(run, "TA"))
+    model = tiny.model()
+    names = list(totals[0])
+    for index, (total, weight) in enumerate(seen):
+        name = names[index % len(names)]
+        # The weights that the second round finds are rounded to float32.
+        torch.testing.assert_close(weight, model.weight(name).double(), rtol=1e-5, atol=1e-6)
+        assert relative(totals[index // len(names)][name], 0.5 * total) < 1e-10
+    assert len(seen) == 2 * len(names)
 
 
 def test_case_files_hold_the_last_round(usual: Finished) -> None:
