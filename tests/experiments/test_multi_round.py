@@ -24,7 +24,8 @@ from collabedit.experiments import (
 from collabedit.experiments.guards import Guard, RoundSeen
 from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
-from collabedit.merging import AfterMergeStep, after_merge
+from collabedit.merging import AfterMergeStep, after_merge, resolve_after_merge
+from collabedit.merging.after_merge import _AFTER_MERGES
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.reporting.results import Costs, MultiRoundResult
@@ -307,7 +308,7 @@ def test_steps_after_merging_know_the_changes_of_earlier_rounds(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a step of all changes gets the unedited weights in every round."""
-    monkeypatch.setattr("collabedit.merging.after_merge._AFTER_MERGES", {})
+    monkeypatch.setitem(_AFTER_MERGES, "halved", resolve_after_merge("RECT"))  # gone in the end
     seen: list[tuple[Tensor, Tensor]] = []
 
     @after_merge("Halved", since_unedited=True)
