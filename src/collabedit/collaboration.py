@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from collabedit.algebra import Prior, relative_distance
+from collabedit.algebra import LowRankUpdate, Prior, relative_distance
 from collabedit.covariance import default_covariance
-from collabedit.editing import optimise_targets
+from collabedit.editing import find_targets
 from collabedit.editors import DEFAULT_EDITOR
 from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
 from collabedit.export import save_edited_model
 from collabedit.export.gguf_model import save_gguf
-from collabedit.merging import POOLED, MergeMethod, Merges, resolve_method
+from collabedit.merging import POOLED, AfterMergeStep, MergeMethod, Merges, resolve_method
 from collabedit.messages import Covariance, Delta, Normaliser, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, apply_delta, new_round
@@ -215,8 +215,10 @@ def merge_edits(
     priors: Mapping[str, Prior],
     own_deltas: Callable[[], Mapping[str, Delta]] | None = None,
     normaliser: Normaliser | None = None,
+    after_merge: Sequence[AfterMergeStep] = (),
+    earlier: Mapping[str, LowRankUpdate] | None = None,
 ) -> Merged:
-    """Merge the parties' edits by a method.
+    """Merge the parties' edits by a method, and take the steps after merging.
 
     In the one-shot schedule all methods start from the same uploads. In the layerwise one, and
     with editors that take one edit at a time or fine-tune, the methods that merge updates get what
@@ -229,7 +231,24 @@ def merge_edits(
         priors: ``A0`` by weight name.
         own_deltas: gives the parties' own deltas; they are computed where it is not given.
         normaliser: of the features of earlier rounds, where the editor normalises features.
+        after_merge: what is done to the merged changes.
+        earlier: what earlier rounds changed, by weight name; such steps may need it.
     """
+    merged = _merged(method, parties, config, priors, own_deltas, normaliser)
+    if not after_merge:
+        return merged
+    weights = {name: parties[0].model.weight(name) for name in config.weight_names}
+    return replace(merged, delta=merged.delta.after(after_merge, weights, earlier))
+
+
+def _merged(
+    method: MergeMethod,
+    parties: Sequence[Party],
+    config: RoundConfig,
+    priors: Mapping[str, Prior],
+    own_deltas: Callable[[], Mapping[str, Delta]] | None,
+    normaliser: Normaliser | None,
+) -> Merged:
     if method.merges is Merges.UPDATES and not config.one_exchange:
         own = own_deltas or (lambda: _own_deltas(parties, config, priors))
         return Merged(merge_deltas(own(), method))
@@ -303,7 +322,7 @@ def _with_more_steps(
         target_steps=_MORE_STEPS * settings.target_steps,
         loss_threshold=_LOWER_LOSS * settings.loss_threshold,
     )
-    targets[:, chosen] = optimise_targets(
+    targets[:, chosen] = find_targets(
         model,
         [requests[place] for place in chosen],
         config.contexts,

@@ -155,6 +155,15 @@ def test_files_of_fine_tuning(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == []
 
 
+def test_nas_is_on_or_off_and_measures_its_anchor(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read(tmp_path, {**MEMIT, "use_nas": True, "nas_restart": 1000}).norm_anchor == 0
+    assert read(tmp_path, {**MEMIT, "use_nas": False}).norm_anchor is None
+    assert read(tmp_path, MEMIT).norm_anchor is None
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("algorithm", ["ROME", "R-ROME", "MEMIT", "AlphaEdit", "EMMET", "FT"])
 def test_files_of_easyedit(
     tmp_path: Path, algorithm: str, caplog: pytest.LogCaptureFixture

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from collabedit.algebra import LowRankUpdate
 from collabedit.errors import InputError
 from collabedit.evaluation import evaluate, perplexity, summarise
 from collabedit.experiments import (
@@ -20,11 +21,14 @@ from collabedit.experiments import (
     multi_round,
     single_round,
 )
+from collabedit.experiments.guards import Guard, RoundSeen
 from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
+from collabedit.merging import AfterMergeStep, after_merge, resolve_after_merge
+from collabedit.merging.after_merge import _AFTER_MERGES
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
-from collabedit.reporting.results import Costs
+from collabedit.reporting.results import Costs, MultiRoundResult
 from collabedit.requests import Record
 from tests.conftest import EXACT
 from tests.experiments.studies import (
@@ -259,6 +263,72 @@ def test_what_is_measured_is_the_model_of_that_round(usual: Finished) -> None:
                 assert found != pytest.approx(unedited["perplexity"], rel=EXACT)
         stage = f"evaluation/CollabEdit/round_{after}" if after else "evaluation/unedited"
         assert_alike(usual.run.read_stage(stage)["cases"], direct)
+
+
+def test_what_leaves_its_band_is_in_the_summary(usual: Finished) -> None:
+    """As told from the weights and measures of each round by hand."""
+    summary, model = usual.summary, usual.model()
+    for name in summary["methods"]:
+        guard = Guard(name, summary["unedited"]["perplexity"])
+        for number, total in enumerate(usual.totals(name)[1:]):
+            added = usual.added(name)[number]
+            sizes = (
+                max(float(each[w].norm() / model.weight(w).double().norm()) for w in each)
+                for each in (added, total)
+            )
+            measured = summary["perplexity_by_round"][name][number]
+            score = summary["rounds"][name][number][0].get("score")
+            guard.see(RoundSeen(*sizes, measured, score))
+        found = summary["warnings"].get(name, [])
+        assert len(found) == len(guard.warnings)
+        for ours, expected in zip(found, guard.warnings, strict=True):
+            assert (ours["round"], ours["measure"]) == (expected.round, expected.measure)
+            assert ours["value"] == pytest.approx(expected.value, rel=1e-9)
+
+
+def test_a_warning_reaches_the_summary_and_the_log(
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("collabedit.experiments.guards._MOST_CHANGE", 1e-6)
+    settings = MultiRoundSettings(
+        **tiny.options(rounds=1, merge=("TA",), edits_per_party=1, answers=0)
+    )
+    run = multi_round(settings, tmp_path)
+    (found,) = load_summary(run.folder)["warnings"]["TA"]
+    assert (found["round"], found["measure"], found["limit"]) == (1, "total", 1e-6)
+    assert f"TA, after round 1: {found['message']}" in caplog.messages
+    (loaded,) = MultiRoundResult.load(run.folder).warnings["TA"]
+    assert loaded.value == found["value"]
+
+
+def test_steps_after_merging_know_the_changes_of_earlier_rounds(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a step of all changes gets the unedited weights in every round."""
+    monkeypatch.setitem(_AFTER_MERGES, "halved", resolve_after_merge("RECT"))  # gone in the end
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    @after_merge("Halved", since_unedited=True)
+    def halved(update: LowRankUpdate, weight: Tensor) -> LowRankUpdate:
+        seen.append((update.dense(), weight))
+        return LowRankUpdate(0.5 * update.left, update.right)
+
+    options = tiny.options(rounds=2, merge=("TA",), edits_per_party=1, answers=0)
+    options |= {"after_merge": (AfterMergeStep(name="halved"),), "schedule": Schedule.ONE_SHOT}
+    settings = MultiRoundSettings(**options)
+    run = multi_round(settings, tmp_path)
+    _, *totals = totals_of(rounds_of(run, "TA"))
+    model = tiny.model()
+    names = list(totals[0])
+    for index, (total, weight) in enumerate(seen):
+        name = names[index % len(names)]
+        # The weights that the second round finds are rounded to float32.
+        torch.testing.assert_close(weight, model.weight(name).double(), rtol=1e-5, atol=1e-6)
+        assert relative(totals[index // len(names)][name], 0.5 * total) < 1e-10
+    assert len(seen) == 2 * len(names)
 
 
 def test_case_files_hold_the_last_round(usual: Finished) -> None:

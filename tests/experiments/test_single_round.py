@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from collabedit.algebra import relative_distance
 from collabedit.editors import Hyperparameters
 from collabedit.errors import InputError
 from collabedit.experiments import Run, SingleRoundSettings, open_run, single_round
-from collabedit.messages import Schedule
+from collabedit.merging import AfterMergeStep, rect, sphere
+from collabedit.messages import Delta, Schedule
+from collabedit.models import load_model
 from collabedit.reporting.results import RunResult
 from tests.cli.commands import collabedit, fails
 from tests.conftest import EXACT, make_model, save_model
@@ -119,11 +122,15 @@ def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
         "collabedit,Global",
         "--hparams",
         hparams,
+        "--after-merge",
+        "SPHERE:energy=0.4,strength=0.5",
         "--results",
         tmp_path,
     ]
     table = collabedit(*arguments)
     assert "CollabEdit" in table
+    asked = load_summary(tmp_path / "MEMIT" / "run_000")["settings"]["after_merge"]
+    assert asked == [{"name": "SPHERE", "options": {"energy": 0.4, "strength": 0.5}}]
     assert "unedited" in table
     run = tmp_path / "MEMIT" / "run_000"
     as_json = json.loads(collabedit("summarize", run, "--json"))
@@ -131,6 +138,34 @@ def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
     header, *rows = collabedit("summarize", run, "--csv").splitlines()
     assert header.startswith("run,method,")
     assert len(rows) == 3
+
+
+def test_steps_after_merging_keep_the_merge_lossless(place: Path, tmp_path: Path) -> None:
+    """They are functions of the merged change, so GLOBAL's takes them as well."""
+    steps = (AfterMergeStep.parse("RECT:keep=0.3"), AfterMergeStep.parse("sphere"))
+    methods = ("CollabEdit", "GLOBAL", "SA")
+    for number, given in enumerate(((), steps)):
+        settings = settings_for(place, merge=methods, after_merge=given, schedule=Schedule.ONE_SHOT)
+        run = single_round(settings, tmp_path)
+        assert run.folder.name == f"run_{number:03d}"
+    plain, after = (
+        {
+            name: Delta.load(tmp_path / f"MEMIT/run_{n:03d}/stages/deltas/{name}.safetensors")
+            for name in methods
+        }
+        for n in (0, 1)
+    )
+    model = load_model(str(place / "model"))
+    for name in methods:
+        assert [step.name for step in after[name].metadata.after_merge] == ["RECT", "SPHERE"]
+        for weight, change in after[name].changes.items():
+            before = model.weight(weight).double()
+            expected = sphere(rect(plain[name].changes[weight], before, keep=0.3), before)
+            assert relative_distance(change, expected) < 1e-10
+    summary = load_summary(run.folder)
+    assert summary["settings"]["after_merge"] == [step.model_dump() for step in steps]
+    assert summary["delta_relative_to_global"]["CollabEdit"] < EXACT
+    assert summary["delta_relative_to_global"]["SA"] > 0.05
 
 
 @pytest.mark.parametrize(
@@ -143,6 +178,8 @@ def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
         (["-n", "many"], "cannot read 'many'"),
         (["--dataset", "nowhere.json"], "nowhere.json"),
         (["--parties", 0], "parties"),
+        (["--after-merge", "Rekt"], "unknown step after merging 'Rekt'"),
+        (["--after-merge", "RECT:keep=two"], "RECT: keep must be of type float"),
     ],
 )
 def test_bad_options_get_one_line(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from collabedit.algebra import Factors, LowRankUpdate, Prior, Statistics, compress, solve
+from collabedit.editors import NullSpacePrior
 from collabedit.errors import InputError, RoundError, UnknownNameError
 from collabedit.merging import (
     MergeMethod,
@@ -75,6 +76,29 @@ def test_the_simple_average_divides_by_the_parties_there_are() -> None:
 def test_task_arithmetic_scales_the_sum() -> None:
     dense = torch.stack([u.dense() for u in updates()])
     assert relative(task_arithmetic(updates(), scale=0.3).dense(), 0.3 * dense.sum(dim=0)) < 1e-14
+
+
+def test_under_alphaedits_prior_the_simple_average_is_that_of_projected_updates() -> None:
+    """The naive federated AlphaEdit: ``mean_j R_j K_j^T P (K_j K_j^T P + lambda_2 I)^-1``."""
+    moment, weight, threshold = second_moment(), 10.0, 0.5
+    values, vectors = torch.linalg.eigh(moment)
+    null = vectors[:, values < threshold]
+    assert 0 < null.shape[1] < D_IN
+    projector, identity = null @ null.mT, torch.eye(D_IN, dtype=torch.float64)
+    parts = [(random(D_IN, n, seed=n), random(D_OUT, n, seed=n + 50)) for n in (2, 3, 5)]
+    prior = NullSpacePrior(threshold, weight).build(moment)
+
+    def update(keys: Tensor, residuals: Tensor) -> Tensor:
+        moment = keys @ keys.mT @ projector + weight * identity
+        return residuals @ keys.mT @ projector @ torch.linalg.inv(moment)
+
+    expected = sum((update(k, r) for k, r in parts), torch.zeros(1)) / len(parts)
+    own = [solve(compress(k, r), prior) for k, r in parts]
+    assert relative(simple_average(own).dense(), expected) < 1e-10
+    together = update(*(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
+    exact = collab_edit([compress(k, r) for k, r in parts], prior)
+    assert relative(exact.dense(), together) < 1e-10
+    assert relative(simple_average(own).dense(), together) > 0.3
 
 
 def brute_force_ties(deltas: list[Tensor], keep: float, scale: float) -> Tensor:

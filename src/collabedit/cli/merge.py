@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,16 +12,19 @@ import typer
 
 from collabedit.cli.detect import print_shared
 from collabedit.cli.options import (
+    AfterMergeOption,
     MemoryOption,
     SoFarOption,
     read_bytes,
     read_decimals,
+    read_steps,
     spread,
 )
 from collabedit.cli.secure import next_step
 
 if TYPE_CHECKING:
-    from collabedit.merging import MergeMethod
+    from collabedit.algebra import LowRankUpdate
+    from collabedit.merging import AfterMergeStep, MergeMethod
     from collabedit.messages import Delta, RoundConfig, RoundState
     from collabedit.rounds import Coordinator, Ledger
 
@@ -75,6 +79,15 @@ def merge(
             "covariance. The editor's own by default (10; AlphaEdit 1).",
         ),
     ] = None,
+    after_merge: AfterMergeOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="With --after-merge: the model as the round found it, if not as the round says.",
+        ),
+    ] = None,
     memory_budget: MemoryOption = None,
 ) -> None:
     """Merge the parties' contributions into one delta; the coordinator's part.
@@ -85,6 +98,9 @@ def merge(
     In a layerwise round each exchange merges one layer: give the result as --delta to the next
     'contribute' and 'merge', until this command says that the round is complete. Who took part is
     kept beside round.json, as ROUND.ledger.safetensors: keep it to yourself until the round ends.
+
+    The steps of --after-merge need the weights that the delta is added to, and are taken once all
+    layers are merged. Given a single finished delta, they are all that is done.
     """
     from collabedit.errors import InputError
     from collabedit.files import tensor_metadata
@@ -94,6 +110,7 @@ def merge(
 
     chosen = resolve_method(method)
     options = _read_options(chosen, option or [])
+    finish = _Finish(read_steps(after_merge), model)
     shares = None if party_weights is None else read_decimals(party_weights, "--weights")
     if shares is not None:
         chosen.check_weights(shares, len(inputs))
@@ -105,26 +122,26 @@ def merge(
         coordinator = by_files.coordinator(chosen, options, delta)
         merged = next_step(coordinator, round_file, inputs, out)
         if merged is not None:
-            merged.save(out)
-            by_files.keep(coordinator)
-            _report(merged, out)
+            by_files.write(finish, coordinator, merged, out)
         return
     formats = {path: tensor_metadata(path, "input").get("format") for path in inputs}
     for path, found in formats.items():
         if found not in _MERGED:
             raise InputError(f"{path}: neither a contribution nor a delta")
     if set(formats.values()) == {"collabedit.delta"}:
-        result = merge_deltas({str(p): Delta.load(p) for p in inputs}, chosen, options, shares)
+        deltas = {str(path): Delta.load(path) for path in inputs}
+        alone = len(deltas) == 1 and finish.steps
+        result = deltas[str(inputs[0])] if alone else merge_deltas(deltas, chosen, options, shares)
+        result = finish.taken(result)
         result.save(out)
+        _report(result, out)
     elif round_file is None or covariance is None:
         raise InputError("merging contributions needs --round and --covariance")
     else:
         by_files = _ByFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
         coordinator = by_files.coordinator(chosen, options, delta)
         result = _merge_files(coordinator, inputs, shares)
-        result.save(out)
-        by_files.keep(coordinator)
-    _report(result, out)
+        by_files.write(finish, coordinator, result, out)
 
 
 def _is_secure(round_file: Path) -> bool:
@@ -142,6 +159,31 @@ def _refuse_twice(inputs: list[Path]) -> None:
         if place in seen:
             raise InputError(f"{path}: given twice; give each file once")
         seen.add(place)
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """The steps that are taken once all layers are merged, and where the weights are from."""
+
+    steps: tuple[AfterMergeStep, ...]
+    model: str | None
+
+    def __post_init__(self) -> None:
+        from collabedit.errors import InputError
+
+        if self.model is not None and not self.steps:
+            raise InputError("--model is for --after-merge, which needs the weights; remove it")
+
+    def taken(self, delta: Delta, earlier: Mapping[str, LowRankUpdate] | None = None) -> Delta:
+        """The delta after the steps; the weights are read only if there are any."""
+        from collabedit.models import load_model
+        from collabedit.parties.applying import weights_of
+
+        if not self.steps:
+            return delta
+        about = delta.metadata
+        loaded = load_model(self.model or about.model, dtype=about.dtype)
+        return delta.after(self.steps, weights_of(loaded, delta), earlier)
 
 
 class _ByFiles:
@@ -181,13 +223,24 @@ class _ByFiles:
         ledger = None if delta is None else self._load_ledger(delta)
         return Coordinator(self.config, priors, method, options=options, ledger=ledger)
 
-    def keep(self, coordinator: Coordinator) -> None:
-        """Write the ledger, and the state once the round is complete."""
+    def write(self, finish: _Finish, coordinator: Coordinator, merged: Delta, out: Path) -> None:
+        """Write the delta and the ledger; and the state once the round is complete."""
+        complete = not coordinator.pending_layers
+        earlier = None if self._state is None else self._state.changes
+        result = finish.taken(merged, earlier) if complete else merged
+        result.save(out)
         coordinator.ledger.save(self._ledger)
-        if self._state_file is None or coordinator.pending_layers:
+        if complete:
+            self._keep_state(result, coordinator)
+        _report(result, out)
+        if finish.steps and not complete:
+            print("--after-merge: taken once all layers are merged; give it with the last exchange")
+
+    def _keep_state(self, result: Delta, coordinator: Coordinator) -> None:
+        if self._state_file is None:
             return
         assert self._state is not None
-        self._state.after(coordinator.delta.changes, coordinator.keys).save(self._state_file)
+        self._state.after(result.changes, coordinator.keys).save(self._state_file)
         print(f"{self._state_file}: the state after round {self._state.finished + 1}")
 
     def _load_state(self) -> RoundState | None:
@@ -240,22 +293,18 @@ def _merge_files(
 
 
 def _read_options(method: MergeMethod, pairs: list[str]) -> dict[str, str]:
-    from collabedit.errors import InputError
+    from collabedit.merging.options import parse_options
 
-    options = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not value:
-            raise InputError(f"--option: cannot read {pair!r}; write it like keep=0.1")
-        options[name] = value
+    options = parse_options(pairs, "--option")
     method.checked(options)
     return options
 
 
 def _report(result: Delta, out: Path) -> None:
     about = result.metadata
+    methods = ", then ".join(map(str, (about.method, *about.after_merge)))
     print(
-        f"{out}: {about.edits} edits of {about.parties} parties by {about.method}, "
+        f"{out}: {about.edits} edits of {about.parties} parties by {methods}, "
         f"layers {spread(about.layers)}"
     )
     if about.complete:

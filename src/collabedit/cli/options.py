@@ -13,6 +13,7 @@ from collabedit.errors import InputError
 if TYPE_CHECKING:
     from collabedit.editors import Hyperparameters
     from collabedit.evaluation.outcomes import Outcomes
+    from collabedit.merging import AfterMergeStep
     from collabedit.messages import Covariance
     from collabedit.models import LanguageModel
 
@@ -80,6 +81,14 @@ RosterOption = Annotated[
     typer.Option(
         help="Secure aggregation: the parties' public keys as you know them; a round with others "
         "is refused."
+    ),
+]
+AfterMergeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--after-merge",
+        help="What is done to the merged change: RECT, PRUNE or SPHERE, with options such as "
+        "SPHERE:energy=0.5,strength=0.8; repeatable, in this order (docs/reference/editors.md).",
     ),
 ]
 NoCacheOption = Annotated[
@@ -181,6 +190,18 @@ def read_decimals(text: str, option: str) -> tuple[float, ...]:
     if not numbers or not all(0 <= number < float("inf") for number in numbers):
         raise InputError(f"{option}: cannot read {text!r}; write it like 0.5 or 0,0.5,10")
     return numbers
+
+
+def read_steps(texts: list[str] | None) -> tuple[AfterMergeStep, ...]:
+    """Steps after merging, as ``--after-merge`` gives them.
+
+    Raises:
+        UnknownNameError: when there is no such step.
+        InputError: when a text cannot be read, or a step has no such option.
+    """
+    from collabedit.merging import AfterMergeStep
+
+    return tuple(AfterMergeStep.parse(text) for text in texts or ())
 
 
 def read_bytes(text: str | None) -> int | None:

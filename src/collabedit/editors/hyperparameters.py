@@ -29,6 +29,7 @@ _LATER = (
     "equality_ridge",
     "covariance_adjustment",
     "norm_weight",
+    "norm_anchor",
     "gradient_rate",
     "ft_batch_size",
     "ft_end_token",
@@ -61,6 +62,9 @@ class Hyperparameters(BaseModel):
             yield where keys are nearly alike. The default is the editor's own, 0.
         norm_weight: ``lambda_n`` of ENCORE's prior ``lambda C + lambda_n I`` (Gupta et al., 2025):
             how much the change's own norm counts.
+        norm_anchor: the norm that NAS (Liu et al., 2026) gives every value that the search for
+            targets finds; 0 has it measured on the unedited model when the round is opened, and
+            written here. Values keep their own norms by default.
         gradient_rate: how far UltraEdit follows the normalised gradients.
         ft_steps: most passes of fine-tuning over the edits.
         ft_learning_rate: of its Adam.
@@ -85,6 +89,7 @@ class Hyperparameters(BaseModel):
     loss_layer: int | None = Field(default=None, ge=0)
     equality_ridge: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     norm_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    norm_anchor: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     gradient_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     ft_steps: int = Field(default=25, ge=1)
     ft_learning_rate: float = Field(default=5e-4, gt=0, allow_inf_nan=False)

@@ -37,6 +37,7 @@ _USED = {
     "lr": "ft_learning_rate",
     "norm_constraint": "ft_norm_bound",
     "batch_size": "ft_batch_size",
+    "use_nas": "norm_anchor",
 }
 
 #: Settings that the model, the covariance, the contexts or other options decide here, and those
@@ -46,7 +47,7 @@ _WITHOUT_MEANING = frozenset(
         *("alg_name", "model_name", "stats_dir", "P_loc", "device", "model_parallel", "fp16"),
         *("layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module"),
         *("mom2_dataset", "mom2_n_samples", "mom2_dtype", "context_template_length_params"),
-        *("max_length", "calculate_objective_value", "dynamic_multiplier"),
+        *("max_length", "calculate_objective_value", "dynamic_multiplier", "nas_restart"),
     }
 )
 
@@ -132,6 +133,8 @@ def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     found = {ours: values[name] for name, ours in _USED.items() if name in values}
     if found.get("ft_norm_bound") is False:
         found["ft_norm_bound"] = None
+    if "norm_anchor" in found:  # NAS is on or off there, and measures its anchor
+        found["norm_anchor"] = 0.0 if found["norm_anchor"] else None
     return found
 
 

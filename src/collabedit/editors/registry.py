@@ -112,6 +112,11 @@ class Editor:
         """Whether the parties first agree on a normaliser of their features."""
         return self.procedure is Procedure.GRADIENTS
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether it searches for targets of its edits."""
+        return self.procedure in (Procedure.TOGETHER, Procedure.ONE_BY_ONE)
+
     def needs_covariance(self, settings: Hyperparameters) -> bool:
         """Whether what it protects is measured on ordinary text."""
         return self.has_statistics and self.prior_spec(settings).needs_covariance
@@ -129,12 +134,18 @@ class Editor:
         """Check that it can edit with these settings.
 
         Raises:
-            InputError: when they give several layers and it edits one.
+            InputError: when they give several layers and it edits one, or an anchor for targets
+                that it does not search for.
         """
         if self.single_layer and len(settings.layers) > 1:
             raise InputError(
                 f"{self.name} edits a single layer, and the hyper-parameters give "
                 f"{list(settings.layers)}; give one of them"
+            )
+        if settings.norm_anchor is not None and not self.has_targets:
+            raise InputError(
+                f"{self.name} searches for no targets, so that norm_anchor has nothing to scale; "
+                "remove it from the hyper-parameters"
             )
 
 

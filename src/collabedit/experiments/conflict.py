@@ -158,4 +158,5 @@ def _merged(
         [requests for name in edited.split("+") for requests in requests_of(sets[name])]
     )
     method = resolve_method(settings.merge[0])
-    return merge_edits(method, parties, study.config, study.priors).delta
+    steps = settings.after_merge
+    return merge_edits(method, parties, study.config, study.priors, after_merge=steps).delta

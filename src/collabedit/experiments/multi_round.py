@@ -12,6 +12,7 @@ from pydantic import Field
 from collabedit.algebra import LowRankUpdate, relative_distance
 from collabedit.editors import resolve_editor
 from collabedit.evaluation import summarise
+from collabedit.experiments.guards import Guard, RoundSeen, relative_norm
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
@@ -79,6 +80,7 @@ def multi_round(
     before = study.measure("unedited", everything)
     measured: dict[str, list[Measured]] = {}
     states: dict[Trajectory, list[RoundState]] = {}
+    guards: dict[str, Guard] = {}
     ways = trajectories(settings.merge, settings.betas)
     if executor is not None:
         arguments = (settings, study.config, rounds)
@@ -87,9 +89,11 @@ def multi_round(
     for trajectory in ways:
         name = trajectory.name
         states[trajectory], measured[name] = [], []
+        guards[name] = Guard(name, before["perplexity"])
         for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
             states[trajectory].append(state)
             measured[name].append(_measured(study, trajectory, state, records))
+            guards[name].see(_seen(study, states[trajectory], measured[name][-1], records))
     apart = _distances(states)
     write_cases(study.run, everything, before, {name: m[-1] for name, m in measured.items()})
     return study.finish(
@@ -106,6 +110,7 @@ def multi_round(
             "perplexity_by_round": {
                 name: [part["perplexity"] for part in parts] for name, parts in measured.items()
             },
+            "warnings": {name: each.warnings for name, each in guards.items() if each.warnings},
         }
     )
 
@@ -137,6 +142,25 @@ def _measured(
     so_far = [record for part in records[: state.finished] for record in part]
     with study.model.edited(state.changes):
         return study.measure(f"{trajectory.name}/round_{state.finished}", so_far)
+
+
+def _seen(
+    study: Study,
+    states: Sequence[RoundState],
+    measured: Measured,
+    records: Sequence[Sequence[Record]],
+) -> RoundSeen:
+    """What the guard of a trajectory looks at after its last round so far."""
+    changes = states[-1].changes
+    weights = {name: study.model.weight(name) for name in changes}
+    earlier = states[-2].changes if len(states) > 1 else None
+    first = summarise(measured["cases"][: len(records[0])])
+    return RoundSeen(
+        relative_norm(changes, weights, earlier),
+        relative_norm(changes, weights),
+        measured["perplexity"],
+        first.get("score"),
+    )
 
 
 def _by_round(measured: Measured, records: Sequence[Sequence[Record]]) -> list[dict[str, Any]]:

@@ -137,7 +137,8 @@ def _within_a_round(
 
 def _merge_copies(study: Study, method: str, requests: Sequence[EditRequest], copies: int) -> Delta:
     parties = study.parties([requests] * copies)
-    return merge_edits(resolve_method(method), parties, study.config, study.priors).delta
+    merging, steps = resolve_method(method), study.settings.after_merge
+    return merge_edits(merging, parties, study.config, study.priors, after_merge=steps).delta
 
 
 def _compare(

@@ -116,7 +116,10 @@ def _merged(study: Study, name: str, parties: Sequence[Party]) -> Delta:
         }
 
     def compute() -> Delta:
-        return merge_edits(resolve_method(name), parties, config, priors, own_deltas).delta
+        steps = study.settings.after_merge
+        method = resolve_method(name)
+        merged = merge_edits(method, parties, config, priors, own_deltas, after_merge=steps)
+        return merged.delta
 
     return run.delta_stage(f"deltas/{name}", compute)
 

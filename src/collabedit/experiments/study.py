@@ -35,7 +35,7 @@ from collabedit.evaluation import (
     summarise,
 )
 from collabedit.experiments.runs import Run, open_run
-from collabedit.merging import resolve_method
+from collabedit.merging import AfterMergeStep, resolve_method
 from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
@@ -131,6 +131,7 @@ class CommonSettings(RunSettings):
         shared: how many of each party's edits all parties hold.
         limit: deal only the first so many records of the data set; all of them where not given.
         merge: names of the methods to compare.
+        after_merge: what is done to every merged change, GLOBAL's too, in this order.
         partition: ``iid`` or ``relation``.
         heldout: a text file whose perplexity is measured.
         answers: records, chosen at random, that the model is asked for, so that what it writes is
@@ -146,6 +147,7 @@ class CommonSettings(RunSettings):
     shared: int = Field(default=0, ge=0)
     limit: int | None = Field(default=None, ge=1)
     merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
+    after_merge: tuple[AfterMergeStep, ...] = ()
     partition: str = "iid"
     heldout: Path | None = None
     answers: int = Field(default=16, ge=0)
@@ -157,6 +159,11 @@ class CommonSettings(RunSettings):
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(resolve_method(name).name for name in names))
+
+    @field_validator("after_merge")
+    @classmethod
+    def _known_steps(cls, steps: tuple[AfterMergeStep, ...]) -> tuple[AfterMergeStep, ...]:
+        return tuple(step.checked() for step in steps)
 
 
 class StudySettings(CommonSettings):

@@ -99,19 +99,20 @@ class Trajectory:
             own = RoundState(finished=1)
             if parties:
                 priors = dynamic_priors(study.priors, state.keys, self.beta)
-                merged = merge_edits(
-                    resolve_method(self.method),
-                    parties,
-                    config,
-                    priors,
+                merge = partial(
+                    merge_edits,
+                    parties=parties,
+                    config=config,
+                    priors=priors,
                     normaliser=state.normaliser,
+                    after_merge=study.settings.after_merge,
+                    earlier=state.changes,
                 )
+                merged = merge(resolve_method(self.method))
                 facts["residual_norms"] = dict(merged.residual_norms)
                 own = RoundState().after(merged.delta.changes, merged.keys, merged.normaliser)
                 if self.against_pooled:
-                    pooled = merge_edits(
-                        resolve_method(POOLED), parties, config, priors, normaliser=state.normaliser
-                    ).delta
+                    pooled = merge(resolve_method(POOLED)).delta
                     facts["distance_from_pooled"] = distance(merged.delta, pooled)
         study.run.json_stage(f"facts/{self._stage(state.finished + 1)}", lambda: facts)
         return own

@@ -107,6 +107,7 @@ def _settings(about: DeltaMetadata) -> str:
     rows = {
         "editor": about.editor,
         "merge method": about.method + (f" ({options})" if options else ""),
+        "after merging": ", then ".join(map(str, about.after_merge)),
         "schedule": about.schedule.value,
         "layers": ", ".join(map(str, about.layers)),
         "edits": f"{about.edits:,}",

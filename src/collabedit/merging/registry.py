@@ -7,12 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, TypeVar
 
 from collabedit.algebra import LowRankUpdate, Prior, Statistics
 from collabedit.errors import InputError, UnknownNameError
+from collabedit.merging.options import checked_options, declared_options, summary_of
 
 __all__ = ["MergeMethod", "Merges", "merge_method", "merge_methods", "resolve_method"]
 
@@ -51,7 +50,7 @@ class MergeMethod:
     @property
     def summary(self) -> str:
         """First line of its documentation."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+        return summary_of(self.function)
 
     @property
     def weighted(self) -> bool:
@@ -127,32 +126,11 @@ class MergeMethod:
         Raises:
             InputError: when an option is not one of the method's, or not of its type.
         """
-        unknown = sorted(set(options) - set(self.options))
-        if unknown:
-            known = ", ".join(self.options) or "none"
-            raise InputError(f"{self.name} has no option {unknown[0]!r}; its options: {known}")
-        kinds = get_type_hints(self.function)
-        given = {key: self._converted(key, value, kinds[key]) for key, value in options.items()}
-        return {**self.options, **given}
-
-    def _converted(self, key: str, value: Any, kind: type) -> Any:
-        try:
-            converted: object = TypeAdapter(kind).validate_python(value)
-        except ValidationError:
-            raise InputError(
-                f"{self.name}: {key} must be of type {kind.__name__}, found {value!r}; "
-                f"write it like {key}={self.options[key]}"
-            ) from None
-        if isinstance(converted, float) and not math.isfinite(converted):
-            raise InputError(f"{self.name}: {key} must be finite, found {value!r}")
-        return converted
+        return checked_options(self.name, self.function, self.options, options)
 
 
 #: Parameters that a method is given by whoever merges, and no options.
 _CONTEXT = frozenset({"weights", "name"})
-
-#: Types of options: those that the command line and a delta's metadata can write.
-_KINDS = (int, float, bool, str)
 
 _METHODS: dict[str, MergeMethod] = {}
 
@@ -179,29 +157,12 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
         asked = sorted(_CONTEXT & set(parameters))
         if merges is Merges.SUM and asked:
             raise TypeError(f"{name}: the sum has no {asked[0]}; only finished updates do")
-        options = _options(name, function)
+        options = declared_options(name, function, _CONTEXT)
         method = MergeMethod(name, merges, function, options, reference, frozenset(parameters))
         _METHODS[name.lower()] = method
         return function
 
     return register
-
-
-def _options(name: str, function: Callable[..., LowRankUpdate]) -> dict[str, Any]:
-    """The defaults of a method's options, which must be declared in full."""
-    kinds = get_type_hints(function)
-    options = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name in _CONTEXT:
-            continue
-        if kinds.get(parameter.name) not in _KINDS or parameter.default is parameter.empty:
-            raise TypeError(
-                f"{name}: declare the option {parameter.name} with a default and one of the types "
-                f"{', '.join(kind.__name__ for kind in _KINDS)}, such as "
-                f"{parameter.name}: float = 1.0"
-            )
-        options[parameter.name] = parameter.default
-    return options
 
 
 def merge_methods() -> list[MergeMethod]:

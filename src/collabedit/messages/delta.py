@@ -16,6 +16,7 @@ from typing_extensions import Self
 from collabedit.algebra import LowRankUpdate, Missed
 from collabedit.editors import DEFAULT_EDITOR
 from collabedit.errors import RoundError
+from collabedit.merging import AfterMergeStep, apply_steps
 from collabedit.messages.codec import TensorMessage
 from collabedit.messages.metadata import ModelHeader, parse_header
 from collabedit.messages.round import RoundConfig, Schedule
@@ -42,6 +43,7 @@ class DeltaMetadata(ModelHeader):
         missed_edits: for editors whose edits hold exactly, in how many combinations of them they
             do not, at the layer where most are missed (:class:`collabedit.algebra.Missed`).
         worst_miss: the largest of these misses, relative to the residuals.
+        after_merge: what was done to the merged changes, in this order.
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
@@ -64,6 +66,7 @@ class DeltaMetadata(ModelHeader):
     dtype: str
     missed_edits: int = 0
     worst_miss: float = 0.0
+    after_merge: tuple[AfterMergeStep, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +167,34 @@ class Delta(TensorMessage):
                 f"the delta holds layers {list(self.metadata.layers)} of an unfinished round; "
                 "continue with 'collabedit contribute --delta' and 'collabedit merge --delta'"
             )
+
+    def after(
+        self,
+        steps: Sequence[AfterMergeStep],
+        weights: Mapping[str, Tensor],
+        earlier: Mapping[str, LowRankUpdate] | None = None,
+    ) -> Delta:
+        """The delta after some steps, which its metadata then name.
+
+        Args:
+            steps: what is done, one step after the other.
+            weights: by name, the weights ``[d_out, d_in]`` as the round found them.
+            earlier: what earlier rounds changed, by weight name.
+
+        Raises:
+            RoundError: when layers are missing, or such steps were taken before.
+            UnknownNameError: when there is no such step.
+            InputError: when a step has no such option, or its value is out of range.
+        """
+        if not steps:
+            return self
+        self.require_complete()
+        if self.metadata.after_merge:
+            done = ", then ".join(map(str, self.metadata.after_merge))
+            raise RoundError(f"the delta is after {done} already; give the one that was merged")
+        checked = tuple(step.checked() for step in steps)
+        metadata = self.metadata.model_copy(update={"after_merge": checked})
+        return Delta(metadata, apply_steps(checked, self.changes, weights, earlier))
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """``B`` and ``A`` of each weight, and the metadata."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from collabedit.errors import RoundError
 from collabedit.messages import Delta
 from collabedit.models.language_model import LanguageModel
 
-__all__ = ["apply_delta", "check_delta_model"]
+__all__ = ["apply_delta", "check_delta_model", "weights_of"]
 
 
 def check_delta_model(model: LanguageModel, delta: Delta) -> None:
@@ -21,6 +23,23 @@ def check_delta_model(model: LanguageModel, delta: Delta) -> None:
             f"{model.name} is not the model that the delta was made for "
             f"({delta.metadata.model}, {delta.metadata.dtype}): its weights differ"
         )
+
+
+def weights_of(model: LanguageModel, delta: Delta) -> dict[str, Tensor]:
+    """The weights that a delta changes, as its round found them.
+
+    Args:
+        model: the unedited model.
+        delta: what a round came to.
+
+    Returns:
+        By name, views ``[d_out, d_in]`` of the model's weights.
+
+    Raises:
+        RoundError: when the model is not the one that the delta was made for.
+    """
+    check_delta_model(model, delta)
+    return {name: model.weight(name) for name in delta.changes}
 
 
 def apply_delta(model: LanguageModel, delta: Delta) -> None:

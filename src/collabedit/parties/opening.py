@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collabedit.editing import default_contexts
+import random
+
+from collabedit.datasets import load_dataset
+from collabedit.editing import TargetCache, default_contexts, measured_anchor
 from collabedit.editors import (
     DEFAULT_EDITOR,
     Contexts,
@@ -15,6 +18,9 @@ from collabedit.messages import RoundConfig, RoundState, Schedule, SecureAggrega
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["check_round_model", "new_round", "round_on"]
+
+#: Facts whose values' mean norm is the anchor of NAS: any will do that nobody keeps to themselves.
+_ANCHOR_DATA, _ANCHOR_FACTS = "worldfacts", 60
 
 
 def new_round(
@@ -59,6 +65,8 @@ def new_round(
         )
     settings.check_depth(model.structure.n_layers)
     model.check_layers(settings.layers)
+    contexts = contexts or default_contexts(model, seed)
+    settings = _with_anchor(model, settings, contexts, first=state is None or not state.finished)
     names = model.weight_names(settings.layers)
     fingerprint = model.fingerprint(names)
     return RoundConfig(
@@ -67,7 +75,7 @@ def new_round(
         schedule=schedule,
         editor=rules.name,
         hyperparameters=settings,
-        contexts=contexts or default_contexts(model, seed),
+        contexts=contexts,
         seed=seed,
         dtype=str(model.dtype).removeprefix("torch."),
         weight_names=tuple(names),
@@ -77,6 +85,23 @@ def new_round(
         base_sha256={} if state is None else _base(state, fingerprint),
         secure_aggregation=secure_aggregation,
     )
+
+
+def _with_anchor(
+    model: LanguageModel, settings: Hyperparameters, contexts: Contexts, *, first: bool
+) -> Hyperparameters:
+    """The settings with an anchor that was to be measured."""
+    if settings.norm_anchor != 0:
+        return settings
+    if not first:
+        raise InputError(
+            "norm_anchor is measured on the unedited model, and this round follows earlier ones; "
+            "give the number in the first round's round.json"
+        )
+    facts = random.Random(0).sample(load_dataset(_ANCHOR_DATA), _ANCHOR_FACTS)
+    requests = [record.request for record in facts]
+    anchor = measured_anchor(model, requests, contexts, settings, TargetCache())
+    return settings.with_changes(norm_anchor=anchor)
 
 
 def _base(state: RoundState, fingerprint: dict[str, str]) -> dict[str, str]:

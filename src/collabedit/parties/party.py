@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from collabedit.algebra import Factors, compress
+from collabedit.editing.anchors import find_targets
 from collabedit.editing.gradients import answer_features
 from collabedit.editing.keys import Measurement, measure
-from collabedit.editing.targets import Solve, TargetCache, optimise_targets
+from collabedit.editing.targets import Solve, TargetCache
 from collabedit.editing.texts import check_requests
 from collabedit.editors import Procedure
 from collabedit.errors import InputError, RequestError, RoundError
@@ -142,7 +143,7 @@ class Party:
             ]
         flat = [request for own in shares for request in own]
         check_requests(model, flat, config.contexts)
-        found = optimise_targets(
+        found = find_targets(
             model,
             flat,
             config.contexts,
@@ -234,7 +235,7 @@ class Party:
     def _find_targets(self, solve: Solve | None) -> Tensor:
         if self._given_targets is not None:
             return self._given_targets[:, self._kept]
-        return optimise_targets(
+        return find_targets(
             self.model,
             self.requests,
             self.config.contexts,

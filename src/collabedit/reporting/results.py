@@ -26,6 +26,7 @@ __all__ = [
     "CausalTrace",
     "ConflictResult",
     "Costs",
+    "EarlyWarning",
     "EditorPart",
     "EditorsResult",
     "ForgettingResult",
@@ -269,6 +270,26 @@ class SingleRoundResult(MethodsResult):
     experiment: Literal["single-round"] = "single-round"
 
 
+class EarlyWarning(_Part):
+    """Something that left its band after a round.
+
+    Attributes:
+        round: after which, from 1.
+        measure: ``change``, the round's change relative to the unedited weight; ``total``, all
+            changes likewise; ``perplexity`` of the held-out text; or ``first_score``, the Score of
+            the first round's edits.
+        value: what it is.
+        limit: the end of its band.
+        message: what happened and what to do, in a line.
+    """
+
+    round: int
+    measure: Literal["change", "total", "perplexity", "first_score"]
+    value: float
+    limit: float
+    message: str
+
+
 class MultiRoundResult(MethodsResult):
     """Several rounds by each method.
 
@@ -278,6 +299,7 @@ class MultiRoundResult(MethodsResult):
             the same targets on the same model; ``None`` where nobody took part.
         rounds: by method and finished round, the metrics of the edits of every round so far.
         perplexity_by_round: by method and round, ``None`` without a held-out text.
+        warnings: by method, what left its band; none where nothing did.
     """
 
     experiment: Literal["multi-round"] = "multi-round"
@@ -285,6 +307,7 @@ class MultiRoundResult(MethodsResult):
     distance_from_pooled_by_round: dict[str, list[float | None]] = {}
     rounds: dict[str, list[list[Metrics]]]
     perplexity_by_round: dict[str, list[float | None]] = {}
+    warnings: dict[str, list[EarlyWarning]] = {}
 
 
 class ForgettingResult(MethodsResult):

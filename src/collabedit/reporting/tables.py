@@ -109,7 +109,22 @@ def _multi_round(result: MultiRoundResult, title: str) -> list[Table]:
             for name, parts in result.rounds.items()
         },
     )
-    return [methods_table(result, title), faded]
+    return [methods_table(result, title), faded, *_warnings(result)]
+
+
+def _warnings(result: MultiRoundResult) -> list[Table]:
+    """What left its band, if anything did."""
+    if not result.warnings:
+        return []
+    columns = [
+        Column("round", "after round"),
+        Column("message", "what left its band", is_text=True),
+    ]
+    rows: dict[str, list[Row]] = {
+        name: [{"round": each.round, "message": each.message} for each in own]
+        for name, own in result.warnings.items()
+    }
+    return [_series("Early warnings", columns, rows)]
 
 
 @_own_tables.register

@@ -417,6 +417,7 @@ def merge_deltas(
             "parties": len(deltas),
             "edits": sum(edits),
             "party_weights": counted,
+            "after_merge": (),  # of the parties' own changes, if any
         }
     )
     return Delta(metadata, changes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from collabedit.cli.options import (
+    AfterMergeOption,
     CovarianceOption,
     DeviceOption,
     DtypeOption,
@@ -23,6 +24,7 @@ from collabedit.cli.options import (
     WorkersOption,
     read_bytes,
     read_numbers,
+    read_steps,
 )
 from collabedit.cli.run.showing import ResultsOption, show_run
 
@@ -65,6 +67,7 @@ def common_settings(
     merge: Annotated[
         str, typer.Option(help="Methods to compare, with commas, in any case; 'all' for all.")
     ] = "CollabEdit,GLOBAL,SA,TA,TIES",
+    after_merge: AfterMergeOption = None,
     editor: EditorOption = "MEMIT",
     schedule: ScheduleOption = "layerwise",
     partition: Annotated[
@@ -130,6 +133,7 @@ def common_settings(
         "shared": shared,
         "limit": limit,
         "merge": tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
+        "after_merge": read_steps(after_merge),
         "editor": editor,
         "schedule": parse_schedule(schedule),
         "partition": partition,

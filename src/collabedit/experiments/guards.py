@@ -1,0 +1,163 @@
+"""Early warnings of several rounds: what leaves its band, and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from collabedit.algebra import LowRankUpdate
+from collabedit.reporting.results import EarlyWarning
+
+__all__ = ["Guard", "RoundSeen", "relative_norm"]
+
+logger = logging.getLogger(__name__)
+
+#: A round's change, against the median of the earlier rounds' changes. The sum of four parties'
+#: copies of an edit, four times its change, costs 20 points of the Score, and of two parties' two
+#: points (docs/results.md, "Overlap").
+_MOST_GROWTH = 3.0
+#: All changes, against the unedited weight.
+_MOST_CHANGE = 1.0
+#: Held-out perplexity, against the unedited model's. CollabEdit raises it by 6 % with 200 edits,
+#: task arithmetic, where NS falls by 14 points, by 18 % ("Several rounds").
+_MOST_PERPLEXITY = 1.2
+#: Score of the first round's edits, against that after the first round. Where nothing is forgotten
+#: the Score of 200 edits is two points below that of the first 40 (there too).
+_LEAST_SCORE = 0.9
+
+_SMALLER = (
+    "edit fewer facts a round, raise prior_weight (AlphaEdit: null_space_weight), or restrain the "
+    "change by --after-merge PRUNE"
+)
+_KEPT = (
+    "raise --beta, so that earlier keys cost more; or pool statistics (CollabEdit), if the method "
+    "merges finished updates"
+)
+
+
+@dataclass(frozen=True)
+class RoundSeen:
+    """What the guard looks at after a round.
+
+    Attributes:
+        change: the round's own change, relative to the unedited weight, largest over layers.
+        total: all changes since the unedited model, likewise.
+        perplexity: of the held-out text, if it was measured.
+        first_score: Score of the first round's edits now, if they have one.
+    """
+
+    change: float
+    total: float
+    perplexity: float | None = None
+    first_score: float | None = None
+
+
+@dataclass
+class Guard:
+    """Watches one trajectory, and warns in a line of what leaves its band.
+
+    Attributes:
+        name: of the trajectory, for the lines.
+        perplexity: of the held-out text on the unedited model, if it was measured.
+        warnings: so far.
+    """
+
+    name: str
+    perplexity: float | None = None
+    warnings: list[EarlyWarning] = field(default_factory=list)
+    _seen: list[RoundSeen] = field(default_factory=list)
+    _outside: set[str] = field(default_factory=set)
+
+    def see(self, seen: RoundSeen) -> list[EarlyWarning]:
+        """Look at one more round; what stays outside its band is not warned of again.
+
+        Args:
+            seen: of the round after those seen so far.
+
+        Returns:
+            What left its band in this round.
+        """
+        self._seen.append(seen)
+        outside = {warning.measure: warning for warning in self._outside_now(seen)}
+        left = [warning for name, warning in outside.items() if name not in self._outside]
+        self._outside = set(outside)
+        self.warnings += left
+        for warning in left:
+            logger.warning("%s, after round %d: %s", self.name, warning.round, warning.message)
+        return left
+
+    def _outside_now(self, seen: RoundSeen) -> Iterator[EarlyWarning]:
+        number = len(self._seen)
+        if number > 1:
+            usual = statistics.median(each.change for each in self._seen[:-1])
+            if seen.change > _MOST_GROWTH * usual > 0:
+                yield EarlyWarning(
+                    round=number,
+                    measure="change",
+                    value=seen.change,
+                    limit=_MOST_GROWTH * usual,
+                    message=f"the round changes a weight by {seen.change:.3g} of its norm, more "
+                    f"than {_MOST_GROWTH:g} times what earlier rounds do: {_SMALLER}",
+                )
+        if seen.total > _MOST_CHANGE:
+            yield EarlyWarning(
+                round=number,
+                measure="total",
+                value=seen.total,
+                limit=_MOST_CHANGE,
+                message=f"all changes of a weight are {seen.total:.3g} times its norm: {_SMALLER}",
+            )
+        if seen.perplexity is not None and self.perplexity is not None:
+            limit = _MOST_PERPLEXITY * self.perplexity
+            if not seen.perplexity <= limit:  # it may not be a number
+                yield EarlyWarning(
+                    round=number,
+                    measure="perplexity",
+                    value=seen.perplexity,
+                    limit=limit,
+                    message=f"held-out perplexity is {seen.perplexity:.4g}, was "
+                    f"{self.perplexity:.4g} unedited: {_SMALLER}; what is deployed should be the "
+                    "state before",
+                )
+        yield from self._forgotten(seen, number)
+
+    def _forgotten(self, seen: RoundSeen, number: int) -> Iterator[EarlyWarning]:
+        first = self._seen[0].first_score
+        if first is None or seen.first_score is None or number == 1:
+            return
+        limit = _LEAST_SCORE * first
+        if not seen.first_score >= limit:
+            yield EarlyWarning(
+                round=number,
+                measure="first_score",
+                value=seen.first_score,
+                limit=limit,
+                message=f"the first round's edits score {seen.first_score:.1f}, "
+                f"{first:.1f} when they were made: {_KEPT}",
+            )
+
+
+def relative_norm(
+    changes: Mapping[str, LowRankUpdate],
+    weights: Mapping[str, Tensor],
+    earlier: Mapping[str, LowRankUpdate] | None = None,
+) -> float:
+    """The largest over weights of ``|Delta - Delta_earlier| / |W|``, in the Frobenius norm.
+
+    Args:
+        changes: by weight name.
+        weights: the unedited ones, by name.
+        earlier: what is subtracted; nothing by default.
+    """
+    largest = 0.0
+    for name, change in changes.items():
+        delta = change.dense()
+        if earlier and name in earlier:
+            delta = delta - earlier[name].dense()
+        weight = weights[name].detach().cpu().double()
+        largest = max(largest, float(delta.norm() / weight.norm()))
+    return largest

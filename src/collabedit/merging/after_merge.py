@@ -1,0 +1,189 @@
+"""Steps after merging: functions of the merged change and of the weight that it is added to.
+
+What a step makes depends on nothing that the parties hold, so that a merge that equals the pooled
+edit equals it after the same steps too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from collabedit.algebra import LowRankUpdate
+from collabedit.errors import UnknownNameError
+from collabedit.merging.options import (
+    checked_options,
+    declared_options,
+    parse_options,
+    summary_of,
+)
+
+__all__ = [
+    "AfterMerge",
+    "AfterMergeStep",
+    "after_merge",
+    "after_merges",
+    "apply_steps",
+    "resolve_after_merge",
+]
+
+
+@dataclass(frozen=True)
+class AfterMerge:
+    """A named function of a merged change.
+
+    Attributes:
+        name: as it is written in results.
+        function: ``f(update, weight, **options)``, of one weight ``[d_out, d_in]``, float64.
+        options: its keyword options with their defaults.
+        reference: address of the paper.
+        since_unedited: whether it takes all changes since the unedited model, with the unedited
+            weight; otherwise what the round merged, with the weight that the round found.
+    """
+
+    name: str
+    function: Callable[..., LowRankUpdate]
+    options: Mapping[str, Any]
+    reference: str = ""
+    since_unedited: bool = False
+
+    @property
+    def summary(self) -> str:
+        """First line of its documentation."""
+        return summary_of(self.function)
+
+
+class AfterMergeStep(BaseModel):
+    """What is done to a merged change, as settings and a delta's metadata record it.
+
+    Attributes:
+        name: of the registered function.
+        options: of the function.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> AfterMergeStep:
+        """A step from ``SPHERE`` or ``SPHERE:energy=0.5,strength=0.8``.
+
+        Raises:
+            UnknownNameError: when there is no such function.
+            InputError: when it has no such option, or a value is not of the option's type.
+        """
+        name, _, options = text.partition(":")
+        pairs = options.split(",") if options else []
+        return cls(name=name, options=parse_options(pairs, f"--after-merge {text}")).checked()
+
+    def checked(self) -> AfterMergeStep:
+        """The step with its function's own spelling and all options filled in.
+
+        Raises:
+            UnknownNameError: when there is no such function.
+            InputError: when it has no such option, or a value is not of the option's type.
+        """
+        found = resolve_after_merge(self.name)
+        options = checked_options(found.name, found.function, found.options, self.options)
+        return AfterMergeStep(name=found.name, options=options)
+
+    def apply(
+        self, update: LowRankUpdate, weight: Tensor, earlier: LowRankUpdate | None = None
+    ) -> LowRankUpdate:
+        """The change that takes the place of a merged one.
+
+        Args:
+            update: what the round merged.
+            weight: ``[d_out, d_in]``, the weight as the round found it.
+            earlier: what earlier rounds changed of it; ``None`` in the first one.
+        """
+        step = self.checked()
+        function = resolve_after_merge(step.name)
+        if earlier is None or not function.since_unedited:
+            return function.function(update, weight, **step.options)
+        total = LowRankUpdate.sum([earlier, update])
+        found = function.function(total, weight - earlier.dense(), **step.options)
+        if found is total:  # nothing was to be done, and rounding errors need not be added
+            return update
+        return LowRankUpdate.sum([found, LowRankUpdate(-earlier.left, earlier.right)])
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name} = {value}" for name, value in self.options.items())
+        return self.name + (f" ({options})" if options else "")
+
+
+def apply_steps(
+    steps: Sequence[AfterMergeStep],
+    changes: Mapping[str, LowRankUpdate],
+    weights: Mapping[str, Tensor],
+    earlier: Mapping[str, LowRankUpdate] | None = None,
+) -> dict[str, LowRankUpdate]:
+    """Merged changes after some steps, one step after the other.
+
+    Args:
+        steps: what is done.
+        changes: what the round merged, by weight name.
+        weights: by name, the weights ``[d_out, d_in]`` as the round found them.
+        earlier: what earlier rounds changed, by weight name.
+    """
+    found = dict(changes)
+    for name in found if steps else ():
+        weight = weights[name].detach().cpu().double()
+        for step in steps:
+            found[name] = step.apply(found[name], weight, (earlier or {}).get(name))
+    return found
+
+
+_AFTER_MERGES: dict[str, AfterMerge] = {}
+
+Function = TypeVar("Function", bound=Callable[..., LowRankUpdate])
+
+
+def after_merge(
+    name: str, reference: str = "", *, since_unedited: bool = False
+) -> Callable[[Function], Function]:
+    """Register the decorated function as a step after merging.
+
+    Its keyword-only parameters are its options, with their defaults and types. Where there is
+    nothing to do it returns the very change that it was given.
+
+    Args:
+        name: as it is written in results; it is found in any case of letters.
+        reference: address of the paper.
+        since_unedited: whether it takes all changes since the unedited model.
+
+    Raises:
+        TypeError: when an option has no default or is not annotated as one of int, float, bool and
+            str.
+    """
+
+    def register(function: Function) -> Function:
+        options = declared_options(name, function)
+        _AFTER_MERGES[name.lower()] = AfterMerge(name, function, options, reference, since_unedited)
+        return function
+
+    return register
+
+
+def after_merges() -> list[AfterMerge]:
+    """All registered steps."""
+    return list(_AFTER_MERGES.values())
+
+
+def resolve_after_merge(name: str) -> AfterMerge:
+    """The step of a name, in any case of letters.
+
+    Raises:
+        UnknownNameError: when there is none; the message lists those that are.
+    """
+    found = _AFTER_MERGES.get(name.strip().lower())
+    if found is None:
+        names = [step.name for step in after_merges()]
+        raise UnknownNameError("step after merging", name, names)
+    return found

@@ -1,0 +1,122 @@
+"""What a guard of several rounds warns of, and when."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collabedit.algebra import LowRankUpdate
+from collabedit.experiments.guards import Guard, RoundSeen, relative_norm
+from collabedit.reporting.results import RunResult
+from collabedit.reporting.tables import tables_of
+from tests.algebra.test_algebra import random
+
+USUAL = RoundSeen(change=0.1, total=0.2, perplexity=20.0, first_score=80.0)
+
+
+def watched(*rounds: RoundSeen, perplexity: float | None = 20.0) -> list[tuple[int, str]]:
+    guard = Guard("CollabEdit", perplexity)
+    for seen in rounds:
+        guard.see(seen)
+    return [(warning.round, warning.measure) for warning in guard.warnings]
+
+
+@given(
+    rounds=st.lists(
+        st.builds(
+            RoundSeen,
+            change=st.floats(0.1, 0.29),
+            total=st.floats(0.0, 1.0),
+            perplexity=st.floats(1.0, 24.0),
+            first_score=st.floats(90.0, 100.0),
+        )
+    )
+)
+def test_nothing_is_said_within_the_bands(rounds: list[RoundSeen]) -> None:
+    assert watched(*rounds) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "measure"),
+    [
+        (RoundSeen(0.31, 0.2, 20.0, 80.0), "change"),
+        (RoundSeen(0.1, 1.1, 20.0, 80.0), "total"),
+        (RoundSeen(0.1, 0.2, 24.1, 80.0), "perplexity"),
+        (RoundSeen(0.1, 0.2, float("inf"), 80.0), "perplexity"),
+        (RoundSeen(0.1, 0.2, float("nan"), 80.0), "perplexity"),
+        (RoundSeen(0.1, 0.2, 20.0, 71.9), "first_score"),
+        (RoundSeen(0.1, 0.2, 20.0, float("nan")), "first_score"),
+    ],
+)
+def test_each_measure_is_warned_of_in_one_line_with_what_to_do(
+    seen: RoundSeen, measure: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = Guard("TA", 20.0)
+    with caplog.at_level(logging.WARNING):
+        assert guard.see(USUAL) == []
+        (warning,) = guard.see(seen)
+    assert (warning.round, warning.measure) == (2, measure)
+    assert not (warning.value <= warning.limit) or measure == "first_score"
+    (line,) = caplog.messages
+    assert line == f"TA, after round 2: {warning.message}"
+    assert "\n" not in line
+    assert "raise" in line
+
+
+def test_what_stays_outside_is_said_once_and_again_when_it_leaves_again() -> None:
+    high = RoundSeen(0.1, 0.2, 30.0, 80.0)
+    assert watched(USUAL, high, high, USUAL, high) == [(2, "perplexity"), (5, "perplexity")]
+
+
+def test_a_round_is_compared_with_the_median_of_those_before() -> None:
+    """So that one large round does not hide the next."""
+    large = RoundSeen(0.5, 0.2, 20.0, 80.0)
+    assert watched(USUAL, USUAL, large, USUAL, large) == [(3, "change"), (5, "change")]
+    assert watched(large, USUAL, USUAL) == []
+    nobody = RoundSeen(0.0, 0.0, 20.0, 80.0)
+    assert watched(nobody, USUAL) == []
+
+
+def test_what_is_not_measured_is_not_watched() -> None:
+    seen = RoundSeen(0.1, 0.2)
+    assert watched(seen, RoundSeen(0.1, 0.2, 50.0, 1.0), perplexity=None) == []
+    assert watched(RoundSeen(0.1, 0.2, 50.0), seen) == [(1, "perplexity")]
+
+
+def test_the_norm_is_the_largest_over_weights_of_what_was_added() -> None:
+    weights = {name: random(4, 6, seed=seed).float() for name, seed in (("a", 1), ("b", 2))}
+    now, before = (
+        {name: LowRankUpdate(random(4, 2, seed=s), random(2, 6, seed=s + 1)) for name in weights}
+        for s in (3, 5)
+    )
+    added = now["a"].dense() - before["a"].dense()
+    expected = max(float(torch.linalg.norm(added) / w.double().norm()) for w in weights.values())
+    assert relative_norm(now, weights, before) == pytest.approx(expected, rel=1e-12)
+    total = max(float(now["a"].dense().norm() / w.double().norm()) for w in weights.values())
+    assert relative_norm(now, weights) == pytest.approx(total, rel=1e-12)
+    assert relative_norm({}, {}) == 0.0
+
+
+def test_warnings_are_typed_in_results_and_a_table_of_their_own() -> None:
+    guard = Guard("TA", 20.0)
+    guard.see(USUAL)
+    (warning,) = guard.see(RoundSeen(0.1, 0.2, 99.0, 80.0))
+    metrics = {"records": 2, "score": 80.0}
+    made = {
+        "experiment": "multi-round",
+        "methods": {"TA": metrics},
+        "rounds": {"TA": [[metrics]]},
+        "warnings": {"TA": guard.warnings},
+    }
+    result = RunResult.of(made)
+    assert RunResult.of(result.summary()) == result
+    assert result.summary()["warnings"] == {"TA": [warning.model_dump()]}
+    *_, table = tables_of(result, "run")
+    assert table.title == "Early warnings"
+    assert warning.message in table.markdown()
+    del made["warnings"]
+    assert "Early warnings" not in [each.title for each in tables_of(RunResult.of(made), "run")]
