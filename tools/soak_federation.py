@@ -68,9 +68,7 @@ def soak(folder: Path, rounds: int, seconds: float, seed: int) -> None:
         gate=OPEN,
     )
     covariance_of(config).save(folder / "covariance.safetensors")
-    chosen = Settings(
-        covariance=folder / "covariance.safetensors", min_parties=1, timeout=TIMEOUT
-    )
+    chosen = Settings(covariance=folder / "covariance.safetensors", min_parties=1, timeout=TIMEOUT)
     print(f"{folder}\nround  killed               status    parties  same bits  server MB  seconds")
     with Deployment(folder / "deployed", SHARES, str(folder / "model")) as deployed:
         current = open_rounds(folder / "rounds", config, chosen)

@@ -45,7 +45,7 @@ class Hits(BaseModel):
 
 
 class Evaluation(JsonMessage):
-    """A party's trial of the merged model, and so its vote: counts, a ratio, and nothing of an edit.
+    """A party's trial of the merged model, and so its vote: counts and a ratio.
 
     Attributes:
         round_sha256: the round.

@@ -112,9 +112,7 @@ class Gate(BaseModel):
             "efficacy": (
                 f"{kept} edited prompts give the new object, {self.least_efficacy:.0%} must"
             ),
-            "neighborhood": (
-                f"{lost} neighbouring prompts are lost, {self.most_loss:.0%} may be"
-            ),
+            "neighborhood": (f"{lost} neighbouring prompts are lost, {self.most_loss:.0%} may be"),
             "perplexity": (
                 f"held-out text is {vote.perplexity:.3g} times as perplexing as before, "
                 f"{self.most_perplexity:g} times is allowed"

@@ -18,8 +18,8 @@ from collabedit.requests import Record
 __all__ = ["try_delta"]
 
 #: How much the unedited model writes for the held-out text: enough that the ratio of perplexities
-#: is known to about a hundredth, in texts short enough to be sampled quickly.
-_TOKENS, _LENGTH = 1024, 64
+#: is known to a hundredth or two, in texts short enough to be sampled quickly.
+_TOKENS, _LENGTH = 512, 64
 #: Ratios beyond this one, and those of models that no longer compute, say no more than it does.
 _MOST = 1e6
 

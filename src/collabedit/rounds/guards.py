@@ -19,9 +19,7 @@ _FACTOR = 10.0
 LEAST_PARTIES = 3
 
 
-def outliers(
-    contributions: Mapping[str, Contribution], factor: float = _FACTOR
-) -> dict[str, str]:
+def outliers(contributions: Mapping[str, Contribution], factor: float = _FACTOR) -> dict[str, str]:
     """Parties whose statistics are far larger or smaller, per edit, than the median party's.
 
     The median is not moved by fewer than half of the parties. Wrong facts of the usual size are not
