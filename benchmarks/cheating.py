@@ -34,7 +34,7 @@ from collabedit.messages import (
     Schedule,
 )
 from collabedit.models import LanguageModel, load_model
-from collabedit.parties import Party, new_round
+from collabedit.parties import Party, new_round, trial
 from collabedit.parties.in_process import parties_of, secure_aggregation_of
 from collabedit.requests import Record
 from collabedit.rounds import (
@@ -207,17 +207,34 @@ def contradicting(records: Sequence[Record]) -> list[Record]:
     ]
 
 
-def show(name: str, outcomes: Mapping[str, Outcome]) -> None:
-    print(f"\n## {name}", flush=True)
-    for mode, outcome in outcomes.items():
-        print(f"{mode}: {outcome}", flush=True)
+def show(name: str, mode: str, outcome: Outcome) -> Outcome:
+    print(f"{name}, {mode}: {outcome}", flush=True)
+    return outcome
 
 
-def modes(stage: Stage, shares: Shares, spoil: Spoil | None) -> dict[str, Outcome]:
-    plain = stage.play(shares, spoil)
-    bounded = stage.play(shares, spoil, bounds=Bounds(norm=10), gate=False)
+def remember_held_out() -> None:
+    """Measure held-out text once a model: parties of one process would all measure the same."""
+    write, measure = trial._own_text, trial.mean_loss
+    texts: dict[int, list[Sequence[int]]] = {}
+    losses: dict[str, float] = {}
+
+    def own_text(model: LanguageModel, seed: int) -> list[Sequence[int]]:
+        return texts.setdefault(seed, texts.get(seed) or write(model, seed))
+
+    def mean_loss(model: LanguageModel, rows: Sequence[Sequence[int]]) -> float:
+        now = model.state_fingerprint()
+        if now not in losses:
+            losses[now] = measure(model, rows)
+        return losses[now]
+
+    trial._own_text, trial.mean_loss = own_text, mean_loss
+
+
+def play_all(name: str, stage: Stage, shares: Shares, spoil: Spoil | None) -> None:
+    plain = show(name, "plain", stage.play(shares, spoil))
+    show(name, "bounds", stage.play(shares, spoil, bounds=Bounds(norm=10), gate=False))
     secure = stage.play(shares, spoil, secure=True, gate=False)
-    return {"plain": plain, "bounds": bounded, "secure": compared(secure, plain)}
+    show(name, "secure", compared(secure, plain))
 
 
 def compared(secure: Outcome, plain: Outcome) -> Outcome:
@@ -226,9 +243,9 @@ def compared(secure: Outcome, plain: Outcome) -> Outcome:
     return secure
 
 
-def replays(stage: Stage, first: Shares, second: Shares) -> dict[str, dict[str, Outcome]]:
+def replay(stage: Stage, first: Shares, second: Shares) -> None:
     """A round after an honest one, in which a party sends again what it sent in that one."""
-    played: dict[str, dict[str, Outcome]] = {"replays a message": {}, "sends old statistics": {}}
+    plain: Outcome | None = None
     for mode, secure in (("plain", False), ("secure", True)):
         before = stage.play(first, None, secure=secure, gate=False)
         assert before.wire is not None
@@ -245,17 +262,14 @@ def replays(stage: Stage, first: Shares, second: Shares) -> dict[str, dict[str, 
         def again(made: Contribution, old: Mapping[str, Factors] = old) -> Contribution:
             return replace(made, statistics=old)
 
-        replayed = later.play(second, unchanged, secure=secure, gate=False, replayed=stolen)
-        played["replays a message"][mode] = replayed
-        played["sends old statistics"][mode] = later.play(
-            second, again, secure=secure, gate=not secure
-        )
-        if not secure:
+        verbatim = later.play(second, unchanged, secure=secure, gate=False, replayed=stolen)
+        show("replays a message", mode, verbatim)
+        wrapped = later.play(second, again, secure=secure, gate=not secure)
+        show("sends old statistics", mode, wrapped if plain is None else compared(wrapped, plain))
+        if plain is None:
+            plain = wrapped
             bounded = later.play(second, again, bounds=Bounds(norm=10), gate=False)
-            played["sends old statistics"]["bounds"] = bounded
-    wrapped = played["sends old statistics"]
-    compared(wrapped["secure"], wrapped["plain"])
-    return played
+            show("sends old statistics", "bounds", bounded)
 
 
 def main() -> None:
@@ -265,6 +279,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="with commas: honest, both, keys, ...")
     options = parser.parse_args()
     logging.getLogger("collabedit").setLevel(logging.ERROR)
+    remember_held_out()
     model = load_model(options.model)
     settings = default_hyperparameters(model.name, model.structure, "MEMIT").hyperparameters
     settings = settings.with_changes(target_steps=options.target_steps)
@@ -279,13 +294,12 @@ def main() -> None:
         "unrelated": ([*first[:-1], other], unchanged),
         "contradicting": ([*first[:-1], contradicting(first[0])], unchanged),
     }
-    only = [name for name in options.only.split(",") if name] or [*cheats, "replays"]
+    only = [name for name in options.only.split(",") if name] or [*cheats, "replay"]
     for name in only:
         if name in cheats:
-            show(name, modes(stage, *cheats[name]))
-    if "replays" in only:
-        for name, outcomes in replays(stage, first, second).items():
-            show(name, outcomes)
+            play_all(name, stage, *cheats[name])
+    if "replay" in only:
+        replay(stage, first, second)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ def hits(edited: int, lost: int) -> dict[str, Hits]:
 @pytest.mark.parametrize(
     ("edited", "lost", "perplexity", "objections"),
     [
-        (2, 2, 1.5, ()),
-        (1, 2, 1.5, ("efficacy",)),
-        (2, 3, 1.5, ("neighborhood",)),
-        (2, 2, 1.51, ("perplexity",)),
-        (2, 2, float("nan"), ("perplexity",)),
+        (2, 4, 1.5, ()),
+        (1, 4, 1.5, ("efficacy",)),
+        (2, 5, 1.5, ("neighborhood",)),
+        (2, 4, 1.51, ("perplexity",)),
+        (2, 4, float("nan"), ("perplexity",)),
         (0, 8, 1e6, ("efficacy", "neighborhood", "perplexity")),
         (4, -3, 0.9, ()),
     ],
@@ -59,12 +59,12 @@ def vote(counted: dict[str, Hits], perplexity: float) -> Evaluation:
 
 def test_a_vote_in_words() -> None:
     assert Gate().words(vote(hits(4, 0), 1.0)) == "accepts"
-    assert Gate().words(vote(hits(1, 3), 32.5)) == (
-        "rejects: 1 of 4 edited prompts give the new object, 50% must; 3 of 8 neighbouring prompts "
-        "are lost, 25% may be; held-out text is 32.5 times as perplexing as before, 1.5 times is "
+    assert Gate().words(vote(hits(1, 5), 32.5)) == (
+        "rejects: 1 of 4 edited prompts give the new object, 50% must; 5 of 8 neighbouring prompts "
+        "are lost, 50% may be; held-out text is 32.5 times as perplexing as before, 1.5 times is "
         "allowed"
     )
-    hidden = vote(hits(1, 3), 1.0).model_copy(update={"hits": {}})
+    hidden = vote(hits(1, 5), 1.0).model_copy(update={"hits": {}})
     assert Gate().words(hidden).startswith("rejects: too few edited prompts give the new object")
 
 
@@ -77,7 +77,7 @@ def test_votes_of_anyone_are_checked() -> None:
     ):
         with pytest.raises(RoundError):
             Evaluation.from_values({**values, **change})
-    with pytest.raises(RoundError, match=r"version 1 of collabedit\\.evaluation"):
+    with pytest.raises(RoundError, match=r"version 1 of collabedit\.evaluation"):
         Evaluation.from_values({**values, "version": 1})  # it holds no vote
     with pytest.raises(RoundError, match="another round"):
         vote({}, 1.0).check("x", "d")

@@ -85,7 +85,7 @@ def new(
         typer.Option(
             min=0,
             max=1,
-            help="Gate: share of its neighbouring prompts that may be lost; 0.25 by default.",
+            help="Gate: share of its neighbouring prompts that may be lost; 0.5 by default.",
         ),
     ] = None,
     most_perplexity: Annotated[

@@ -68,7 +68,8 @@ class Gate(BaseModel):
 
     Attributes:
         least_efficacy: share of a party's edited prompts that must give the new object.
-        most_loss: share of its neighbouring prompts that may be lost.
+        most_loss: share of its neighbouring prompts that may be lost. A party has few of them, so
+            that an honest round can cost one a third.
         most_perplexity: ratio to the unedited model's perplexity that held-out text may have.
         least_share: share of the votes that must accept. One, the default, asks all that voted:
             what spoils one party's facts shows in that party's trial alone, so that any rule by
@@ -79,7 +80,7 @@ class Gate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     least_efficacy: float = Field(default=0.5, ge=0, le=1)
-    most_loss: float = Field(default=0.25, ge=0, le=1)
+    most_loss: float = Field(default=0.5, ge=0, le=1)
     most_perplexity: float = Field(default=1.5, gt=0)
     least_share: float = Field(default=1.0, ge=0, le=1)
 
