@@ -526,6 +526,8 @@ def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule
     report = conducted(folder, transport)
     assert report.status == "accepted", report.reason
     assert not [stage for stage, _ in transport.stages if stage == "contribute"]
+    assert len(report.votes) == 3
+    assert report.hits == {}  # they would tell how many edits a party has
     expected = in_one_process(make_config(schedule))
     for name, change in expected.changes.items():
         # The parties' float32 model is what limits a layerwise round: 1e-7 a step.
