@@ -61,12 +61,14 @@ def soak(folder: Path, rounds: int, seconds: float, seed: int) -> None:
     model.tokenizer.save_pretrained(folder / "model")
     settings = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=50)
     config = new_round(
-        model, schedule=Schedule.LAYERWISE, hyperparameters=settings, contexts=CONTEXTS
+        model,
+        schedule=Schedule.LAYERWISE,
+        hyperparameters=settings,
+        contexts=CONTEXTS,
+        gate=OPEN,
     )
     covariance_of(config).save(folder / "covariance.safetensors")
-    chosen = Settings(
-        covariance=folder / "covariance.safetensors", gate=OPEN, min_parties=1, timeout=TIMEOUT
-    )
+    chosen = Settings(covariance=folder / "covariance.safetensors", min_parties=1, timeout=TIMEOUT)
     print(f"{folder}\nround  killed               status    parties  same bits  server MB  seconds")
     with Deployment(folder / "deployed", SHARES, str(folder / "model")) as deployed:
         current = open_rounds(folder / "rounds", config, chosen)

@@ -11,12 +11,12 @@ import torch
 from collabedit.editors import Hyperparameters
 from collabedit.errors import CollabEditError
 from collabedit.federation.conductor import RoundConductor
-from collabedit.federation.folder import Gate, Report, RoundFolder, Settings
+from collabedit.federation.folder import Report, RoundFolder, Settings
 from collabedit.federation.member import Member
 from collabedit.federation.running import open_rounds
 from collabedit.federation.settings import MemberSettings
 from collabedit.merging import resolve_method
-from collabedit.messages import Delta, Request, RoundConfig, Schedule
+from collabedit.messages import Delta, Gate, Request, RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, stored_secret
 from collabedit.requests import Record
@@ -27,7 +27,7 @@ from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.rounds.covariances import covariance_of
 
 SETTINGS = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=3)
-OPEN = Gate(least_efficacy=0.0, most_loss=1.0)
+OPEN = Gate(least_share=0.0)
 NAMES = ("bank", "hospital", "library")
 SHARES = {
     name: [
@@ -97,16 +97,20 @@ def make_members(
     return {name: make_member(name, folder, records) for name, records in shares.items()}
 
 
-def make_config(schedule: Schedule = Schedule.LAYERWISE) -> RoundConfig:
+def make_config(schedule: Schedule = Schedule.LAYERWISE, gate: Gate | None = OPEN) -> RoundConfig:
     return new_round(
-        make_model("llama"), schedule=schedule, hyperparameters=SETTINGS, contexts=CONTEXTS
+        make_model("llama"),
+        schedule=schedule,
+        hyperparameters=SETTINGS,
+        contexts=CONTEXTS,
+        gate=gate,
     )
 
 
 def open_folder(folder: Path, config: RoundConfig, **settings: object) -> RoundFolder:
     covariance = folder / "covariance.safetensors"
     covariance_of(config).save(covariance)
-    values = {"gate": OPEN, "min_parties": 2, **settings}
+    values = {"min_parties": 2, **settings}
     return open_rounds(folder / "rounds", config, Settings(covariance=covariance, **values))
 
 

@@ -14,13 +14,14 @@ from collabedit.algebra import Factors, relative_distance
 from collabedit.errors import InputError, RoundError
 from collabedit.evaluation import evaluate
 from collabedit.federation.conductor import RoundConductor
-from collabedit.federation.folder import Gate, RoundFolder
+from collabedit.federation.folder import RoundFolder
 from collabedit.federation.running import next_round, open_rounds
 from collabedit.merging import resolve_method
 from collabedit.messages import (
     Contribution,
     Delta,
     Evaluation,
+    Gate,
     Joined,
     Ready,
     RoundConfig,
@@ -316,25 +317,53 @@ def test_nobody_joins(tmp_path: Path) -> None:
 # The decision
 
 
-def test_a_bad_round_is_rolled_back(tmp_path: Path) -> None:
-    gate = Gate(least_efficacy=1.0, most_loss=0.0)
-    folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT), gate=gate)
+def rejecting(reply: bytes) -> bytes:
+    """The vote of a party none of whose edits holds."""
+    made = Evaluation.from_bytes(reply)
+    none = {kind: hits.model_copy(update={"after": 0}) for kind, hits in made.hits.items()}
+    return made.model_copy(update={"hits": none, "objections": ("efficacy",)}).to_bytes()
 
-    def worse(party: str, stage: str, reply: bytes) -> bytes:
-        if stage != "evaluate":
-            return reply
-        made = Evaluation.from_bytes(reply)
-        none = {kind: hits.model_copy(update={"after": 0}) for kind, hits in made.hits.items()}
-        return made.model_copy(update={"hits": none}).to_bytes()
 
-    report = conducted(folder, Members(make_members(tmp_path), worse))
+def test_one_party_that_got_nothing_has_the_round_rolled_back(tmp_path: Path) -> None:
+    config = make_config(Schedule.ONE_SHOT, Gate(least_efficacy=0.0, most_perplexity=100.0))
+    folder = open_folder(tmp_path, config)
+    transport = Members(make_members(tmp_path), of_library("evaluate", rejecting))
+    report = conducted(folder, transport)
     assert report.status == "rolled back"
-    assert report.reason == "0 of 6 edited prompts give the new object; 100% are needed"
+    assert report.reason == (
+        "2 of 3 votes accept, 100% must; "
+        "library rejects: 0 of 2 edited prompts give the new object, 0% must"
+    )
+    assert {party: vote.accepts for party, vote in report.votes.items()} == {
+        "bank": True,
+        "hospital": True,
+        "library": False,
+    }
+    assert transport.stages[-1] == ("roll back", NAMES)
     assert not (folder.path / "state.safetensors").exists()
     assert not [name for name in NAMES if (tmp_path / name).exists()]
     again = next_round(folder.path.parent)
     assert again.config.model_sha256 == folder.config.model_sha256
     assert again.config.state_sha256 == ""
+
+
+def test_a_majority_is_enough_where_the_round_says_so(tmp_path: Path) -> None:
+    gate = Gate(least_efficacy=0.0, most_perplexity=100.0, least_share=0.6)
+    folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT, gate))
+    report = conducted(folder, Members(make_members(tmp_path), of_library("evaluate", rejecting)))
+    assert report.status == "accepted"
+    assert [party for party, vote in report.votes.items() if not vote.accepts] == ["library"]
+
+
+def test_a_round_that_hardly_anyone_tries_is_rolled_back(tmp_path: Path) -> None:
+    def silent(party: str, stage: str, reply: bytes) -> bytes | Failure:
+        gone = stage == "evaluate" and party != "library"
+        return Failure("it did not answer within 5 s") if gone else reply
+
+    folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT))
+    report = conducted(folder, Members(make_members(tmp_path), silent))
+    assert report.status == "rolled back"
+    assert report.reason == "1 of 3 parties voted; more than half must"
 
 
 def test_impossible_counts_are_refused(tmp_path: Path) -> None:
@@ -497,6 +526,8 @@ def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule
     report = conducted(folder, transport)
     assert report.status == "accepted", report.reason
     assert not [stage for stage, _ in transport.stages if stage == "contribute"]
+    assert len(report.votes) == 3
+    assert report.hits == {}  # they would tell how many edits a party has
     expected = in_one_process(make_config(schedule))
     for name, change in expected.changes.items():
         # The parties' float32 model is what limits a layerwise round: 1e-7 a step.

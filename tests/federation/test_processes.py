@@ -89,10 +89,12 @@ def deployed(place: Path) -> Iterator[Deployment]:
 
 def open_rounds_in(place: Path, name: str, schedule: Schedule) -> RoundFolder:
     model = load_model(str(place / "model"))
-    config = new_round(model, schedule=schedule, hyperparameters=SLOWLY, contexts=CONTEXTS)
+    config = new_round(
+        model, schedule=schedule, hyperparameters=SLOWLY, contexts=CONTEXTS, gate=OPEN
+    )
     covariance = place / f"{name}.covariance.safetensors"
     covariance_of(config).save(covariance)
-    settings = Settings(covariance=covariance, gate=OPEN, min_parties=2, timeout=TIMEOUT)
+    settings = Settings(covariance=covariance, min_parties=2, timeout=TIMEOUT)
     return open_rounds(place / name, config, settings)
 
 

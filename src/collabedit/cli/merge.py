@@ -21,11 +21,12 @@ from collabedit.cli.options import (
     spread,
 )
 from collabedit.cli.secure import next_step
+from collabedit.cli.state import keep_state, ledger_file, state_before
 
 if TYPE_CHECKING:
     from collabedit.algebra import LowRankUpdate
     from collabedit.merging import AfterMergeStep, MergeMethod
-    from collabedit.messages import Delta, RoundConfig, RoundState
+    from collabedit.messages import Delta, RoundConfig
     from collabedit.rounds import Coordinator, Ledger
 
 
@@ -68,7 +69,8 @@ def merge(
         Path | None,
         typer.Option(
             help="Several rounds: the state between them, which is read if it is there and written "
-            "when the round is complete. The next round begins with 'collabedit round new --state'."
+            "when the round is complete; where it has a gate, 'round decide' writes it. The next "
+            "round begins with 'collabedit round new --state'."
         ),
     ] = None,
     beta: Annotated[
@@ -203,11 +205,11 @@ class _ByFiles:
         if beta is not None and state is None:
             raise InputError("--beta needs --state, where the keys of earlier rounds are")
         self.config: RoundConfig = RoundConfig.load(round_file)
-        self._ledger = round_file.with_suffix(".ledger.safetensors")
+        self._ledger = ledger_file(round_file)
         self._covariance, self._state_file = covariance, state
         self._beta = self.config.rules.beta if beta is None else beta
         self._memory_budget = memory_budget
-        self._state = self._load_state()
+        self._state = state_before(self.config, state)
 
     def coordinator(
         self, method: MergeMethod, options: dict[str, str], delta: Path | None
@@ -224,41 +226,18 @@ class _ByFiles:
         return Coordinator(self.config, priors, method, options=options, ledger=ledger)
 
     def write(self, finish: _Finish, coordinator: Coordinator, merged: Delta, out: Path) -> None:
-        """Write the delta and the ledger; and the state once the round is complete."""
+        """Write the delta and the ledger; once complete the state, unless a gate is to come."""
         complete = not coordinator.pending_layers
         earlier = None if self._state is None else self._state.changes
         result = finish.taken(merged, earlier) if complete else merged
         result.save(out)
-        coordinator.ledger.save(self._ledger)
-        if complete:
-            self._keep_state(result, coordinator)
-        _report(result, out)
+        ledger = replace(coordinator.ledger, delta=result)
+        ledger.save(self._ledger)
+        if complete and self.config.gate is None:
+            keep_state(self._state_file, self._state, ledger)
+        _report(result, out, self.config)
         if finish.steps and not complete:
             print("--after-merge: taken once all layers are merged; give it with the last exchange")
-
-    def _keep_state(self, result: Delta, coordinator: Coordinator) -> None:
-        if self._state_file is None:
-            return
-        assert self._state is not None
-        self._state.after(result.changes, coordinator.keys).save(self._state_file)
-        print(f"{self._state_file}: the state after round {self._state.finished + 1}")
-
-    def _load_state(self) -> RoundState | None:
-        from collabedit.errors import InputError, RoundError
-        from collabedit.messages import RoundState
-
-        if self._state_file is None:
-            if self.config.state_sha256:
-                raise InputError("the round follows earlier ones; give their --state")
-            return None
-        known = self._state_file.exists()
-        state = RoundState.load(self._state_file) if known else RoundState()
-        if state.sha256 != self.config.state_sha256:
-            raise RoundError(
-                f"{self._state_file}: not the state that this round begins with; it is after "
-                f"round {state.finished} (begin the next round with 'collabedit round new --state')"
-            )
-        return replace(state, base_sha256=dict(self.config.covariance_sha256))
 
     def _load_ledger(self, delta: Path) -> Ledger:
         from collabedit.errors import RoundError
@@ -300,14 +279,20 @@ def _read_options(method: MergeMethod, pairs: list[str]) -> dict[str, str]:
     return options
 
 
-def _report(result: Delta, out: Path) -> None:
+def _report(result: Delta, out: Path, config: RoundConfig | None = None) -> None:
     about = result.metadata
     methods = ", then ".join(map(str, (about.method, *about.after_merge)))
     print(
         f"{out}: {about.edits} edits of {about.parties} parties by {methods}, "
         f"layers {spread(about.layers)}"
     )
-    if about.complete:
+    if about.complete and config is not None and config.gate is not None:
+        print(
+            f"The round is complete. Each party votes: collabedit round vote {out} --round ROUND "
+            "-r EDITS -o VOTE"
+        )
+        print("Then the coordinator counts: collabedit round decide VOTES --round ROUND")
+    elif about.complete:
         print(f"The round is complete: collabedit apply --model {about.model} {out} -o DIR")
         print(f"Each party sees which of its edits took: collabedit ask {out} --requests EDITS")
     else:

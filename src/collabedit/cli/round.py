@@ -1,4 +1,4 @@
-"""``collabedit round new``: agree on a round."""
+"""``collabedit round``: agree on a round, and on whether its delta is kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.gate import bounds_section, decide, gate_section, vote
 from collabedit.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collabedit.editors import Editor
 
 app = typer.Typer(no_args_is_help=True, help="Agree on a round between parties.")
+app.command("vote")(vote)
+app.command("decide")(decide)
 
 
 @app.command("new")
@@ -46,6 +49,59 @@ def new(
     contexts: Annotated[
         Path | None,
         typer.Option(help="Context templates as JSON, a list of groups; sampled by default."),
+    ] = None,
+    party_edits: Annotated[
+        int | None, typer.Option(min=1, help="Refuse parties with more edits.")
+    ] = None,
+    party_rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse parties whose statistics have more directions a layer."),
+    ] = None,
+    party_norm: Annotated[
+        float | None,
+        typer.Option(
+            help="Refuse parties whose keys or residuals are, per edit, more than so many times as "
+            "large, or as small, as the median party's."
+        ),
+    ] = None,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate",
+            help="Keep the delta only once the parties have tried it and accept (round vote, round "
+            "decide); implied by the limits below. Rounds over a network always have a gate.",
+        ),
+    ] = False,
+    least_efficacy: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Gate: share of its edited prompts that a party must find edited; 0.5 by default.",
+        ),
+    ] = None,
+    most_loss: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Gate: share of its neighbouring prompts that may be lost; 0.5 by default.",
+        ),
+    ] = None,
+    most_perplexity: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Gate: how many times as perplexing held-out text may become; 1.5 by default.",
+        ),
+    ] = None,
+    least_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Gate: share of the votes that must accept; all by default, 0 only reports.",
+        ),
     ] = None,
     secure_aggregation: Annotated[
         bool,
@@ -91,6 +147,8 @@ def new(
     _refuse_rounds_by_files(rules)
     chosen_schedule = parse_schedule(schedule)
     section = secure_section(roster, threshold, max_edits, sum_form) if secure_aggregation else None
+    bounds = bounds_section(party_edits, party_rank, party_norm)
+    votes = gate_section(gate, least_efficacy, most_loss, most_perplexity, least_share)
     templates = None if contexts is None else load_contexts(contexts)
     loaded = load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     config = new_round(
@@ -104,6 +162,8 @@ def new(
         secure_aggregation=None
         if section is None
         else section(loaded.structure.mlp_size, loaded.structure.hidden_size),
+        bounds=bounds,
+        gate=votes,
     )
     config.save(out)
     how = f"{config.schedule.value} {config.editor} round"

@@ -1,7 +1,7 @@
 """Second moments of the edited weights' inputs: what an edit must leave unchanged."""
 
 from collabedit.covariance.collect import collect
-from collabedit.covariance.corpus import Corpus
+from collabedit.covariance.corpus import Corpus, Plan
 from collabedit.covariance.default import default_covariance
 from collabedit.covariance.imported import import_npz, layer_in_file_name
 from collabedit.covariance.opening import open_corpus
@@ -11,6 +11,7 @@ from collabedit.covariance.text_corpus import TextCorpus, file_corpus, hub_corpu
 
 __all__ = [
     "Corpus",
+    "Plan",
     "SelfCorpus",
     "TextCorpus",
     "collect",

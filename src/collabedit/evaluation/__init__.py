@@ -14,7 +14,7 @@ from collabedit.evaluation.metrics import (
     summarise,
 )
 from collabedit.evaluation.outcomes import Outcome, Outcomes, Took, ask_edits, outcomes
-from collabedit.evaluation.perplexity import perplexity
+from collabedit.evaluation.perplexity import mean_loss, perplexity
 from collabedit.evaluation.scoring import TargetScore, score
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "ask_edits",
     "evaluate",
     "evaluate_generations",
+    "mean_loss",
     "metric",
     "metrics",
     "outcomes",

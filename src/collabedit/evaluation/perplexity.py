@@ -15,7 +15,7 @@ from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, batches, leading_special_tokens
 from collabedit.progress import progress
 
-__all__ = ["perplexity"]
+__all__ = ["mean_loss", "perplexity"]
 
 
 def perplexity(
@@ -39,6 +39,19 @@ def perplexity(
         InputError: when the text has no token to predict.
     """
     rows = _windows(model, text, max_tokens, min(window, context_length(model) or window))
+    return math.exp(mean_loss(model, rows))
+
+
+def mean_loss(model: LanguageModel, rows: Sequence[Sequence[int]]) -> float:
+    """Mean negative log-likelihood per token, in nats: the logarithm of perplexity.
+
+    Args:
+        model: the model, edited or not.
+        rows: token ids, a window each, whose first tokens are given and not predicted.
+
+    Raises:
+        InputError: when there is no token to predict.
+    """
     count = sum(len(row) - 1 for row in rows)
     if count < 1:
         raise InputError("perplexity needs a text of two tokens or more; give a longer one")
@@ -51,7 +64,7 @@ def perplexity(
             losses.append(_loss(model, batch))
             bar.advance(sum(len(rows[place]) - 1 for place in batch.index.tolist()))
     total = torch.stack(losses).cpu().double().sum()  # not every device has float64
-    return math.exp(float(total) / count)
+    return float(total) / count
 
 
 def _windows(

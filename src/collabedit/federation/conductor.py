@@ -20,8 +20,6 @@ from collabedit.messages import (
     Joined,
     Opening,
     Request,
-    RequestKind,
-    Settled,
 )
 from collabedit.messages.evaluation import Kind
 from collabedit.rounds import (
@@ -30,6 +28,7 @@ from collabedit.rounds import (
     Ledger,
     Transport,
     dynamic_priors,
+    run_gate,
     run_round,
     static_priors,
 )
@@ -103,19 +102,17 @@ class RoundConductor:
         )
         delta.save(self._folder.path / "delta.safetensors")
         parties = [entry.party for entry in coordinator.ledger.exchanges[-1].entries]
-        evaluated = self._evaluate(transport, coordinator, parties)
-        hits = _total(evaluated)
-        refused = settings.gate.refuses(hits)
-        self._settle(transport, coordinator, parties, kept=not refused)
-        if not refused:
+        verdict = run_gate(transport, coordinator, unheard=self._unheard)
+        if verdict.accepted:
             self._keep_state(coordinator)
-        report = self._report("rolled back" if refused else "accepted", refused)
+        report = self._report("accepted" if verdict.accepted else "rolled back", verdict.reason)
         return report.model_copy(
             update={
                 "parties": tuple(parties),
                 "edits": delta.metadata.edits,
-                "hits": hits,
-                "next_sha256": {} if refused else _agreed(evaluated),
+                "hits": _total(verdict.votes),
+                "votes": verdict.votes,
+                "next_sha256": _agreed(verdict.votes) if verdict.accepted else {},
             }
         )
 
@@ -157,37 +154,19 @@ class RoundConductor:
             answer.check(config)
             return answer
 
-        answers = self._ask(transport, "join", opening.to_bytes(), roster, joined)
+        answers: list[str] = []
+        for party, reply in sorted(transport.ask("join", opening.to_bytes(), roster).items()):
+            outcome = reply if isinstance(reply, Failure) else _read(party, reply, joined)
+            if isinstance(outcome, Failure):
+                self._leave_out(party, outcome)
+            else:
+                answers.append(party)
         least = self._folder.settings.min_parties
         if len(answers) < least:
             raise RoundError(
                 f"{len(answers)} parties joined and {least} are needed; nothing was merged"
             )
-        return list(answers)
-
-    def _evaluate(
-        self, transport: _Told, coordinator: Coordinator, parties: Sequence[str]
-    ) -> Mapping[str, Evaluation]:
-        request = Request(RequestKind.EVALUATE, coordinator.delta).to_bytes()
-
-        def evaluated(party: str, reply: bytes) -> Evaluation:
-            answer = Evaluation.from_bytes(reply, party)
-            if answer.round_sha256 != coordinator.config.sha256:
-                raise RoundError("it evaluated another round")
-            if answer.delta_sha256 != coordinator.delta.sha256:
-                raise RoundError("it evaluated another delta")
-            if set(answer.next_sha256) != set(coordinator.config.weight_names):
-                raise RoundError("it evaluated other weights")
-            return answer
-
-        return self._ask(transport, "evaluate", request, parties, evaluated, leave_out=False)
-
-    def _settle(
-        self, transport: _Told, coordinator: Coordinator, parties: Sequence[str], *, kept: bool
-    ) -> None:
-        kind = RequestKind.ACCEPT if kept else RequestKind.ROLL_BACK
-        request = Request(kind, coordinator.delta).to_bytes()
-        self._ask(transport, kind.value, request, parties, _settled, leave_out=False)
+        return answers
 
     def _keep_state(self, coordinator: Coordinator) -> None:
         before = self._folder.before
@@ -195,27 +174,8 @@ class RoundConductor:
         after = replace(before, base_sha256=base).after(coordinator.delta.changes, coordinator.keys)
         after.save(self._folder.path / "state.safetensors")
 
-    def _ask(
-        self,
-        transport: _Told,
-        stage: str,
-        request: bytes,
-        to: Sequence[str],
-        read: Callable[[str, bytes], Answer],
-        *,
-        leave_out: bool = True,
-    ) -> dict[str, Answer]:
-        """Answers by party; who fails is left out of the round, or only named where it is over."""
-        answers: dict[str, Answer] = {}
-        for party, reply in sorted(transport.ask(stage, request, to).items()):
-            outcome = reply if isinstance(reply, Failure) else _read(party, reply, read)
-            if not isinstance(outcome, Failure):
-                answers[party] = outcome
-            elif leave_out:
-                self._leave_out(party, outcome)
-            else:
-                self._folder.tell("silent", party=party, stage=stage, reason=outcome.reason)
-        return answers
+    def _unheard(self, party: str, stage: str, failure: Failure) -> None:
+        self._folder.tell("silent", party=party, stage=stage, reason=failure.reason)
 
     def _leave_out(self, party: str, failure: Failure) -> None:
         reason = failure.reason.removeprefix(f"{party}: ")
@@ -258,10 +218,6 @@ def _read(party: str, reply: bytes, read: Callable[[str, bytes], Answer]) -> Ans
         return read(party, reply)
     except CollabEditError as error:
         return Failure(str(error), error)
-
-
-def _settled(party: str, reply: bytes) -> Settled:
-    return Settled.from_bytes(reply, party)
 
 
 def _total(evaluated: Mapping[str, Evaluation]) -> dict[Kind, Hits]:

@@ -15,10 +15,10 @@ from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition
 from collabedit.errors import InputError
 from collabedit.federation.deployment import Deployment
-from collabedit.federation.folder import Gate, Report, Settings
+from collabedit.federation.folder import Report, Settings
 from collabedit.federation.running import open_rounds, run_round_on, wait_for_parties
 from collabedit.merging import resolve_method
-from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
+from collabedit.messages import Covariance, Delta, Gate, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, new_round, stored_secret
 from collabedit.requests import Record
@@ -135,7 +135,8 @@ def _deal(settings: DemoSettings) -> dict[str, list[Record]]:
 
 
 def _round(model: LanguageModel, schedule: Schedule, settings: DemoSettings) -> RoundConfig:
-    return new_round(model, schedule=schedule, seed=settings.seed)
+    shown = Gate(least_share=0.0)  # a demonstration shows what it got
+    return new_round(model, schedule=schedule, seed=settings.seed, gate=shown)
 
 
 def _over_network(session: Any, out: Path, config: RoundConfig, parties: int) -> Report:
@@ -143,7 +144,6 @@ def _over_network(session: Any, out: Path, config: RoundConfig, parties: int) ->
         covariance=(out / "covariance.safetensors").resolve(),
         min_parties=parties,
         timeout=600,
-        gate=Gate(least_efficacy=0.0, most_loss=1.0),  # a demonstration shows what it got
     )
     folder = open_rounds(out / f"rounds-{config.schedule.value}", config, settings)
     return run_round_on(session, folder, settings.timeout)

@@ -13,44 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from collabedit.errors import InputError, one_line
 from collabedit.files import read_json, utc_now, write_json
-from collabedit.messages import Hits, RoundConfig, RoundState
+from collabedit.messages import Evaluation, Hits, RoundConfig, RoundState
 from collabedit.messages.evaluation import Kind
 from collabedit.rounds import Dropout
 
-__all__ = ["Gate", "Report", "RoundFolder", "Settings", "Status"]
+__all__ = ["Report", "RoundFolder", "Settings", "Status"]
 
 Status = Literal["accepted", "rolled back", "stopped"]
-
-
-class Gate(BaseModel):
-    """What the parties' counts must show for a round to be kept, all parties' prompts together.
-
-    Attributes:
-        least_efficacy: share of the edited prompts that must give the new object.
-        most_loss: share of the neighbouring prompts that may be lost.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    least_efficacy: float = Field(default=0.5, ge=0, le=1)
-    most_loss: float = Field(default=0.25, ge=0, le=1)
-
-    def refuses(self, hits: dict[Kind, Hits]) -> str:
-        """Why a round is not kept; empty where it is."""
-        edited, near = hits.get("rewrite"), hits.get("neighborhood")
-        if edited is None or not edited.of:
-            return "no party measured the merged model"
-        if edited.after < self.least_efficacy * edited.of:
-            return (
-                f"{edited.after} of {edited.of} edited prompts give the new object; "
-                f"{self.least_efficacy:.0%} are needed"
-            )
-        if near is not None and near.before - near.after > self.most_loss * near.of:
-            return (
-                f"{near.before - near.after} of {near.of} neighbouring prompts are lost; "
-                f"{self.most_loss:.0%} may be"
-            )
-        return ""
 
 
 class Settings(BaseModel):
@@ -63,7 +32,6 @@ class Settings(BaseModel):
         min_parties: with fewer, a round stops.
         on_dropout: what happens when a party fails.
         timeout: seconds that an exchange waits for answers.
-        gate: when a round is kept.
         memory_budget: bytes that the priors may take; as much as is quickest where not given.
     """
 
@@ -75,7 +43,6 @@ class Settings(BaseModel):
     min_parties: int = Field(default=2, ge=1)
     on_dropout: Dropout = Dropout.RESTART
     timeout: float = Field(default=3600, ge=1)
-    gate: Gate = Gate()
     memory_budget: int | None = Field(default=None, ge=1)
 
 
@@ -90,7 +57,8 @@ class Report(BaseModel):
         parties: whose edits are merged.
         left_out: by party, why it is not among them.
         edits: number of edits.
-        hits: by kind of prompt, over all parties that answered.
+        hits: by kind of prompt, over all parties that voted.
+        votes: by party.
         sent: bytes that went to the parties.
         received: bytes that came back.
         seconds: from the opening to the end; of the last run, where the round was continued.
@@ -107,6 +75,7 @@ class Report(BaseModel):
     left_out: dict[str, str] = Field(default_factory=dict)
     edits: int = 0
     hits: dict[Kind, Hits] = Field(default_factory=dict)
+    votes: dict[str, Evaluation] = Field(default_factory=dict)
     sent: int = 0
     received: int = 0
     seconds: float = 0.0

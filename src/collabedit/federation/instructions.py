@@ -37,8 +37,8 @@ After an interruption, run the same command again: it continues after the last f
 _PARTY = """\
 # {party}
 
-Your facts stay in your process. What leaves it: statistics of them, and counts of hits. Your
-machine opens a connection to {host}:{port} and accepts none.
+Your facts stay in your process. What leaves it: statistics of them, and votes on what is
+merged. Your machine opens a connection to {host}:{port} and accepts none.
 
 ```sh
 pip install "collabedit[flare]"

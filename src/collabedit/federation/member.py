@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from collabedit.editing import TargetCache
 from collabedit.editors import editors
 from collabedit.errors import InputError, RoundError
-from collabedit.evaluation import CaseResult, evaluate
 from collabedit.federation.settings import SETTINGS, MemberSettings
 from collabedit.files import (
     cache_directory,
@@ -24,7 +23,6 @@ from collabedit.files import (
 from collabedit.messages import (
     Delta,
     Evaluation,
-    Hits,
     Joined,
     Opening,
     Request,
@@ -33,7 +31,6 @@ from collabedit.messages import (
     RoundState,
     Settled,
 )
-from collabedit.messages.evaluation import Kind
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, stored_secret
 from collabedit.requests import Record, load_records
@@ -69,7 +66,6 @@ class Member:
         self._party: Party | None = None
         self._secure: SecureParty | None = None
         self._begun = ExitStack()
-        self._before: list[CaseResult] | None = None
 
     def begin(self, party: str) -> None:
         """Take the name in this party's certificate."""
@@ -119,7 +115,7 @@ class Member:
         self._begun.close()
         self._begun = ExitStack()
         self._begun.enter_context(model.starting_from(opening.changes))
-        self._opening, self._before, self._party = opening, None, None
+        self._opening, self._party = opening, None
         config = opening.config
         weights = model.fingerprint(model.weight_names(config.layers))
         if weights == config.model_sha256:
@@ -148,7 +144,7 @@ class Member:
         self._secure = self._summing(opening.config)
         return Party(
             model,
-            [record.request for record in self._records],
+            self._records,
             opening.config,
             cache=TargetCache() if self._settings.cache else None,
             skip_known=self._settings.skip_known,
@@ -177,21 +173,10 @@ class Member:
         )
 
     def _evaluate(self, delta: Delta) -> Evaluation:
-        delta.require_complete()
         assert self._party is not None
         assert self._opening is not None
-        assert self._records is not None
-        model = self._party.model
-        if self._before is None:
-            self._before = evaluate(model, self._records)
-        with model.edited(delta.changes):
-            after = evaluate(model, self._records)
-        return Evaluation(
-            round_sha256=self._party.config.sha256,
-            delta_sha256=delta.sha256,
-            hits=_hits(self._before, after),
-            next_sha256=self._next_weights(self._opening, delta),
-        )
+        vote = self._party.evaluate(delta)
+        return vote.model_copy(update={"next_sha256": self._next_weights(self._opening, delta)})
 
     def _next_weights(self, opening: Opening, delta: Delta) -> dict[str, str]:
         """The weights where the next round begins: all changes added to the unedited ones at once.
@@ -229,26 +214,3 @@ def _memory(party: Party) -> Path:
 def _memory_of(config: RoundConfig, party: str) -> Path:
     """Where a party remembers what it has said in a summation, in its own cache."""
     return cache_directory("secure") / f"{sha256_of_json([config.sha256, party])}.json"
-
-
-def _hits(before: Sequence[CaseResult], after: Sequence[CaseResult]) -> dict[Kind, Hits]:
-    kinds: tuple[Kind, ...] = ("rewrite", "paraphrase", "neighborhood")
-    counted = {}
-    for kind in kinds:
-        first, second = _count(before, kind), _count(after, kind)
-        counted[kind] = Hits(before=first[0], after=second[0], of=second[1])
-    return counted
-
-
-def _count(cases: Sequence[CaseResult], kind: Kind) -> tuple[int, int]:
-    """Hits and prompts: where the wanted object is the likelier one, or every token's likeliest."""
-    outcomes: list[bool] = []
-    for case in cases:
-        values = cast(Mapping[str, Any], case)
-        pairs = values.get(f"{kind}_prompts_probs") or []
-        if pairs and "target_true" in pairs[0]:
-            wins = [pair["target_new"] < pair["target_true"] for pair in pairs]
-            outcomes += [won != (kind == "neighborhood") for won in wins]
-        else:
-            outcomes += values.get(f"{kind}_prompts_correct") or []
-    return sum(outcomes), len(outcomes)

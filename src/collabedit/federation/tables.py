@@ -23,6 +23,8 @@ def report_lines(folder: RoundFolder, report: Report) -> Iterator[str]:
         yield f"  without {party}: {reason}"
     for kind, hits in report.hits.items():
         yield f"  {kind} prompts: {hits.before} of {hits.of} before, {hits.after} after"
+    for party, vote in report.votes.items():
+        yield f"  {party} {folder.config.vote_by.words(vote)}"
     if report.status == "accepted":
         yield f"  the delta: {folder.path / 'delta.safetensors'}"
 

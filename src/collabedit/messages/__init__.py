@@ -11,6 +11,7 @@ from collabedit.messages.delta import Delta, DeltaMetadata
 from collabedit.messages.evaluation import Evaluation, Hits, Settled
 from collabedit.messages.exchange import SUMMATION_STEPS, Ready, Request, RequestKind
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.messages.limits import Bounds, Gate
 from collabedit.messages.normaliser import Normaliser
 from collabedit.messages.opening import Joined, Opening
 from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
@@ -29,6 +30,7 @@ from collabedit.messages.state import RoundState
 __all__ = [
     "SUMMATION_STEPS",
     "Advert",
+    "Bounds",
     "Confirmation",
     "Contribution",
     "ContributionMetadata",
@@ -39,6 +41,7 @@ __all__ = [
     "Digest",
     "Evaluation",
     "Fingerprint",
+    "Gate",
     "Hits",
     "Joined",
     "MaskedSum",

@@ -10,9 +10,11 @@ from typing_extensions import Self
 from collabedit.errors import RoundError
 from collabedit.messages.codec import JsonMessage
 
-__all__ = ["Evaluation", "Hits", "Settled"]
+__all__ = ["Evaluation", "Hits", "Kind", "Objection", "Settled"]
 
 Kind = Literal["rewrite", "paraphrase", "neighborhood"]
+#: The limits that a trial of the merged model can fail.
+Objection = Literal["efficacy", "neighborhood", "perplexity"]
 
 
 class Hits(BaseModel):
@@ -26,9 +28,9 @@ class Hits(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    before: int = Field(ge=0)
-    after: int = Field(ge=0)
-    of: int = Field(ge=0)
+    before: int = Field(default=0, ge=0)
+    after: int = Field(default=0, ge=0)
+    of: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -43,24 +45,48 @@ class Hits(BaseModel):
 
 
 class Evaluation(JsonMessage):
-    """What a party measured of the merged model: counts of hits, and nothing about an edit.
+    """A party's trial of the merged model, and so its vote: counts and a ratio.
 
     Attributes:
         round_sha256: the round.
         delta_sha256: the delta that it tried.
-        hits: by kind of prompt.
-        next_sha256: SHA-256 of each edited weight with the delta, where the next round begins.
+        party: what it calls itself; may be empty where a transport knows.
+        hits: by kind of prompt. None under secure aggregation, where the number of a party's edits
+            is nobody's business, and none of a coordinator, which has no edits.
+        perplexity: of held-out text, the ratio to that of the unedited model.
+        objections: the limits of the round's gate that the trial fails; with none, it accepts.
+        next_sha256: SHA-256 of each edited weight with the delta, where the next round begins;
+            over a network only.
     """
 
-    what: ClassVar[str] = "reply"
+    what: ClassVar[str] = "vote"
     error: ClassVar[type[RoundError]] = RoundError
 
     format: Literal["collabedit.evaluation"] = "collabedit.evaluation"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     round_sha256: str
     delta_sha256: str
-    hits: dict[Kind, Hits]
-    next_sha256: dict[str, str]
+    party: str = ""
+    hits: dict[Kind, Hits] = Field(default_factory=dict)
+    perplexity: float = Field(gt=0, allow_inf_nan=False)
+    objections: tuple[Objection, ...] = ()
+    next_sha256: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it votes for keeping the delta."""
+        return not self.objections
+
+    def check(self, round_sha256: str, delta_sha256: str) -> None:
+        """Check that it is of a round and what that came to.
+
+        Raises:
+            RoundError: when it is not.
+        """
+        if self.round_sha256 != round_sha256:
+            raise RoundError("it evaluated another round")
+        if self.delta_sha256 != delta_sha256:
+            raise RoundError("it evaluated another delta")
 
 
 class Settled(JsonMessage):

@@ -20,6 +20,7 @@ from collabedit.editors import (
 from collabedit.errors import InputError, RoundError, UnknownNameError
 from collabedit.files import sha256_of_json
 from collabedit.messages.codec import JsonMessage
+from collabedit.messages.limits import Bounds, Gate
 from collabedit.messages.metadata import ModelHeader
 from collabedit.messages.secure import SecureAggregation
 
@@ -27,7 +28,7 @@ __all__ = ["RoundConfig", "Schedule", "parse_schedule"]
 
 
 #: Fields without which a round has the hash that it had before they were thought of.
-_OPTIONAL = ("secure_aggregation",)
+_OPTIONAL = ("secure_aggregation", "bounds", "gate")
 
 
 class Schedule(str, Enum):
@@ -75,6 +76,9 @@ class RoundConfig(JsonMessage, ModelHeader):
             covariance was collected on; empty in the first round.
         secure_aggregation: how the coordinator learns sums only; ``None`` where it sees each
             party's contribution.
+        bounds: what a contribution may be at most; ``None`` for no bounds.
+        gate: what the parties' trials of the merged model must show; ``None`` where nothing is
+            said, so that whoever holds a vote takes the defaults (:attr:`vote_by`).
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
@@ -97,6 +101,8 @@ class RoundConfig(JsonMessage, ModelHeader):
     state_sha256: str = ""
     base_sha256: dict[str, str] = Field(default_factory=dict)
     secure_aggregation: SecureAggregation | None = None
+    bounds: Bounds | None = None
+    gate: Gate | None = None
 
     _sha256: str = PrivateAttr(default="")
 
@@ -126,6 +132,15 @@ class RoundConfig(JsonMessage, ModelHeader):
             raise ValueError("weight_names and base_sha256 name different weights")
         return self
 
+    @model_validator(mode="after")
+    def _bounds_of_what_is_seen(self) -> Self:
+        if self.bounds is not None and self.secure_aggregation is not None:
+            raise ValueError(
+                "bounds are checked on each party's contribution, which secure_aggregation hides; "
+                "the gate works with it"
+            )
+        return self
+
     @classmethod
     def _parse(cls, values: Any, source: str) -> Self:
         config = super()._parse(values, source)
@@ -153,6 +168,11 @@ class RoundConfig(JsonMessage, ModelHeader):
     def rules(self) -> Editor:
         """The editor."""
         return resolve_editor(self.editor)
+
+    @property
+    def vote_by(self) -> Gate:
+        """The gate, with the defaults where the round says nothing."""
+        return self.gate or Gate()
 
     @property
     def one_exchange(self) -> bool:

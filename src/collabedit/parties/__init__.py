@@ -5,6 +5,7 @@ from collabedit.parties.fine_tuning import fine_tune
 from collabedit.parties.opening import check_round_model, new_round, round_on
 from collabedit.parties.party import Party, checked_threshold
 from collabedit.parties.secret import stored_secret
+from collabedit.parties.trial import try_delta
 
 __all__ = [
     "Party",
@@ -16,4 +17,5 @@ __all__ = [
     "new_round",
     "round_on",
     "stored_secret",
+    "try_delta",
 ]

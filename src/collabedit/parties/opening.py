@@ -14,7 +14,14 @@ from collabedit.editors import (
     resolve_editor,
 )
 from collabedit.errors import InputError, RoundError
-from collabedit.messages import RoundConfig, RoundState, Schedule, SecureAggregation
+from collabedit.messages import (
+    Bounds,
+    Gate,
+    RoundConfig,
+    RoundState,
+    Schedule,
+    SecureAggregation,
+)
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["check_round_model", "new_round", "round_on"]
@@ -33,6 +40,8 @@ def new_round(
     seed: int = 0,
     state: RoundState | None = None,
     secure_aggregation: SecureAggregation | None = None,
+    bounds: Bounds | None = None,
+    gate: Gate | None = None,
 ) -> RoundConfig:
     """Make a round's configuration.
 
@@ -45,10 +54,13 @@ def new_round(
         seed: of that sampling.
         state: what earlier rounds left, where this is not the first one.
         secure_aggregation: how the coordinator learns sums only, if it shall.
+        bounds: what a contribution may be at most.
+        gate: what the parties' trials of the merged model must show.
 
     Raises:
         UnknownNameError: when there is no such editor.
-        InputError: when it cannot edit with these settings, or the state does not fit.
+        InputError: when it cannot edit with these settings, the state does not fit, or there are
+            bounds where only sums are seen.
         ModelError: when the model lacks a layer, or its layers do not add what the edited weights
             give.
     """
@@ -62,6 +74,11 @@ def new_round(
         raise InputError(
             f"{rules.name} does not edit by sums of statistics, so secure aggregation has nothing "
             "to sum; use MEMIT, PMET, AlphaEdit, or EMMET with a single layer"
+        )
+    if bounds is not None and secure_aggregation is not None:
+        raise InputError(
+            "bounds on a party's contribution can't be checked under secure aggregation, which "
+            "hides it; use the gate"
         )
     settings.check_depth(model.structure.n_layers)
     model.check_layers(settings.layers)
@@ -84,6 +101,8 @@ def new_round(
         state_sha256="" if state is None else state.sha256,
         base_sha256={} if state is None else _base(state, fingerprint),
         secure_aggregation=secure_aggregation,
+        bounds=bounds,
+        gate=gate,
     )
 
 

@@ -28,6 +28,7 @@ from collabedit.messages import (
     ContributionMetadata,
     Decision,
     Delta,
+    Evaluation,
     Fingerprint,
     Normaliser,
     Ready,
@@ -35,16 +36,21 @@ from collabedit.messages import (
     RequestKind,
     RoundConfig,
     Schedule,
+    Settled,
 )
 from collabedit.models.language_model import LanguageModel
 from collabedit.parties.opening import check_round_model
+from collabedit.parties.trial import try_delta
 from collabedit.privacy import checked_key, fingerprint, key_id, left_out
-from collabedit.requests import EditRequest
+from collabedit.requests import EditRequest, Record
 
 if TYPE_CHECKING:
     from collabedit.privacy.secure import SecureParty
 
 __all__ = ["Party", "checked_threshold"]
+
+#: A party's edits, with or without the prompts that try them.
+Edits = Sequence[EditRequest] | Sequence[Record]
 
 
 class Party:
@@ -52,7 +58,8 @@ class Party:
 
     Args:
         model: the round's model, unedited; several parties of one process may share it.
-        requests: its edits, which never leave it.
+        requests: its edits, which never leave it; as records, their prompts try a merged delta,
+            and otherwise only the edited prompts do.
         config: the round.
         cache: where it keeps its targets between exchanges.
         targets: ``Z [d_out, n]``, when they are known already.
@@ -75,7 +82,7 @@ class Party:
     def __init__(
         self,
         model: LanguageModel,
-        requests: Sequence[EditRequest],
+        requests: Edits,
         config: RoundConfig,
         *,
         cache: TargetCache | None = None,
@@ -92,10 +99,11 @@ class Party:
         if decision is not None and fingerprint_key is None:
             raise InputError("a decision needs the key of the fingerprints that it was made from")
         check_round_model(config, model)
-        check_requests(model, requests, config.contexts)
+        self._records = [each if isinstance(each, Record) else Record(each) for each in requests]
+        self._given = [record.request for record in self._records]
+        check_requests(model, self._given, config.contexts)
         self.model = model
         self.config = config
-        self._given = list(requests)
         self._given_targets = targets
         self._cache = cache
         self._skip_known = checked_threshold(skip_known)
@@ -116,7 +124,7 @@ class Party:
     def together(
         cls,
         model: LanguageModel,
-        shares: Sequence[Sequence[EditRequest]],
+        shares: Sequence[Edits],
         config: RoundConfig,
         names: Sequence[str] | None = None,
         secure: Sequence[SecureParty] | None = None,
@@ -128,7 +136,7 @@ class Party:
 
         Args:
             model: the unedited model.
-            shares: each party's requests.
+            shares: each party's requests, or records.
             config: the round.
             names: of the parties; none by default.
             secure: their halves of the summations, in a round with secure aggregation.
@@ -141,7 +149,7 @@ class Party:
                 cls(model, own, config, cache=cache, name=name)  # never with secure aggregation
                 for own, name in zip(shares, called, strict=True)
             ]
-        flat = [request for own in shares for request in own]
+        flat = [r.request if isinstance(r, Record) else r for own in shares for r in own]
         check_requests(model, flat, config.contexts)
         found = find_targets(
             model,
@@ -253,7 +261,8 @@ class Party:
         Returns:
             A :class:`collabedit.messages.Ready`, :class:`collabedit.messages.Normaliser` or
             :class:`collabedit.messages.Contribution`; under secure aggregation what the step asks
-            for.
+            for; of a complete delta an :class:`collabedit.messages.Evaluation` or
+            :class:`collabedit.messages.Settled`.
 
         Raises:
             CollabEditError: when the request is malformed, or can't be answered.
@@ -271,6 +280,11 @@ class Party:
             return self.contribute(asked.delta, normaliser=asked.normaliser).to_bytes()
         if asked.kind is RequestKind.SUMMARISE:
             return self.summarise().to_bytes()
+        if asked.kind is RequestKind.EVALUATE:
+            return self.evaluate(asked.delta).to_bytes()
+        if asked.kind in (RequestKind.ACCEPT, RequestKind.ROLL_BACK):
+            kept = asked.kind is RequestKind.ACCEPT
+            return Settled(round_sha256=self.config.sha256, kept=kept).to_bytes()
         self.prepare()
         if self._secure is not None:  # how many edits it has is nobody's business either
             return Ready(round_sha256=self.config.sha256, edits=0).to_bytes()
@@ -366,6 +380,15 @@ class Party:
             )
         return self._secure
 
+    def evaluate(self, delta: Delta) -> Evaluation:
+        """Try a complete delta on the edits that it takes part with, and vote.
+
+        Raises:
+            RoundError: when the delta is of another round or not complete, or the model is edited.
+        """
+        records = [self._records[place] for place in self._kept]
+        return try_delta(self.model, delta, self.config, records, party=self.name)
+
     def announce(self) -> Contribution:
         """A contribution without statistics: all that detection needs, before anything is measured.
 
@@ -441,6 +464,8 @@ class Party:
 
     def _require_requests(self) -> None:
         if self.requests:
+            if self.config.bounds is not None:
+                self.config.bounds.check_edits(self.name or "this party", len(self.requests))
             return
         if self.left_out:
             raise RequestError(

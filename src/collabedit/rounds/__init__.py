@@ -11,12 +11,15 @@ from collabedit.rounds.coordinator import (
     require_statistics,
     require_sum,
 )
+from collabedit.rounds.gate import run_gate
 from collabedit.rounds.ledger import Entry, Exchange, Ledger
 from collabedit.rounds.loop import Dropout, run_round
 from collabedit.rounds.priors import Priors, dynamic_priors, priors_at_once, static_priors
 from collabedit.rounds.transport import Failure, Transport
+from collabedit.rounds.verdict import COORDINATOR, Verdict, judge
 
 __all__ = [
+    "COORDINATOR",
     "Coordinator",
     "Dropout",
     "Entry",
@@ -25,12 +28,15 @@ __all__ = [
     "Ledger",
     "Priors",
     "Transport",
+    "Verdict",
     "dynamic_priors",
     "gives_statistics",
+    "judge",
     "merge_deltas",
     "priors_at_once",
     "require_statistics",
     "require_sum",
+    "run_gate",
     "run_round",
     "static_priors",
 ]

@@ -22,7 +22,7 @@ from collabedit.editors import Editor
 from collabedit.errors import ContributionError, RoundError
 from collabedit.merging import POOLED, MergeMethod, Merges, merge_methods
 from collabedit.messages import Contribution, Delta, Normaliser, RoundConfig
-from collabedit.rounds.guards import outliers
+from collabedit.rounds.guards import LEAST_PARTIES, outliers
 from collabedit.rounds.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
@@ -130,12 +130,61 @@ class Coordinator:
         """Check that a contribution belongs to the exchange that the round waits for.
 
         Raises:
-            ContributionError: when it does not; it names the party.
+            ContributionError: when it does not, or is beyond the round's bounds; it names the
+                party.
         """
         try:
             contribution.check(self.config, self.delta.sha256, self.pending_layers)
         except ContributionError as error:
             raise ContributionError(str(error), party=party) from None
+        self.check_edits(party, contribution.metadata.edits)
+        if self.config.bounds is not None:
+            for statistics in contribution.statistics.values():
+                self.config.bounds.check_rank(party, statistics.keys.shape[1])
+
+    def check_edits(self, party: str, edits: int) -> None:
+        """Check a party's number of edits against the round's bounds.
+
+        Raises:
+            ContributionError: when there are too many; it names the party.
+        """
+        if self.config.bounds is not None:
+            self.config.bounds.check_edits(party, edits)
+
+    def check_together(self, contributions: Mapping[str, Contribution]) -> tuple[Entry, ...]:
+        """Check the contributions of an exchange against each other, and the earlier exchanges.
+
+        Args:
+            contributions: each checked already, by a name for each party that errors can use.
+
+        Returns:
+            What the ledger notes of them.
+
+        Raises:
+            ContributionError: when one can't stay; it names the party.
+            RoundError: when a party of the first exchange is missing.
+        """
+        entries = self.ledger.check_parties(contributions)
+        bounds = self.config.bounds
+        if bounds is not None and bounds.norm is not None:
+            for party, reason in outliers(contributions, bounds.norm).items():
+                raise ContributionError(
+                    f"{reason}, and the round allows a factor of {bounds.norm:g}", party=party
+                )
+        return entries
+
+    def _warn(self, contributions: Mapping[str, Contribution]) -> None:
+        """Name who is out of scale where nothing bounds it, and say where nobody can tell."""
+        bounds = self.config.bounds
+        if bounds is None or bounds.norm is None:
+            for party, reason in outliers(contributions).items():
+                logger.warning("%s: %s; look at it before you accept the delta", party, reason)
+        elif len(contributions) < LEAST_PARTIES:
+            logger.warning(
+                "the bound on norms was not checked: of %d parties nobody can tell who is out of "
+                "line",
+                len(contributions),
+            )
 
     def merge(
         self,
@@ -165,9 +214,8 @@ class Coordinator:
             raise RoundError("no contributions to merge; give at least one party's")
         for party, contribution in contributions.items():
             self.check(party, contribution)
-        entries = self.ledger.check_parties(contributions)
-        for party, reason in outliers(contributions).items():
-            logger.warning("%s: %s; look at it before you accept the delta", party, reason)
+        entries = self.check_together(contributions)
+        self._warn(contributions)
         edits = [entry.edits for entry in entries]
         counted = _party_weights(self.method, edits, party_weights)
         names = [self.config.weight_of(layer) for layer in layers]

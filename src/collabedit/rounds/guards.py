@@ -10,16 +10,16 @@ from torch import Tensor
 
 from collabedit.messages import Contribution
 
-__all__ = ["outliers"]
+__all__ = ["LEAST_PARTIES", "outliers"]
 
 #: How many times as large, or as small, as the parties' median is out of line. Root mean squares of
 #: keys and residuals per edit differ by less than 3 between honest parties of a model.
 _FACTOR = 10.0
 #: With fewer parties there is no majority to be out of line with.
-_LEAST = 3
+LEAST_PARTIES = 3
 
 
-def outliers(contributions: Mapping[str, Contribution]) -> dict[str, str]:
+def outliers(contributions: Mapping[str, Contribution], factor: float = _FACTOR) -> dict[str, str]:
     """Parties whose statistics are far larger or smaller, per edit, than the median party's.
 
     The median is not moved by fewer than half of the parties. Wrong facts of the usual size are not
@@ -27,13 +27,14 @@ def outliers(contributions: Mapping[str, Contribution]) -> dict[str, str]:
 
     Args:
         contributions: of one exchange, by party.
+        factor: how many times as large, or as small, is out of line.
 
     Returns:
-        One line a party that is out of line, by party.
+        One line a party that is out of line, by party; who is furthest out comes first.
     """
-    found: dict[str, str] = {}
-    if len(contributions) < _LEAST:
-        return found
+    found: dict[str, tuple[float, str]] = {}
+    if len(contributions) < LEAST_PARTIES:
+        return {}
     names = next(iter(contributions.values())).statistics
     for name in names:
         for what in ("keys", "residuals"):
@@ -41,12 +42,14 @@ def outliers(contributions: Mapping[str, Contribution]) -> dict[str, str]:
             median = statistics.median(sizes.values())
             for party, size in sizes.items():
                 ratio = size / median if median > 0 else math.inf
-                if not 1 / _FACTOR < ratio < _FACTOR:
+                if not 1 / factor < ratio < factor:
+                    far = abs(math.log(ratio)) if ratio > 0 else math.inf
                     line = (
                         f"{name}: its {what} are {ratio:.3g} times as large as the median party's"
                     )
-                    found.setdefault(party, line)
-    return found
+                    found[party] = max(found.get(party, (0.0, "")), (far, line))
+    worst = sorted(found.items(), key=lambda each: each[1][0], reverse=True)
+    return {party: line for party, (_, line) in worst}
 
 
 def _size(sent: Contribution, name: str, what: str) -> float:

@@ -17,6 +17,7 @@ from collabedit.messages import Contribution, Delta
 from collabedit.messages.codec import TensorMessage
 from collabedit.messages.fingerprint import Digest
 from collabedit.messages.metadata import Header, parse_header
+from collabedit.rounds.verdict import Verdict
 
 __all__ = ["Entry", "Exchange", "Ledger"]
 
@@ -78,6 +79,7 @@ class _LedgerHeader(Header):
     exchanges: tuple[Exchange, ...]
     residual_norms: dict[str, float | None] = Field(default_factory=dict)
     delta: dict[str, Any]
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,7 @@ class Ledger(TensorMessage):
             dynamic covariance of a later round needs.
         residual_norms: by weight name, ``|R|`` (Frobenius) of the pooled residuals; ``None`` where
             only sums are known.
+        verdict: whether the complete delta is kept; ``None`` before, and without a gate.
     """
 
     what: ClassVar[str] = "ledger"
@@ -102,6 +105,7 @@ class Ledger(TensorMessage):
     exchanges: tuple[Exchange, ...] = ()
     keys: Mapping[str, Tensor] = field(default_factory=dict)
     residual_norms: Mapping[str, float | None] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
     def check_parties(self, contributions: Mapping[str, Contribution]) -> tuple[Entry, ...]:
         """Check that an exchange is of the parties and edits of the earlier ones, each once.
@@ -178,6 +182,7 @@ class Ledger(TensorMessage):
             exchanges=self.exchanges,
             residual_norms=dict(self.residual_norms),
             delta=about,
+            verdict=self.verdict,
         )
         return tensors, header.model_dump(mode="json")
 
@@ -199,7 +204,7 @@ class Ledger(TensorMessage):
             if name not in delta.changes or value.ndim != 2 or not torch.isfinite(value).all():
                 raise RoundError(f"{source}: the keys of {name} are malformed")
             keys[name] = value.T.double()
-        return cls(delta, header.exchanges, keys, header.residual_norms)
+        return cls(delta, header.exchanges, keys, header.residual_norms, header.verdict)
 
 
 def _check_distinct(entries: Mapping[str, Entry]) -> None:

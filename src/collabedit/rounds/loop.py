@@ -134,7 +134,7 @@ class _Asking:
         if normalises:
             self._coordinator.normalise(self._ask(RequestKind.SUMMARISE, self._normaliser))
         before = len(self._parties)
-        answers = self._of_the_same_edits(self._ask(RequestKind.CONTRIBUTE, self._contribution))
+        answers = self._mergeable(self._ask(RequestKind.CONTRIBUTE, self._contribution))
         lost = len(self._parties) < before
         return None if lost and (normalises or self._coordinator.ledger.exchanges) else answers
 
@@ -146,12 +146,12 @@ class _Asking:
             summation.advance(list(answers.values()))
         return summation.result()
 
-    def _of_the_same_edits(self, answers: Mapping[str, Contribution]) -> Mapping[str, Contribution]:
-        """Leave out who sent another's contribution, or changed its edits within the round."""
+    def _mergeable(self, answers: Mapping[str, Contribution]) -> Mapping[str, Contribution]:
+        """Leave out whose contribution does not go with the others, or the earlier exchanges."""
         remaining = dict(answers)
         while remaining:
             try:
-                self._coordinator.ledger.check_parties(remaining)
+                self._coordinator.check_together(remaining)
             except ContributionError as error:
                 if error.party is None:
                     raise
@@ -205,6 +205,7 @@ class _Asking:
         ready = Ready.from_bytes(reply, party)
         if ready.round_sha256 != self._coordinator.config.sha256:
             raise RoundError("it prepared another round; use the same round.json", party=party)
+        self._coordinator.check_edits(party, ready.edits)
         self._edits[party] = ready.edits
         return ready
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from collabedit.editors import Procedure
 from collabedit.errors import CollabEditError, RoundError
-from collabedit.messages import Delta, Request, RoundState
+from collabedit.messages import Delta, Request, RequestKind, RoundState
 from collabedit.parties import Party, fine_tune, round_on
 from collabedit.rounds import Coordinator, Failure, run_round
 
@@ -39,8 +39,12 @@ class InProcess:
         return list(self._parties)
 
     def exchange(self, request: bytes, to: Sequence[str]) -> Mapping[str, bytes | Failure]:
-        """Ask one party after the other; the model is edited once for all of them."""
-        merged = Request.from_bytes(request).delta.changes
+        """Ask one party after the other; the model is edited once for all of them.
+
+        Not where they try a delta, which begins on the unedited model.
+        """
+        asked = Request.from_bytes(request)
+        merged = {} if asked.kind is RequestKind.EVALUATE else asked.delta.changes
         model = next(iter(self._parties.values())).model
         with model.edited(merged):
             return {name: self._answer(name, request) for name in to}

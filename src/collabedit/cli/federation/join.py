@@ -50,7 +50,7 @@ def join(
 ) -> None:
     """Connect to the coordinator and take part in every round until Ctrl-C.
 
-    What leaves this machine: statistics of the edits, and counts of hits. No text.
+    What leaves this machine: statistics of the edits, and votes on what is merged. No text.
     """
     from collabedit.federation.joining import run_client
     from collabedit.federation.settings import MemberSettings

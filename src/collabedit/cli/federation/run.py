@@ -48,18 +48,6 @@ def run(
         float | None,
         typer.Option(min=0, help="Weight of earlier rounds' keys; the editor's own by default."),
     ] = None,
-    least_efficacy: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Keep a round only if this share of edited prompts is edited."
-        ),
-    ] = 0.5,
-    most_loss: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Keep a round only if it loses at most this share of neighbours."
-        ),
-    ] = 0.25,
     memory_budget: MemoryOption = None,
 ) -> None:
     """Run rounds with the parties that are connected; late ones wait for the next round.
@@ -67,7 +55,7 @@ def run(
     Interrupted, it continues after the last finished exchange when it is run again.
     """
     from collabedit.errors import UnknownNameError
-    from collabedit.federation.folder import Gate, Settings
+    from collabedit.federation.folder import Settings
     from collabedit.messages import RoundConfig
     from collabedit.rounds import Dropout
 
@@ -82,7 +70,6 @@ def run(
         min_parties=min_parties,
         on_dropout=usual if on_dropout is None else Dropout(on_dropout),
         timeout=timeout,
-        gate=Gate(least_efficacy=least_efficacy, most_loss=most_loss),
         memory_budget=read_bytes(memory_budget),
     )
     _run(kit, out, config, settings, rounds, wait)

@@ -1,0 +1,169 @@
+"""``collabedit round vote`` and ``round decide``: the gate of a round by files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collabedit.cli.options import DeviceOption, RoundOption, SkipBadOption, TrustOption
+from collabedit.cli.state import keep_state, ledger_file, state_before
+
+if TYPE_CHECKING:
+    from collabedit.messages import Bounds, Evaluation, Gate, RoundConfig
+
+__all__ = ["bounds_section", "decide", "gate_section", "vote"]
+
+
+def vote(
+    delta: Annotated[Path, typer.Argument(help="The complete delta of the round.")],
+    round_file: RoundOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The vote to send, JSON.")],
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            "--requests",
+            "-r",
+            help="Your edits; they stay here. Without them a coordinator that has the model votes.",
+        ),
+    ] = None,
+    party: Annotated[
+        str | None, typer.Option(help="What you call yourself, as in your contribution.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Where the model lies here, if not as round.json says."),
+    ] = None,
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    skip_bad: SkipBadOption = False,
+) -> None:
+    """Try a merged delta before it is kept: your edits, their neighbours, and held-out text.
+
+    The file holds counts and a ratio, and whether you accept by the limits in round.json.
+    """
+    from collabedit.messages import Delta, RoundConfig
+    from collabedit.models import load_model
+    from collabedit.parties import try_delta
+    from collabedit.requests import load_records
+    from collabedit.rounds import COORDINATOR
+
+    config = RoundConfig.load(round_file)
+    tried = Delta.load(delta)
+    tried.check_round(config)
+    tried.require_complete()
+    records = [] if requests is None else load_records(requests, skip_bad=skip_bad)
+    name = (COORDINATOR if requests is None else "") if party is None else party
+    loaded = load_model(
+        model or config.model,
+        dtype=config.dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    made = try_delta(loaded, tried, config, records, party=name)
+    made.save(out)
+    for kind, hits in made.hits.items():
+        if hits.of:
+            print(f"{kind} prompts: {hits.before} of {hits.of} before, {hits.after} after")
+    print(f"held-out text: {made.perplexity:.3g} times as perplexing as before")
+    print(f"{out}: {name or 'this party'} {config.vote_by.words(made)}")
+
+
+def decide(
+    votes: Annotated[list[Path], typer.Argument(help="The parties' votes, and your own.")],
+    round_file: RoundOption,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Several rounds: the state between them, which is written if the delta is kept."
+        ),
+    ] = None,
+) -> None:
+    """Count the votes on a merged delta: keep it, or roll back; the coordinator's part.
+
+    The verdict goes into the ledger beside round.json. A round that is rolled back leaves the state
+    as it was, and the exit status is 1.
+    """
+    from dataclasses import replace
+
+    from collabedit.messages import RoundConfig
+    from collabedit.rounds import Ledger, judge
+
+    config = RoundConfig.load(round_file)
+    before = state_before(config, state)
+    ledger = Ledger.load(ledger_file(round_file))
+    ledger.delta.check_round(config)
+    ledger.delta.require_complete()
+    named = _named(votes, config, ledger.delta.sha256)
+    parties = [entry.party for entry in ledger.exchanges[-1].entries]
+    verdict = judge(config.vote_by, named, parties)
+    replace(ledger, verdict=verdict).save(ledger_file(round_file))
+    for party, each in named.items():
+        print(f"{party} {config.vote_by.words(each)}")
+    if not verdict.accepted:
+        print(f"rolled back: {verdict.reason}")
+        print("Nobody applies the delta; the next round begins where this one did")
+        raise typer.Exit(1)
+    print(f"accepted: each party runs 'collabedit apply --model {config.model} DELTA -o DIR'")
+    keep_state(state, before, ledger)
+
+
+def _named(paths: list[Path], config: RoundConfig, delta_sha256: str) -> dict[str, Evaluation]:
+    """The votes by party, or by file where a party does not name itself.
+
+    Raises:
+        InputError: when two are of one party.
+        RoundError: when one is of another round or another delta.
+    """
+    from collabedit.errors import InputError, RoundError
+    from collabedit.messages import Evaluation
+
+    named: dict[str, Evaluation] = {}
+    for path in paths:
+        cast = Evaluation.load(path)
+        try:
+            cast.check(config.sha256, delta_sha256)
+        except RoundError as error:
+            raise RoundError(f"{path}: {error}") from None
+        name = cast.party or str(path)
+        if name in named:
+            raise InputError(f"{path}: a second vote of {name}; give each party's once")
+        named[name] = cast
+    return named
+
+
+def gate_section(
+    wanted: bool,
+    least_efficacy: float | None,
+    most_loss: float | None,
+    most_perplexity: float | None,
+    least_share: float | None,
+) -> Gate | None:
+    """What ``round new`` writes of the gate: the limits that are given, defaults for the others."""
+    from collabedit.messages import Gate
+
+    given = {
+        "least_efficacy": least_efficacy,
+        "most_loss": most_loss,
+        "most_perplexity": most_perplexity,
+        "least_share": least_share,
+    }
+    limits = {name: value for name, value in given.items() if value is not None}
+    return Gate.model_validate(limits) if limits or wanted else None
+
+
+def bounds_section(edits: int | None, rank: int | None, norm: float | None) -> Bounds | None:
+    """What ``round new`` writes of the bounds on a contribution.
+
+    Raises:
+        InputError: when a bound on norms would leave no party.
+    """
+    from collabedit.errors import InputError
+    from collabedit.messages import Bounds
+
+    if edits is None and rank is None and norm is None:
+        return None
+    if norm is not None and norm <= 1:
+        raise InputError(f"--party-norm must be above 1, since it is a factor; found {norm:g}")
+    return Bounds(edits=edits, rank=rank, norm=norm)

@@ -1,0 +1,99 @@
+"""The gate: parties try a complete delta, vote, and learn whether it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from collabedit.errors import CollabEditError, RoundError
+from collabedit.messages import Evaluation, Request, RequestKind, Settled
+from collabedit.rounds.coordinator import Coordinator
+from collabedit.rounds.transport import Failure, Transport
+from collabedit.rounds.verdict import COORDINATOR, Verdict, judge
+
+__all__ = ["run_gate"]
+
+Answer = TypeVar("Answer")
+#: Is told of a party that did not answer, at which stage, and why.
+Unheard = Callable[[str, str, Failure], None]
+
+
+def run_gate(
+    transport: Transport,
+    coordinator: Coordinator,
+    *,
+    own: Evaluation | None = None,
+    unheard: Unheard = lambda party, stage, failure: None,
+) -> Verdict:
+    """Have the parties of a complete round try its delta, and keep it or roll back.
+
+    The verdict goes into the coordinator's ledger, and to all parties. Nothing else changes: what
+    a later round begins with is made of the delta and the keys only where it is kept.
+
+    Args:
+        transport: reaches the parties.
+        coordinator: of the round.
+        own: the vote of a coordinator that has a model (:func:`collabedit.parties.try_delta`).
+        unheard: is told of parties that don't answer. They have no vote.
+
+    Raises:
+        RoundError: when the round is not complete.
+    """
+    coordinator.delta.require_complete()
+    parties = _parties(transport, coordinator)
+    votes = _ask(transport, coordinator, RequestKind.EVALUATE, parties, _vote, unheard)
+    if own is not None:
+        _check(coordinator, own)
+        votes[COORDINATOR] = own
+    verdict = judge(coordinator.config.vote_by, votes, parties)
+    coordinator.ledger = replace(coordinator.ledger, verdict=verdict)
+    kind = RequestKind.ACCEPT if verdict.accepted else RequestKind.ROLL_BACK
+    _ask(transport, coordinator, kind, parties, _settled, unheard)
+    return verdict
+
+
+def _parties(transport: Transport, coordinator: Coordinator) -> Sequence[str]:
+    """Whose edits are merged; all where the ledger does not tell."""
+    merged = [entry.party for entry in coordinator.ledger.exchanges[-1].entries]
+    return merged or sorted(transport.parties)
+
+
+def _ask(
+    transport: Transport,
+    coordinator: Coordinator,
+    kind: RequestKind,
+    to: Sequence[str],
+    read: Callable[[Coordinator, str, bytes], Answer],
+    unheard: Unheard,
+) -> dict[str, Answer]:
+    replies = transport.exchange(Request(kind, coordinator.delta).to_bytes(), to)
+    answers: dict[str, Answer] = {}
+    for party in to:
+        reply = replies.get(party, Failure("it did not answer"))
+        if not isinstance(reply, Failure):
+            try:
+                answers[party] = read(coordinator, party, reply)
+                continue
+            except CollabEditError as error:
+                reply = Failure(str(error), error)
+        unheard(party, kind.value, reply)
+    return answers
+
+
+def _vote(coordinator: Coordinator, party: str, reply: bytes) -> Evaluation:
+    vote = Evaluation.from_bytes(reply, party)
+    if vote.party not in ("", party):
+        raise RoundError(f"it calls itself {vote.party!r}", party=party)
+    _check(coordinator, vote)
+    return vote
+
+
+def _check(coordinator: Coordinator, vote: Evaluation) -> None:
+    vote.check(coordinator.config.sha256, coordinator.delta.sha256)
+    if vote.next_sha256 and set(vote.next_sha256) != set(coordinator.config.weight_names):
+        raise RoundError("it evaluated other weights")
+
+
+def _settled(coordinator: Coordinator, party: str, reply: bytes) -> Settled:
+    return Settled.from_bytes(reply, party)
