@@ -1,0 +1,150 @@
+"""What users read of an edited model: every record asked raw and in the chat template.
+
+``python -m benchmarks.chat`` edits records in batches, each into the unedited model, once in the
+contexts of the papers and once in conversations as well, as ``collabedit edit`` does, and prints
+both beside the unedited model. Each batch is that of ``--parties`` parties, merged; of the first
+batch, the pooled edit is asked too, and its answers are compared word by word. Finished batches are
+kept in ``--results``, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from collabedit.collaboration import distance, merge_edits
+from collabedit.covariance import default_covariance
+from collabedit.datasets import load_dataset
+from collabedit.editing import default_contexts, sample_contexts
+from collabedit.evaluation import Answer, answer_records, evaluate, summarise
+from collabedit.evaluation.forms import FORMS
+from collabedit.files import write_json
+from collabedit.merging import POOLED, resolve_method
+from collabedit.messages import Delta
+from collabedit.models import LanguageModel, load_model
+from collabedit.parties import Party, new_round
+from collabedit.requests import Record
+from collabedit.rounds import static_priors
+
+CONTEXTS = {"papers": sample_contexts, "conversations": default_contexts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.chat", description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dataset", default="worldfacts", help="a data set's name or a file")
+    parser.add_argument("--limit", type=int, help="only the first records")
+    parser.add_argument("--batch", type=int, default=32, help="edits at once")
+    parser.add_argument("--parties", type=int, default=2)
+    parser.add_argument("--contexts", nargs="+", choices=CONTEXTS, default=list(CONTEXTS))
+    parser.add_argument("--results", type=Path, default=Path("results/chat"))
+    given = parser.parse_args()
+    records = load_dataset(given.dataset)[: given.limit]
+    model = load_model(given.model)
+    batches = [records[i : i + given.batch] for i in range(0, len(records), given.batch)]
+    name = f"{model.name.replace('/', '_')}-{Path(given.dataset).stem}-{len(records)}-{given.batch}"
+    folder = given.results / name
+    columns = {
+        "unedited": [_unedited(model, b, folder / f"{i}.json") for i, b in enumerate(batches)]
+    }
+    for contexts in given.contexts:
+        columns[contexts] = [
+            _edited(model, batch, contexts, given.parties, folder / f"{i}-{contexts}.json", i == 0)
+            for i, batch in enumerate(batches)
+        ]
+    _print(columns)
+
+
+def _unedited(model: LanguageModel, records: Sequence[Record], path: Path) -> Any:
+    if not path.is_file():
+        write_json(path, _measured(model, records))
+    return json.loads(path.read_text())
+
+
+def _edited(
+    model: LanguageModel,
+    records: Sequence[Record],
+    contexts: str,
+    count: int,
+    path: Path,
+    compare: bool,
+) -> Any:
+    if not path.is_file():
+        config = new_round(model, contexts=CONTEXTS[contexts](model, 0))
+        priors = static_priors(config, default_covariance(model, config.layers, 0))
+        shares = [[record.request for record in records[i::count]] for i in range(count)]
+        parties = Party.together(model, shares, config)
+        merged = merge_edits(resolve_method("CollabEdit"), parties, config, priors).delta
+        found = _asked(model, records, merged)
+        if compare:
+            pooled = merge_edits(resolve_method(POOLED), parties, config, priors).delta
+            found["distance"] = distance(merged, pooled)
+            found["same"] = _asked(model, records, pooled)["answers"] == found["answers"]
+        write_json(path, found)
+    return json.loads(path.read_text())
+
+
+def _asked(model: LanguageModel, records: Sequence[Record], delta: Delta) -> dict[str, Any]:
+    with model.edited(delta.changes):
+        return _measured(model, records)
+
+
+def _measured(model: LanguageModel, records: Sequence[Record]) -> dict[str, Any]:
+    return {"cases": evaluate(model, records), "answers": answer_records(model, records)}
+
+
+def _print(columns: dict[str, list[Any]]) -> None:
+    rows: dict[str, list[str]] = defaultdict(list)
+    known = _known(columns["unedited"])
+    for batches in columns.values():
+        summary = summarise([case for batch in batches for case in batch["cases"]])
+        for key, value in summary.items():
+            if key != "records":
+                rows[key].append(f"{value:.1f}")
+        by_form = _by_form(batches)
+        for form in FORMS:
+            answers = by_form.get(form.key, {})
+            if form.wants != "new":
+                rows[f"{form.key}: kept of those right before"].append(
+                    _share([a["right"] for key, a in answers.items() if key in known])
+                )
+                continue
+            for field in ("right", "about", "ended"):
+                rows[f"{form.key}: {field}"].append(_share([a[field] for a in answers.values()]))
+    print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+    for name, batches in columns.items():
+        if "distance" in batches[0]:
+            same = "the same answers" if batches[0]["same"] else "OTHER ANSWERS"
+            print(f"{name}: distance to pooled editing {batches[0]['distance']:.1e}, {same}")
+
+
+#: A batch, a record of it, and an answer of that.
+_Place = tuple[int, int, int]
+
+
+def _by_form(batches: Sequence[Any]) -> dict[str, dict[_Place, Answer]]:
+    found: dict[str, dict[_Place, Answer]] = defaultdict(dict)
+    for number, batch in enumerate(batches):
+        for record, answers in enumerate(batch["answers"]):
+            for place, answer in enumerate(answers):
+                found[answer["form"]][number, record, place] = answer
+    return found
+
+
+def _known(batches: Sequence[Any]) -> set[_Place]:
+    """The answers that the unedited model has right."""
+    return {key for by in _by_form(batches).values() for key, a in by.items() if a["right"]}
+
+
+def _share(hits: Sequence[bool]) -> str:
+    return f"{100 * sum(hits) / len(hits):.1f} ({sum(hits)}/{len(hits)})" if hits else "-"
+
+
+if __name__ == "__main__":
+    main()
