@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import (
     CovarianceOption,
     DeviceOption,
@@ -30,8 +31,8 @@ def doctor(
         int, typer.Option("--edits-per-party", "-n", min=1, help="Edits of each party.")
     ] = 10,
     parties: Annotated[int, typer.Option("--parties", "-p", min=1, help="Number of parties.")] = 1,
-    editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "layerwise",
+    editor: EditorOption = default_of("editor"),
+    schedule: ScheduleOption = default_of("schedule"),
     hparams: HparamsOption = None,
     covariance: CovarianceOption = None,
     tokens: Annotated[
@@ -40,7 +41,7 @@ def doctor(
             min=1, help="Tokens of the covariance; by default, those of the default covariance."
         ),
     ] = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,

@@ -13,6 +13,7 @@ from collabedit.cli.detect import print_shared
 from collabedit.cli.options import (
     MemoryOption,
     SoFarOption,
+    own_betas,
     read_bytes,
     read_decimals,
     spread,
@@ -72,7 +73,7 @@ def merge(
         typer.Option(
             min=0,
             help="With --state: weight of earlier rounds' keys in the prior; 0 is the static "
-            "covariance. The editor's own by default (10; AlphaEdit 1).",
+            f"covariance. The editor's own by default ({own_betas()}).",
         ),
     ] = None,
     memory_budget: MemoryOption = None,

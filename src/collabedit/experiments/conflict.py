@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field, field_validator
-
 from collabedit.collaboration import merge_edits
 from collabedit.datasets import check_conflicts, conflicting, load_dataset
-from collabedit.errors import UnknownNameError
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import case_of
 from collabedit.experiments.study import (
     Measured,
     Study,
-    StudySettings,
     deal,
     open_study,
     records_of,
@@ -28,50 +23,9 @@ from collabedit.experiments.study import (
 from collabedit.merging import resolve_method
 from collabedit.messages import Delta
 from collabedit.requests import Record
+from collabedit.settings import MODES, ConflictSettings
 
-__all__ = ["MODES", "ConflictSettings", "conflict"]
-
-
-@dataclass(frozen=True)
-class Mode:
-    """What is edited and what is measured, each of ``A``, ``B`` and ``A+B``."""
-
-    edited: str
-    measured: str
-
-
-#: The paper's modes: A are the edits, B the conflicting ones.
-MODES = {
-    "whether-conflict": Mode(edited="A", measured="B"),
-    "performance-a": Mode(edited="A", measured="A"),
-    "performance-b": Mode(edited="A+B", measured="A"),
-    "performance-a+b": Mode(edited="A+B", measured="B"),
-    "single-b": Mode(edited="B", measured="B"),
-}
-
-
-class ConflictSettings(StudySettings):
-    """What a conflict run depends on.
-
-    ``parties`` parties hold the edits A; as many others hold B, the same questions with other
-    answers.
-
-    Attributes:
-        conflicts: a file of B; made of the data set's objects where not given.
-        modes: names of :data:`MODES`.
-    """
-
-    merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1, max_length=1)
-    conflicts: str | None = None
-    modes: tuple[str, ...] = Field(default=tuple(MODES), min_length=1)
-
-    @field_validator("modes")
-    @classmethod
-    def _known_modes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in MODES:
-                raise UnknownNameError("conflict mode", name, MODES)
-        return names
+__all__ = ["conflict"]
 
 
 def conflict(

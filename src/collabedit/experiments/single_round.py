@@ -8,47 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
-
 from collabedit.collaboration import distances, edit_alone, merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.study import (
     Measured,
     Study,
-    StudySettings,
     deal,
     different_records,
     open_study,
     requests_of,
     summary_of,
 )
-from collabedit.merging import Merges, resolve_method
+from collabedit.merging import resolve_method
 from collabedit.messages import Delta
 from collabedit.parties import Party
 from collabedit.parties.in_process import secure_aggregation_of
 from collabedit.requests import Record
+from collabedit.settings import SingleRoundSettings
 
-__all__ = ["SingleRoundSettings", "case_of", "edit_and_measure", "single_round", "write_cases"]
-
-
-class SingleRoundSettings(StudySettings):
-    """What a single-round run depends on.
-
-    Attributes:
-        secure_aggregation: merge under secure aggregation, all parties in this process.
-    """
-
-    secure_aggregation: bool = False
-
-    @model_validator(mode="after")
-    def _sums_suffice(self) -> SingleRoundSettings:
-        hidden = [n for n in self.merge if resolve_method(n).merges is Merges.UPDATES]
-        if self.secure_aggregation and hidden:
-            raise ValueError(
-                f"{', '.join(hidden)} need each party's own update, which secure aggregation "
-                "hides; use --merge CollabEdit,GLOBAL"
-            )
-        return self
+__all__ = ["case_of", "edit_and_measure", "single_round", "write_cases"]
 
 
 def single_round(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import EditorOption, TrustOption
 
 __all__ = ["show"]
@@ -14,7 +15,7 @@ __all__ = ["show"]
 
 def show(
     name: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
-    editor: EditorOption = "MEMIT",
+    editor: EditorOption = default_of("editor"),
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
