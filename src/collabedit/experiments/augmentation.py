@@ -13,7 +13,7 @@ from collabedit.datasets import RoundEdit, load_round_edits, load_wordings, part
 from collabedit.datasets.partition import PartitionKind
 from collabedit.evaluation import score
 from collabedit.experiments.runs import Run
-from collabedit.experiments.study import Study, open_study
+from collabedit.experiments.study import Study, known_norms, open_study
 from collabedit.experiments.trajectory import Trajectory
 from collabedit.requests import EditRequest, Record
 from collabedit.settings import AugmentationSettings
@@ -76,6 +76,12 @@ def augmentation(
         {
             "unedited": unedited,
             "methods": {name: _summary(cases) for name, cases in measured.items()},
+            "residual_norms": known_norms(
+                {
+                    name: trajectory.about(study, number)["residual_norms"]
+                    for name, number in _MEASURED.items()
+                }
+            ),
         }
     )
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
-from collabedit.collaboration import merge_edits
+from collabedit.collaboration import Merged, merge_edits
 from collabedit.datasets import check_conflicts, conflicting, load_dataset
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import case_of
@@ -15,13 +15,14 @@ from collabedit.experiments.study import (
     Measured,
     Study,
     deal,
+    known_norms,
     open_study,
     records_of,
     requests_of,
     summary_of,
 )
 from collabedit.merging import resolve_method
-from collabedit.messages import Delta
+from collabedit.reporting.results import ResidualNorms
 from collabedit.requests import Record
 from collabedit.settings import MODES, ConflictSettings
 
@@ -52,12 +53,12 @@ def conflict(
     flat = {name: records_of(part) for name, part in sets.items()}
     before = {name: study.measure(f"unedited_{name}", part) for name, part in flat.items()}
     after: dict[str, Measured] = {}
+    norms: dict[str, ResidualNorms] = {}
     for name in settings.modes:
         mode = MODES[name]
-        delta = study.run.delta_stage(
-            f"deltas/{mode.edited}", partial(_merged, study, settings, sets, mode.edited)
-        )
-        with study.model.edited(delta.changes):
+        merged = study.merged(mode.edited, partial(_merged, study, settings, sets, mode.edited))
+        norms[name] = dict(merged.residual_norms)
+        with study.model.edited(merged.delta.changes):
             stage = f"{mode.edited}_measured_{mode.measured}"
             after[name] = study.measure(stage, flat[mode.measured])
     _write_cases(study.run, flat, before, after)
@@ -66,6 +67,7 @@ def conflict(
             "unedited": summary_of(before["A"]),
             "unedited_b": summary_of(before["B"]),
             "methods": {name: summary_of(measured) for name, measured in after.items()},
+            "residual_norms": known_norms(norms),
         }
     )
 
@@ -107,9 +109,9 @@ def _merged(
     settings: ConflictSettings,
     sets: dict[str, list[list[Record]]],
     edited: str,
-) -> Delta:
+) -> Merged:
     parties = study.parties(
         [requests for name in edited.split("+") for requests in requests_of(sets[name])]
     )
     method = resolve_method(settings.merge[0])
-    return merge_edits(method, parties, study.config, study.priors).delta
+    return merge_edits(method, parties, study.config, study.priors)

@@ -126,6 +126,7 @@ def _part(
         run=_name(config),
         methods=result.methods,
         delta_relative_to_global=result.delta_relative_to_global,
+        residual_norms=result.residual_norms,
     )
 
 

@@ -11,11 +11,13 @@ from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
     Measured,
     deal,
+    known_norms,
     open_study,
     requests_of,
     summary_of,
 )
 from collabedit.experiments.trajectory import trajectories
+from collabedit.reporting.results import ResidualNorms
 from collabedit.requests import Record
 from collabedit.settings import ForgettingSettings
 
@@ -47,6 +49,7 @@ def forgetting(
     before = study.measure("unedited", targets)
     curves: dict[str, list[dict[str, Any]]] = {}
     last: dict[str, Measured] = {}
+    norms: dict[str, ResidualNorms] = {}
     for trajectory in trajectories(settings.merge, settings.betas):
         name = trajectory.name
         curves[name] = []
@@ -57,12 +60,14 @@ def forgetting(
             with study.model.edited(state.changes):
                 last[name] = study.measure(f"{name}/after_{step}", targets)
             further = sum(len(batch) for batch in batches[:step])
+            norms[name] = trajectory.about(study, state.finished)["residual_norms"]
             curves[name].append({"further_edits": further, **summary_of(last[name])})
     write_cases(study.run, targets, before, last)
     return study.finish(
         {
             "unedited": summary_of(before),
             "methods": {name: summary_of(measured) for name, measured in last.items()},
+            "residual_norms": known_norms(norms),
             "curves": curves,
         }
     )

@@ -15,6 +15,7 @@ from collabedit.experiments.study import (
     Measured,
     Study,
     deal,
+    known_norms,
     open_study,
     requests_of,
     summary_of,
@@ -75,6 +76,9 @@ def multi_round(
             "methods": {name: summary_of(parts[-1]) for name, parts in measured.items()},
             "delta_relative_to_global": {name: parts[-1] for name, parts in apart.items()},
             "delta_relative_to_global_by_round": apart,
+            "residual_norms": known_norms(
+                {way.name: way.about(study, settings.rounds)["residual_norms"] for way in ways}
+            ),
             "distance_from_pooled_by_round": _distances_from_pooled(study, states),
             "rounds": {
                 name: [_by_round(part, records) for part in parts]

@@ -18,6 +18,7 @@ from collabedit.experiments.study import (
     Measured,
     Study,
     deal,
+    known_norms,
     open_study,
     summary_of,
 )
@@ -61,6 +62,12 @@ def overlap(
         {
             "unedited": summary_of(before),
             "methods": {name: summary_of(measured) for name, measured in after.items()},
+            "residual_norms": known_norms(
+                {
+                    name: rows[-1]["residual_norms"]
+                    for name, rows in zip(after, repeated.values(), strict=True)
+                }
+            ),
             "repeated": repeated,
             "copies": _within_a_round(study, settings, records),
         }

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from collabedit.collaboration import distances, edit_alone, merge_edits
+from collabedit.collaboration import Merged, distances, edit_alone, merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.study import (
     Measured,
     Study,
     deal,
     different_records,
+    known_norms,
     open_study,
     requests_of,
     summary_of,
@@ -66,23 +67,24 @@ def edit_and_measure(study: Study, shares: Sequence[Sequence[Record]], before: M
         before: what was measured of them on the unedited model.
     """
     parties, records = study.parties(requests_of(shares)), different_records(shares)
-    deltas: dict[str, Delta] = {}
+    merged: dict[str, Merged] = {}
     after: dict[str, Measured] = {}
     for name in study.settings.merge:
-        deltas[name] = _merged(study, name, parties)
-        with study.model.edited(deltas[name].changes):
+        merged[name] = _merged(study, name, parties)
+        with study.model.edited(merged[name].delta.changes):
             after[name] = study.measure(name, records)
     write_cases(study.run, records, before, after)
     return study.finish(
         {
             "unedited": summary_of(before),
             "methods": {name: summary_of(measured) for name, measured in after.items()},
-            "delta_relative_to_global": distances(deltas),
+            "delta_relative_to_global": distances({n: m.delta for n, m in merged.items()}),
+            "residual_norms": known_norms({n: dict(m.residual_norms) for n, m in merged.items()}),
         }
     )
 
 
-def _merged(study: Study, name: str, parties: Sequence[Party]) -> Delta:
+def _merged(study: Study, name: str, parties: Sequence[Party]) -> Merged:
     config, priors, run = study.config, study.priors, study.run
 
     def own_deltas() -> dict[str, Delta]:
@@ -93,10 +95,10 @@ def _merged(study: Study, name: str, parties: Sequence[Party]) -> Delta:
             for index, party in enumerate(parties)
         }
 
-    def compute() -> Delta:
-        return merge_edits(resolve_method(name), parties, config, priors, own_deltas).delta
+    def compute() -> Merged:
+        return merge_edits(resolve_method(name), parties, config, priors, own_deltas)
 
-    return run.delta_stage(f"deltas/{name}", compute)
+    return study.merged(name, compute)
 
 
 def write_cases(

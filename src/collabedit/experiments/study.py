@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from collabedit.algebra import Prior
+from collabedit.collaboration import Merged
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
@@ -25,11 +26,11 @@ from collabedit.evaluation import (
     summarise,
 )
 from collabedit.experiments.runs import Run, open_run
-from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
+from collabedit.messages import Covariance, Delta, RoundConfig, Schedule, SecureAggregation
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
 from collabedit.parties.in_process import parties_of
-from collabedit.reporting.results import RunResult
+from collabedit.reporting.results import ResidualNorms, RunResult
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import static_priors
 from collabedit.settings import CommonSettings, StudySettings
@@ -42,6 +43,7 @@ __all__ = [
     "deal",
     "described",
     "different_records",
+    "known_norms",
     "open_study",
     "parameters",
     "records_of",
@@ -233,6 +235,25 @@ class Study:
         """Measure the model as it is now; a finished stage is not computed again."""
         return self.loaded.measure(self.run, stage, records)
 
+    def merged(self, name: str, compute: Callable[[], Merged]) -> Merged:
+        """The delta of a merge and its residual norms: read when finished, computed otherwise.
+
+        Args:
+            name: of the stage.
+            compute: merges.
+        """
+        facts = f"facts/{name}"
+
+        def kept() -> Delta:
+            merged = compute()
+            norms = dict(merged.residual_norms)
+            self.run.json_stage(facts, lambda: {"residual_norms": norms})
+            return merged.delta
+
+        delta = self.run.delta_stage(f"deltas/{name}", kept)
+        about = self.run.json_stage(facts, dict[str, Any])  # not known where only the delta is kept
+        return Merged(delta, residual_norms=about.get("residual_norms", {}))
+
     def finish(self, summary: Mapping[str, Any]) -> Run:
         """Write the summary, with the settings, and return the run."""
         params = self.run.params()
@@ -331,6 +352,11 @@ def records_of(shares: Sequence[Sequence[Record]]) -> list[Record]:
 def requests_of(shares: Sequence[Sequence[Record]]) -> list[list[EditRequest]]:
     """The requests of each party's records."""
     return [[record.request for record in share] for share in shares]
+
+
+def known_norms(norms: Mapping[str, ResidualNorms]) -> dict[str, ResidualNorms]:
+    """Residual norms by method; methods that merge finished updates know none."""
+    return {name: own for name, own in norms.items() if own}
 
 
 def summary_of(measured: Measured) -> dict[str, Any]:
