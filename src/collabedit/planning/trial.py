@@ -18,6 +18,7 @@ from collabedit.editing import measure, optimise_targets
 from collabedit.evaluation import evaluate
 from collabedit.messages import Schedule
 from collabedit.models import LanguageModel
+from collabedit.models.quiet import without_progress_bars
 from collabedit.parties import fine_tune
 from collabedit.planning.costs import Cost, ModelShape, Workload, estimate
 from collabedit.planning.machine import resident, with_peak_memory
@@ -183,7 +184,7 @@ def _solved(
 
 
 def _save(model: LanguageModel) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, without_progress_bars():
         model.hf.save_pretrained(Path(scratch) / "model")
 
 
