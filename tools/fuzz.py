@@ -59,7 +59,8 @@ def run_all(asked: list[str], corpus: Path, seconds: int) -> int:
             print(f"{name}: {max(map(int, sum(runs, ())[:1] or ['0']))} inputs, nothing found")
             continue
         status = 1
-        print(f"{name}: FAILED\n{done.stdout}{done.stderr[-6000:]}")
+        said = [line for line in done.stderr.splitlines() if not line.startswith("#")]
+        print("\n".join([f"{name}: FAILED", done.stdout, *said[-60:]]))
     return status
 
 

@@ -83,6 +83,15 @@ def test_a_version_of_the_future_asks_for_an_upgrade() -> None:
         RoundConfig.from_bytes(raw)
 
 
+@pytest.mark.parametrize("field", ["format", "version"])
+@pytest.mark.parametrize("value", [{"a": [2]}, [1], None, 1.5, "x" * 1000])
+def test_a_format_or_version_of_any_kind_is_refused(field: str, value: object) -> None:
+    values = RoundConfig.load(FILES / "round.json").model_dump(mode="json")
+    with pytest.raises(RoundError, match=r"somewhere: (version .* is not known|not a )") as caught:
+        RoundConfig.from_values({**values, field: value}, "somewhere")
+    assert len(str(caught.value)) < 300
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read the delta .*nowhere"):
         Delta.load(str(tmp_path / "nowhere"))
