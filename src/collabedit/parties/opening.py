@@ -38,7 +38,7 @@ def new_round(
         contexts: template groups; sampled from the model under ``seed`` by default.
         seed: of that sampling.
         state: what earlier rounds left, where this is not the first one.
-        secure_aggregation: how the coordinator learns sums only, if it shall.
+        secure_aggregation: how the coordinator learns only sums; none by default.
 
     Raises:
         UnknownNameError: when there is no such editor.

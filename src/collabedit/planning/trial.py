@@ -104,7 +104,7 @@ def run_trial(
 
     Args:
         load: loads the model.
-        work: what is to be done in the end.
+        work: the work that the trial stands in for.
         edits: how many to make.
         tokens: of the covariance.
     """
@@ -145,7 +145,7 @@ class _Stages:
 
 
 def _second_moment(model: LanguageModel, work: Workload) -> Mapping[str, torch.Tensor]:
-    """Made definite, which so few tokens do not make it."""
+    """A definite version of the matrix: so few tokens leave it singular."""
     corpus: Any = SelfCorpus(0) if work.own_text else TextCorpus("worldfacts", {}, _sentences)
     collected = collect(
         model, work.hyperparameters.layers, corpus, tokens=work.tokens, say=lambda _: None

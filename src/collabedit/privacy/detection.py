@@ -86,7 +86,7 @@ def detect(updates: Mapping[str, ContributionMetadata]) -> Detection:
     """Find the questions that several edits answer.
 
     Args:
-        updates: by a name for each party; their order is what :func:`decide` goes by.
+        updates: by a name for each party; their order matters to :func:`decide`.
 
     Raises:
         ContributionError: when a contribution carries no fingerprints, or some of another key.
@@ -130,7 +130,7 @@ def decide(detection: Detection, policy: Policy, prefer: str | None = None) -> D
     for party, prints in detection.fingerprints.items():
         places = _surplus(party, prints, stays)
         identity = identify(prints)
-        # Parties with the very same edits cannot be told apart: one keeps what stays, and nothing
+        # Parties with identical edits cannot be distinguished: one keeps what stays, and nothing
         # is left of the others.
         leave_out[identity] = min(places, leave_out.get(identity, places), key=len)
     return Decision(policy=policy, leave_out=leave_out)

@@ -63,7 +63,7 @@ def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
         The finished run.
 
     Raises:
-        InputError: when the editor has nothing to tune here, or the records cannot serve.
+        InputError: when the editor has nothing to tune here, or the records are unsuitable.
     """
     tuning = _open(settings, results, fresh)
     traced = tuning.trace()
