@@ -112,7 +112,7 @@ def check_round_model(config: RoundConfig, model: LanguageModel) -> None:
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype != config.dtype:
         raise RoundError(
-            f"the round edits {config.model} in {config.dtype}; load it so, not {dtype}"
+            f"the round edits {config.model} in {config.dtype}; load it in that type, not {dtype}"
         )
     if model.fingerprint(model.weight_names(config.layers)) != config.model_sha256:
         raise RoundError(

@@ -158,7 +158,7 @@ def _check_comparable(updates: Mapping[str, ContributionMetadata]) -> None:
     for party, about in updates.items():
         if not about.fingerprints:
             raise ContributionError(
-                f"{party}: no fingerprints in it; make it with 'collabedit update "
+                f"{party}: no fingerprints in it; make it with 'collabedit contribute "
                 "--fingerprint-key FILE'"
             )
         if about.fingerprint_key_id != updates[first].fingerprint_key_id:

@@ -335,7 +335,7 @@ def require_sum(config: RoundConfig, method: MergeMethod) -> None:
     if config.secure_aggregation is not None and method.merges is Merges.UPDATES:
         raise RoundError(
             f"{method.name} merges each party's own update, which secure aggregation hides; "
-            "CollabEdit needs the sum only"
+            "CollabEdit needs only the sum"
         )
     if config.secure_aggregation is not None and config.rules.normalises:
         raise RoundError(
