@@ -56,11 +56,14 @@ def run_all(asked: list[str], corpus: Path, seconds: int) -> int:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         runs = re.findall(r"Done (\d+) runs|executed_units: *(\d+)", done.stderr)
         if done.returncode == 0:
-            print(f"{name}: {max(map(int, sum(runs, ())[:1] or ['0']))} inputs, nothing found")
+            print(
+                f"{name}: {max(map(int, sum(runs, ())[:1] or ['0']))} inputs, nothing found",
+                flush=True,
+            )
             continue
         status = 1
         said = [line for line in done.stderr.splitlines() if not line.startswith("#")]
-        print("\n".join([f"{name}: FAILED", done.stdout, *said[-60:]]))
+        print("\n".join([f"{name}: FAILED", done.stdout, *said[-60:]]), flush=True)
     return status
 
 
