@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import collabedit
+import collabedit.editors as editors
 
 #: The coordinator's half: it installs and starts without the libraries that run models.
 WITHOUT_MODELS = [
@@ -49,8 +50,18 @@ def test_public_names_are_sorted_and_there() -> None:
     assert names == sorted(names)
     assert set(names) == set(collabedit._HOME_OF)
     assert all(getattr(collabedit, name) is not None for name in names)
+    assert set(editors.__all__) == set(editors._HOME_OF)
+    assert all(getattr(editors, name) is not None for name in editors.__all__)
 
 
-def test_the_command_line_starts_without_torch() -> None:
-    code = "import sys, collabedit.cli; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "unloaded"),
+    [
+        ("cli", {"torch", "pydantic", "numpy"}),
+        ("editors.registry", {"torch", "pydantic"}),
+        ("settings", {"torch", "transformers"}),
+    ],
+)
+def test_the_command_line_starts_without_what_takes_long(module: str, unloaded: set[str]) -> None:
+    code = f"import sys, collabedit.{module}; sys.exit(bool({unloaded} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

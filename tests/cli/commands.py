@@ -10,7 +10,7 @@ import pytest
 
 from collabedit.cli import main
 
-__all__ = ["collabedit", "fails"]
+__all__ = ["collabedit", "fails", "status_of"]
 
 
 def _run(*arguments: object) -> tuple[int, str, str]:
@@ -41,3 +41,10 @@ def fails(*arguments: object) -> str:
     assert len(lines) == 1, err
     assert "Traceback" not in err
     return lines[0]
+
+
+def status_of(*arguments: object) -> tuple[int, str]:
+    """Run a command that may end either way; returns its exit status and what it printed."""
+    status, out, err = _run(*arguments)
+    assert "Traceback" not in err
+    return status, out

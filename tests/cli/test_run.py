@@ -12,9 +12,12 @@ import typer
 
 from collabedit.cli import app
 from collabedit.covariance import collect, file_corpus
-from collabedit.experiments import (
-    MODES,
+from collabedit.editors import Schedule, editors
+from collabedit.errors import InputError
+from collabedit.models import load_model
+from collabedit.settings import (
     AugmentationSettings,
+    CommonSettings,
     ConflictSettings,
     EditorsSettings,
     ForgettingSettings,
@@ -22,71 +25,53 @@ from collabedit.experiments import (
     OverlapSettings,
     SingleRoundSettings,
 )
-from collabedit.experiments.study import CommonSettings
-from collabedit.models import load_model
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model, save_model
 from tests.experiments.studies import load_summary
 
-#: Common options with their defaults; those of ``DEFAULTS`` differ.
-COMMON: dict[str, Any] = {
-    "--model": "smollm2-135m",
-    "--dataset": "worldfacts",
-    "--parties": 4,
-    "--edits-per-party": "8",
-    "--merge": "CollabEdit,GLOBAL,SA,TA,TIES",
-    "--schedule": "layerwise",
-    "--partition": "iid",
-    "--covariance": None,
-    "--hparams": None,
-    "--heldout": None,
-    "--generations": False,
-    "--seed": 0,
-    "--dtype": "float32",
-    "--device": None,
-    "--results": Path("results"),
-    "--fresh": False,
+#: A study's settings, and its own options with the settings' fields that they set.
+STUDIES: dict[str, tuple[type[CommonSettings], dict[str, str]]] = {
+    "single-round": (SingleRoundSettings, {"--secure-aggregation": "secure_aggregation"}),
+    "editors": (EditorsSettings, {"--editors": "editors", "--schedules": "schedules"}),
+    "multi-round": (MultiRoundSettings, {"--rounds": "rounds", "--beta": "beta"}),
+    "forgetting": (
+        ForgettingSettings,
+        {
+            "--further": "further",
+            "--batch": "batch",
+            "--beta": "beta",
+            "--measure-every": "measure_every",
+        },
+    ),
+    "overlap": (
+        OverlapSettings,
+        {
+            "--rounds": "rounds",
+            "--copies": "copies",
+            "--skip-known": "skip_known",
+            "--beta": "beta",
+        },
+    ),
+    "conflict": (ConflictSettings, {"--mode": "modes", "--conflicts": "conflicts"}),
+    "augmentation": (
+        AugmentationSettings,
+        {
+            "--wordings": "wordings",
+            "--objects": "augment_objects",
+            "--prompts": "augment_prompts",
+            "--beta": "beta",
+        },
+    ),
 }
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "single-round": {},
-    "editors": {
-        "--merge": "GLOBAL,CollabEdit,SA,TA,TIES",
-        "--editors": "all",
-        "--schedules": "layerwise,one-shot",
-    },
-    "multi-round": {"--rounds": 5, "--beta": None},
-    "forgetting": {
-        "--merge": "CollabEdit",
-        "--further": 40,
-        "--batch": 1,
-        "--beta": None,
-        "--measure-every": 4,
-    },
-    "overlap": {
-        "--edits-per-party": "10",
-        "--merge": "CollabEdit,TA",
-        "--rounds": 5,
-        "--copies": "1,2,4,8",
-        "--skip-known": 0.5,
-        "--beta": 0.0,
-    },
-    "conflict": {"--merge": "CollabEdit", "--mode": "all", "--conflicts": None},
-    "augmentation": {
-        "--merge": "CollabEdit",
-        "--wordings": None,
-        "--objects": True,
-        "--prompts": True,
-        "--beta": 0.0,
-    },
-}
-STUDIES = list(DEFAULTS)
-#: Common options that a study has others for.
-WITHOUT = {"editors": {"--schedule", "--editor"}}
+#: Options whose names are not their fields'.
+RENAMED = {"hyperparameters": "--hparams"}
 
 
-def expected_options(study: str) -> dict[str, Any]:
-    every = {**COMMON, **DEFAULTS[study]}
-    return {flag: every[flag] for flag in every if flag not in WITHOUT.get(study, ())}
+def expected_options(study: str) -> dict[str, str]:
+    """All options with the fields that they set."""
+    settings, own = STUDIES[study]
+    common = [name for name in settings.model_fields if name not in own.values()]
+    return {RENAMED.get(name, "--" + name.replace("_", "-")): name for name in common} | own
 
 
 def options_of(study: str) -> dict[str, Any]:
@@ -97,69 +82,50 @@ def options_of(study: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_every_study_has_its_own_and_the_common_options(study: str) -> None:
-    options = options_of(study)
-    for flag, default in expected_options(study).items():
-        assert options[flag].default == default, flag
-        assert getattr(options[flag], "help", None), flag
-    others = {flag for own in DEFAULTS.values() for flag in own} - set(DEFAULTS[study])
-    assert not set(options) & ((others - set(COMMON)) | WITHOUT.get(study, set()))
+def test_every_field_of_the_settings_has_an_option(study: str) -> None:
+    options, expected = options_of(study), expected_options(study)
+    long = {flag for flag in options if flag.startswith("--")}
+    assert long == {*expected, "--results", "--fresh", "--workers"}
+    assert all(getattr(options[flag], "help", None) for flag in expected)
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_help_lists_them(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_help_shows_the_settings_defaults(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     text = re.sub(r"\x1b\[[0-9;]*m", "", collabedit("run", study, "--help"))
-    for flag, default in expected_options(study).items():
+    made = STUDIES[study][0]()
+    for flag, field in expected_options(study).items():
         assert flag in text
-        if default not in (None, False, True):
-            assert f"[default: {default}]" in text
+        value = getattr(made, field)
+        parts = value if isinstance(value, tuple) else (value,)
+        shown = ", ".join(str(p.value if isinstance(p, Schedule) else p) for p in parts)
+        if value is not None and not isinstance(value, bool):
+            assert f"[default: {shown}]" in text, flag
     assert study in collabedit("run", "--help")
 
 
-@pytest.mark.parametrize(
-    ("study", "settings", "fields"),
-    [
-        ("single-round", SingleRoundSettings, {}),
-        ("multi-round", MultiRoundSettings, {"rounds": "--rounds", "beta": "--beta"}),
-        (
-            "forgetting",
-            ForgettingSettings,
-            {
-                "further": "--further",
-                "batch": "--batch",
-                "measure_every": "--measure-every",
-                "beta": "--beta",
-            },
-        ),
-        (
-            "overlap",
-            OverlapSettings,
-            {"rounds": "--rounds", "skip_known": "--skip-known", "beta": "--beta"},
-        ),
-        ("editors", EditorsSettings, {}),
-        ("conflict", ConflictSettings, {"conflicts": "--conflicts"}),
-        (
-            "augmentation",
-            AugmentationSettings,
-            {"wordings": "--wordings", "augment_objects": "--objects", "beta": "--beta"},
-        ),
-    ],
-)
-def test_defaults_are_those_of_the_library(
-    study: str, settings: type[CommonSettings], fields: dict[str, str]
+@pytest.mark.parametrize("study", STUDIES)
+def test_what_is_not_given_is_left_to_the_settings(
+    study: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made, expected = settings(model="any"), expected_options(study)
-    for field, flag in {**fields, "parties": "--parties", "partition": "--partition"}.items():
-        assert getattr(made, field) == expected[flag]
-    assert str(made.edits_per_party) == expected["--edits-per-party"]
-    assert ",".join(made.merge) == expected["--merge"]
-    if hasattr(made, "copies"):
-        assert ",".join(map(str, made.copies)) == DEFAULTS[study]["--copies"]
-    if hasattr(made, "editors"):
-        assert ",".join(made.schedules) == DEFAULTS[study]["--schedules"]
-    if hasattr(made, "modes"):
-        assert made.modes == tuple(MODES)
+    """The command without options asks for exactly the settings without arguments."""
+    asked: list[CommonSettings] = []
+
+    def stop(settings: CommonSettings, *_: object, **__: object) -> None:
+        asked.append(settings)
+        raise InputError("far enough")
+
+    name = "compare_editors" if study == "editors" else study.replace("-", "_")
+    monkeypatch.setattr(f"collabedit.experiments.{name}", stop)
+    assert "far enough" in fails("run", study, "--results", tmp_path)
+    assert asked == [STUDIES[study][0]()]
+
+
+def test_help_names_every_editor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for command in (["edit"], ["round", "new"], ["run", "editors"]):
+        text = collabedit(*command, "--help")
+        assert all(editor.name in text for editor in editors())
 
 
 def commands_in_the_documentation() -> list[tuple[str, str]]:

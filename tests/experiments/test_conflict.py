@@ -111,6 +111,8 @@ def test_editing_a_and_measuring_it_is_a_single_round(finished: Finished, tmp_pa
     cases = single_cases(finished.tiny, tmp_path, finished.tiny.folder / "facts.json")
     assert_alike(finished.cases("A_measured_A"), cases)
     assert finished.summary["methods"]["performance-a"] == summarise(cases)
+    norms = finished.summary["residual_norms"]
+    assert norms["performance-a"] == norms["whether-conflict"] != norms["performance-b"]
 
 
 def test_editing_b_and_measuring_it_is_a_single_round_too(

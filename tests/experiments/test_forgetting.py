@@ -72,6 +72,8 @@ def test_the_target_set_is_measured_every_so_often_and_at_the_end(run: Run) -> N
         assert [point["records"] for point in points] == [3, 3, 3]
         last = {key: value for key, value in points[-1].items() if key != "further_edits"}
         assert summary["methods"][name] == last
+    last_round = run.read_stage("facts/CollabEdit beta=3/round_4")
+    assert summary["residual_norms"]["CollabEdit beta=3"] == last_round["residual_norms"] != {}
     stages = {path.name for path in (run.folder / "stages/evaluation/CollabEdit beta=0").iterdir()}
     assert stages == {"after_0.json", "after_2.json", "after_3.json"}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from collabedit.editing.targets import TargetCache
 from collabedit.experiments import MultiRoundSettings, multi_round
 from collabedit.messages import RoundState
+from collabedit.reporting.results import Costs
 from tests.experiments.studies import LAYERS, Tiny
 
 pytestmark = pytest.mark.slow  # all together
@@ -112,6 +113,12 @@ def test_a_killed_run_ends_with_the_same_bytes(
     assert {path.name for path in run.glob("case_*.json")} == names
     for name in names:
         assert (run / name).read_bytes() == (expected / name).read_bytes()
+    for folder in (run, expected):  # whatever was killed, no finished stage lacks its costs
+        stages = folder / "stages"
+        finished = {
+            p.relative_to(stages).with_suffix("").as_posix() for p in stages.rglob("[!.]*.*")
+        }
+        assert set(Costs.load(folder).stages) == finished
 
 
 @pytest.mark.parametrize("stored", [0, 1])

@@ -349,6 +349,8 @@ def test_the_first_round_is_a_single_round(usual: Finished, tmp_path: Path) -> N
     several = load_summary(multi_round(one_round, tmp_path).folder)
     assert several["unedited"] == single["unedited"]
     assert several["methods"] == single["methods"]
+    assert several["residual_norms"] == single["residual_norms"]
+    assert several["residual_norms"]["CollabEdit"]
 
 
 @pytest.mark.parametrize("name", ["CollabEdit", "GLOBAL", "TA"])
@@ -365,6 +367,7 @@ def test_a_finished_round_says_what_it_was(usual: Finished, name: str) -> None:
         for weight, parties in statistics.items():
             everyone = torch.cat([residuals for _, residuals in parties], dim=1)
             assert facts["residual_norms"][weight] == pytest.approx(float(everyone.norm()), EXACT)
+        assert load_summary(usual.run.folder)["residual_norms"].keys() >= {name}
         priors = {w: p + BETA * key_moment(statistics[w]) for w, p in priors.items()}
 
 

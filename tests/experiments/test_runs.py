@@ -80,6 +80,34 @@ def test_a_stage_that_fails_leaves_no_file(run: Run, value: Any) -> None:
     assert not list(run.folder.rglob("*stage*.json*"))
 
 
+def test_a_stage_killed_after_its_costs_are_written_is_computed_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The costs come first, so that no finished stage lacks them."""
+
+    class Killed(BaseException):
+        pass
+
+    original = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if target.name == "slow.json":
+            raise Killed
+        return original(self, target)
+
+    compute, calls = counted(lambda: [1, 2])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            run.json_stage("slow", compute)
+    assert not list((run.folder / "stages").iterdir())
+    assert "slow" in Costs.load(run.folder).stages
+    assert run.json_stage("slow", compute) == [1, 2]
+    assert len(calls) == 2
+    size = (run.folder / "stages" / "slow.json").stat().st_size
+    assert Costs.load(run.folder).stages["slow"].bytes == size
+
+
 def test_a_run_is_finished_by_its_summary(run: Run, tmp_path: Path) -> None:
     assert not run.finished
     assert run.params()["seed"] == 0

@@ -61,6 +61,10 @@ def test_a_run_leaves_the_papers_layout(place: Path, tmp_path: Path, schedule: S
     assert distances["CollabEdit"] < EXACT
     assert min(distances[name] for name in ("SA", "TIES")) > 0.05
     assert summary["methods"]["CollabEdit"]["ES"] == summary["methods"]["GLOBAL"]["ES"]
+    norms = summary["residual_norms"]
+    assert list(norms) == ["CollabEdit", "GLOBAL"]  # the others merge finished updates
+    assert len(norms["GLOBAL"]) == 2
+    assert norms["CollabEdit"] == pytest.approx(norms["GLOBAL"], EXACT)
 
 
 def test_an_interrupted_run_goes_on_with_the_same_result(

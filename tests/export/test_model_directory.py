@@ -34,6 +34,19 @@ def check_saved(model: LanguageModel, folder: Path) -> None:
         assert torch.equal(saved.get_parameter(name), value), name
 
 
+def test_the_progress_bar_of_transformers_is_hidden(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would break the display of our own stages; afterwards it is as it was."""
+    model = make_model("llama")
+    transformers.logging.enable_progress_bar()
+    model.hf.save_pretrained(tmp_path / "plain")
+    assert "it/s" in capfd.readouterr().err
+    save_edited_model(model, random_delta(model), tmp_path / "ours")
+    assert capfd.readouterr().err == ""
+    assert transformers.logging.is_progress_bar_enabled()
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_a_saved_model_keeps_its_type_and_has_the_rounded_sum(tmp_path: Path, dtype: str) -> None:
     model = make_model("llama", dtype=getattr(torch, dtype))

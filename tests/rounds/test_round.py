@@ -301,7 +301,7 @@ def test_a_party_refuses_another_model(tiny_llama: LanguageModel) -> None:
 
 def test_a_party_refuses_another_dtype() -> None:
     half = make_model("llama", dtype=torch.bfloat16)
-    with pytest.raises(RoundError, match="float32; load it so"):
+    with pytest.raises(RoundError, match="float32; load it in that type"):
         Party(half, REQUESTS, make_round(make_model("llama")))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -44,7 +45,7 @@ def ask(
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 40,
     strict: StrictOption = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     skip_bad: SkipBadOption = False,

@@ -114,16 +114,12 @@ def audit(
 
 
 def _show(found: list[Finding]) -> None:
-    from rich.table import Table
-
     from collabedit.experiments.audit import report
-    from collabedit.reporting.tables import console
+    from collabedit.reporting.table import Column, Table, console
 
     rows = report(found)
     if not rows:
         print("none of these attacks applies to these files")
         return
-    table = Table(*rows[0], title="95 % confidence intervals in brackets")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console().print(table)
+    columns = [Column.words(key) for key in rows[0]]
+    console().print(Table.of("95 % confidence intervals in brackets", columns, rows).rich())

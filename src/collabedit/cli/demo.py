@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import SeedOption
 from collabedit.cli.run.showing import ResultsOption
 
@@ -12,7 +13,7 @@ __all__ = ["demo"]
 
 def demo(
     results: ResultsOption = Path("results"),
-    seed: SeedOption = 0,
+    seed: SeedOption = default_of("seed"),
 ) -> None:
     """Show the main job on a real model: four parties, eight facts each, five ways to merge.
 

@@ -11,12 +11,11 @@ import typer
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from collabedit.messages import ContributionMetadata, Decision, Policy
     from collabedit.privacy import Detection
+    from collabedit.reporting.table import Table
 
-_CAPTION = "overlapping / conflicting questions of two parties; on the diagonal, within one"
+_NOTE = "overlapping / conflicting questions of two parties; on the diagonal, within one"
 
 
 def detect(
@@ -47,13 +46,13 @@ def detect(
     from collabedit.messages import ContributionMetadata, parse_policy
     from collabedit.privacy import decide
     from collabedit.privacy import detect as find
-    from collabedit.reporting.tables import console
+    from collabedit.reporting.table import console
 
     chosen = parse_policy(policy)
     _check_out(chosen, out)
     detection = find({str(path): ContributionMetadata.load(path) for path in updates})
     decision = decide(detection, chosen, None if prefer is None else str(prefer))
-    console().print(_table(detection))
+    console().print(_table(detection).rich())
     print(_describe(detection))
     _warn_of_subjects(detection)
     if out is not None:
@@ -105,16 +104,25 @@ def _describe(detection: Detection) -> str:
 
 
 def _table(detection: Detection) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+    from collabedit.reporting.table import Column, Row, Table
 
     parties = list(detection.fingerprints)
-    numbers = [str(number) for number in range(1, len(parties) + 1)]
-    table = Table("", "party", "edits", *numbers, caption=_CAPTION, caption_justify="left")
-    for number, party in zip(numbers, parties, strict=True):
-        cells = [_cell(detection, party, other) for other in parties]
-        table.add_row(number, escape(party), str(len(detection.fingerprints[party])), *cells)
-    return table
+    numbers = {party: str(number) for number, party in enumerate(parties, 1)}
+    rows: list[Row] = [
+        {
+            "": number,
+            "party": party,
+            "edits": len(detection.fingerprints[party]),
+            **{numbers[other]: _cell(detection, party, other) for other in parties},
+        }
+        for party, number in numbers.items()
+    ]
+    columns = [
+        Column.name(""),
+        Column.words("party"),
+        *(Column.number(key) for key in ("edits", *numbers.values())),
+    ]
+    return Table.of("", columns, rows, note=_NOTE)
 
 
 def _cell(detection: Detection, party: str, other: str) -> str:

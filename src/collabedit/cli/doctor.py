@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import (
     CovarianceOption,
     DeviceOption,
@@ -22,6 +23,7 @@ from collabedit.cli.options import (
 
 if TYPE_CHECKING:
     from collabedit.planning import Cost, ModelShape, Rates, Trial, Workload
+    from collabedit.reporting.table import Table
 
 
 def doctor(
@@ -30,8 +32,8 @@ def doctor(
         int, typer.Option("--edits-per-party", "-n", min=1, help="Edits of each party.")
     ] = 10,
     parties: Annotated[int, typer.Option("--parties", "-p", min=1, help="Number of parties.")] = 1,
-    editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "layerwise",
+    editor: EditorOption = default_of("editor"),
+    schedule: ScheduleOption = default_of("schedule"),
     hparams: HparamsOption = None,
     covariance: CovarianceOption = None,
     tokens: Annotated[
@@ -40,7 +42,7 @@ def doctor(
             min=1, help="Tokens of the covariance; by default, those of the default covariance."
         ),
     ] = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
@@ -77,6 +79,7 @@ def doctor(
         run_trial,
         typical_rates,
     )
+    from collabedit.reporting.table import console
 
     rules, place = resolve_editor(editor), checked_device(device)
     budget, kind = read_bytes(memory_budget), parse_dtype(dtype)
@@ -125,7 +128,8 @@ def doctor(
         facts = {"model": model, "stages": rows, "free_bytes": room, **verdict}
         print(json.dumps(facts, indent=2))
         return
-    _print(f"{model}: {work.edits} edits by {rules.name} in {dtype} on {place}", rows)
+    title = f"{model}: {work.edits} edits by {rules.name} in {dtype} on {place}"
+    console().print(_table(title, rows).rich())
     print(verdict["verdict"])
 
 
@@ -167,28 +171,45 @@ def _verdict(shape: ModelShape, work: Workload, room: int, tried: Trial | None) 
     }
 
 
-def _print(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    from rich.table import Table
-
-    from collabedit.reporting.tables import console
+def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
+    from collabedit.reporting.table import Column, Row, Table
 
     tried = any("trial_seconds" in row for row in rows.values())
-    names = ["stage", "memory", "time"]
-    names += ["trial: memory", "measured", "time"] if tried else []
-    table = Table(*names, title=title)
-    for stage, row in rows.items():
-        cells = [stage, _gigabytes(row["bytes"]), _duration(row["seconds"])]
-        if tried:
-            cells += [
-                _gigabytes(row["trial_bytes_estimated"]),
-                _gigabytes(row["trial_bytes_measured"]),
-                _duration(row["trial_seconds"]),
-            ]
-        table.add_row(*cells)
-    table.add_section()
-    total = _duration(sum(row["seconds"] for row in rows.values()))
-    table.add_row("all", _gigabytes(max(row["bytes"] for row in rows.values())), total)
-    console().print(table)
+    stages: list[Row] = [
+        {
+            "stage": stage,
+            "memory": _gigabytes(row["bytes"]),
+            "time": _duration(row["seconds"]),
+            **(_tried(row) if tried else {}),
+        }
+        for stage, row in rows.items()
+    ]
+    total: Row = {
+        "stage": "all",
+        "memory": _gigabytes(max(row["bytes"] for row in rows.values())),
+        "time": _duration(sum(row["seconds"] for row in rows.values())),
+    }
+    trial = [
+        Column("trial_memory", "trial: memory"),
+        Column("trial_measured", "measured"),
+        Column("trial_time", "time"),
+    ]
+    columns = [
+        Column.name("stage"),
+        Column.number("memory"),
+        Column.number("time"),
+        *(trial if tried else ()),
+    ]
+    return Table.of(title, columns, stages, [total])
+
+
+def _tried(row: Mapping[str, float]) -> dict[str, str]:
+    """The trial's part of a stage's row."""
+    return {
+        "trial_memory": _gigabytes(row["trial_bytes_estimated"]),
+        "trial_measured": _gigabytes(row["trial_bytes_measured"]),
+        "trial_time": _duration(row["trial_seconds"]),
+    }
 
 
 def _gigabytes(size: float) -> str:

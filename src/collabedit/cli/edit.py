@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import (
     CovarianceOption,
     DeviceOption,
@@ -49,14 +50,14 @@ def edit(
             "delta alone.",
         ),
     ],
-    model: ModelOption = "smollm2-135m",
-    editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "layerwise",
+    model: ModelOption = default_of("model"),
+    editor: EditorOption = default_of("editor"),
+    schedule: ScheduleOption = default_of("schedule"),
     covariance: CovarianceOption = None,
     hparams: HparamsOption = None,
     prior_weight: LambdaOption = None,
-    seed: SeedOption = 0,
-    dtype: DtypeOption = "float32",
+    seed: SeedOption = default_of("seed"),
+    dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,

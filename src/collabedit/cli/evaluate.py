@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import DeviceOption, DtypeOption, TrustOption
 from collabedit.errors import InputError
 
@@ -38,7 +39,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:

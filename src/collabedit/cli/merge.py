@@ -15,6 +15,7 @@ from collabedit.cli.options import (
     AfterMergeOption,
     MemoryOption,
     SoFarOption,
+    own_betas,
     read_bytes,
     read_decimals,
     read_steps,
@@ -78,7 +79,7 @@ def merge(
         typer.Option(
             min=0,
             help="With --state: weight of earlier rounds' keys in the prior; 0 is the static "
-            "covariance. The editor's own by default (10; AlphaEdit 1).",
+            f"covariance. The editor's own by default ({own_betas()}).",
         ),
     ] = None,
     after_merge: AfterMergeOption = None,

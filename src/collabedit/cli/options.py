@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.editors.registry import DEFAULT_EDITOR, editors, resolve_editor
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ EditorOption = Annotated[
     typer.Option(
         "--editor",
         "-E",
-        help="MEMIT, PMET, EMMET, ROME, AlphaEdit, UltraEdit, FT-L or LocFT-BF, in any case.",
+        help=f"{', '.join(each.name for each in editors())}, in any case.",
     ),
 ]
 ScheduleOption = Annotated[
@@ -137,6 +138,13 @@ RetryOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a saved model there; nothing else is replaced.")
 ]
+
+
+def own_betas() -> str:
+    """Each editor's own weight, the usual one first."""
+    usual = resolve_editor(DEFAULT_EDITOR).beta
+    others = [f"{each.name} {each.beta:g}" for each in editors() if each.beta != usual]
+    return "; ".join([f"{usual:g}", *others])
 
 
 def read_hyperparameters(

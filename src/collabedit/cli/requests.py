@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from collabedit.cli.options import SkipBadOption
 
 if TYPE_CHECKING:
+    from collabedit.reporting.table import Table
     from collabedit.requests import Record, RequestFile
 
 app = typer.Typer(no_args_is_help=True, help="Inspect files of edit requests.")
@@ -35,13 +37,13 @@ def check(
     Fails when a request cannot be used, unless --skip-bad is given.
     """
     from collabedit.errors import RequestError
-    from collabedit.reporting.tables import console
+    from collabedit.reporting.table import console
     from collabedit.requests import read_requests
 
     found = read_requests(file)
     print(_summary(found))
     if found.records and show:
-        console().print(_table(found.records[:show]))
+        console().print(_table(found.records[:show]).rich())
     if len(found.records) > show > 0:
         print(f"and {len(found.records) - show:,} more")
     for warning in found.warnings:
@@ -59,29 +61,38 @@ def _summary(found: RequestFile) -> str:
     return f"{found.source}: {good}, {len(found.faults):,} bad"
 
 
-def _table(records: tuple[Record, ...]) -> object:
-    from rich.table import Table
+def _table(records: Sequence[Record]) -> Table:
+    from collabedit.reporting.table import Column, Row, Table
 
-    counts = ("paraphrases", "neighbours", "portability", "locality")
-    table = Table("case", "prompt", "subject", "target", *counts)
-    for record in records:
-        request = record.request
-        table.add_row(
-            str(record.case_id),
-            _cell(request.prompt),
-            _cell(request.subject),
-            _cell(request.target_new),
-            str(len(record.paraphrase_prompts)),
-            str(len(record.neighborhood_prompts)),
-            str(len(record.portability)),
-            str(len(record.locality)),
-        )
-    return table
+    texts: list[Row] = [
+        {
+            "case": record.case_id,
+            "prompt": _cell(record.request.prompt),
+            "subject": _cell(record.request.subject),
+            "target": _cell(record.request.target_new),
+        }
+        for record in records
+    ]
+    counts: dict[str, list[int]] = {
+        "paraphrases": [len(record.paraphrase_prompts) for record in records],
+        "neighbours": [len(record.neighborhood_prompts) for record in records],
+        "portability": [len(record.portability) for record in records],
+        "locality": [len(record.locality) for record in records],
+    }
+    given = {key: numbers for key, numbers in counts.items() if any(numbers)}
+    rows: list[Row] = [
+        {**row, **{key: numbers[place] for key, numbers in given.items()}}
+        for place, row in enumerate(texts)
+    ]
+    columns = [
+        Column.number("case"),
+        *map(Column.words, ("prompt", "subject", "target")),
+        *map(Column.number, given),
+    ]
+    return Table.of("", columns, rows)
 
 
 def _cell(text: str) -> str:
-    """A text on one line, short, with nothing in it that the terminal could take for markup."""
-    from rich.markup import escape
-
+    """A text on one line, and short."""
     line = " ".join(text.split())
-    return escape(line if len(line) <= 60 else f"{line[:59]}…")
+    return line if len(line) <= 60 else f"{line[:59]}…"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.gate import bounds_section, decide, gate_section, vote
 from collabedit.cli.options import (
     DeviceOption,
@@ -34,9 +35,9 @@ app.command("decide")(decide)
 @app.command("new")
 def new(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write round.json.")],
-    model: ModelOption = "smollm2-135m",
-    editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "layerwise",
+    model: ModelOption = default_of("model"),
+    editor: EditorOption = default_of("editor"),
+    schedule: ScheduleOption = default_of("schedule"),
     hparams: HparamsOption = None,
     prior_weight: LambdaOption = None,
     state: Annotated[
@@ -129,8 +130,8 @@ def new(
         str,
         typer.Option(help="Secure aggregation: dense, sketched, or auto for the smaller one."),
     ] = "auto",
-    seed: SeedOption = 0,
-    dtype: DtypeOption = "float32",
+    seed: SeedOption = default_of("seed"),
+    dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:

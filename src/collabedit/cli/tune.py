@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import (
     CovarianceOption,
     DeviceOption,
@@ -37,7 +38,7 @@ def tune(
             help="worldfacts, multi_counterfact, counterfact, or a file of such records; others "
             "than those that edits will be judged by.",
         ),
-    ] = "worldfacts",
+    ] = default_of("dataset", "TuneSettings"),
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Where to write the preset as well, for --hparams."),
@@ -48,18 +49,22 @@ def tune(
             help="Kinds of targets (layers, clamp, steps) to try, each with three weights of the "
             "prior; 0 only traces."
         ),
-    ] = 8,
+    ] = default_of("trials", "TuneSettings"),
     records: Annotated[
         int, typer.Option(help="Records edited and measured in every trial; more tell more.")
-    ] = 24,
-    facts: Annotated[int, typer.Option(help="Facts that the model knows, to trace.")] = 24,
-    draws: Annotated[int, typer.Option(help="Draws of the noise for each of them.")] = 3,
-    editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "layerwise",
+    ] = default_of("records", "TuneSettings"),
+    facts: Annotated[int, typer.Option(help="Facts that the model knows, to trace.")] = default_of(
+        "facts", "TuneSettings"
+    ),
+    draws: Annotated[int, typer.Option(help="Draws of the noise for each of them.")] = default_of(
+        "draws", "TuneSettings"
+    ),
+    editor: EditorOption = default_of("editor", "TuneSettings"),
+    schedule: ScheduleOption = default_of("schedule", "TuneSettings"),
     covariance: CovarianceOption = None,
     hparams: HparamsOption = None,
-    seed: SeedOption = 0,
-    dtype: DtypeOption = "float32",
+    seed: SeedOption = default_of("seed", "TuneSettings"),
+    dtype: DtypeOption = default_of("dtype", "TuneSettings"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,

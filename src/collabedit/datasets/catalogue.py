@@ -22,7 +22,7 @@ __all__ = ["NamedDataset", "entry", "fetch", "load_dataset", "names", "recorded_
 
 _TIMEOUT_SECONDS = 30
 
-#: Suffixes by which a missing file is told from a misspelt name.
+#: Suffixes that distinguish a missing file from a misspelt name.
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 
 

@@ -55,7 +55,7 @@ def check_conflicts(records: Sequence[Record], conflicts: Sequence[Record]) -> l
     """The conflicting record of each record, in their order.
 
     Raises:
-        DatasetError: when one is missing, or says the same.
+        DatasetError: when one is missing, or has the same object.
     """
     by_question = {(r.request.prompt, r.request.subject): r for r in conflicts}
     found = []
@@ -77,7 +77,7 @@ def check_conflicts(records: Sequence[Record], conflicts: Sequence[Record]) -> l
 
 
 def _question(record: Record) -> tuple[str, str]:
-    """Subject and relation; the prompt stands for a relation without a name."""
+    """Subject and relation; an unnamed relation is identified by its prompt."""
     request = record.request
     return request.subject, request.relation_id or request.prompt
 

@@ -26,7 +26,7 @@ def partition(
     """Deal records out to parties; none is dealt twice.
 
     Args:
-        records: all records there are; those left over go to nobody.
+        records: all available records; those left over are not dealt.
         parties: number of parties.
         per_party: records of each party: one number for all, or one each.
         by: ``iid`` deals at random; ``relation`` gives every party as few relations as it can,
@@ -37,7 +37,7 @@ def partition(
         One list a party, of the sizes asked for.
 
     Raises:
-        DatasetError: when sizes make no sense or there are too few records.
+        DatasetError: when the sizes are invalid or there are too few records.
         UnknownNameError: when ``by`` is not a kind of partition.
     """
     if by not in PARTITIONS:

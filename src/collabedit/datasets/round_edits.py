@@ -34,7 +34,7 @@ class RoundEdit:
         subject: what it is about.
         relation_id: of the prompt.
         edited: the object that is written first.
-        preferred: the object that shall be restored.
+        preferred: the object to restore.
         conflict: the object that another party writes at the same time.
         further: other right objects.
         wordings: the prompt in other words, each with ``{}`` for the subject.

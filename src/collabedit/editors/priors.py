@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # torch is loaded when a prior is built, so that commands name editors at once
+    from torch import Tensor
 
-from collabedit.algebra import Prior
-from collabedit.editors.factor_cache import null_space_prior_of, prior_of
+    from collabedit.algebra import Prior
 
 __all__ = ["CovariancePrior", "IdentityPrior", "NullSpacePrior", "PriorSpec"]
 
@@ -57,6 +56,8 @@ class CovariancePrior(PriorSpec):
 
     def build(self, second_moment: Tensor) -> Prior:
         """``lambda C + lambda_n I``; a singular ``C`` alone is shifted, with a warning."""
+        from collabedit.editors.factor_cache import prior_of
+
         if self.norm_weight == 0:
             return prior_of(second_moment, self.weight)
         raised = second_moment.double().clone()
@@ -78,6 +79,8 @@ class NullSpacePrior(PriorSpec):
 
     def build(self, second_moment: Tensor) -> Prior:
         """``lambda_2 I`` on the near-null space of ``C``."""
+        from collabedit.editors.factor_cache import null_space_prior_of
+
         return null_space_prior_of(second_moment, self.threshold, self.weight)
 
 
@@ -95,5 +98,9 @@ class IdentityPrior(PriorSpec):
 
     def build(self, second_moment: Tensor) -> Prior:
         """``w I``, of the width of the second moment."""
+        import torch
+
+        from collabedit.algebra import Prior
+
         identity = torch.eye(len(second_moment), dtype=torch.float64)
         return Prior.from_factor(math.sqrt(self.weight) * identity, self.weight * identity)

@@ -16,10 +16,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from collabedit.editors.hyperparameters import Hyperparameters
 from collabedit.editors.priors import CovariancePrior, IdentityPrior, NullSpacePrior, PriorSpec
 from collabedit.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collabedit.editors.hyperparameters import Hyperparameters
 
 __all__ = [
     "DEFAULT_EDITOR",

@@ -9,36 +9,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypedDict, cast
 
-from pydantic import Field
-
 from collabedit.datasets import RoundEdit, load_round_edits, load_wordings, partition
 from collabedit.datasets.partition import PartitionKind
 from collabedit.evaluation import score
 from collabedit.experiments.runs import Run
-from collabedit.experiments.study import Beta, Study, StudySettings, open_study
+from collabedit.experiments.study import Study, known_norms, open_study
 from collabedit.experiments.trajectory import Trajectory
 from collabedit.requests import EditRequest, Record
+from collabedit.settings import AugmentationSettings
 
-__all__ = ["AugmentationSettings", "augmentation"]
-
-
-class AugmentationSettings(StudySettings):
-    """What an augmentation run depends on.
-
-    Attributes:
-        wordings: a file of other prompts by relation id; every second one is used to augment, the
-            others to measure.
-        augment_objects: whether further true objects are edited in the last round.
-        augment_prompts: whether the preferred object is also edited under other wordings.
-        beta: weight of the keys of finished rounds in the prior; zero is what the paper does, and
-            more keeps the conflicting answer as well.
-    """
-
-    merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1, max_length=1)
-    wordings: Path | None = None
-    augment_objects: bool = True
-    augment_prompts: bool = True
-    beta: Beta = 0.0
+__all__ = ["augmentation"]
 
 
 class AnswerPair(TypedDict):
@@ -96,6 +76,12 @@ def augmentation(
         {
             "unedited": unedited,
             "methods": {name: _summary(cases) for name, cases in measured.items()},
+            "residual_norms": known_norms(
+                {
+                    name: trajectory.about(study, number)["residual_norms"]
+                    for name, number in _MEASURED.items()
+                }
+            ),
         }
     )
 

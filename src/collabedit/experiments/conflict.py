@@ -4,74 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field, field_validator
-
-from collabedit.collaboration import merge_edits
+from collabedit.collaboration import Merged, merge_edits
 from collabedit.datasets import check_conflicts, conflicting, load_dataset
-from collabedit.errors import UnknownNameError
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import case_of
 from collabedit.experiments.study import (
     Measured,
     Study,
-    StudySettings,
     deal,
+    known_norms,
     open_study,
     records_of,
     requests_of,
     summary_of,
 )
 from collabedit.merging import resolve_method
-from collabedit.messages import Delta
+from collabedit.reporting.results import ResidualNorms
 from collabedit.requests import Record
+from collabedit.settings import MODES, ConflictSettings
 
-__all__ = ["MODES", "ConflictSettings", "conflict"]
-
-
-@dataclass(frozen=True)
-class Mode:
-    """What is edited and what is measured, each of ``A``, ``B`` and ``A+B``."""
-
-    edited: str
-    measured: str
-
-
-#: The paper's modes: A are the edits, B the conflicting ones.
-MODES = {
-    "whether-conflict": Mode(edited="A", measured="B"),
-    "performance-a": Mode(edited="A", measured="A"),
-    "performance-b": Mode(edited="A+B", measured="A"),
-    "performance-a+b": Mode(edited="A+B", measured="B"),
-    "single-b": Mode(edited="B", measured="B"),
-}
-
-
-class ConflictSettings(StudySettings):
-    """What a conflict run depends on.
-
-    ``parties`` parties hold the edits A; as many others hold B, the same questions with other
-    answers.
-
-    Attributes:
-        conflicts: a file of B; made of the data set's objects where not given.
-        modes: names of :data:`MODES`.
-    """
-
-    merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1, max_length=1)
-    conflicts: str | None = None
-    modes: tuple[str, ...] = Field(default=tuple(MODES), min_length=1)
-
-    @field_validator("modes")
-    @classmethod
-    def _known_modes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in MODES:
-                raise UnknownNameError("conflict mode", name, MODES)
-        return names
+__all__ = ["conflict"]
 
 
 def conflict(
@@ -98,12 +53,12 @@ def conflict(
     flat = {name: records_of(part) for name, part in sets.items()}
     before = {name: study.measure(f"unedited_{name}", part) for name, part in flat.items()}
     after: dict[str, Measured] = {}
+    norms: dict[str, ResidualNorms] = {}
     for name in settings.modes:
         mode = MODES[name]
-        delta = study.run.delta_stage(
-            f"deltas/{mode.edited}", partial(_merged, study, settings, sets, mode.edited)
-        )
-        with study.model.edited(delta.changes):
+        merged = study.merged(mode.edited, partial(_merged, study, settings, sets, mode.edited))
+        norms[name] = dict(merged.residual_norms)
+        with study.model.edited(merged.delta.changes):
             stage = f"{mode.edited}_measured_{mode.measured}"
             after[name] = study.measure(stage, flat[mode.measured])
     _write_cases(study.run, flat, before, after)
@@ -112,6 +67,7 @@ def conflict(
             "unedited": summary_of(before["A"]),
             "unedited_b": summary_of(before["B"]),
             "methods": {name: summary_of(measured) for name, measured in after.items()},
+            "residual_norms": known_norms(norms),
         }
     )
 
@@ -153,10 +109,10 @@ def _merged(
     settings: ConflictSettings,
     sets: dict[str, list[list[Record]]],
     edited: str,
-) -> Delta:
+) -> Merged:
     parties = study.parties(
         [requests for name in edited.split("+") for requests in requests_of(sets[name])]
     )
     method = resolve_method(settings.merge[0])
     steps = settings.after_merge
-    return merge_edits(method, parties, study.config, study.priors, after_merge=steps).delta
+    return merge_edits(method, parties, study.config, study.priors, after_merge=steps)

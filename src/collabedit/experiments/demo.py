@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
-from collabedit.experiments.single_round import SingleRoundSettings, single_round
+from collabedit.experiments.single_round import single_round
 from collabedit.experiments.study import deal, different_records
 from collabedit.messages import Delta
 from collabedit.models import load_model
@@ -16,14 +16,13 @@ from collabedit.reporting.outcome_tables import outcome_table
 from collabedit.reporting.results import SingleRoundResult
 from collabedit.reporting.table import console
 from collabedit.reporting.tables import methods_table
+from collabedit.settings import SingleRoundSettings
 
 __all__ = ["run_demo"]
 
 #: The answers of CollabEdit's model are shown for all facts; those of six models would take longer
 #: than all the rest.
-_SETTINGS = SingleRoundSettings(
-    model="smollm2-135m", parties=4, edits_per_party=8, shared=4, answers=0
-)
+_SETTINGS = SingleRoundSettings(parties=4, edits_per_party=8, shared=4, answers=0)
 _SHOWN = 6
 
 

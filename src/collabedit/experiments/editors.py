@@ -8,14 +8,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import cast
 
-from pydantic import Field, field_validator, model_validator
-
-from collabedit.editors import editors, resolve_editor
-from collabedit.errors import RoundError
 from collabedit.experiments.runs import Run, open_run
-from collabedit.experiments.single_round import SingleRoundSettings, edit_and_measure
+from collabedit.experiments.single_round import edit_and_measure
 from collabedit.experiments.study import (
-    CommonSettings,
     Loaded,
     Measured,
     deal,
@@ -27,70 +22,19 @@ from collabedit.experiments.study import (
 )
 from collabedit.experiments.units import Unit, do_on_workers, resident
 from collabedit.files import write_text
-from collabedit.merging import POOLED, resolve_method
-from collabedit.messages import RoundConfig, Schedule
+from collabedit.messages import RoundConfig
 from collabedit.parties import Party
 from collabedit.reporting.results import EditorPart, EditorsResult, SingleRoundResult
 from collabedit.reporting.tables import tables_of
 from collabedit.requests import Record
-from collabedit.rounds import gives_statistics
+from collabedit.settings import EditorsSettings
 
-__all__ = ["EITHER", "EditorsSettings", "compare_editors"]
+__all__ = ["EITHER", "compare_editors"]
 
 logger = logging.getLogger(__name__)
 
 #: Stands for the schedule where it makes no difference.
 EITHER = "either"
-
-
-class EditorsSettings(CommonSettings):
-    """What a comparison of editors depends on.
-
-    Attributes:
-        editors: names of the editors.
-        schedules: how residuals reach the layers.
-    """
-
-    merge: tuple[str, ...] = Field(default=(POOLED, "CollabEdit", "SA", "TA", "TIES"), min_length=1)
-    editors: tuple[str, ...] = Field(default=tuple(e.name for e in editors()), min_length=1)
-    schedules: tuple[Schedule, ...] = Field(default=tuple(Schedule), min_length=1)
-
-    @field_validator("editors")
-    @classmethod
-    def _known_editors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(resolve_editor(name).name for name in names))
-
-    @field_validator("schedules")
-    @classmethod
-    def _each_once(cls, schedules: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
-        return tuple(dict.fromkeys(schedules))
-
-    @model_validator(mode="after")
-    def _editable(self) -> EditorsSettings:
-        for name in self.editors:
-            if self.hyperparameters is not None:
-                resolve_editor(name).check(self.hyperparameters)
-            if not self.methods(name):
-                raise RoundError(
-                    f"{name} has no statistics for {', '.join(self.merge)} to merge; compare "
-                    "another method as well, or leave it out of the editors"
-                )
-        return self
-
-    def methods(self, editor: str) -> tuple[str, ...]:
-        """The merge methods that an editor gives something to merge."""
-        rules = resolve_editor(editor)
-        return tuple(name for name in self.merge if gives_statistics(rules, resolve_method(name)))
-
-    def single_round(self, config: RoundConfig) -> SingleRoundSettings:
-        """The settings of the single round that one editor's part of the comparison is."""
-        common = {name: getattr(self, name) for name in CommonSettings.model_fields}
-        own = {
-            "merge": self.methods(config.editor),
-            "editor": config.editor,
-            "schedule": config.schedule,
-        }
-        return SingleRoundSettings(**{**common, **own})
 
 
 def compare_editors(
@@ -182,6 +126,7 @@ def _part(
         run=_name(config),
         methods=result.methods,
         delta_relative_to_global=result.delta_relative_to_global,
+        residual_norms=result.residual_norms,
     )
 
 

@@ -6,49 +6,22 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from collabedit.editors import resolve_editor
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
-    Beta,
     Measured,
-    StudySettings,
     deal,
+    known_norms,
     open_study,
     requests_of,
     summary_of,
 )
 from collabedit.experiments.trajectory import trajectories
+from collabedit.reporting.results import ResidualNorms
 from collabedit.requests import Record
+from collabedit.settings import ForgettingSettings
 
-__all__ = ["ForgettingSettings", "forgetting"]
-
-
-class ForgettingSettings(StudySettings):
-    """What a forgetting run depends on.
-
-    The target set is what ``parties`` and ``edits_per_party`` give.
-
-    Attributes:
-        further: number of edits made after the target set.
-        batch: how many of them at a time; the paper takes one.
-        beta: weights of the earlier keys in the prior, each a curve; zero is the static covariance.
-            Where not given, zero and the editor's own.
-        measure_every: batches between two measurements of the target set.
-    """
-
-    merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1)
-    further: int = Field(default=40, ge=1)
-    batch: int = Field(default=1, ge=1)
-    beta: tuple[Beta, ...] | None = Field(default=None, min_length=1)
-    measure_every: int = Field(default=4, ge=1)
-
-    @property
-    def betas(self) -> tuple[float, ...]:
-        """Those given, or the static covariance and the editor's own weight."""
-        return (0.0, resolve_editor(self.editor).beta) if self.beta is None else self.beta
+__all__ = ["forgetting"]
 
 
 def forgetting(
@@ -76,6 +49,7 @@ def forgetting(
     before = study.measure("unedited", targets)
     curves: dict[str, list[dict[str, Any]]] = {}
     last: dict[str, Measured] = {}
+    norms: dict[str, ResidualNorms] = {}
     for trajectory in trajectories(settings.merge, settings.betas):
         name = trajectory.name
         curves[name] = []
@@ -86,12 +60,14 @@ def forgetting(
             with study.model.edited(state.changes):
                 last[name] = study.measure(f"{name}/after_{step}", targets)
             further = sum(len(batch) for batch in batches[:step])
+            norms[name] = trajectory.about(study, state.finished)["residual_norms"]
             curves[name].append({"further_edits": further, **summary_of(last[name])})
     write_cases(study.run, targets, before, last)
     return study.finish(
         {
             "unedited": summary_of(before),
             "methods": {name: summary_of(measured) for name, measured in last.items()},
+            "residual_norms": known_norms(norms),
             "curves": curves,
         }
     )

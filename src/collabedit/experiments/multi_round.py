@@ -7,20 +7,16 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from collabedit.algebra import LowRankUpdate, relative_distance
-from collabedit.editors import resolve_editor
 from collabedit.evaluation import summarise
 from collabedit.experiments.guards import Guard, RoundSeen, relative_norm
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
-    Beta,
     Measured,
     Study,
-    StudySettings,
     deal,
+    known_norms,
     open_study,
     requests_of,
     summary_of,
@@ -30,27 +26,9 @@ from collabedit.experiments.units import Unit, do_on_workers, resident
 from collabedit.merging import POOLED
 from collabedit.messages import RoundConfig, RoundState
 from collabedit.requests import Record
+from collabedit.settings import MultiRoundSettings
 
-__all__ = ["MultiRoundSettings", "multi_round"]
-
-
-class MultiRoundSettings(StudySettings):
-    """What a multi-round run depends on.
-
-    Attributes:
-        rounds: number of rounds; each has its own records.
-        beta: weights of the finished rounds' keys in the prior, each a trajectory of its own for
-            the methods that pool statistics; zero is the static covariance. The editor's own
-            where not given.
-    """
-
-    rounds: int = Field(default=5, ge=1)
-    beta: tuple[Beta, ...] | None = Field(default=None, min_length=1)
-
-    @property
-    def betas(self) -> tuple[float, ...]:
-        """Those given, or the editor's own."""
-        return (resolve_editor(self.editor).beta,) if self.beta is None else self.beta
+__all__ = ["multi_round"]
 
 
 def multi_round(
@@ -102,6 +80,9 @@ def multi_round(
             "methods": {name: summary_of(parts[-1]) for name, parts in measured.items()},
             "delta_relative_to_global": {name: parts[-1] for name, parts in apart.items()},
             "delta_relative_to_global_by_round": apart,
+            "residual_norms": known_norms(
+                {way.name: way.about(study, settings.rounds)["residual_norms"] for way in ways}
+            ),
             "distance_from_pooled_by_round": _distances_from_pooled(study, states),
             "rounds": {
                 name: [_by_round(part, records) for part in parts]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
 from collabedit.collaboration import merge_edits
@@ -16,11 +15,10 @@ from collabedit.editing.keys import measure
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
-    Beta,
     Measured,
     Study,
-    StudySettings,
     deal,
+    known_norms,
     open_study,
     summary_of,
 )
@@ -29,28 +27,9 @@ from collabedit.merging import resolve_method
 from collabedit.messages import Delta
 from collabedit.parties import Party
 from collabedit.requests import EditRequest, Record
+from collabedit.settings import OverlapSettings
 
-__all__ = ["OverlapSettings", "overlap"]
-
-
-class OverlapSettings(StudySettings):
-    """What an overlap run depends on.
-
-    One share of records is dealt, of ``edits_per_party``, and all ``parties`` have it.
-
-    Attributes:
-        rounds: how often the same edits are made.
-        copies: numbers of parties with the same edits in one round, whose effects are compared.
-        skip_known: the remedy: parties skip what the model says with this probability per token.
-        beta: weight of the keys of finished rounds in the prior.
-    """
-
-    merge: tuple[str, ...] = Field(default=("CollabEdit", "TA"), min_length=1)
-    edits_per_party: int = 10
-    rounds: int = Field(default=5, ge=1)
-    copies: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4, 8), min_length=1)
-    skip_known: float = Field(default=0.5, gt=0, le=1)
-    beta: Beta = 0.0
+__all__ = ["overlap"]
 
 
 def overlap(
@@ -83,6 +62,12 @@ def overlap(
         {
             "unedited": summary_of(before),
             "methods": {name: summary_of(measured) for name, measured in after.items()},
+            "residual_norms": known_norms(
+                {
+                    name: rows[-1]["residual_norms"]
+                    for name, rows in zip(after, repeated.values(), strict=True)
+                }
+            ),
             "repeated": repeated,
             "copies": _within_a_round(study, settings, records),
         }

@@ -10,15 +10,14 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from collabedit._version import __version__
-from collabedit.files import read_json, write_json
+from collabedit.files import atomic_path, read_json, write_json
 from collabedit.messages import Delta, RoundState
 from collabedit.reporting.results import Costs, StageCost
 
@@ -60,10 +59,11 @@ class Run:
 
     def json_stage(self, name: str, compute: Callable[[], Value]) -> Value:
         """The JSON value of a stage: read when it is finished, computed and kept otherwise."""
-        path = self.folder / "stages" / f"{name}.json"
-        if not path.is_file():
-            with self._measured(name, path):
-                write_json(path, compute(), indent=None)
+
+        def write(path: Path, value: Value) -> None:
+            write_json(path, value, indent=None)
+
+        self._kept(name, ".json", compute, write)
         value: Value = self.read_stage(name)
         return value
 
@@ -73,17 +73,35 @@ class Run:
 
     def delta_stage(self, name: str, compute: Callable[[], Delta]) -> Delta:
         """The delta of a stage: read when it is finished, computed and kept otherwise."""
-        return Delta.load(self._saved(name, compute))
+        return Delta.load(self._kept(name, ".safetensors", compute, _save))
 
     def state_stage(self, name: str, compute: Callable[[], RoundState]) -> RoundState:
         """The state after a round: read when it is finished, computed and kept otherwise."""
-        return RoundState.load(self._saved(name, compute))
+        return RoundState.load(self._kept(name, ".safetensors", compute, _save))
 
-    def _saved(self, name: str, compute: Callable[[], Delta | RoundState]) -> Path:
-        path = self.folder / "stages" / f"{name}.safetensors"
-        if not path.is_file():
-            with self._measured(name, path):
-                compute().save(path)
+    def _kept(
+        self,
+        name: str,
+        suffix: str,
+        compute: Callable[[], Value],
+        write: Callable[[Path, Value], None],
+    ) -> Path:
+        """The file of a stage, made if it is not there.
+
+        Its costs are written just before it appears: a run that is killed in between computes the
+        stage again, and no finished stage lacks its costs.
+        """
+        path = self.folder / "stages" / f"{name}{suffix}"
+        if path.is_file():
+            return path
+        logger.info("%s ...", name)
+        start = time.perf_counter()
+        value = compute()
+        with atomic_path(path) as temporary:
+            write(temporary, value)
+            seconds = round(time.perf_counter() - start, 3)
+            cost = StageCost(seconds=seconds, bytes=temporary.stat().st_size)
+            Costs(stages={**Costs.load(self.folder).stages, name: cost}).save(self.folder)
         return path
 
     def write_case(self, case_id: int, value: Mapping[str, Any]) -> None:
@@ -94,15 +112,9 @@ class Run:
         """What was asked, with versions and hashes."""
         return dict(read_json(self.folder / "params.json"))
 
-    @contextmanager
-    def _measured(self, name: str, path: Path) -> Iterator[None]:
-        """Note what a stage takes, and what it leaves in its file."""
-        logger.info("%s ...", name)
-        start = time.perf_counter()
-        yield
-        seconds = round(time.perf_counter() - start, 3)
-        cost = StageCost(seconds=seconds, bytes=path.stat().st_size)
-        Costs(stages={**Costs.load(self.folder).stages, name: cost}).save(self.folder)
+
+def _save(path: Path, value: Delta | RoundState) -> None:
+    value.save(path)
 
 
 def open_run(root: Path, editor: str, params: Mapping[str, Any], *, fresh: bool = False) -> Run:

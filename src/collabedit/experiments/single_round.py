@@ -8,47 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
-
-from collabedit.collaboration import distances, edit_alone, merge_edits
+from collabedit.collaboration import Merged, distances, edit_alone, merge_edits
 from collabedit.experiments.runs import Run
 from collabedit.experiments.study import (
     Measured,
     Study,
-    StudySettings,
     deal,
     different_records,
+    known_norms,
     open_study,
     requests_of,
     summary_of,
 )
-from collabedit.merging import Merges, resolve_method
+from collabedit.merging import resolve_method
 from collabedit.messages import Delta
 from collabedit.parties import Party
 from collabedit.parties.in_process import secure_aggregation_of
 from collabedit.requests import Record
+from collabedit.settings import SingleRoundSettings
 
-__all__ = ["SingleRoundSettings", "case_of", "edit_and_measure", "single_round", "write_cases"]
-
-
-class SingleRoundSettings(StudySettings):
-    """What a single-round run depends on.
-
-    Attributes:
-        secure_aggregation: merge under secure aggregation, all parties in this process.
-    """
-
-    secure_aggregation: bool = False
-
-    @model_validator(mode="after")
-    def _sums_suffice(self) -> SingleRoundSettings:
-        hidden = [n for n in self.merge if resolve_method(n).merges is Merges.UPDATES]
-        if self.secure_aggregation and hidden:
-            raise ValueError(
-                f"{', '.join(hidden)} need each party's own update, which secure aggregation "
-                "hides; use --merge CollabEdit,GLOBAL"
-            )
-        return self
+__all__ = ["case_of", "edit_and_measure", "single_round", "write_cases"]
 
 
 def single_round(
@@ -88,23 +67,24 @@ def edit_and_measure(study: Study, shares: Sequence[Sequence[Record]], before: M
         before: what was measured of them on the unedited model.
     """
     parties, records = study.parties(requests_of(shares)), different_records(shares)
-    deltas: dict[str, Delta] = {}
+    merged: dict[str, Merged] = {}
     after: dict[str, Measured] = {}
     for name in study.settings.merge:
-        deltas[name] = _merged(study, name, parties)
-        with study.model.edited(deltas[name].changes):
+        merged[name] = _merged(study, name, parties)
+        with study.model.edited(merged[name].delta.changes):
             after[name] = study.measure(name, records)
     write_cases(study.run, records, before, after)
     return study.finish(
         {
             "unedited": summary_of(before),
             "methods": {name: summary_of(measured) for name, measured in after.items()},
-            "delta_relative_to_global": distances(deltas),
+            "delta_relative_to_global": distances({n: m.delta for n, m in merged.items()}),
+            "residual_norms": known_norms({n: dict(m.residual_norms) for n, m in merged.items()}),
         }
     )
 
 
-def _merged(study: Study, name: str, parties: Sequence[Party]) -> Delta:
+def _merged(study: Study, name: str, parties: Sequence[Party]) -> Merged:
     config, priors, run = study.config, study.priors, study.run
 
     def own_deltas() -> dict[str, Delta]:
@@ -115,13 +95,12 @@ def _merged(study: Study, name: str, parties: Sequence[Party]) -> Delta:
             for index, party in enumerate(parties)
         }
 
-    def compute() -> Delta:
+    def compute() -> Merged:
         steps = study.settings.after_merge
         method = resolve_method(name)
-        merged = merge_edits(method, parties, config, priors, own_deltas, after_merge=steps)
-        return merged.delta
+        return merge_edits(method, parties, config, priors, own_deltas, after_merge=steps)
 
-    return run.delta_stage(f"deltas/{name}", compute)
+    return study.merged(name, compute)
 
 
 def write_cases(

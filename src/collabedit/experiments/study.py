@@ -1,4 +1,4 @@
-"""What all studies share: their settings, the model and priors they work with, their measures."""
+"""What all studies share: the model and priors they work with, their measures."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar, cast
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from typing import Any, TypedDict, cast
 
 from collabedit.algebra import Prior
+from collabedit.collaboration import Merged
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
 from collabedit.editing import default_contexts, sample_contexts
-from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters, resolve_editor
-from collabedit.errors import InputError, one_line
+from collabedit.editors import Contexts
+from collabedit.errors import InputError
 from collabedit.evaluation import (
     CaseResult,
     OpenAIJudge,
@@ -35,158 +27,30 @@ from collabedit.evaluation import (
     summarise,
 )
 from collabedit.experiments.runs import Run, open_run
-from collabedit.merging import AfterMergeStep, resolve_method
-from collabedit.messages import Covariance, RoundConfig, Schedule, SecureAggregation
+from collabedit.messages import Covariance, Delta, RoundConfig, Schedule, SecureAggregation
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round, round_on
 from collabedit.parties.in_process import parties_of
-from collabedit.reporting.results import RunResult
+from collabedit.reporting.results import ResidualNorms, RunResult
 from collabedit.requests import EditRequest, Record
-from collabedit.rounds import require_statistics, static_priors
-from collabedit.workers import ModelSource, SolvedByWorkers
+from collabedit.rounds import static_priors
+from collabedit.settings import CommonSettings, StudySettings
+from collabedit.workers import SolvedByWorkers
 
 __all__ = [
-    "ALL_METHODS",
-    "Beta",
-    "CommonSettings",
     "Loaded",
     "Measured",
-    "RunSettings",
     "Study",
-    "StudySettings",
     "deal",
     "described",
     "different_records",
+    "known_norms",
     "open_study",
     "parameters",
     "records_of",
     "requests_of",
     "summary_of",
 ]
-
-ALL_METHODS = ("CollabEdit", "GLOBAL", "SA", "TA", "TIES")
-
-#: Weight of earlier rounds' keys in the prior.
-Beta = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-Settings = TypeVar("Settings", bound="RunSettings")
-
-
-class RunSettings(BaseModel):
-    """What every run depends on.
-
-    Attributes:
-        model: what to load.
-        dataset: a data set's name or a file of records.
-        seed: of the choice of records, the contexts and all sampling.
-        hyperparameters: settings; the model's preset where not given.
-        covariance: file of the second moments; ``None`` collects them on text of the model's own.
-        dtype: type of the weights.
-        device: where to compute; the GPU where there is one by default.
-        trust_remote_code: run Python code that comes with the model.
-        memory_budget: bytes beyond the model's weights that one stage may take.
-        conversations: edit for conversations as well, as ``collabedit edit`` does; by default, in
-            the contexts of the papers.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    dataset: str = "worldfacts"
-    seed: int = 0
-    hyperparameters: Hyperparameters | None = None
-    covariance: Path | None = None
-    dtype: str = "float32"
-    device: str | None = None
-    trust_remote_code: bool = False
-    memory_budget: int | None = Field(default=None, ge=1)
-    conversations: bool = False
-
-    @classmethod
-    def checked(cls: type[Settings], **values: Any) -> Settings:
-        """Settings from what a user typed.
-
-        Raises:
-            InputError: when a value is out of range.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise InputError(f"settings: {one_line(error)}") from None
-
-    @property
-    def source(self) -> ModelSource:
-        """What the model is loaded from."""
-        return ModelSource(
-            self.model, self.dtype, self.device, self.memory_budget, self.trust_remote_code
-        )
-
-
-class CommonSettings(RunSettings):
-    """What every study depends on, whatever edits the model.
-
-    Attributes:
-        parties: number of parties.
-        edits_per_party: edits of each, one number for all or one a party.
-        shared: how many of each party's edits all parties hold.
-        limit: deal only the first so many records of the data set; all of them where not given.
-        merge: names of the methods to compare.
-        after_merge: what is done to every merged change, GLOBAL's too, in this order.
-        partition: ``iid`` or ``relation``.
-        heldout: a text file whose perplexity is measured.
-        answers: records, chosen at random, that the model is asked for, so that what it writes is
-            measured as well; 0 for none.
-        generations: whether all records are asked for, and the fluency and consistency of longer
-            texts measured, which takes longer than all other measures.
-        judge: address of an OpenAI-compatible server that grades the answers; nobody by default.
-        judge_model: the judge's name there.
-    """
-
-    parties: int = Field(default=4, ge=1)
-    edits_per_party: int | tuple[int, ...] = 8
-    shared: int = Field(default=0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
-    merge: tuple[str, ...] = Field(default=ALL_METHODS, min_length=1)
-    after_merge: tuple[AfterMergeStep, ...] = ()
-    partition: str = "iid"
-    heldout: Path | None = None
-    answers: int = Field(default=16, ge=0)
-    generations: bool = False
-    judge: str | None = None
-    judge_model: str = "default"
-
-    @field_validator("merge")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(resolve_method(name).name for name in names))
-
-    @field_validator("after_merge")
-    @classmethod
-    def _known_steps(cls, steps: tuple[AfterMergeStep, ...]) -> tuple[AfterMergeStep, ...]:
-        return tuple(step.checked() for step in steps)
-
-
-class StudySettings(CommonSettings):
-    """What a study with one editor depends on.
-
-    Attributes:
-        editor: name of the editor.
-        schedule: how residuals reach the layers.
-    """
-
-    editor: str = DEFAULT_EDITOR
-    schedule: Schedule = Schedule.LAYERWISE
-
-    @field_validator("editor")
-    @classmethod
-    def _known_editor(cls, name: str) -> str:
-        return resolve_editor(name).name
-
-    @model_validator(mode="after")
-    def _mergeable(self) -> StudySettings:
-        for name in self.merge:
-            require_statistics(resolve_editor(self.editor), resolve_method(name))
-        return self
 
 
 class Measured(TypedDict):
@@ -373,6 +237,25 @@ class Study:
         """Measure the model as it is now; a finished stage is not computed again."""
         return self.loaded.measure(self.run, stage, records)
 
+    def merged(self, name: str, compute: Callable[[], Merged]) -> Merged:
+        """The delta of a merge and its residual norms: read when finished, computed otherwise.
+
+        Args:
+            name: of the stage.
+            compute: merges.
+        """
+        facts = f"facts/{name}"
+
+        def kept() -> Delta:
+            merged = compute()
+            norms = dict(merged.residual_norms)
+            self.run.json_stage(facts, lambda: {"residual_norms": norms})
+            return merged.delta
+
+        delta = self.run.delta_stage(f"deltas/{name}", kept)
+        about = self.run.json_stage(facts, dict[str, Any])  # not known where only the delta is kept
+        return Merged(delta, residual_norms=about.get("residual_norms", {}))
+
     def finish(self, summary: Mapping[str, Any]) -> Run:
         """Write the summary, with the settings, and return the run."""
         params = self.run.params()
@@ -471,6 +354,11 @@ def records_of(shares: Sequence[Sequence[Record]]) -> list[Record]:
 def requests_of(shares: Sequence[Sequence[Record]]) -> list[list[EditRequest]]:
     """The requests of each party's records."""
     return [[record.request for record in share] for share in shares]
+
+
+def known_norms(norms: Mapping[str, ResidualNorms]) -> dict[str, ResidualNorms]:
+    """Residual norms by method; methods that merge finished updates know none."""
+    return {name: own for name, own in norms.items() if own}
 
 
 def summary_of(measured: Measured) -> dict[str, Any]:

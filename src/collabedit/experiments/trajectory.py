@@ -55,7 +55,7 @@ class Trajectory:
     ) -> Iterator[RoundState]:
         """The state after each round; finished rounds are read from the run.
 
-        Targets are found anew on the model that the earlier rounds left.
+        Targets are optimised on the model that the earlier rounds left.
 
         Args:
             study: the open study.

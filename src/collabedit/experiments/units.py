@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from collabedit.experiments.runs import Run
-from collabedit.experiments.study import CommonSettings, Loaded
+from collabedit.experiments.study import Loaded
 from collabedit.files import atomic_path
 from collabedit.reporting.results import Costs
+from collabedit.settings import CommonSettings
 from collabedit.workers import resident_model
 
 __all__ = ["Unit", "do_on_workers", "resident"]

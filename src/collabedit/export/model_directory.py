@@ -35,6 +35,7 @@ from collabedit.files import (
 )
 from collabedit.messages import Delta
 from collabedit.models.language_model import LanguageModel
+from collabedit.models.quiet import without_progress_bars
 from collabedit.parties import apply_delta
 
 __all__ = [
@@ -217,6 +218,7 @@ def _write_card(
     write_json(staged / RECORD, {**record, "files": [*saved_files(staged), RECORD]})
 
 
+@without_progress_bars()
 def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
     original = original_directory(model)
     if original is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition
@@ -17,10 +16,12 @@ from collabedit.errors import InputError
 from collabedit.federation.deployment import Deployment
 from collabedit.federation.folder import Report, Settings
 from collabedit.federation.running import open_rounds, run_round_on, wait_for_parties
+from collabedit.federation.tables import KINDS, shares
 from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, Delta, Gate, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, new_round, stored_secret
+from collabedit.reporting.table import Column, Row, Table
 from collabedit.requests import Record
 from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
@@ -105,7 +106,7 @@ def run_demo(out: Path, settings: DemoSettings, schedules: Sequence[Schedule]) -
             report = _over_network(session, out, config, settings.parties)
             reports[schedule] = (report, time.monotonic() - began)
     outcomes = _compare(out, model, shares, rounds, covariance, reports, started)
-    show.print(_table(outcomes, settings))
+    show.print(_table(outcomes, settings).rich())
     show.print(_LEGEND.format(out=out), highlight=False, markup=False)
     _say(started, "done")
     return 0 if all(outcome.equal for outcome in outcomes.values()) else 1
@@ -192,25 +193,24 @@ def _compare(
 
 def _table(outcomes: Mapping[Schedule, _Outcome], settings: DemoSettings) -> Table:
     edits = settings.parties * settings.edits_per_party
-    table = Table(
-        title=f"{edits} edits of {settings.parties} organisations, {settings.model}, mutual TLS",
-        title_justify="left",
-    )
-    for heading in ("schedule", "outcome", "rewrite", "paraphrase", "neighborhood"):
-        table.add_column(heading)
-    for heading in ("sent", "received", "seconds", "in one process", "same bits"):
-        table.add_column(heading, justify="right")
-    for schedule, outcome in outcomes.items():
-        report = outcome.report
-        hits = [report.hits.get(kind) for kind in ("rewrite", "paraphrase", "neighborhood")]
-        table.add_row(
-            schedule.value,
-            report.status,
-            *("" if h is None else f"{h.before} → {h.after} of {h.of}" for h in hits),
-            f"{report.sent / 1e6:.1f} MB",
-            f"{report.received / 1e6:.1f} MB",
-            f"{outcome.seconds:.0f}",
-            f"{outcome.seconds_in_process:.0f}",
-            "yes" if outcome.equal else "NO",
-        )
-    return table
+    title = f"{edits} edits of {settings.parties} organisations, {settings.model}, mutual TLS"
+    rows: list[Row] = [
+        {
+            "schedule": schedule.value,
+            "outcome": outcome.report.status,
+            **shares(outcome.report),
+            "sent": f"{outcome.report.sent / 1e6:.1f} MB",
+            "received": f"{outcome.report.received / 1e6:.1f} MB",
+            "seconds": outcome.seconds,
+            "in one process": outcome.seconds_in_process,
+            "same bits": "yes" if outcome.equal else "NO",
+        }
+        for schedule, outcome in outcomes.items()
+    ]
+    columns = [
+        *map(Column.words, ("schedule", "outcome", *KINDS)),
+        *map(Column.number, ("sent", "received")),
+        *(Column.number(key, decimals=0) for key in ("seconds", "in one process")),
+        Column.number("same bits"),
+    ]
+    return Table.of(title, columns, rows)

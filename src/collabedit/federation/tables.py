@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-
-from rich.table import Table
 
 from collabedit.federation.folder import Report, RoundFolder
 from collabedit.messages import Hits
+from collabedit.messages.evaluation import Kind
+from collabedit.reporting.table import Column, Row, Table
 
-__all__ = ["report_lines", "rounds_table"]
+__all__ = ["KINDS", "report_lines", "rounds_table", "shares"]
+
+#: Of prompts.
+KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "neighborhood")
 
 
 def report_lines(folder: RoundFolder, report: Report) -> Iterator[str]:
@@ -31,27 +34,39 @@ def report_lines(folder: RoundFolder, report: Report) -> Iterator[str]:
 
 def rounds_table(rounds: Path) -> Table:
     """A row for each round of a folder."""
-    table = Table(title=str(rounds), title_justify="left")
-    for heading in ("round", "schedule", "status", "parties", "edits", "rewrite", "paraphrase"):
-        table.add_column(heading)
-    table.add_column("neighborhood")
-    table.add_column("sent / received", justify="right")
-    table.add_column("seconds", justify="right")
-    for folder in RoundFolder.all_in(rounds):
-        table.add_row(*_row(folder))
-    return table
+    words = ("schedule", "status", "parties")
+    columns = [
+        Column.name("round"),
+        *map(Column.words, words),
+        Column.number("edits"),
+        *map(Column.words, KINDS),
+        Column.number("sent / received"),
+        Column.number("seconds", decimals=0),
+    ]
+    return Table.of(str(rounds), columns, [_row(folder) for folder in RoundFolder.all_in(rounds)])
 
 
-def _row(folder: RoundFolder) -> Sequence[str]:
+def _row(folder: RoundFolder) -> Row:
     report = folder.report
     name = folder.path.name
     if report is None:
-        return (name, folder.config.schedule.value, "unfinished")
-    shares = [_share(report.hits.get(kind)) for kind in ("rewrite", "paraphrase", "neighborhood")]
-    traffic = f"{report.sent / 1e6:.1f} / {report.received / 1e6:.1f} MB"
-    parties = ", ".join(report.parties)
-    counts = (report.schedule, report.status, parties, str(report.edits))
-    return (name, *counts, *shares, traffic, f"{report.seconds:.0f}")
+        schedule = folder.config.schedule.value
+        return {"round": name, "schedule": schedule, "status": "unfinished"}
+    return {
+        "round": name,
+        "schedule": report.schedule,
+        "status": report.status,
+        "parties": ", ".join(report.parties),
+        "edits": report.edits,
+        **shares(report),
+        "sent / received": f"{report.sent / 1e6:.1f} / {report.received / 1e6:.1f} MB",
+        "seconds": report.seconds,
+    }
+
+
+def shares(report: Report) -> dict[str, str]:
+    """By kind of prompt, how many came out as they should, before and after."""
+    return {kind: _share(report.hits.get(kind)) for kind in KINDS}
 
 
 def _share(hits: Hits | None) -> str:

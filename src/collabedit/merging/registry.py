@@ -1,4 +1,4 @@
-"""The registry of merge methods: one decorated function in a file of its own each."""
+"""The registry of merge methods: each is one decorated function in its own file."""
 
 from __future__ import annotations
 

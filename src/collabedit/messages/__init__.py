@@ -4,6 +4,7 @@ Each message has ``to_bytes`` and ``from_bytes``, and ``save`` and ``load`` for 
 bytes. Nothing here needs a model.
 """
 
+from collabedit.editors import Schedule, parse_schedule
 from collabedit.messages.contribution import Contribution, ContributionMetadata
 from collabedit.messages.covariance import Covariance
 from collabedit.messages.decision import Decision, Policy, parse_policy
@@ -14,7 +15,7 @@ from collabedit.messages.fingerprint import Digest, Fingerprint
 from collabedit.messages.limits import Bounds, Gate
 from collabedit.messages.normaliser import Normaliser
 from collabedit.messages.opening import Joined, Opening
-from collabedit.messages.round import RoundConfig, Schedule, parse_schedule
+from collabedit.messages.round import RoundConfig
 from collabedit.messages.secure import (
     Advert,
     Confirmation,

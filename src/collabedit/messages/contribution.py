@@ -13,12 +13,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from collabedit.algebra import Factors
+from collabedit.editors import Schedule
 from collabedit.errors import ContributionError
 from collabedit.files import sha256_of_json, tensor_metadata
 from collabedit.messages.codec import TensorMessage
 from collabedit.messages.fingerprint import Digest, Fingerprint
 from collabedit.messages.metadata import ModelHeader, parse_header
-from collabedit.messages.round import RoundConfig, Schedule
+from collabedit.messages.round import RoundConfig
 from collabedit.messages.secure import digest_of
 
 __all__ = ["Contribution", "ContributionMetadata"]

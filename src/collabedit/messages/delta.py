@@ -14,12 +14,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from collabedit.algebra import LowRankUpdate, Missed
-from collabedit.editors import DEFAULT_EDITOR
+from collabedit.editors import DEFAULT_EDITOR, Schedule
 from collabedit.errors import RoundError
 from collabedit.merging import AfterMergeStep, apply_steps
 from collabedit.messages.codec import TensorMessage
 from collabedit.messages.metadata import ModelHeader, parse_header
-from collabedit.messages.round import RoundConfig, Schedule
+from collabedit.messages.round import RoundConfig
 
 __all__ = ["Delta", "DeltaMetadata", "low_rank_updates", "packed_updates"]
 

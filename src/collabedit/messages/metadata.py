@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from collabedit._version import __version__
-from collabedit.errors import CollabEditError, one_line
+from collabedit.errors import CollabEditError, one_line, shown
 from collabedit.files import utc_now
 
 __all__ = ["Header", "ModelHeader", "parse_header"]
@@ -66,9 +66,10 @@ def parse_header(
     """
     expected = kind.model_fields["format"].default, kind.model_fields["version"].default
     found = values.get("format"), values.get("version")
-    if found != expected and found not in kind.earlier:
+    known: dict[tuple[str, int], Mapping[str, str]] = {expected: {}, **kind.earlier}
+    renamed = next((names for format_, names in known.items() if format_ == found), None)
+    if renamed is None:
         raise error_type(f"{source}: {_unknown(found, expected, kind)}")
-    renamed = kind.earlier.get(found, {})  # type: ignore[arg-type]
     current = {renamed.get(name, name): value for name, value in values.items()}
     current["format"], current["version"] = expected
     try:
@@ -78,10 +79,10 @@ def parse_header(
 
 
 def _unknown(found: tuple[Any, Any], expected: tuple[str, int], kind: type[Header]) -> str:
-    if found[0] in {expected[0], *(name for name, _ in kind.earlier)}:
+    if found[0] in (expected[0], *(name for name, _ in kind.earlier)):  # it may be unhashable
         return (
-            f"version {found[1]} of {found[0]} is not known to collabedit {__version__}; "
+            f"version {shown(found[1])} of {found[0]} is not known to collabedit {__version__}; "
             "upgrade collabedit"
         )
-    name = "not given" if found[0] is None else repr(found[0])
+    name = "not given" if found[0] is None else shown(found[0])
     return f"not a {expected[0]} file (its format is {name})"

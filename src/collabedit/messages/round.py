@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
@@ -14,6 +13,7 @@ from collabedit.editors import (
     Contexts,
     Editor,
     Hyperparameters,
+    Schedule,
     resolve_editor,
     validate_contexts,
 )
@@ -24,38 +24,11 @@ from collabedit.messages.limits import Bounds, Gate
 from collabedit.messages.metadata import ModelHeader
 from collabedit.messages.secure import SecureAggregation
 
-__all__ = ["RoundConfig", "Schedule", "parse_schedule"]
+__all__ = ["RoundConfig"]
 
 
 #: Fields without which a round has the hash that it had before they were thought of.
 _OPTIONAL = ("secure_aggregation", "bounds", "gate")
-
-
-class Schedule(str, Enum):
-    """How residuals reach the layers."""
-
-    LAYERWISE = "layerwise"
-    """Layer by layer; the residual is measured again after the lower ones changed (MEMIT)."""
-
-    ONE_SHOT = "one-shot"
-    """Every layer from the unedited model; one exchange in all (the paper's code)."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> Schedule | None:
-        """The name that files of version 1 use, and that the command line still takes."""
-        return cls.LAYERWISE if value == "sequential" else None
-
-
-def parse_schedule(name: str) -> Schedule:
-    """A schedule from its name; ``sequential`` is another name of ``layerwise``.
-
-    Raises:
-        UnknownNameError: when there is none of that name.
-    """
-    try:
-        return Schedule(name.strip().lower())
-    except ValueError:
-        raise UnknownNameError("schedule", name, [s.value for s in Schedule]) from None
 
 
 class RoundConfig(JsonMessage, ModelHeader):

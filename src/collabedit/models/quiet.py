@@ -1,4 +1,4 @@
-"""Silence for what ``transformers`` prints while it loads; our own messages say what users need."""
+"""Silence for what ``transformers`` prints while it loads and saves; our own messages suffice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quiet_transformers"]
+__all__ = ["quiet_transformers", "without_progress_bars"]
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of ``transformers`` within the block, which would break our display.
+
+    Its warnings stay.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 @contextmanager
@@ -18,13 +35,10 @@ def quiet_transformers() -> Iterator[None]:
     """
     from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity(logging.ERROR)
     try:
-        yield
+        with without_progress_bars():
+            yield
     finally:
         transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -28,7 +28,9 @@ def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureA
         RoundError: when there are fewer than two parties.
     """
     if len(sizes) < 2:
-        raise RoundError("secure aggregation needs two or more parties; one has nothing to hide in")
+        raise RoundError(
+            "secure aggregation needs two or more parties; one alone has no others to hide among"
+        )
     structure = model.structure
     dense = cheaper_dense(structure.mlp_size, structure.hidden_size, sum(sizes))
     return SecureAggregation(

@@ -53,7 +53,7 @@ def new_round(
         contexts: template groups; :func:`collabedit.editing.default_contexts` by default.
         seed: of that sampling.
         state: what earlier rounds left, where this is not the first one.
-        secure_aggregation: how the coordinator learns sums only, if it shall.
+        secure_aggregation: how the coordinator learns only sums; none by default.
         bounds: what a contribution may be at most.
         gate: what the parties' trials of the merged model must show.
 
@@ -156,7 +156,7 @@ def check_round_model(config: RoundConfig, model: LanguageModel) -> None:
     dtype = str(model.dtype).removeprefix("torch.")
     if dtype != config.dtype:
         raise RoundError(
-            f"the round edits {config.model} in {config.dtype}; load it so, not {dtype}"
+            f"the round edits {config.model} in {config.dtype}; load it in that type, not {dtype}"
         )
     if model.fingerprint(model.weight_names(config.layers)) != config.model_sha256:
         raise RoundError(

@@ -66,8 +66,8 @@ class Party:
         skip_known: skip edits whose new object the unedited model already gives, after the bare
             prompt, at least this mean probability per token.
         fingerprint_key: add fingerprints of the edits under this key, which all parties share.
-        decision: leave out the edits that it names; it goes by the fingerprints of those that are
-            not skipped.
+        decision: leave out the edits that it names; it identifies them by the fingerprints
+            of those that are not skipped.
         name: what the party calls itself in its contributions; may be empty.
         secure: its half of the summations, in a round with secure aggregation.
         secret: what its commitment to the edits is made with; the same in all exchanges of a
@@ -75,7 +75,7 @@ class Party:
 
     Raises:
         RequestError: when it has no requests, or a text of one does not fit the model.
-        InputError: when the threshold or the key cannot be used, or the decision has no key.
+        InputError: when the threshold or the key is unusable, or a decision comes without a key.
         RoundError: when the model is not the round's.
     """
 
@@ -217,8 +217,8 @@ class Party:
     def prepare(self, solve: Solve | None = None) -> None:
         """Settle which edits take part, and find their targets or features on the unedited model.
 
-        What is known, and where a target lies, must not depend on when this happens: a model that
-        carries merged layers would give other targets. Does nothing the second time.
+        What the model knows, and the targets, must not depend on when this runs: a model that
+        carries merged layers would give other targets. A second call does nothing.
 
         Args:
             solve: finds the targets elsewhere, such as on workers.
@@ -286,7 +286,7 @@ class Party:
             kept = asked.kind is RequestKind.ACCEPT
             return Settled(round_sha256=self.config.sha256, kept=kept).to_bytes()
         self.prepare()
-        if self._secure is not None:  # how many edits it has is nobody's business either
+        if self._secure is not None:  # the number of its edits is private too
             return Ready(round_sha256=self.config.sha256, edits=0).to_bytes()
         ready = Ready(
             round_sha256=self.config.sha256, edits=len(self.requests), skipped=self.skipped
@@ -443,7 +443,7 @@ class Party:
 
     @property
     def _commitment(self) -> str:
-        """HMAC-SHA256 of the round, the name and the edits: without the secret it says nothing."""
+        """HMAC-SHA256 of round, name and edits: without the secret it reveals nothing."""
         edits = [(r.prompt, r.subject, r.target_new) for r in self.requests]
         bound = json.dumps([self.config.sha256, self.name, edits]).encode()
         return hmac.new(self._secret, bound, "sha256").hexdigest()
@@ -507,7 +507,7 @@ class Party:
 
 
 def checked_threshold(skip_known: float | None) -> float | None:
-    """A threshold for skipping what is known, if there is one.
+    """A threshold for skipping known edits, if there is one.
 
     Raises:
         InputError: when it is not a probability above 0.

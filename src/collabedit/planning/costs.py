@@ -183,7 +183,7 @@ def estimate(shape: ModelShape, work: Workload) -> dict[str, Cost]:
 
     Args:
         shape: of the model.
-        work: what is to be done.
+        work: the work to estimate.
     """
     beside = {
         "load": 0.0,

@@ -20,8 +20,8 @@ def with_peak_memory(function: Callable[[], Result]) -> tuple[Result, int]:
     """Run a function; also return by how many bytes the process outgrew its size at the start.
 
     On Linux the kernel's record of the peak is reset first, so earlier peaks do not matter and
-    tensors that already lie in memory do not count. Elsewhere the record cannot be reset: what
-    stays below an earlier peak counts as nothing.
+    tensors already in memory do not count. Elsewhere the record cannot be reset: what
+    stays below an earlier peak counts as zero.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # memory freed but kept would hide new allocations

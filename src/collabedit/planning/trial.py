@@ -18,6 +18,7 @@ from collabedit.editing import measure, optimise_targets
 from collabedit.evaluation import evaluate
 from collabedit.messages import Schedule
 from collabedit.models import LanguageModel
+from collabedit.models.quiet import without_progress_bars
 from collabedit.parties import fine_tune
 from collabedit.planning.costs import Cost, ModelShape, Workload, estimate
 from collabedit.planning.machine import resident, with_peak_memory
@@ -103,7 +104,7 @@ def run_trial(
 
     Args:
         load: loads the model.
-        work: what is to be done in the end.
+        work: the work that the trial stands in for.
         edits: how many to make.
         tokens: of the covariance.
     """
@@ -144,7 +145,7 @@ class _Stages:
 
 
 def _second_moment(model: LanguageModel, work: Workload) -> Mapping[str, torch.Tensor]:
-    """Made definite, which so few tokens do not make it."""
+    """A definite version of the matrix: so few tokens leave it singular."""
     corpus: Any = SelfCorpus(0) if work.own_text else TextCorpus("worldfacts", {}, _sentences)
     collected = collect(
         model, work.hyperparameters.layers, corpus, tokens=work.tokens, say=lambda _: None
@@ -183,7 +184,7 @@ def _solved(
 
 
 def _save(model: LanguageModel) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, without_progress_bars():
         model.hf.save_pretrained(Path(scratch) / "model")
 
 

@@ -25,7 +25,7 @@ __all__ = [
     "weighted_energy",
 ]
 
-#: Singular values below this share of the largest span nothing.
+#: Singular values below this share of the largest count as zero.
 _RANK = 1e-10
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
@@ -48,7 +48,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Curve:
-    """How well scores tell members from non-members.
+    """How well scores separate members from non-members.
 
     Attributes:
         false_positives: rates, rising, of the ROC curve.
@@ -70,7 +70,7 @@ class Curve:
 
 
 def span_energy(columns: Tensor, candidates: Tensor) -> Tensor:
-    """Share of each candidate that lies in a span, 1 for all that it holds.
+    """Share of each candidate that lies in a span, 1 for those it contains.
 
     Args:
         columns: ``[d, r]``, which span it.

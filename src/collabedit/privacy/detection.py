@@ -89,7 +89,7 @@ def detect(updates: Mapping[str, ContributionMetadata]) -> Detection:
     """Find the questions that several edits answer.
 
     Args:
-        updates: by a name for each party; their order is what :func:`decide` goes by.
+        updates: by a name for each party; their order matters to :func:`decide`.
 
     Raises:
         ContributionError: when a contribution carries no fingerprints, or some of another key.
@@ -153,7 +153,7 @@ def decide(detection: Detection, policy: Policy, prefer: str | None = None) -> D
     for party, prints in detection.fingerprints.items():
         places = _surplus(party, prints, stays)
         identity = identify(prints)
-        # Parties with the very same edits cannot be told apart: one keeps what stays, and nothing
+        # Parties with identical edits cannot be distinguished: one keeps what stays, and nothing
         # is left of the others.
         leave_out[identity] = min(places, leave_out.get(identity, places), key=len)
     return Decision(policy=policy, leave_out=leave_out)
@@ -181,7 +181,7 @@ def _check_comparable(updates: Mapping[str, ContributionMetadata]) -> None:
     for party, about in updates.items():
         if not about.fingerprints:
             raise ContributionError(
-                f"{party}: no fingerprints in it; make it with 'collabedit update "
+                f"{party}: no fingerprints in it; make it with 'collabedit contribute "
                 "--fingerprint-key FILE'"
             )
         if about.fingerprint_key_id != updates[first].fingerprint_key_id:

@@ -48,7 +48,7 @@ def fingerprint(request: EditRequest, key: bytes) -> Fingerprint:
 
 
 def key_id(key: bytes) -> str:
-    """Tells whether two parties used the same key, and nothing else about it."""
+    """Shows whether two parties used the same key, and reveals nothing else about it."""
     return _digest(key, "collabedit.key")
 
 

@@ -240,7 +240,8 @@ class MethodsResult(RunResult):
         methods: metrics of each edited model.
         delta_relative_to_global: by method, the largest over layers of
             ``|D - D_GLOBAL| / |D_GLOBAL|``.
-        residual_norms: by method.
+        residual_norms: by method, ``|R|`` (Frobenius) of all parties' residuals by weight name, in
+            the last round if there are several; absent for methods that merge finished updates.
     """
 
     methods: dict[str, Metrics]
@@ -377,6 +378,7 @@ class EditorPart(_Part):
         run: folder of its single round, below the comparison's.
         methods: metrics of each edited model.
         delta_relative_to_global: as in a single round.
+        residual_norms: likewise.
     """
 
     editor: str
@@ -385,6 +387,7 @@ class EditorPart(_Part):
     run: str = ""
     methods: dict[str, Metrics]
     delta_relative_to_global: dict[str, float] = {}
+    residual_norms: dict[str, ResidualNorms] = {}
 
     def rows(self) -> list[Row]:
         """One row a method."""

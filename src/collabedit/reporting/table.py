@@ -73,6 +73,11 @@ class Column:
         return cls(key, key, is_name=True, once=once)
 
     @classmethod
+    def number(cls, key: str, decimals: int | None = None) -> Column:
+        """A column of numbers, under its key."""
+        return cls(key, key, decimals=decimals)
+
+    @classmethod
     def of(cls, metric: Metric) -> Column:
         """The column of a registered metric."""
         return cls(
@@ -163,10 +168,17 @@ class Table:
     sections: Sequence[Section]
     note: str = ""
 
+    @classmethod
+    def of(
+        cls, title: str, columns: Sequence[Column], *sections: Sequence[Row], note: str = ""
+    ) -> Table:
+        """A table of rows, in groups, none compared with another."""
+        return cls(title, columns, [section(columns, rows) for rows in sections], note)
+
     def rich(self) -> RichTable:
         """The table for the terminal."""
         table = RichTable(
-            title=escape_markup(self.title),
+            title=escape_markup(self.title) or None,
             title_justify="left",
             caption=escape_markup(self.note) or None,
             caption_justify="left",

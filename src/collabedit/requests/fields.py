@@ -49,7 +49,7 @@ class Fields:
         self._read.update(names)
 
     def unread(self) -> Iterator[str]:
-        """Names of the fields that nobody asked for, nested ones with a dot."""
+        """Names of the fields that were never read, nested ones with a dot."""
         for name in self.values:
             if name in self._nested:
                 inner = {unread for fields in self._nested[name] for unread in fields.unread()}

@@ -1,4 +1,4 @@
-"""From a file's text to its records as decoded objects, each with the place it stands at."""
+"""From a file's text to its records as decoded objects, each with its location."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Located:
 
     Attributes:
         value: the decoded object.
-        where: its place, such as ``record 3`` or ``line 5, record 3``.
+        where: its location, such as ``record 3`` or ``line 5, record 3``.
         fault: why it could not be decoded, if so.
     """
 
@@ -47,7 +47,7 @@ def source_name(path: str | os.PathLike[str]) -> str:
 def read_objects(path: str | os.PathLike[str]) -> list[Located]:
     """Read the records of a JSON, JSON Lines, CSV or TSV file, or of standard input.
 
-    The content tells which it is; only tables may need their suffix.
+    The content decides which it is; only tables may need their suffix.
 
     Raises:
         InputError: when the file cannot be read, or is none of these.

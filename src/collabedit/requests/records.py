@@ -22,7 +22,7 @@ class EditRequest:
         case_id: identifies the request among those of one file.
         prompt: text with exactly one ``{}`` in the subject's place.
         subject: what the fact is about.
-        target_new: the object that the edited model shall say, without a leading space.
+        target_new: the object that the edited model should say, without a leading space.
         target_true: the object that the unedited model says, where known.
         relation_id: the relation's name (a Wikidata property), where known.
         question: the prompt as a natural question that names the subject, where it is a cloze.

@@ -49,8 +49,8 @@ class RequestFile:
         source: what messages call it.
         records: the good records.
         formats: how many records came in each form, by the form's name.
-        faults: one line for each bad record, with its place.
-        warnings: what is allowed and worth knowing: repeated records, fields without a meaning.
+        faults: one line for each bad record, saying where it is.
+        warnings: what is accepted but worth knowing: repeated records, unknown fields.
     """
 
     source: str
@@ -63,7 +63,7 @@ class RequestFile:
         """The good records; what is odd about the source is logged as a warning.
 
         Args:
-            skip_bad: go on without the bad ones, and say how many they are.
+            skip_bad: skip the bad ones, and say how many there are.
 
         Raises:
             RequestError: when records are bad and not to be skipped, or when none is good.
@@ -78,7 +78,7 @@ class RequestFile:
         return list(self.records)
 
     def problem(self, *, skip_bad: bool = False) -> str | None:
-        """Why the records cannot be used, or ``None``."""
+        """Why the records are unusable, or ``None``."""
         if self.faults and not skip_bad:
             return self.complaint
         if self.records:
@@ -121,12 +121,12 @@ def load_records(
 
     Args:
         path: a JSON, JSON Lines, CSV or TSV file, or ``-`` for standard input.
-        skip_bad: go on without records that cannot be used, and say how many they are.
+        skip_bad: skip unusable records, and say how many there are.
         allow_contradictions: see :func:`read_requests`.
 
     Raises:
         InputError: when the file cannot be read or is none of these.
-        RequestError: when records cannot be used; the message names the file, each record and the
+        RequestError: when records are unusable; the message names the file, each record and the
             remedy.
     """
     found = read_requests(path, allow_contradictions=allow_contradictions)
@@ -154,7 +154,7 @@ def parse_record(item: Any, index: int, source: str) -> Record:
 
     Args:
         item: the decoded JSON object.
-        index: its place in the file, which is also its case id where it names none.
+        index: its position in the file, and its case id if it has none.
         source: what to call the file in messages.
 
     Raises:
@@ -174,11 +174,11 @@ def as_records(facts: Facts, *, skip_bad: bool = False) -> list[Record]:
 
     Args:
         facts: a path, one fact, or several: dictionaries in any request form, requests, records.
-        skip_bad: go on without facts that cannot be used, and say how many they are.
+        skip_bad: skip unusable facts, and say how many there are.
 
     Raises:
         InputError: when a file cannot be read, or ``facts`` is something else.
-        RequestError: when a fact cannot be used.
+        RequestError: when a fact is unusable.
     """
     if isinstance(facts, str | os.PathLike):
         return load_records(facts, skip_bad=skip_bad)
@@ -193,7 +193,7 @@ def as_records(facts: Facts, *, skip_bad: bool = False) -> list[Record]:
 
 @dataclass(frozen=True)
 class _Parsed:
-    """The records of one object, its place, its form, and its fields that have no meaning."""
+    """The records of one object, where it is, its form, and its unknown fields."""
 
     index: int
     records: tuple[Record, ...]
@@ -286,7 +286,7 @@ class _Checks:
         self._contradictory: list[str] = []
 
     def accept(self, record: Record, where: str, index: int) -> bool:
-        """Whether a record goes with those before it; if not, it becomes a fault."""
+        """Whether a record agrees with those before it; if not, it becomes a fault."""
         fault = self._fault(record, where)
         if fault is not None:
             self._faults.setdefault(index, fault)

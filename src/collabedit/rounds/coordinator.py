@@ -41,13 +41,13 @@ class Coordinator:
         priors: ``A0`` by weight name (:func:`collabedit.rounds.static_priors`).
         method: how to merge.
         options: of the method; its defaults where not given.
-        ledger: of the exchanges that are finished already, to go on from.
+        ledger: of the exchanges that are already finished, to continue from.
         normaliser: of the features of earlier rounds, where the editor normalises features.
 
     Attributes:
         ledger: of the finished exchanges.
         normaliser: of the features of this and earlier rounds; ``None`` until the parties have
-            told of theirs.
+            sent theirs.
 
     Raises:
         RoundError: when a prior is missing or of another width, when the ledger is of another
@@ -94,7 +94,7 @@ class Coordinator:
 
     @property
     def aggregates_securely(self) -> bool:
-        """Whether it learns sums only; GLOBAL's single party has nothing to hide in."""
+        """Whether it learns only sums; GLOBAL's single party has no others to hide among."""
         return self.config.secure_aggregation is not None and self.method.name != POOLED
 
     @property
@@ -309,7 +309,7 @@ class Coordinator:
         for name, own in parts.items():
             factors = [part for part in own if isinstance(part, Factors)]
             if len(factors) < len(own):
-                logger.warning("%s: sums in dense form don't tell which edits miss", name)
+                logger.warning("%s: sums in dense form don't show which edits miss", name)
                 continue
             found = missed(merged[name], factors)
             if found.count:
@@ -367,7 +367,7 @@ class Coordinator:
             parties: number of parties behind them.
             edits: number of their edits.
             keys: by weight name, the keys that they wrote, where they are known.
-            residual_norms: by weight name, likewise.
+            residual_norms: by weight name.
         """
         delta = self._delta(changes, parties, edits)
         self.ledger = self.ledger.after((), delta, keys or {}, residual_norms or {})
@@ -383,7 +383,7 @@ def require_sum(config: RoundConfig, method: MergeMethod) -> None:
     if config.secure_aggregation is not None and method.merges is Merges.UPDATES:
         raise RoundError(
             f"{method.name} merges each party's own update, which secure aggregation hides; "
-            "CollabEdit needs the sum only"
+            "CollabEdit needs only the sum"
         )
     if config.secure_aggregation is not None and config.rules.normalises:
         raise RoundError(

@@ -1,4 +1,4 @@
-"""What a coordinator remembers of a round, and what a restarted one goes on from."""
+"""What a coordinator remembers of a round, and where a restarted one continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Entry(BaseModel):
         party: what the coordinator calls it.
         sha256: digest of its contribution.
         commitment: to its edits; empty in contributions of version 1.
-        edits: number of its edits; 0 under secure aggregation, which tells the sum only.
+        edits: number of its edits; 0 under secure aggregation, which reveals only the sum.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -123,7 +123,7 @@ class Ledger(TensorMessage):
         return tuple(entries.values())
 
     def check_entries(self, entries: Mapping[str, Entry]) -> None:
-        """Check entries likewise, by a name for each party that errors can use."""
+        """Run the same checks on entries, by a name for each party that errors can use."""
         _check_distinct(entries)
         if self.exchanges:
             self._check_same_parties(entries)
@@ -160,7 +160,7 @@ class Ledger(TensorMessage):
             entries: who took part.
             delta: what is merged with it.
             keys: of its weights.
-            residual_norms: likewise.
+            residual_norms: of its weights.
         """
         merged = len(self.delta.changes)
         layers = delta.metadata.layers[merged:]

@@ -33,7 +33,7 @@ class Dropout(str, Enum):
     """The round stops with nothing merged."""
 
     RESTART = "restart"
-    """The round goes on without the party; exchanges that it took part in are merged again
+    """The round continues without the party; exchanges that it took part in are merged again
     without it, so that the result is exact for those who remain. Not under secure aggregation,
     where the difference of two sums would show the party that left."""
 
@@ -62,7 +62,7 @@ def run_round(
         on_dropout: what happens when a party fails, or sends what does not belong here.
         min_parties: with fewer, the round stops.
         checkpoint: is given the ledger after each exchange.
-        left_out: is told of each party that the round goes on without, and why.
+        left_out: called with each party that the round continues without, and why.
 
     Returns:
         The complete delta.

@@ -1,12 +1,12 @@
 """Causal tracing: which layers' states at the subject's last token decide what a model recalls.
 
 Meng et al. (ROME, 2022, section 2): noise on the embeddings of the subject's tokens makes the model
-forget the object; then the state of one place, put back as it is without noise, brings part of it
-back. The *indirect effect* of a place is the rise of the object's probability by that, its average
+forget the object; then restoring the noise-free state at one position recovers part of it.
+The *indirect effect* of a position is the resulting rise in the object's probability, its average
 over facts and draws of the noise the curve that MEMIT's edited layers were chosen from.
 
-What restoring changes lies behind the restored place. So the noisy run's hidden states are kept,
-and every restored run begins at its layer with them; the runs of many facts share the passes.
+Restoring changes only what comes after the restored position. So the noisy run's hidden states are
+kept, and every restored run begins at its layer with them; the runs of many facts share the passes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KNOWN_PROBABILITY = 0.1
 #: Standard deviation of the noise, in those of the subjects' embeddings (ROME, section 2.1).
 NOISE_SCALE = 3.0
 
-#: Tokens of a pass, and records that are examined at once for what the model knows.
+#: Tokens of a pass, and records checked at a time for what the model knows.
 _MAX_TOKENS = 2048
 _EXAMINED = 64
 
@@ -286,7 +286,7 @@ class _CorruptedRuns:
 
         Args:
             start: a layer and its output, to begin there; ``None`` for the whole run.
-            states: what modules shall give at the subjects' last tokens.
+            states: what modules should output at the subjects' last tokens.
         """
         rows, length = self.batch.input_ids.shape
         with ExitStack() as stack:

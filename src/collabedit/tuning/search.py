@@ -107,7 +107,7 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 
 def gain(trial: Trial, present: Trial) -> tuple[float, float]:
-    """How far a trial's Score lies above another's on the same records, and the standard error.
+    """How far a trial's Score exceeds another's on the same records, and the standard error.
 
     The error is the jackknife's: both are measured again without each group of records.
     """

@@ -10,14 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
-
 from collabedit.collaboration import edit_alone
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset
 from collabedit.editing import TargetCache, sample_contexts
 from collabedit.editors import (
-    DEFAULT_EDITOR,
     Contexts,
     Hyperparameters,
     default_hyperparameters,
@@ -26,9 +23,8 @@ from collabedit.editors import (
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import evaluate, summarise
 from collabedit.experiments.runs import Run, open_run
-from collabedit.experiments.study import RunSettings
 from collabedit.files import sha256_of_json, write_json, write_text
-from collabedit.messages import Covariance, Delta, Schedule
+from collabedit.messages import Covariance, Delta
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round
 from collabedit.progress import say
@@ -36,6 +32,7 @@ from collabedit.reporting.results import TuneResult
 from collabedit.reporting.tables import tables_of
 from collabedit.requests import Record
 from collabedit.rounds import static_priors
+from collabedit.settings import TuneSettings
 from collabedit.tuning.causal_tracing import CausalTrace, known_facts, trace
 from collabedit.tuning.search import (
     Trial,
@@ -47,33 +44,7 @@ from collabedit.tuning.search import (
     weights,
 )
 
-__all__ = ["TuneSettings", "tune"]
-
-
-class TuneSettings(RunSettings):
-    """What tuning depends on.
-
-    Attributes:
-        editor: name of the editor.
-        schedule: how residuals reach the layers.
-        records: of the data set, edited and measured in every trial.
-        facts: that the model knows, traced.
-        draws: of the noise, for each of them.
-        trials: kinds of targets (layers, clamp, steps) to try, each with several weights of the
-            prior; 0 ends with the causal tracing.
-    """
-
-    editor: str = DEFAULT_EDITOR
-    schedule: Schedule = Schedule.LAYERWISE
-    records: int = Field(default=24, ge=1)
-    facts: int = Field(default=24, ge=1)
-    draws: int = Field(default=3, ge=1)
-    trials: int = Field(default=8, ge=0)
-
-    @field_validator("editor")
-    @classmethod
-    def _known_editor(cls, name: str) -> str:
-        return resolve_editor(name).name
+__all__ = ["tune"]
 
 
 def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
@@ -92,7 +63,7 @@ def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
         The finished run.
 
     Raises:
-        InputError: when the editor has nothing to tune here, or the records cannot serve.
+        InputError: when the editor has nothing to tune here, or the records are unsuitable.
     """
     tuning = _open(settings, results, fresh)
     traced = tuning.trace()

@@ -16,7 +16,7 @@ from collabedit.cli import app
 from collabedit.editors import Hyperparameters
 from collabedit.reporting.html.command import HPARAMS, command_of
 from collabedit.reporting.results import PapersResult, RunResult
-from collabedit.tuning.tune import TuneSettings
+from collabedit.tuning import TuneSettings
 from tests.reporting.test_plots import SUMMARIES
 
 COMMON: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import ModelOption, SeedOption
 
 
@@ -15,14 +16,14 @@ def demo(
     edits_per_party: Annotated[
         int, typer.Option("--edits-per-party", "-n", min=1, help="Facts of each.")
     ] = 4,
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption = default_of("model"),
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the deployment; must be new.")
     ] = Path("results/federation-demo"),
     schedule: Annotated[
         str, typer.Option(help="layerwise, one-shot, or both: one round in each.")
     ] = "both",
-    seed: SeedOption = 0,
+    seed: SeedOption = default_of("seed"),
 ) -> None:
     """Run a federation on this machine: separate processes, certificates, mutual TLS, real rounds.
 

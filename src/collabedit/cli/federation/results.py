@@ -17,7 +17,7 @@ def results(out: RoundsOption = Path("rounds")) -> None:
     folders = RoundFolder.all_in(out)
     if not folders:
         raise InputError(f"{out}: holds no rounds; give the --out of 'coordinator run'")
-    console().print(rounds_table(out))
+    console().print(rounds_table(out).rich())
     for folder in folders:
         if (report := folder.report) is not None:
             print("\n".join(report_lines(folder, report)))

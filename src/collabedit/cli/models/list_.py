@@ -7,15 +7,27 @@ __all__ = ["list_models"]
 
 def list_models() -> None:
     """List the built-in models, which need no model hub."""
-    from rich.table import Table
-
     from collabedit.models import catalogue
-    from collabedit.reporting.tables import console
+    from collabedit.reporting.table import Column, Row, Table, console
 
-    table = Table("name", "model", "licence", "download", "in the cache")
+    rows: list[Row] = []
     for name in catalogue.names():
         model = catalogue.entry(name)
-        cached = "yes" if catalogue.is_fetched(name) else "no"
-        table.add_row(name, model.title, model.licence, f"{model.megabytes:,} MB", cached)
-    console().print(table)
+        rows.append(
+            {
+                "name": name,
+                "model": model.title,
+                "licence": model.licence,
+                "download": f"{model.megabytes:,} MB",
+                "in the cache": "yes" if catalogue.is_fetched(name) else "no",
+            }
+        )
+    columns = [
+        Column.name("name"),
+        Column.words("model"),
+        Column.words("licence"),
+        Column.number("download"),
+        Column.words("in the cache"),
+    ]
+    console().print(Table.of("", columns, rows).rich())
     console().print("Any decoder model works: a Hub id, a local directory, or a .gguf file.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["augmentation"]
 
 
-@study("augmentation", merge="CollabEdit")
+@study("augmentation", "AugmentationSettings")
 def augmentation(
     results: Path,
     fresh: bool,
@@ -26,12 +26,19 @@ def augmentation(
     wordings: Annotated[
         Path | None,
         typer.Option(help="JSON of other prompts by relation id, for round-edit records."),
-    ] = None,
-    objects: Annotated[
-        bool, typer.Option(help="Augment by the further true objects of round-edit records.")
-    ] = True,
-    prompts: Annotated[bool, typer.Option(help="Augment by other wordings of the prompt.")] = True,
-    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")] = 0.0,
+    ],
+    augment_objects: Annotated[
+        bool,
+        typer.Option(
+            "--objects/--no-objects",
+            help="Augment by the further true objects of round-edit records.",
+        ),
+    ],
+    augment_prompts: Annotated[
+        bool,
+        typer.Option("--prompts/--no-prompts", help="Augment by other wordings of the prompt."),
+    ],
+    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")],
 ) -> Run:
     """Resolve conflicts by augmentation: the preferred answer, edited in many forms.
 
@@ -44,8 +51,8 @@ def augmentation(
     settings = AugmentationSettings.checked(
         **common,
         wordings=wordings,
-        augment_objects=objects,
-        augment_prompts=prompts,
+        augment_objects=augment_objects,
+        augment_prompts=augment_prompts,
         beta=beta,
     )
     return augmentation(settings, results, fresh=fresh, executor=executor)

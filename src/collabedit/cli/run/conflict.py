@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["conflict"]
 
 
-@study("conflict", merge="CollabEdit")
+@study("conflict", "ConflictSettings")
 def conflict(
     results: Path,
     fresh: bool,
     executor: Executor | None,
     common: dict[str, Any],
-    mode: Annotated[
+    modes: Annotated[
         str,
         typer.Option(
+            "--mode",
             help="whether-conflict (edit A, measure B), performance-a (A, A), performance-b "
             "(A and B, A), performance-a+b (A and B, B), single-b (B, B); several with commas, or "
-            "all."
+            "all.",
         ),
-    ] = "all",
+    ],
     conflicts: Annotated[
         str | None,
         typer.Option(help="A file of B: the same questions with other answers; made if not given."),
-    ] = None,
+    ],
 ) -> Run:
     """Let other parties give other answers (B) to the same questions (A).
 
@@ -42,7 +43,7 @@ def conflict(
     """
     from collabedit.experiments import MODES, ConflictSettings, conflict
 
-    asked = tuple(name.strip() for name in mode.lower().split(","))
+    asked = tuple(name.strip() for name in modes.lower().split(","))
     names = tuple(MODES) if asked == ("all",) else asked
     settings = ConflictSettings.checked(**common, conflicts=conflicts, modes=names)
     return conflict(settings, results, fresh=fresh, executor=executor)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["editors"]
 
 
-@study("editors", without=("editor", "schedule"), merge="GLOBAL,CollabEdit,SA,TA,TIES")
+@study("editors", "EditorsSettings", without=("editor", "schedule"))
 def editors(
     results: Path,
     fresh: bool,
@@ -28,13 +28,12 @@ def editors(
         typer.Option(
             "--editors",
             "-E",
-            help="Editors to compare, with commas, in any case: MEMIT, PMET, EMMET, ROME, "
-            "AlphaEdit, UltraEdit, FT-L, LocFT-BF; or all.",
+            help="Editors to compare, with commas, in any case; 'all' for all.",
         ),
-    ] = "all",
+    ],
     schedules: Annotated[
         str, typer.Option(help="How residuals reach the layers: layerwise, one-shot, with commas.")
-    ] = "layerwise,one-shot",
+    ],
 ) -> Run:
     """Compare editors: each in each schedule, merged by each method, from the same edits.
 

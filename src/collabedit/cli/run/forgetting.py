@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 __all__ = ["forgetting"]
 
 
-@study("forgetting", merge="CollabEdit")
+@study("forgetting", "ForgettingSettings")
 def forgetting(
     results: Path,
     fresh: bool,
     executor: Executor | None,
     common: dict[str, Any],
-    further: Annotated[int, typer.Option(help="Edits made after the target set.")] = 40,
-    batch: Annotated[int, typer.Option(help="How many of them at a time.")] = 1,
-    beta: BetaOption = None,
+    further: Annotated[int, typer.Option(help="Edits made after the target set.")],
+    batch: Annotated[int, typer.Option(help="How many of them at a time.")],
+    beta: BetaOption,
     measure_every: Annotated[
         int, typer.Option(help="Batches between two measurements of the target set.")
-    ] = 4,
+    ],
 ) -> Run:
     """Edit a target set, then further edits one at a time, and watch the target set fade.
 

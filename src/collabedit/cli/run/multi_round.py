@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["multi_round"]
 
 
-@study("multi-round", counted=True)
+@study("multi-round", "MultiRoundSettings", counted=True)
 def multi_round(
     results: Path,
     fresh: bool,
     executor: Executor | None,
     common: dict[str, Any],
-    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")] = 5,
-    beta: BetaOption = None,
+    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")],
+    beta: BetaOption,
 ) -> Run:
     """Edit in several rounds; after each, measure the edits of all rounds so far.
 
-    Every method goes its own way: targets are found anew on the model that its earlier rounds
-    left. A killed run continues from its last finished round.
+    Each method follows its own trajectory: targets are optimised on the model that its earlier
+    rounds left. A killed run continues from its last finished round.
     """
     from collabedit.experiments import MultiRoundSettings, multi_round
 

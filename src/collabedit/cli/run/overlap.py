@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["overlap"]
 
 
-@study("overlap", edits_per_party="10", merge="CollabEdit,TA")
+@study("overlap", "OverlapSettings")
 def overlap(
     results: Path,
     fresh: bool,
     executor: Executor | None,
     common: dict[str, Any],
-    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Rounds of the same edits.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Rounds of the same edits.")],
     copies: Annotated[
         str, typer.Option(help="Numbers of parties with the same edits in one round.")
-    ] = "1,2,4,8",
+    ],
     skip_known: Annotated[
         float,
         typer.Option(help="Parties skip what the model says with this probability per token."),
-    ] = 0.5,
-    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")] = 0.0,
+    ],
+    beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")],
 ) -> Run:
     """Give all parties the same edits, in one round and over several.
 

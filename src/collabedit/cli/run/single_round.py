@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["single_round"]
 
 
-@study("single-round", counted=True)
+@study("single-round", "SingleRoundSettings", counted=True)
 def single_round(
     results: Path,
     fresh: bool,
@@ -30,7 +30,7 @@ def single_round(
             help="Merge by masked sums, as parties that hide from the coordinator do "
             "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
         ),
-    ] = False,
+    ],
 ) -> Run:
     """Edit once by many parties, merge by each method, and measure before and after.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import (
     AfterMergeOption,
     CovarianceOption,
@@ -22,6 +23,7 @@ from collabedit.cli.options import (
     SeedOption,
     TrustOption,
     WorkersOption,
+    own_betas,
     read_bytes,
     read_numbers,
     read_steps,
@@ -38,13 +40,13 @@ BetaOption = Annotated[
     typer.Option(
         help="Weight of earlier rounds' keys in the prior (the dynamic covariance); 0 is the "
         "static one; several with commas, such as 0,1,10, are compared. By default the editor's "
-        "own (10; AlphaEdit 1), which 'forgetting' compares with 0."
+        f"own ({own_betas()}), which 'forgetting' compares with 0."
     ),
 ]
 
 
 def common_settings(
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption,
     dataset: Annotated[
         str,
         typer.Option(
@@ -52,32 +54,32 @@ def common_settings(
             "-D",
             help="worldfacts, multi_counterfact, counterfact, zsre, or a file of records.",
         ),
-    ] = "worldfacts",
-    parties: Annotated[int, typer.Option("--parties", "-p", help="Number of parties.")] = 4,
+    ],
+    parties: Annotated[int, typer.Option("--parties", "-p", help="Number of parties.")],
     edits_per_party: Annotated[
         str,
         typer.Option("--edits-per-party", "-n", help="One number for all parties, or 4,20,6 ..."),
-    ] = "8",
+    ],
     shared: Annotated[
         int, typer.Option(min=0, help="How many of each party's edits all parties hold.")
-    ] = 0,
+    ],
     limit: Annotated[
         int | None, typer.Option(help="Use only the first so many records of the data set.")
-    ] = None,
+    ],
     merge: Annotated[
         str, typer.Option(help="Methods to compare, with commas, in any case; 'all' for all.")
-    ] = "CollabEdit,GLOBAL,SA,TA,TIES",
-    after_merge: AfterMergeOption = None,
-    editor: EditorOption = "MEMIT",
-    schedule: ScheduleOption = "layerwise",
+    ],
+    after_merge: AfterMergeOption,
+    editor: EditorOption,
+    schedule: ScheduleOption,
     partition: Annotated[
         str, typer.Option(help="'iid', or 'relation': each party gets facts of few kinds.")
-    ] = "iid",
-    covariance: CovarianceOption = None,
-    hparams: HparamsOption = None,
+    ],
+    covariance: CovarianceOption,
+    hyperparameters: HparamsOption,
     heldout: Annotated[
         Path | None, typer.Option(help="A text file whose perplexity is measured as well.")
-    ] = None,
+    ],
     generations: Annotated[
         bool,
         typer.Option(
@@ -85,7 +87,7 @@ def common_settings(
             help="Read what the model writes for all records, and measure the fluency and "
             "consistency of longer texts.",
         ),
-    ] = False,
+    ],
     answers: Annotated[
         int,
         typer.Option(
@@ -93,7 +95,7 @@ def common_settings(
             help="Records, chosen by the seed, for which the model is asked in several forms and "
             "its answers are read (docs/reference/evaluation.md); 0 for none.",
         ),
-    ] = 16,
+    ],
     conversations: Annotated[
         bool,
         typer.Option(
@@ -101,31 +103,31 @@ def common_settings(
             help="Edit for the model's chat template as well, as 'collabedit edit' does; by "
             "default, edits are made as in the papers.",
         ),
-    ] = False,
+    ],
     judge: Annotated[
         str | None,
         typer.Option(
             help="Address of an OpenAI-compatible server that grades the answers, such as "
             "http://localhost:8000/v1. It sees the records and the answers."
         ),
-    ] = None,
+    ],
     judge_model: Annotated[
         str, typer.Option("--judge-model", help="The model's name on that server.")
-    ] = "default",
-    seed: SeedOption = 0,
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = None,
-    trust_remote_code: TrustOption = False,
-    memory_budget: MemoryOption = None,
+    ],
+    seed: SeedOption,
+    dtype: DtypeOption,
+    device: DeviceOption,
+    trust_remote_code: TrustOption,
+    memory_budget: MemoryOption,
 ) -> dict[str, Any]:
-    """What all studies can be told, as the fields of their settings."""
+    """What all studies are asked, as fields of their settings, which state the defaults."""
     from collabedit.editors import Hyperparameters
     from collabedit.merging import merge_methods
     from collabedit.messages import parse_schedule
 
     per_party = read_numbers(edits_per_party, "--edits-per-party")
     everything = merge.strip().lower() == "all"
-    return {
+    asked = {
         "model": model,
         "dataset": dataset,
         "parties": parties,
@@ -135,10 +137,10 @@ def common_settings(
         "merge": tuple(m.name for m in merge_methods()) if everything else tuple(merge.split(",")),
         "after_merge": read_steps(after_merge),
         "editor": editor,
-        "schedule": parse_schedule(schedule),
+        "schedule": None if schedule is None else parse_schedule(schedule),
         "partition": partition,
         "covariance": covariance,
-        "hyperparameters": Hyperparameters.from_file(hparams) if hparams else None,
+        "hyperparameters": Hyperparameters.from_file(hyperparameters) if hyperparameters else None,
         "heldout": heldout,
         "answers": answers,
         "conversations": conversations,
@@ -151,26 +153,27 @@ def common_settings(
         "trust_remote_code": trust_remote_code,
         "memory_budget": read_bytes(memory_budget),
     }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def study(
-    name: str, *, counted: bool = False, without: tuple[str, ...] = (), **defaults: Any
+    name: str, settings: str, *, counted: bool = False, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
-    """Make a command of a study: its own options before the common ones, whose defaults may differ.
+    """Make a command of a study: its own options before the common ones.
 
     The decorated function gets the results folder, ``fresh``, the workers, the common settings and
-    its own options.
+    its own options. Options have the names of the settings' fields, and their defaults.
 
     Args:
         name: of the command.
+        settings: name of their class in :mod:`collabedit.settings`.
         counted: whether the number of its stages follows from the options.
         without: common options that it does not have.
-        defaults: of common options, where they are the study's own.
     """
 
     def register(function: Callable[..., Run]) -> Callable[..., None]:
-        common = [p for p in _parameters(common_settings, defaults) if p.name not in without]
-        own = [p for p in _parameters(function, {}) if p.name not in _GIVEN]
+        common = [p for p in _parameters(common_settings, settings) if p.name not in without]
+        own = [p for p in _parameters(function, settings) if p.name not in _GIVEN]
         last = [
             inspect.Parameter(
                 "results", _KEYWORD, default=Path("results"), annotation=ResultsOption
@@ -184,17 +187,17 @@ def study(
             from collabedit.progress.plans import study_stages
             from collabedit.workers import open_workers
 
-            settings = common_settings(**{p.name: values.pop(p.name) for p in common})
-            for left_out in without:
-                del settings[left_out]
+            given = {p.name: values.pop(p.name) for p in common}
+            left_out: dict[str, Any] = dict.fromkeys(without)
+            asked = common_settings(**given, **left_out)
             stages = study_stages(
-                len(settings["merge"]),
+                len(asked["merge"]),
                 rounds=values.get("rounds", 1),
-                generations=settings["generations"] or settings["answers"] > 0,
-                heldout=settings["heldout"] is not None,
+                generations=asked["generations"] or asked["answers"] > 0,
+                heldout="heldout" in asked,
             )
             with open_workers(workers) as executor, plan(stages if counted else ()):
-                finished = function(results, fresh, executor, settings, **values)
+                finished = function(results, fresh, executor, asked, **values)
             show_run(finished)
 
         command.__doc__ = function.__doc__
@@ -214,18 +217,21 @@ _FRESH = Annotated[
 ]
 
 
-def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
-
-
-def _parameters(function: Callable[..., Any], defaults: dict[str, Any]) -> list[inspect.Parameter]:
+def _parameters(function: Callable[..., Any], settings: str) -> list[inspect.Parameter]:
+    """A function's parameters as options; what may be absent is left to the settings."""
     names = {"Run": Any, "Executor": Any}  # only type checkers import them
     hints = get_type_hints(function, localns=names, include_extras=True)
     return [
-        parameter.replace(
-            kind=_KEYWORD,
-            annotation=hints[parameter.name],
-            default=defaults.get(parameter.name, parameter.default),
+        inspect.Parameter(
+            name,
+            _KEYWORD,
+            annotation=hints[name],
+            default=None if _may_be_absent(hints[name]) else default_of(name, settings),
         )
-        for parameter in inspect.signature(function).parameters.values()
+        for name in inspect.signature(function).parameters
     ]
+
+
+def _may_be_absent(annotation: Any) -> bool:
+    kind, *_ = get_args(annotation) or (annotation,)
+    return type(None) in get_args(kind)

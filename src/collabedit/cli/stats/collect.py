@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.cli.defaults import default_of
 from collabedit.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -49,9 +50,9 @@ def collect(
             "each input of the MLP. Four times as many halve the sampling error.",
         ),
     ] = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = default_of("seed"),
     max_length: Annotated[int, typer.Option(min=8, help="Tokens of a text window at most.")] = 512,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,

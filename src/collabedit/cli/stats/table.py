@@ -46,23 +46,25 @@ def rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
 
 def print_covariance(covariance: Covariance, path: Path) -> None:
     """Print a covariance as a table."""
-    from rich.table import Table
+    from collabedit.reporting.table import Column, Row, Table, console
 
-    from collabedit.reporting.tables import console
-
-    table = Table("weight", "samples", "inputs", "trace", "condition", "sampling error")
+    shown: list[Row] = []
     for name, row in rows(covariance).items():
         condition, error = row["condition"], row["sampling_error"]
-        table.add_row(
-            name,
-            f"{covariance.samples:,}",
-            f"{row['size']:,}",
-            f"{row['trace']:.4g}",
-            "singular" if condition is None else f"{condition:.1e}",
-            "unknown" if error is None else f"{100 * error:.1f} %",
+        shown.append(
+            {
+                "weight": name,
+                "samples": f"{covariance.samples:,}",
+                "inputs": f"{row['size']:,}",
+                "trace": f"{row['trace']:.4g}",
+                "condition": "singular" if condition is None else f"{condition:.1e}",
+                "sampling error": "unknown" if error is None else f"{100 * error:.1f} %",
+            }
         )
+    numbers = ("samples", "inputs", "trace", "condition", "sampling error")
+    columns = [Column.name("weight"), *map(Column.number, numbers)]
     out = console()
     for key, value in facts(covariance).items():
         out.print(f"{key}: {value}", highlight=False, markup=False)
-    out.print(table)
+    out.print(Table.of("", columns, shown).rich())
     out.print(f"file: {path}", highlight=False, markup=False, soft_wrap=True)

@@ -57,7 +57,7 @@ class Identity:
 
     Attributes:
         party: its name in the roster.
-        secret: 32 bytes, known to nobody else.
+        secret: 32 bytes, kept private.
     """
 
     party: str

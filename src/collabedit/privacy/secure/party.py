@@ -1,4 +1,4 @@
-"""A party's half of a summation: it gives its numbers away under masks, and trusts nobody."""
+"""A party's half of a summation: it sends its numbers only under masks, and trusts nobody."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class SecureParty:
         self.name, self.config, self._identity = identity.party, config, identity
         self.state = state or PartyState(round_sha256=config.sha256)
         if self.state.round_sha256 != config.sha256:
-            raise RoundError("what is remembered of the summation is of another round")
+            raise RoundError("the saved state of the summation belongs to another round")
 
     def answer(self, request: Request, contribute: Callable[[], Statistics]) -> bytes:
         """Answer a step.
@@ -302,7 +302,7 @@ class SecureParty:
         """Its two shares of a sender's secrets, once they are what the sender bound itself to."""
         advert = self._advert_of(sent.party)
         everyone = {each.party for each in self.state.adverts}
-        blame = "its shares are malformed; the round can go on only without it"
+        blame = "its shares are malformed; the round can only continue without it"
         for given in (sent.sealed, sent.mask_key_shares, sent.seed_shares):
             if set(given) != everyone:
                 raise ContributionError(blame, party=sent.party)
@@ -425,7 +425,7 @@ class SecureParty:
         if parties < self.secure.threshold:
             raise RoundError(
                 f"{parties} parties are left and the round's threshold is "
-                f"{self.secure.threshold}; nothing is given away"
+                f"{self.secure.threshold}; nothing is revealed"
             )
 
     def _step(self, before: RequestKind, now: RequestKind) -> None:
@@ -435,7 +435,8 @@ class SecureParty:
                 f"the coordinator asks for '{now.value}' after {last} of this summation; each step "
                 "is answered once, in order"
             )
-        # Whatever goes wrong from here on, the step is spent: a second try could be a trick.
+        # From here on the step counts as used, even if it fails: a second request could be an
+        # attack.
         self.state.step = now
 
 
@@ -446,7 +447,7 @@ def session_of(config: RoundConfig, adverts: Sequence[Advert]) -> str:
 
 
 def place_of(secure: SecureAggregation, party: str) -> int:
-    """Where a party's shares lie: its place in the roster, counted from 1."""
+    """The point of a party's shares: its position in the roster, counted from 1."""
     return 1 + sorted(secure.roster).index(party)
 
 
@@ -465,7 +466,7 @@ def pairwise_mask(secret: bytes, public: str, session: str, ours: str, theirs: s
 
 
 def self_mask(seed: bytes, session: str) -> Stream:
-    """A party's mask of its own."""
+    """A party's own mask."""
     return Stream(derive(seed, session, "self-mask"))
 
 

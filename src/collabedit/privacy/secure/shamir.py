@@ -20,7 +20,7 @@ SHARE_BYTES = 66
 
 
 def split(secret: int, threshold: int, places: Sequence[int]) -> dict[int, int]:
-    """Shares of a secret, any ``threshold`` of which tell it and fewer of which tell nothing.
+    """Shares of a secret: any ``threshold`` of them determine it, and fewer reveal nothing.
 
     Args:
         secret: from 0 to :data:`PRIME` - 1.

@@ -83,7 +83,7 @@ class Summation:
     """One exchange of a round under secure aggregation, step by step.
 
     Give the parties :meth:`request`, read their answers, :meth:`advance`, until it is finished. It
-    can be saved between steps; what it holds tells no party's numbers.
+    can be saved between steps; its content reveals no party's numbers.
 
     Attributes:
         config: the round.
@@ -210,7 +210,7 @@ class Summation:
                 )
 
     def advance(self, answers: Sequence[Answer]) -> None:
-        """Take the answers of a step, and go on to the next.
+        """Take the answers of a step, and move on to the next.
 
         Raises:
             RoundError: when a party answers twice, or so few answered that the round stops.

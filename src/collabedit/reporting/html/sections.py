@@ -18,6 +18,7 @@ from collabedit.reporting.bootstrap import Bootstrap, Interval, bootstrap
 from collabedit.reporting.html.edits import Edit, shared_questions
 from collabedit.reporting.results import (
     ConflictResult,
+    EditorsResult,
     MethodsResult,
     MultiRoundResult,
     RunResult,
@@ -28,6 +29,7 @@ from collabedit.reporting.tables import answer_tables, layer_name, tables_of
 __all__ = ["Part", "Samples", "parts_of", "samples_of", "side_by_side"]
 
 _METHOD = Column.name("method")
+_NAMES = ("editor", "schedule", "method")
 
 #: What the further tables of a study show.
 _HEADINGS = {
@@ -326,14 +328,32 @@ def _relation_table(
 
 def _residuals(result: RunResult) -> Part:
     """``|R|`` by method and layer."""
-    text = "|R| is the Frobenius norm of all parties' residuals: how far the edits had to go."
-    norms = result.residual_norms if isinstance(result, MethodsResult) else {}
-    weights = list(dict.fromkeys(weight for own in norms.values() for weight in own))
+    text = (
+        "|R| is the Frobenius norm of all parties' residuals: how far the edits had to go. Only "
+        "methods that pool statistics know it."
+    )
+    rows = _norms(result)
+    weights = dict.fromkeys(key for row in rows for key in row if key not in _NAMES)
     if not weights:
         return Part("")
-    columns = [_METHOD, *(Column(each, layer_name(each), decimals=2) for each in weights)]
-    rows: list[Row] = [{"method": name, **own} for name, own in norms.items()]
-    return Part("Residual norms", text, [Table("|R|", columns, [section(columns, rows)])])
+    columns = [
+        *(Column.name(key) for key in _NAMES if key in rows[0]),
+        *(Column(each, layer_name(each), decimals=2) for each in weights),
+    ]
+    return Part("Residual norms", text, [Table.of("|R|", columns, rows)])
+
+
+def _norms(result: RunResult) -> list[Row]:
+    """Residual norms by weight, one row a method."""
+    if isinstance(result, EditorsResult):
+        return [
+            {"editor": part.editor, "schedule": part.schedule, "method": name, **own}
+            for part in result.editors
+            for name, own in part.residual_norms.items()
+        ]
+    if isinstance(result, MethodsResult):
+        return [{"method": name, **own} for name, own in result.residual_norms.items()]
+    return []
 
 
 def _costs(result: RunResult) -> Part:

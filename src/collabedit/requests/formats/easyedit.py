@@ -41,7 +41,7 @@ def easyedit(fields: Fields, case_id: int) -> list[Record]:
 
 
 def wikibio(fields: Fields, case_id: int) -> list[Record]:
-    """A passage's opening about a concept, and the text that shall follow it."""
+    """A passage's opening about a concept, and the text that should follow it."""
     locality = questions(fields, "locality")
     prompts, target = neighbour(locality)
     made = request(fields, case_id, prompt_about(fields, "text", "concept"), fields.text("labels"))

@@ -46,7 +46,7 @@ def _has_any(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda item: any(name in item for name in names)
 
 
-#: Any of these tells EasyEdit's records, and those of KnowEdit and QAEdit, from the short form.
+#: Any of these distinguishes records of EasyEdit, KnowEdit and QAEdit from the short form.
 _EASYEDIT_NAMES = (
     "ground_truth",
     "rephrase",

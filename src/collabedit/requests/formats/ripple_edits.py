@@ -19,7 +19,7 @@ _FOLLOWS = (
 )
 _UNTOUCHED = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")
 
-#: Where a sentence goes over from the subject to the object.
+#: Where a sentence moves on from the subject to the object.
 _VERB = re.compile(r" (?:is followed by|is|are|follows) ")
 
 #: Heads in which the subject does not stand after an "of".
@@ -32,7 +32,7 @@ _WHICH = re.compile(r"^[a-z ]+?(?= which )")
 
 
 def ripple_edits(fields: Fields, case_id: int) -> list[Record]:
-    """The edit's sentence holds subject and object, which its relation helps to tell apart."""
+    """The edit's sentence holds subject and object, and its relation helps to separate them."""
     edit = fields.nested("edit")
     edit.ignore("subject_id", "target_id")
     relation = edit.optional_text("relation")

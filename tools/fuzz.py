@@ -1,0 +1,125 @@
+"""Fuzz every parser of bytes from elsewhere, guided by the code that each input reaches.
+
+    pip install --group fuzz      (atheris; Linux, CPython 3.11 to 3.13)
+    python -m tools.fuzz [--seconds 60] [--corpus build/fuzz] [TARGET ...]
+
+Each target runs in a process of its own and begins with good bytes (``tests/fuzz/parsers.py``) and
+with what earlier runs found worth keeping. An input that is neither read nor refused as it should
+be is kept below the corpus as ``crash-...``, and the exit status is 1; give the file as the only
+argument after ``--replay TARGET`` to see what happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+#: What is instrumented: ours, and what of others parses in Python.
+INSTRUMENTED = ["collabedit", "zipfile", "yaml", "csv"]
+LONGEST, SLOWEST, MEGABYTES = 1 << 16, 20, 6000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="all by default")
+    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--corpus", type=Path, default=Path("build/fuzz"))
+    parser.add_argument("--replay", metavar="TARGET", help="read one file with a target")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside is not None:
+        fuzz(options.inside, options.corpus, options.seconds)
+    elif options.replay is not None:
+        replay(options.replay, Path(*options.targets))
+    else:
+        sys.exit(run_all(options.targets, options.corpus, options.seconds))
+
+
+def run_all(asked: list[str], corpus: Path, seconds: int) -> int:
+    """Run targets one after the other; 1 when one of them found something."""
+    from tests.fuzz.parsers import parsers
+
+    known = [parser.name for parser in parsers()]
+    if unknown := set(asked) - set(known):
+        sys.exit(f"no such target: {', '.join(sorted(unknown))}; choose of {', '.join(known)}")
+    status = 0
+    for name in asked or known:
+        command = [sys.executable, "-m", "tools.fuzz", "--inside", name]
+        command += ["--corpus", str(corpus), "--seconds", str(seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        runs = re.search(r"executed_units: *(\d+)", done.stderr)
+        if done.returncode == 0:
+            count = int(runs.group(1)) if runs else 0
+            print(f"{name}: {count:,} inputs, nothing found", flush=True)
+            continue
+        status = 1
+        said = [line for line in done.stderr.splitlines() if not line.startswith("#")]
+        print("\n".join([f"{name}: FAILED", done.stdout, *said[-60:]]), flush=True)
+    return status
+
+
+def fuzz(name: str, corpus: Path, seconds: int) -> None:
+    """Fuzz one target; ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=INSTRUMENTED):
+        from tests.fuzz.parsers import parsers
+
+    (parser,) = (each for each in parsers() if each.name == name)
+    folder = corpus / name.replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    for good in parser.good:
+        (folder / hashlib.sha1(good).hexdigest()).write_bytes(good)
+    arguments = [
+        sys.argv[0],
+        str(folder),
+        f"-max_total_time={seconds}",
+        f"-max_len={max(LONGEST, *map(len, parser.good))}",
+        f"-timeout={SLOWEST}",
+        f"-rss_limit_mb={MEGABYTES}",
+        f"-artifact_prefix={folder}/",
+        "-print_final_stats=1",
+    ]
+    mutator = {"custom_mutator": mutated} if _has_header(parser.good[0]) else {}
+    atheris.Setup(arguments, parser.try_to_read, **mutator)
+    atheris.Fuzz()
+
+
+def mutated(data: bytes, longest: int, seed: int) -> bytes:
+    """Change safetensors, often within the header, whose length is kept right."""
+    import atheris
+
+    mutate: Callable[[bytes, int], bytes] = atheris.Mutate
+    if not _has_header(data) or random.Random(seed).random() < 0.3:
+        return mutate(data, longest)
+    (size,) = struct.unpack("<Q", data[:8])
+    header, arrays = data[8 : 8 + size], data[8 + size :]
+    room = longest - 8 - len(arrays)
+    if room < 1:
+        return mutate(data, longest)
+    header = mutate(header, room)
+    return struct.pack("<Q", len(header)) + header + arrays
+
+
+def _has_header(data: bytes) -> bool:
+    return len(data) > 8 and 0 < struct.unpack("<Q", data[:8])[0] <= len(data) - 8
+
+
+def replay(name: str, path: Path) -> None:
+    """Read a file with a target, and say what came of it."""
+    from tests.fuzz.parsers import parsers
+
+    (parser,) = (each for each in parsers() if each.name == name)
+    parser.try_to_read(path.read_bytes())
+    print(f"{name}: {path} is read, or refused as it should be")
+
+
+if __name__ == "__main__":
+    main()
