@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +20,8 @@ from collabedit.cli.secure import next_step
 
 if TYPE_CHECKING:
     from collabedit.merging import MergeMethod
-    from collabedit.messages import Delta, RoundConfig, RoundState
-    from collabedit.rounds import Coordinator, Ledger
+    from collabedit.messages import Delta
+    from collabedit.rounds import Coordinator, RoundFiles
 
 
 #: Formats of what is merged, those of version 1 among them.
@@ -90,7 +89,7 @@ def merge(
     from collabedit.files import tensor_metadata
     from collabedit.merging import resolve_method
     from collabedit.messages import Delta
-    from collabedit.rounds import merge_deltas
+    from collabedit.rounds import RoundFiles, merge_deltas
 
     chosen = resolve_method(method)
     options = _read_options(chosen, option or [])
@@ -101,12 +100,12 @@ def merge(
     if round_file is not None and _is_secure(round_file):
         if covariance is None:
             raise InputError("merging contributions needs --round and --covariance")
-        by_files = _ByFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
+        by_files = RoundFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
         coordinator = by_files.coordinator(chosen, options, delta)
         merged = next_step(coordinator, round_file, inputs, out)
         if merged is not None:
             merged.save(out)
-            by_files.keep(coordinator)
+            _keep(by_files, coordinator)
             _report(merged, out)
         return
     formats = {path: tensor_metadata(path, "input").get("format") for path in inputs}
@@ -119,11 +118,11 @@ def merge(
     elif round_file is None or covariance is None:
         raise InputError("merging contributions needs --round and --covariance")
     else:
-        by_files = _ByFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
+        by_files = RoundFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
         coordinator = by_files.coordinator(chosen, options, delta)
         result = _merge_files(coordinator, inputs, shares)
         result.save(out)
-        by_files.keep(coordinator)
+        _keep(by_files, coordinator)
     _report(result, out)
 
 
@@ -144,88 +143,10 @@ def _refuse_twice(inputs: list[Path]) -> None:
         seen.add(place)
 
 
-class _ByFiles:
-    """The files that a coordinator keeps of a round, and of the rounds before it."""
-
-    def __init__(
-        self,
-        round_file: Path,
-        covariance: Path,
-        state: Path | None,
-        beta: float | None,
-        memory_budget: int | None,
-    ) -> None:
-        from collabedit.errors import InputError
-        from collabedit.messages import RoundConfig
-
-        if beta is not None and state is None:
-            raise InputError("--beta needs --state, where the keys of earlier rounds are")
-        self.config: RoundConfig = RoundConfig.load(round_file)
-        self._ledger = round_file.with_suffix(".ledger.safetensors")
-        self._covariance, self._state_file = covariance, state
-        self._beta = self.config.rules.beta if beta is None else beta
-        self._memory_budget = memory_budget
-        self._state = self._load_state()
-
-    def coordinator(
-        self, method: MergeMethod, options: dict[str, str], delta: Path | None
-    ) -> Coordinator:
-        """A coordinator where the earlier exchanges of the round left off."""
-        from collabedit.messages import Covariance
-        from collabedit.rounds import Coordinator, dynamic_priors, static_priors
-
-        covariance = Covariance.load(self._covariance)
-        priors = static_priors(self.config, covariance, self._memory_budget)
-        if self._state is not None:
-            priors = dynamic_priors(priors, self._state.keys, self._beta)
-        ledger = None if delta is None else self._load_ledger(delta)
-        return Coordinator(self.config, priors, method, options=options, ledger=ledger)
-
-    def keep(self, coordinator: Coordinator) -> None:
-        """Write the ledger, and the state once the round is complete."""
-        coordinator.ledger.save(self._ledger)
-        if self._state_file is None or coordinator.pending_layers:
-            return
-        assert self._state is not None
-        self._state.after(coordinator.delta.changes, coordinator.keys).save(self._state_file)
-        print(f"{self._state_file}: the state after round {self._state.finished + 1}")
-
-    def _load_state(self) -> RoundState | None:
-        from collabedit.errors import InputError, RoundError
-        from collabedit.messages import RoundState
-
-        if self._state_file is None:
-            if self.config.state_sha256:
-                raise InputError("the round follows earlier ones; give their --state")
-            return None
-        known = self._state_file.exists()
-        state = RoundState.load(self._state_file) if known else RoundState()
-        if state.sha256 != self.config.state_sha256:
-            raise RoundError(
-                f"{self._state_file}: not the state that this round begins with; it is after "
-                f"round {state.finished} (begin the next round with 'collabedit round new --state')"
-            )
-        return replace(state, base_sha256=dict(self.config.covariance_sha256))
-
-    def _load_ledger(self, delta: Path) -> Ledger:
-        from collabedit.errors import RoundError
-        from collabedit.messages import Delta
-        from collabedit.rounds import Ledger
-
-        so_far = Delta.load(delta)
-        so_far.check_round(self.config)
-        if not self._ledger.is_file():
-            raise RoundError(
-                f"{self._ledger} is missing, which tells who took part in the earlier exchanges; "
-                "put it back beside the round file, or begin again with the first exchange"
-            )
-        ledger = Ledger.load(self._ledger)
-        if ledger.delta.sha256 != so_far.sha256:
-            raise RoundError(
-                f"{delta}: not what the last exchange of this round came to; give the delta that "
-                "'collabedit merge' wrote last"
-            )
-        return ledger
+def _keep(by_files: RoundFiles, coordinator: Coordinator) -> None:
+    line = by_files.keep(coordinator)
+    if line is not None:
+        print(line)
 
 
 def _merge_files(

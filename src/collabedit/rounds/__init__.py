@@ -4,6 +4,7 @@ It asks parties over a :class:`Transport`, checks and merges what they send, and
 :class:`Ledger`. Importing this package does not load transformers.
 """
 
+from collabedit.rounds.by_files import RoundFiles
 from collabedit.rounds.coordinator import (
     Coordinator,
     gives_statistics,
@@ -24,6 +25,7 @@ __all__ = [
     "Failure",
     "Ledger",
     "Priors",
+    "RoundFiles",
     "Transport",
     "dynamic_priors",
     "gives_statistics",

@@ -1,0 +1,127 @@
+"""The files that a coordinator keeps of a round by files, and of the rounds before it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from collabedit.errors import InputError, RoundError
+from collabedit.files import StrPath
+from collabedit.merging import MergeMethod
+from collabedit.messages import Covariance, Delta, RoundConfig, RoundState
+from collabedit.rounds.coordinator import Coordinator
+from collabedit.rounds.ledger import Ledger
+from collabedit.rounds.priors import dynamic_priors, static_priors
+
+__all__ = ["RoundFiles"]
+
+
+class RoundFiles:
+    """What lies beside a coordinator's ``round.json``.
+
+    Args:
+        round_file: the round.
+        covariance: file of the second moments of the unedited model.
+        state: several rounds: file of the state between them, which is read if it is there.
+        beta: weight of earlier rounds' keys in the prior; the editor's own by default.
+        memory_budget: bytes that making the priors may take.
+
+    Attributes:
+        config: the round.
+        ledger_file: where the finished exchanges are kept, ``ROUND.ledger.safetensors``.
+
+    Raises:
+        InputError: when a file cannot be read, the round follows others and ``state`` is not given,
+            or ``beta`` is given without it.
+        RoundError: when a file is of another kind, or the state is not the one that the round
+            begins with.
+    """
+
+    def __init__(
+        self,
+        round_file: StrPath,
+        covariance: StrPath,
+        state: StrPath | None = None,
+        beta: float | None = None,
+        memory_budget: int | None = None,
+    ) -> None:
+        if beta is not None and state is None:
+            raise InputError("--beta needs --state, where the keys of earlier rounds are")
+        self.config: RoundConfig = RoundConfig.load(round_file)
+        self.ledger_file = Path(round_file).with_suffix(".ledger.safetensors")
+        self._covariance = covariance
+        self._state_file = None if state is None else Path(state)
+        self._beta = self.config.rules.beta if beta is None else beta
+        self._memory_budget = memory_budget
+        self._state = self._load_state()
+
+    def coordinator(
+        self,
+        method: MergeMethod,
+        options: Mapping[str, Any] | None = None,
+        delta: StrPath | None = None,
+    ) -> Coordinator:
+        """A coordinator where the earlier exchanges of the round left off.
+
+        Args:
+            method: how to merge.
+            options: of the method.
+            delta: what the last exchange came to; ``None`` begins with the first one.
+
+        Raises:
+            RoundError: when the delta is not that of the last exchange, or the ledger is missing.
+            CovarianceError: when the covariance is of another model.
+        """
+        covariance = Covariance.load(self._covariance)
+        priors = static_priors(self.config, covariance, self._memory_budget)
+        if self._state is not None:
+            priors = dynamic_priors(priors, self._state.keys, self._beta)
+        ledger = None if delta is None else self._load_ledger(delta)
+        return Coordinator(self.config, priors, method, options=options, ledger=ledger)
+
+    def keep(self, coordinator: Coordinator) -> str | None:
+        """Write the ledger, and the state once the round is complete.
+
+        Returns:
+            A line that names the state's file if it was written.
+        """
+        coordinator.ledger.save(self.ledger_file)
+        if self._state_file is None or coordinator.pending_layers:
+            return None
+        assert self._state is not None
+        self._state.after(coordinator.delta.changes, coordinator.keys).save(self._state_file)
+        return f"{self._state_file}: the state after round {self._state.finished + 1}"
+
+    def _load_state(self) -> RoundState | None:
+        if self._state_file is None:
+            if self.config.state_sha256:
+                raise InputError("the round follows earlier ones; give their --state")
+            return None
+        known = self._state_file.exists()
+        state = RoundState.load(self._state_file) if known else RoundState()
+        if state.sha256 != self.config.state_sha256:
+            raise RoundError(
+                f"{self._state_file}: not the state that this round begins with; it is after "
+                f"round {state.finished} (begin the next round with 'collabedit round new --state')"
+            )
+        return replace(state, base_sha256=dict(self.config.covariance_sha256))
+
+    def _load_ledger(self, delta: StrPath) -> Ledger:
+        so_far = Delta.load(delta)
+        so_far.check_round(self.config)
+        if not self.ledger_file.is_file():
+            raise RoundError(
+                f"{self.ledger_file} is missing, which tells who took part in the earlier "
+                "exchanges; put it back beside the round file, or begin again with the first "
+                "exchange"
+            )
+        ledger = Ledger.load(self.ledger_file)
+        if ledger.delta.sha256 != so_far.sha256:
+            raise RoundError(
+                f"{os.fspath(delta)}: not what the last exchange of this round came to; give the "
+                "delta that 'collabedit merge' wrote last"
+            )
+        return ledger
