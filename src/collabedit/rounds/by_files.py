@@ -72,15 +72,40 @@ class RoundFiles:
             delta: what the last exchange came to; ``None`` begins with the first one.
 
         Raises:
-            RoundError: when the delta is not that of the last exchange, or the ledger is missing.
+            RoundError: as :meth:`ledger` does.
             CovarianceError: when the covariance is of another model.
         """
         covariance = Covariance.load(self._covariance)
         priors = static_priors(self.config, covariance, self._memory_budget)
         if self._state is not None:
             priors = dynamic_priors(priors, self._state.keys, self._beta)
-        ledger = None if delta is None else self._load_ledger(delta)
+        ledger = None if delta is None else self.ledger(delta)
         return Coordinator(self.config, priors, method, options=options, ledger=ledger)
+
+    def ledger(self, delta: StrPath) -> Ledger:
+        """Who took part in the earlier exchanges, and what they came to.
+
+        Args:
+            delta: what the last of them came to.
+
+        Raises:
+            RoundError: when the delta is not that of the last exchange, or the ledger is missing.
+        """
+        so_far = Delta.load(delta)
+        so_far.check_round(self.config)
+        if not self.ledger_file.is_file():
+            raise RoundError(
+                f"{self.ledger_file} is missing, which tells who took part in the earlier "
+                "exchanges; put it back beside the round file, or begin again with the first "
+                "exchange"
+            )
+        ledger = Ledger.load(self.ledger_file)
+        if ledger.delta.sha256 != so_far.sha256:
+            raise RoundError(
+                f"{os.fspath(delta)}: not what the last exchange of this round came to; give the "
+                "delta that 'collabedit merge' wrote last"
+            )
+        return ledger
 
     def keep(self, coordinator: Coordinator) -> str | None:
         """Write the ledger, and the state once the round is complete.
@@ -108,20 +133,3 @@ class RoundFiles:
                 f"round {state.finished} (begin the next round with 'collabedit round new --state')"
             )
         return replace(state, base_sha256=dict(self.config.covariance_sha256))
-
-    def _load_ledger(self, delta: StrPath) -> Ledger:
-        so_far = Delta.load(delta)
-        so_far.check_round(self.config)
-        if not self.ledger_file.is_file():
-            raise RoundError(
-                f"{self.ledger_file} is missing, which tells who took part in the earlier "
-                "exchanges; put it back beside the round file, or begin again with the first "
-                "exchange"
-            )
-        ledger = Ledger.load(self.ledger_file)
-        if ledger.delta.sha256 != so_far.sha256:
-            raise RoundError(
-                f"{os.fspath(delta)}: not what the last exchange of this round came to; give the "
-                "delta that 'collabedit merge' wrote last"
-            )
-        return ledger
