@@ -22,7 +22,7 @@ def ui(
     """Open a page in your browser to edit a model, merge a round, and read reports.
 
     It is served by this machine to this machine alone, under an address with a random token.
-    Nothing is sent anywhere. It needs the extra: pip install "collabedit\\[ui]"
+    Nothing is sent anywhere. It needs the extra "ui".
     """
     from collabedit.ui.server import serve
 

@@ -79,7 +79,7 @@ class Access:
             found = SimpleCookie(headers.get(b"cookie", "")).get(self._cookie)
         except CookieError:
             return ""
-        return "" if found is None else found.value
+        return "" if found is None else str(found.value)
 
     async def _welcome(self, scope: Scope, send: Send) -> None:
         """Set the cookie, and lead to the same page without the token in its address."""
@@ -120,7 +120,7 @@ def _headers(hosts: frozenset[str]) -> list[tuple[bytes, bytes]]:
 
 def _token_of(scope: Scope) -> str:
     given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])
-    return given[0]
+    return str(given[0])
 
 
 async def _refuse(scope: Scope, send: Send) -> None:

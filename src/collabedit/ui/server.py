@@ -50,7 +50,9 @@ def free_port(wanted: int = 0) -> int:
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             reason = "is taken" if taken else f"cannot be used ({error.strerror or error})"
-            raise InputError(f"--port: {wanted} {reason}; choose another, or leave it out") from None
+            raise InputError(
+                f"--port: {wanted} {reason}; choose another, or leave it out"
+            ) from None
         return int(probe.getsockname()[1])
 
 
