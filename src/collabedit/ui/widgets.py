@@ -35,7 +35,8 @@ def complaints() -> Iterator[None]:
     try:
         yield
     except CollabEditError as error:
-        ui.notify(str(error), type="negative", multi_line=True, timeout=0, close_button="Close")
+        close = [{"label": "Close", "color": "white", "noCaps": True}]
+        ui.notify(str(error), color="negative", multi_line=True, timeout=0, actions=close)
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def _cells(row: Sequence[Cell], headings: Sequence[str]) -> str:
     found = []
     for place, (cell, heading) in enumerate(zip(row, headings, strict=True)):
         text, classes = cell if isinstance(cell, tuple) else (cell, "")
-        shown = html.escape(text) or '<span class="unseen">nothing</span>'
+        shown = html.escape(text) or '<span class="nothing">nothing</span>'
         if place == 0:
             found.append(f'<th scope="row" class="{classes}">{shown}</th>')
         else:
