@@ -60,9 +60,9 @@ class TargetSolver:
             loss = self._loss(delta, backward=not last)
             below = (loss < settings.loss_threshold).tolist()
             finished = [edit for edit in sorted(active) if last or below[edit]]
+            bar.advance(len(finished))  # also by none: a step takes seconds on a large model
             if finished:
                 targets[finished] += delta.detach()[finished]
-                bar.advance(len(finished))
                 active.difference_update(finished)
             if not active:
                 break
