@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("nicegui")
 
 from nicegui import app, ui
-from nicegui.testing import User
+from nicegui.testing import User, UserInteraction
 from nicegui.testing.user_simulation import user_simulation
 
 from collabedit.ui.access import Access, address
@@ -47,11 +47,16 @@ def line(user: User, label: str) -> Any:
     """The field of a label."""
     with user:
         found = [
-            each
-            for each in user.find(ui.input).elements
-            if each.props["label"].startswith(label)
+            each for each in user.find(ui.input).elements if each.props["label"].startswith(label)
         ]
     return found[0]
+
+
+def press(user: User, text: str) -> None:
+    """Press the button with a text."""
+    with user:
+        found = {each for each in user.find(ui.button).elements if each.props["label"] == text}
+    UserInteraction(user, found, None).click()
 
 
 async def ended(desk: Desk) -> None:
@@ -84,12 +89,14 @@ def test_rows_say_how_they_read_and_what_contradicts(tmp_path: Path) -> None:
             line(user, "New object").value = "<b>Lyon</b>"
         await user.should_see("Reads: The capital of France is <b>Lyon</b>")
         await user.should_see("1 edit ready")
-        user.find("Add an edit").click()
+        press(user, "Add an edit")
         assert len(desk.bench.drafts) == 2
-        desk.bench.drafts[1] = desk.bench.drafts[0].__class__("The capital of {} is", "France", "Nice")
-        user.find("Add an edit").click()
+        desk.bench.drafts[1] = desk.bench.drafts[0].__class__(
+            "The capital of {} is", "France", "Nice"
+        )
+        press(user, "Add an edit")
         await user.should_see("Contradicts edit 1")
-        user.find("Edit the model").click()
+        press(user, "Edit the model")
         await user.should_see("1 edit needs your attention")
         assert not desk.jobs.running
 
@@ -108,22 +115,22 @@ def test_editing_asking_and_saving(tmp_path: Path, model_place: Path) -> None:
                 ("Other subjects", FACT.others),
             ):
                 line(user, label).value = value
-        user.find("Edit the model").click()
+        press(user, "Edit the model")
         assert desk.jobs.running
         await ended(desk)
-        assert desk.bench.edited is not None
+        assert desk.bench.edited is not None, desk.jobs.current.error  # type: ignore[union-attr]
         await user.should_see("What the model says now")
         await user.should_see("Neighbours")
         await user.should_see(": done")
         with user:
             line(user, "A question").value = "The capital of France is"
-        user.find("Ask").click()
+        press(user, "Ask")
         await ended(desk)
         assert desk.bench.said[0].question == "The capital of France is"
         out = tmp_path / "saved.safetensors"
         with user:
             line(user, "File or directory").value = str(out)
-        user.find("Save").click()
+        press(user, "Save")
         await ended(desk)
         assert out.is_file()
         await user.should_see("Saved in")
@@ -136,10 +143,10 @@ def test_failures_of_jobs_are_shown(tmp_path: Path) -> None:
         desk.bench.change(model=str(tmp_path / "none"))
         with user:
             line(user, "A question").value = "Who?"
-        user.find("Ask").click()
+        press(user, "Ask")
         await ended(desk)
         await user.should_see("the directory does not exist")
-        user.find("Dismiss").click()
+        press(user, "Dismiss")
         await user.should_not_see("the directory does not exist")
 
     visit(steps, tmp_path)
@@ -152,10 +159,10 @@ def test_rounds_show_faults_by_file(tmp_path: Path) -> None:
         user.find("Rounds").click()
         with user:
             line(user, "Contribution").value = str(tmp_path / "evil.safetensors")
-        user.find("Add").click()
+        press(user, "Add")
         await user.should_see("does not fit")
         await user.should_see("1 file does not fit; remove or replace")
-        user.find("Merge").click()
+        press(user, "Merge")
         await asyncio.sleep(0.3)
         assert not desk.jobs.running
 

@@ -35,7 +35,9 @@ def test_it_is_served_on_the_loopback_interface_alone(
     nicegui = pytest.importorskip("nicegui")
     given: dict[str, object] = {}
     monkeypatch.setattr(nicegui.ui, "run", lambda root, **options: given.update(options))
-    monkeypatch.setattr(nicegui.app, "add_middleware", lambda kind, **options: given.update(options))
+    monkeypatch.setattr(
+        nicegui.app, "add_middleware", lambda kind, **options: given.update(options)
+    )
     for name in ("on_startup", "on_shutdown"):
         monkeypatch.setattr(nicegui.app, name, lambda handler: None)
     monkeypatch.setattr(nicegui.app, "get", lambda path: lambda function: function)

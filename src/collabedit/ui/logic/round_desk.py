@@ -222,7 +222,8 @@ class RoundDesk:
         contributions = any(each.what == "contribution" for each in sent)
         if contributions:
             return RoundReview(problem="Name the round file that they belong to", sent=tuple(sent))
-        if resolve_method(self.method).merges is not Merges.UPDATES and sent:
+        deltas = any(each.what == "delta" for each in sent)
+        if deltas and resolve_method(self.method).merges is not Merges.UPDATES:
             problem = (
                 f"{self.method} merges contributions, not finished deltas; name a round, or choose "
                 "another method"

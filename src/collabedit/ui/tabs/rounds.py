@@ -111,7 +111,7 @@ class RoundsTab:
         if found.problem:
             lines([found.problem], "bad").props("role=alert")
         self._list(found)
-        if found.sent:
+        if found.sent and not found.problem:
             ready = found.hindrance or f"All {len(found.sent)} fit together"
             lines([ready], "warn" if found.hindrance else "good").props("role=status")
         if found.in_common:
