@@ -28,8 +28,9 @@ class JobPanel:
 
     def __init__(self, jobs: Jobs, ended: Callable[[], Awaitable[None]]) -> None:
         self._jobs, self._ended = jobs, ended
-        self._shown: Job | None = jobs.current
-        self._seen_running = jobs.running
+        self._known = None if jobs.running else jobs.current  # what ended before is not shown
+        self._shown: Job | None = None
+        self._to_tell = False
         self._said = 0
         with ui.element("section").classes("job").props('aria-label="What is running"') as panel:
             self._panel = panel
@@ -45,20 +46,18 @@ class JobPanel:
                 self._count = ui.label().classes("job-count")
             self._messages = ui.element("div").classes("job-messages")
             self._error = ui.label().classes("job-error").props("role=alert")
-        if self._shown is not None and not self._shown.running:
-            self._shown = None
         self._show()
 
     async def tick(self) -> None:
         """Bring the panel up to date; called a few times a second."""
         self._show()
-        if self._seen_running and self._shown is not None and not self._shown.running:
-            self._seen_running = False
+        if self._to_tell and self._known is not None and not self._known.running:
+            self._to_tell = False
             await self._ended()
 
     def _show(self) -> None:
         job = self._jobs.current
-        if job is not None and job.running and job is not self._shown:
+        if job is not None and job is not self._known:  # even if it has ended since
             self._begin(job)
         self._panel.set_visibility(self._shown is not None)
         if job is None or job is not self._shown:
@@ -66,7 +65,7 @@ class JobPanel:
         self._update(job)
 
     def _begin(self, job: Job) -> None:
-        self._shown, self._seen_running, self._said = job, True, 0
+        self._known, self._shown, self._to_tell, self._said = job, job, True, 0
         self._messages.clear()
 
     def _update(self, job: Job) -> None:

@@ -171,7 +171,7 @@ def test_files_of_edits_are_added(model_place: Path, tmp_path: Path) -> None:
     bench.clear_files()
     assert bench.review().problem is None
     facts.write_text('{"prompt": "The capital is"}')
-    with pytest.raises(InputError, match="mine.jsonl"):
+    with pytest.raises(InputError, match=r"mine\.jsonl"):
         bench.load_file(facts, "mine.jsonl")
     with pytest.raises(InputError):
         bench.load_file(tmp_path / "none.json")
