@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
+#: A heading of each tab.
+HEADINGS = {"Rounds": "Parties", "Reports": "Reports", "Edit": "Edits"}
 #: Seconds that a loaded machine may take.
 PATIENCE = 120
 
@@ -94,16 +96,14 @@ def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_place: Path
     page.get_by_role("heading", name="What the model says now").wait_for()
     page.get_by_label("A question, or the beginning of a sentence").fill("Who is it?")
     page.keyboard.press("Enter")
-    page.get_by_role("cell", name="as a text").wait_for()
+    page.get_by_role("cell", name="as a text", exact=True).wait_for()
 
     for width, scheme in SCREENS:
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=scheme)
-        for tab in ("Rounds", "Reports", "Edit"):
+        for tab in HEADINGS:
             page.get_by_role("tab", name=tab).click()
-            page.get_by_role(
-                "heading", name={"Rounds": "Parties", "Edit": "Edits"}.get(tab, tab)
-            ).first.wait_for()
+            page.get_by_role("heading", name=HEADINGS[tab], exact=True).wait_for()
             page.wait_for_timeout(500)  # colours fade
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             found = axe.Axe().run(page).response["violations"]
