@@ -41,8 +41,8 @@ def test_an_edit_asks_the_fact_and_its_neighbours(edited: Workbench, model_place
     found = edited.edited
     assert found is not None
     assert found.outcomes is not None
-    ((raw_before, raw_after),) = [one.raw for one in found.outcomes.each]
-    assert raw_before["text"] != raw_after["text"]
+    assert [one.request.target_new for one in found.outcomes.each] == [FACT.target]
+    assert all(change.dense().norm() > 0 for change in found.delta.changes.values())
     (neighbour,) = found.neighbours
     assert neighbour.prompt == "The capital of Italy is"
     assert neighbour.before == said_by(model_place, None, neighbour.prompt)
@@ -115,7 +115,8 @@ def test_a_merged_delta_is_opened(edited: Workbench, model_place: Path, tmp_path
     assert bench.edited.outcomes is None
     asked = bench.ask("The capital of France is")
     assert asked.wait(60)
-    assert asked.result[0].after == edited.edited.outcomes.each[0].raw[1]["text"]  # type: ignore[union-attr]
+    (said,) = asked.result
+    assert said.after == said_by(model_place, edited.edited.delta, said.question)
     with pytest.raises(RoundError):
         bench.open_delta(model_place / "covariance.safetensors")
 
