@@ -79,7 +79,8 @@ def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_place: Path
             socket.create_connection((address, port), timeout=5)
     assert "token" not in page.url
 
-    page.get_by_label("Model", exact=True).click()
+    page.get_by_role("combobox", name="Model", exact=True).focus()
+    page.keyboard.press("Enter")
     page.get_by_role("option", name="Another model").click()
     page.get_by_label("Directory, .gguf file or Hub id").fill(str(model_place / "model"))
     page.get_by_text("Settings").click()
