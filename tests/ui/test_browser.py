@@ -108,7 +108,11 @@ def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_place: Path
             page.wait_for_timeout(500)  # colours fade
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             found = axe.Axe().run(page).response["violations"]
-            serious = [each["id"] for each in found if each["impact"] in ("serious", "critical")]
+            serious = [
+                (each["id"], each["nodes"][0]["html"])
+                for each in found
+                if each["impact"] in ("serious", "critical")
+            ]
             assert serious == [], (width, scheme, tab)
     here = (f"http://127.0.0.1:{port}/", f"ws://127.0.0.1:{port}/", "data:")
     assert [asked for asked in page.asked if not asked.startswith(here)] == []
