@@ -40,6 +40,7 @@ __all__ = [
     "edit",
     "edit_alone",
     "edit_and_ask",
+    "find_delta",
     "merge_edits",
 ]
 
@@ -161,19 +162,50 @@ def collaborate(
     """
     merging = resolve_method(method)
     records = {name: as_records(facts) for name, facts in parties.items()}
-    requests = {name: [record.request for record in own] for name, own in records.items()}
     with plan(EDIT):
         loaded = model if isinstance(model, LanguageModel) else load_model(os.fspath(model))
         config = new_round(loaded, editor=editor, schedule=schedule, seed=seed)
-        members = Party.together(loaded, list(requests.values()), config, list(requests))
-        priors = static_priors(config, _covariance(covariance, loaded, config, seed))
-        if ask:
-            flat = [record for own in records.values() for record in own]
-            delta, came = edit_and_ask(merging, members, flat, config, priors, retry=retry)
-        else:
-            delta, came = merge_edits(merging, members, config, priors).delta, None
+        delta, came = find_delta(
+            loaded, records, config, merging, covariance=covariance, ask=ask, retry=retry
+        )
     apply_delta(loaded, delta)
     return EditResult(loaded, delta, came)
+
+
+def find_delta(
+    model: LanguageModel,
+    parties: Mapping[str, Sequence[Record]],
+    config: RoundConfig,
+    method: MergeMethod,
+    *,
+    covariance: Covariance | str | os.PathLike[str] | None = None,
+    ask: bool = True,
+    retry: bool = False,
+) -> tuple[Delta, Outcomes | None]:
+    """What writes the records of parties into a model, which stays as it is.
+
+    Args:
+        model: the round's, unedited.
+        parties: each party's records.
+        config: the round.
+        method: how to merge.
+        covariance: as :func:`edit` takes it.
+        ask: as :func:`edit` takes it.
+        retry: as :func:`edit` takes it.
+
+    Returns:
+        The delta, and what came of each edit if it was asked.
+
+    Raises:
+        CollabEditError: when the model cannot be edited, or a record cannot be used.
+    """
+    requests = {name: [record.request for record in own] for name, own in parties.items()}
+    members = Party.together(model, list(requests.values()), config, list(requests))
+    priors = static_priors(config, _covariance(covariance, model, config, config.seed))
+    if not ask:
+        return merge_edits(method, members, config, priors).delta, None
+    flat = [record for own in parties.values() for record in own]
+    return edit_and_ask(method, members, flat, config, priors, retry=retry)
 
 
 def _covariance(

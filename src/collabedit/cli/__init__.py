@@ -24,6 +24,7 @@ from collabedit.cli.report import report
 from collabedit.cli.summarize import summarize
 from collabedit.cli.threads import limit_threads
 from collabedit.cli.tune import tune
+from collabedit.cli.ui import ui
 from collabedit.cli.withdraw import withdraw
 from collabedit.errors import CollabEditError
 
@@ -66,6 +67,7 @@ app.add_typer(federation.app, name="federation")
 app.add_typer(run.app, name="run")
 app.command("summarize")(summarize)
 app.command("report")(report)
+app.command("ui")(ui)
 
 
 def _show_version(value: bool) -> None:

@@ -20,7 +20,6 @@ from collabedit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collabedit.evaluation.forms import Probe
     from collabedit.messages import Delta
     from collabedit.models import LanguageModel
 
@@ -118,12 +117,12 @@ class _Pair:
 def _show(pair: _Pair, questions: list[str], max_tokens: int) -> None:
     """Print what the models write after each question as a plain text, and in a chat."""
     from collabedit.evaluation.answers import write
-    from collabedit.models.chat import has_chat
+    from collabedit.evaluation.forms import raw_and_chat
     from collabedit.reporting.outcome_tables import side_by_side
     from collabedit.reporting.table import console
 
-    chat = has_chat(pair.before.tokenizer)
-    asked = [probe for question in questions for probe in _probes(question, chat)]
+    tokenizer = pair.before.tokenizer
+    asked = [probe for question in questions for probe in raw_and_chat(question, tokenizer)]
     columns = [[text for text, _ in write(pair.before, asked, max_tokens=max_tokens)]]
     if pair.differs:
         with pair.edited() as edited:
@@ -134,10 +133,3 @@ def _show(pair: _Pair, questions: list[str], max_tokens: int) -> None:
         for probe, *texts in zip(asked, *columns, strict=True)
     ]
     console().print(side_by_side("What the model says", headings, rows).rich())
-
-
-def _probes(question: str, chat: bool) -> list[Probe]:
-    from collabedit.evaluation.forms import Probe, form_of
-
-    forms = ["raw", "question"] if chat else ["raw"]
-    return [Probe(form_of(key), question, ()) for key in forms]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collabedit.cli.options import DeviceOption, RoundOption, SkipBadOption, TrustOption
-from collabedit.cli.state import keep_state, ledger_file, state_before
 
 if TYPE_CHECKING:
     from collabedit.messages import Bounds, Evaluation, Gate, RoundConfig
@@ -88,17 +87,18 @@ def decide(
     from dataclasses import replace
 
     from collabedit.messages import RoundConfig
-    from collabedit.rounds import Ledger, judge
+    from collabedit.rounds import Ledger, judge, keep_state, ledger_file_of, state_before
 
     config = RoundConfig.load(round_file)
     before = state_before(config, state)
-    ledger = Ledger.load(ledger_file(round_file))
+    ledger_file = ledger_file_of(round_file)
+    ledger = Ledger.load(ledger_file)
     ledger.delta.check_round(config)
     ledger.delta.require_complete()
     named = _named(votes, config, ledger.delta.sha256)
     parties = [entry.party for entry in ledger.exchanges[-1].entries]
     verdict = judge(config.vote_by, named, parties)
-    replace(ledger, verdict=verdict).save(ledger_file(round_file))
+    replace(ledger, verdict=verdict).save(ledger_file)
     for party, each in named.items():
         print(f"{party} {config.vote_by.words(each)}")
     if not verdict.accepted:
@@ -106,7 +106,9 @@ def decide(
         print("Nobody applies the delta; the next round begins where this one did")
         raise typer.Exit(1)
     print(f"accepted: each party runs 'collabedit apply --model {config.model} DELTA -o DIR'")
-    keep_state(state, before, ledger)
+    line = keep_state(state, before, ledger)
+    if line is not None:
+        print(line)
 
 
 def _named(paths: list[Path], config: RoundConfig, delta_sha256: str) -> dict[str, Evaluation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,13 +22,12 @@ from collabedit.cli.options import (
     spread,
 )
 from collabedit.cli.secure import next_step
-from collabedit.cli.state import keep_state, ledger_file, state_before
 
 if TYPE_CHECKING:
     from collabedit.algebra import LowRankUpdate
     from collabedit.merging import AfterMergeStep, MergeMethod
     from collabedit.messages import Delta, RoundConfig
-    from collabedit.rounds import Coordinator, Ledger
+    from collabedit.rounds import Coordinator, RoundFiles
 
 
 #: Formats of what is merged, those of version 1 among them.
@@ -109,7 +108,7 @@ def merge(
     from collabedit.files import tensor_metadata
     from collabedit.merging import resolve_method
     from collabedit.messages import Delta
-    from collabedit.rounds import merge_deltas
+    from collabedit.rounds import RoundFiles, merge_deltas
 
     chosen = resolve_method(method)
     options = _read_options(chosen, option or [])
@@ -121,11 +120,11 @@ def merge(
     if round_file is not None and _is_secure(round_file):
         if covariance is None:
             raise InputError("merging contributions needs --round and --covariance")
-        by_files = _ByFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
+        by_files = RoundFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
         coordinator = by_files.coordinator(chosen, options, delta)
         merged = next_step(coordinator, round_file, inputs, out)
         if merged is not None:
-            by_files.write(finish, coordinator, merged, out)
+            _write(by_files, finish, coordinator, merged, out)
         return
     formats = {path: tensor_metadata(path, "input").get("format") for path in inputs}
     for path, found in formats.items():
@@ -141,10 +140,10 @@ def merge(
     elif round_file is None or covariance is None:
         raise InputError("merging contributions needs --round and --covariance")
     else:
-        by_files = _ByFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
+        by_files = RoundFiles(round_file, covariance, state, beta, read_bytes(memory_budget))
         coordinator = by_files.coordinator(chosen, options, delta)
         result = _merge_files(coordinator, inputs, shares)
-        by_files.write(finish, coordinator, result, out)
+        _write(by_files, finish, coordinator, result, out)
 
 
 def _is_secure(round_file: Path) -> bool:
@@ -189,76 +188,19 @@ class _Finish:
         return delta.after(self.steps, weights_of(loaded, delta), earlier)
 
 
-class _ByFiles:
-    """The files that a coordinator keeps of a round, and of the rounds before it."""
-
-    def __init__(
-        self,
-        round_file: Path,
-        covariance: Path,
-        state: Path | None,
-        beta: float | None,
-        memory_budget: int | None,
-    ) -> None:
-        from collabedit.errors import InputError
-        from collabedit.messages import RoundConfig
-
-        if beta is not None and state is None:
-            raise InputError("--beta needs --state, where the keys of earlier rounds are")
-        self.config: RoundConfig = RoundConfig.load(round_file)
-        self._ledger = ledger_file(round_file)
-        self._covariance, self._state_file = covariance, state
-        self._beta = self.config.rules.beta if beta is None else beta
-        self._memory_budget = memory_budget
-        self._state = state_before(self.config, state)
-
-    def coordinator(
-        self, method: MergeMethod, options: dict[str, str], delta: Path | None
-    ) -> Coordinator:
-        """A coordinator where the earlier exchanges of the round left off."""
-        from collabedit.messages import Covariance
-        from collabedit.rounds import Coordinator, dynamic_priors, static_priors
-
-        covariance = Covariance.load(self._covariance)
-        priors = static_priors(self.config, covariance, self._memory_budget)
-        if self._state is not None:
-            priors = dynamic_priors(priors, self._state.keys, self._beta)
-        ledger = None if delta is None else self._load_ledger(delta)
-        return Coordinator(self.config, priors, method, options=options, ledger=ledger)
-
-    def write(self, finish: _Finish, coordinator: Coordinator, merged: Delta, out: Path) -> None:
-        """Write the delta and the ledger; once complete the state, unless a gate is to come."""
-        complete = not coordinator.pending_layers
-        earlier = None if self._state is None else self._state.changes
-        result = finish.taken(merged, earlier) if complete else merged
-        result.save(out)
-        ledger = replace(coordinator.ledger, delta=result)
-        ledger.save(self._ledger)
-        if complete and self.config.gate is None:
-            keep_state(self._state_file, self._state, ledger)
-        _report(result, out, self.config)
-        if finish.steps and not complete:
-            print("--after-merge: taken once all layers are merged; give it with the last exchange")
-
-    def _load_ledger(self, delta: Path) -> Ledger:
-        from collabedit.errors import RoundError
-        from collabedit.messages import Delta
-        from collabedit.rounds import Ledger
-
-        so_far = Delta.load(delta)
-        so_far.check_round(self.config)
-        if not self._ledger.is_file():
-            raise RoundError(
-                f"{self._ledger} is missing, which tells who took part in the earlier exchanges; "
-                "put it back beside the round file, or begin again with the first exchange"
-            )
-        ledger = Ledger.load(self._ledger)
-        if ledger.delta.sha256 != so_far.sha256:
-            raise RoundError(
-                f"{delta}: not what the last exchange of this round came to; give the delta that "
-                "'collabedit merge' wrote last"
-            )
-        return ledger
+def _write(
+    by_files: RoundFiles, finish: _Finish, coordinator: Coordinator, merged: Delta, out: Path
+) -> None:
+    """Write the delta, and what the round keeps."""
+    complete = not coordinator.pending_layers
+    result = finish.taken(merged, by_files.earlier) if complete else merged
+    result.save(out)
+    line = by_files.keep(coordinator, result)
+    if line is not None:
+        print(line)
+    _report(result, out, by_files.config)
+    if finish.steps and not complete:
+        print("--after-merge: taken once all layers are merged; give it with the last exchange")
 
 
 def _merge_files(

@@ -44,11 +44,11 @@ def withdraw(
     from collabedit.errors import InputError
     from collabedit.merging import resolve_method
     from collabedit.messages import Contribution, Covariance, RoundConfig
-    from collabedit.rounds import Coordinator, Ledger, static_priors
+    from collabedit.rounds import Coordinator, Ledger, ledger_file_of, static_priors
 
     config = RoundConfig.load(round_file)
     _require_separable(config)
-    ledger_file = round_file.with_suffix(".ledger.safetensors")
+    ledger_file = ledger_file_of(round_file)
     ledger = Ledger.load(ledger_file)
     ledger.delta.check_round(config)
     sent = {str(path): Contribution.load(path) for path in inputs}

@@ -66,9 +66,10 @@ class TargetSolver:
             loss = self._loss(delta, backward=not last)
             below = (loss < settings.loss_threshold).tolist()
             finished = [edit for edit in sorted(active) if last or below[edit]]
+            done = sum(sizes[edit] for edit in finished)
+            bar.advance(done)  # also by none: a step takes seconds on a large model
             if finished:
                 changes[finished] = delta.detach()[finished]
-                bar.advance(sum(sizes[edit] for edit in finished))
                 active.difference_update(finished)
             if not active:
                 break

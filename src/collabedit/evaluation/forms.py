@@ -9,7 +9,7 @@ from typing import Any, Literal
 from collabedit.models.chat import Turns, as_chat, has_chat
 from collabedit.requests import Question, Record, join, natural_question, stem
 
-__all__ = ["FORMS", "Form", "Probe", "Wants", "form_of", "probes"]
+__all__ = ["FORMS", "Form", "Probe", "Wants", "form_of", "probes", "raw_and_chat"]
 
 #: What an answer should hold: the edit's new object; the answer it had before; or an answer that
 #: follows from the edit.
@@ -192,3 +192,9 @@ FORMS: tuple[Form, ...] = (
 def form_of(key: str) -> Form:
     """The form of a key."""
     return next(form for form in FORMS if form.key == key)
+
+
+def raw_and_chat(question: str, tokenizer: Any) -> list[Probe]:
+    """A text of a user's as it is, and as a turn of a chat where the model has a template."""
+    forms = ["raw", "question"] if has_chat(tokenizer) else ["raw"]
+    return [Probe(form_of(key), question, ()) for key in forms]

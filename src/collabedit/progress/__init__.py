@@ -5,10 +5,11 @@ through says so with :func:`plan`; the display then counts them and estimates th
 of them. Messages for the user go through :func:`say`, so that they never break a bar.
 
 :func:`show_progress` chooses what is seen: a bar on a terminal, lines at growing intervals
-elsewhere, or nothing; and a file that gets every event as JSON.
+elsewhere, a :class:`Display` of one's own, or nothing; and a file that gets every event as JSON.
 """
 
-from collabedit.progress.clock import duration
+from collabedit.progress.clock import Running, duration
+from collabedit.progress.displays import Display, counted, label
 from collabedit.progress.events import EventLog
 from collabedit.progress.stages import (
     Progress,
@@ -20,10 +21,14 @@ from collabedit.progress.stages import (
 )
 
 __all__ = [
+    "Display",
     "EventLog",
     "Progress",
+    "Running",
+    "counted",
     "duration",
     "interrupted_stage",
+    "label",
     "plan",
     "progress",
     "say",

@@ -11,7 +11,7 @@ from collabedit.progress.clock import Running, duration
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Display", "Lines", "Nothing", "Terminal"]
+__all__ = ["Display", "Lines", "Nothing", "Terminal", "amount", "counted", "label"]
 
 #: Seconds of a stage before its first line where there is no terminal, and how much longer each
 #: further pause is than the one before it.

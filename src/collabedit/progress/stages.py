@@ -164,18 +164,26 @@ def _named(stage: Running) -> str:
 
 @contextmanager
 def show_progress(
-    *, quiet: bool = False, verbose: bool = False, log: EventLog | None = None
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    log: EventLog | None = None,
+    display: Display | None = None,
 ) -> Iterator[None]:
     """Choose what is shown and logged within the block.
+
+    It holds for the whole process, its threads included: one block at a time.
 
     Args:
         quiet: show neither stages nor messages.
         verbose: also print how long each stage took.
         log: gets every event.
+        display: shows stages and messages; by default a bar if standard error is a terminal, lines
+            elsewhere.
     """
     global _reporter
     before, _reporter = _reporter, _Reporter()
-    _reporter.display = Nothing() if quiet else default_display()
+    _reporter.display = Nothing() if quiet else display or default_display()
     _reporter.log, _reporter.verbose = log, verbose and not quiet
     try:
         yield

@@ -4,6 +4,7 @@ It asks parties over a :class:`Transport`, checks and merges what they send, and
 :class:`Ledger`. Importing this package does not load transformers.
 """
 
+from collabedit.rounds.by_files import RoundFiles, keep_state, ledger_file_of, state_before
 from collabedit.rounds.coordinator import (
     Coordinator,
     gives_statistics,
@@ -27,16 +28,20 @@ __all__ = [
     "Failure",
     "Ledger",
     "Priors",
+    "RoundFiles",
     "Transport",
     "Verdict",
     "dynamic_priors",
     "gives_statistics",
     "judge",
+    "keep_state",
+    "ledger_file_of",
     "merge_deltas",
     "priors_at_once",
     "require_statistics",
     "require_sum",
     "run_gate",
     "run_round",
+    "state_before",
     "static_priors",
 ]

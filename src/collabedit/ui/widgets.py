@@ -1,0 +1,176 @@
+"""What the tabs have in common: fields, tables, buttons that choose files, and complaints."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nicegui import events, ui
+
+from collabedit.errors import CollabEditError
+
+__all__ = [
+    "Cell",
+    "button",
+    "choice",
+    "complaints",
+    "field",
+    "file_button",
+    "hint",
+    "lines",
+    "section",
+    "table",
+]
+
+#: A cell's text, and the classes that it has.
+Cell = str | tuple[str, str]
+
+
+@contextmanager
+def complaints() -> Iterator[None]:
+    """Show an error that was raised on purpose in a corner of the page."""
+    try:
+        yield
+    except CollabEditError as error:
+        close = [{"label": "Close", "color": "white", "noCaps": True}]
+        ui.notify(str(error), color="negative", multi_line=True, timeout=0, actions=close)
+
+
+@contextmanager
+def section(title: str) -> Iterator[ui.element]:
+    """A part of a tab under a heading."""
+    with ui.element("section") as part:
+        heading = ui.html(html.escape(title), sanitize=False, tag="h2")
+        part.props(f'aria-labelledby="{heading.html_id}"')
+        yield part
+
+
+def hint(text: str) -> ui.html:
+    """A paragraph that explains."""
+    return ui.html(html.escape(text), sanitize=False, tag="p").classes("hint")
+
+
+def lines(texts: Sequence[str], classes: str = "") -> ui.html:
+    """A paragraph a text."""
+    body = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
+    return ui.html(body, sanitize=False).classes(f"lines {classes}")
+
+
+def field(
+    label: str,
+    value: str,
+    on_change: Callable[[str], Any],
+    *,
+    example: str = "",
+    classes: str = "",
+) -> ui.input:
+    """A labelled line to type in."""
+    given = ui.input(label, value=value, on_change=lambda event: on_change(event.value or ""))
+    given.props("outlined stack-label autocomplete=off spellcheck=false")
+    if example:
+        given.props["placeholder"] = example
+    return given.classes(classes)
+
+
+def table(
+    caption: str, headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, titled: bool = False
+) -> ui.html:
+    """A table that scrolls by itself where it is too wide.
+
+    Args:
+        caption: what it shows.
+        headings: of the columns.
+        rows: of cells; all texts are escaped.
+        titled: show the caption, not only to those who listen to the page.
+    """
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in headings)
+    body = "".join(f"<tr>{_cells(row, headings)}</tr>" for row in rows)
+    seen = "" if titled else ' class="unseen"'
+    text = (
+        f"<table><caption{seen}>{html.escape(caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+    scroll = ui.html(text, sanitize=False).classes("scroll")
+    scroll.props("role=region tabindex=0")
+    scroll.props["aria-label"] = caption
+    return scroll
+
+
+def _cells(row: Sequence[Cell], headings: Sequence[str]) -> str:
+    found = []
+    for place, (cell, heading) in enumerate(zip(row, headings, strict=True)):
+        text, classes = cell if isinstance(cell, tuple) else (cell, "")
+        shown = html.escape(text) or '<span class="nothing">nothing</span>'
+        if place == 0:
+            found.append(f'<th scope="row" class="{classes}">{shown}</th>')
+        else:
+            # the heading shows beside the cell on narrow screens
+            label = html.escape(heading)
+            found.append(f'<td class="{classes}" data-label="{label}">{shown}</td>')
+    return "".join(found)
+
+
+def button(
+    text: str, on_click: Callable[[], Any] | None = None, kind: str = "plain", *, label: str = ""
+) -> ui.button:
+    """A button.
+
+    Args:
+        text: on it.
+        on_click: what it does.
+        kind: ``main`` for what a section is for, ``plain``, or ``quiet``.
+        label: what it says to those who listen, where the text alone would not tell.
+    """
+    made = ui.button(text, on_click=on_click, color=None).props("no-caps unelevated")
+    if label:
+        made.props["aria-label"] = label
+    return made.classes(kind)
+
+
+def choice(
+    label: str, options: Mapping[str, str], value: str, on_change: Callable[[Any], Any]
+) -> ui.select:
+    """A labelled list to choose from; ``options`` are the texts by value."""
+    given = ui.select(
+        dict(options), label=label, value=value, on_change=lambda event: on_change(event.value)
+    )
+    return given.props("outlined stack-label options-dense")
+
+
+def file_button(
+    text: str,
+    take: Callable[[Path, str], Awaitable[None] | None],
+    folder: Path,
+    *,
+    accept: str,
+    multiple: bool = False,
+) -> ui.button:
+    """A button that lets the browser choose files; they are copied into a folder of this process.
+
+    Args:
+        text: of the button.
+        take: gets the copy of a file, and its name.
+        folder: for the copies.
+        accept: endings of the files' names, separated by commas.
+        multiple: whether several may be chosen.
+    """
+
+    async def received(event: events.UploadEventArguments) -> None:
+        own = folder / str(sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0)
+        own.mkdir(parents=True)
+        name = Path(event.file.name).name or "file"
+        await event.file.save(own / name)
+        done = take(own / name, name)
+        if done is not None:
+            await done
+        chooser.reset()
+
+    chooser = ui.upload(multiple=multiple, auto_upload=True, on_upload=received)
+    chooser.props(f'accept="{accept}"').classes("chooser")
+    button_ = button(text)
+    # in the browser, since only there a click may open its file chooser
+    button_.on("click", js_handler=f"() => getElement({chooser.id}).$refs.qRef.pickFiles()")
+    return button_
