@@ -8,12 +8,14 @@ from collabedit.covariance.opening import open_corpus
 from collabedit.covariance.pooled import merge
 from collabedit.covariance.self_corpus import SelfCorpus
 from collabedit.covariance.text_corpus import TextCorpus, file_corpus, hub_corpus
+from collabedit.covariance.written import WrittenCorpus, own_corpus
 
 __all__ = [
     "Corpus",
     "Plan",
     "SelfCorpus",
     "TextCorpus",
+    "WrittenCorpus",
     "collect",
     "default_covariance",
     "file_corpus",
@@ -22,4 +24,5 @@ __all__ = [
     "layer_in_file_name",
     "merge",
     "open_corpus",
+    "own_corpus",
 ]

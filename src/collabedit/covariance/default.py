@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 
 from collabedit.covariance.collect import MAX_LENGTH, collect
-from collabedit.covariance.self_corpus import SelfCorpus
 from collabedit.covariance.sizing import (
     collection_key,
     default_tokens,
     expected_seconds,
     plan_of,
 )
+from collabedit.covariance.written import own_corpus
 from collabedit.errors import CollabEditError, InputError
 from collabedit.files import cache_directory
 from collabedit.messages import Covariance
@@ -32,18 +32,18 @@ def default_covariance(
     tokens: int | None = None,
     say: Callable[[str], None] = say,
 ) -> Covariance:
-    """Second moments of text that the model itself writes, for when the user gives none.
+    """Second moments of text that the model itself writes or wrote, for when the user gives none.
 
     They are kept in the cache, under a key made of everything they depend on.
 
     Args:
         model: the model, unedited.
         layers: which decoder layers.
-        seed: of the samples.
+        seed: of the samples, where no text is kept with the package.
         tokens: how many to sample; :func:`default_tokens` when ``None``.
         say: receives the notice that it takes a while, and what would be better.
     """
-    corpus = SelfCorpus(seed)
+    corpus = own_corpus(model, tokens, seed)
     tokens = tokens or default_tokens(model, corpus)
     names = model.weight_names(sorted(set(layers)))
     key = collection_key(model.fingerprint(names), corpus, plan_of(model, tokens, MAX_LENGTH))
@@ -55,8 +55,8 @@ def default_covariance(
             logger.warning("%s; collecting it again", error)
     minutes = duration(expected_seconds(model, corpus, tokens))
     say(
-        f"No covariance was given. Collecting one over {tokens:,} tokens that {model.name} writes "
-        f"itself takes about {minutes}, only once; it is kept in {path.parent}. Text like that of "
+        f"No covariance was given. Collecting one over {tokens:,} tokens of {model.name}'s own "
+        f"takes about {minutes}, only once; it is kept in {path.parent}. Text like that of "
         "its training is better: collabedit stats collect --corpus FILE"
     )
     try:
