@@ -46,7 +46,7 @@ __all__ = [
 
 #: A second pass gives an edit's target so many times the steps, and this share of the loss at which
 #: it is finished.
-_MORE_STEPS, _LOWER_LOSS = 2, 0.2
+_MORE_STEPS, _LOWER_LOSS = 4, 0.2
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_help_shows_the_settings_defaults(study: str, monkeypatch: pytest.Monkey
         value = getattr(made, field)
         parts = value if isinstance(value, tuple) else (value,)
         shown = ", ".join(str(p.value if isinstance(p, Schedule) else p) for p in parts)
-        if value is not None and not isinstance(value, bool):
+        if value not in (None, ()) and not isinstance(value, bool):
             assert f"[default: {shown}]" in text, flag
     assert study in collabedit("run", "--help")
 

@@ -15,7 +15,6 @@ from collabedit.datasets import conflicting, load_dataset
 from collabedit.errors import DatasetError, InputError
 from collabedit.evaluation import CaseResult, evaluate, summarise
 from collabedit.experiments import (
-    MODES,
     ConflictSettings,
     Run,
     SingleRoundSettings,
@@ -25,6 +24,7 @@ from collabedit.experiments import (
 from collabedit.experiments.study import deal, records_of, requests_of
 from collabedit.messages import Delta, RoundConfig, Schedule
 from collabedit.requests import Record
+from collabedit.settings import MODES
 from tests.experiments.studies import (
     Tiny,
     assert_alike,

@@ -52,7 +52,8 @@ class TargetSolver:
         """Optimise all edits; returns the changes ``[edits, d_out]`` of their hidden states.
 
         Args:
-            bar: advances with each edit that is finished.
+            bar: advances with every step by a part of each edit, and by the rest of those that are
+                finished.
             sizes: how many each of them stands for.
         """
         settings = self.settings
@@ -66,8 +67,9 @@ class TargetSolver:
             loss = self._loss(delta, backward=not last)
             below = (loss < settings.loss_threshold).tolist()
             finished = [edit for edit in sorted(active) if last or below[edit]]
-            done = sum(sizes[edit] for edit in finished)
-            bar.advance(done)  # also by none: a step takes seconds on a large model
+            left = (settings.target_steps - step) * sum(sizes[edit] for edit in finished)
+            going = sum(sizes[edit] for edit in active.difference(finished))
+            bar.advance((going + left) / settings.target_steps)
             if finished:
                 changes[finished] = delta.detach()[finished]
                 active.difference_update(finished)

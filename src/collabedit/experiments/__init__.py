@@ -9,7 +9,6 @@ from collabedit.experiments.overlap import overlap
 from collabedit.experiments.runs import Run, open_run
 from collabedit.experiments.single_round import single_round
 from collabedit.settings import (
-    MODES,
     AugmentationSettings,
     ConflictSettings,
     EditorsSettings,
@@ -21,7 +20,6 @@ from collabedit.settings import (
 )
 
 __all__ = [
-    "MODES",
     "AugmentationSettings",
     "ConflictSettings",
     "EditorsSettings",

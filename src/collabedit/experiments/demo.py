@@ -22,7 +22,9 @@ __all__ = ["run_demo"]
 
 #: The answers of CollabEdit's model are shown for all facts; those of six models would take longer
 #: than all the rest.
-_SETTINGS = SingleRoundSettings(parties=4, edits_per_party=8, shared=4, answers=0)
+_SETTINGS = SingleRoundSettings(
+    parties=4, edits_per_party=8, shared=4, answers=0, conversations=True
+)
 _SHOWN = 6
 
 

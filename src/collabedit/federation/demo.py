@@ -12,6 +12,7 @@ import torch
 
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition
+from collabedit.editing import sample_contexts
 from collabedit.errors import InputError
 from collabedit.federation.deployment import Deployment
 from collabedit.federation.folder import Report, Settings
@@ -137,7 +138,8 @@ def _deal(settings: DemoSettings) -> dict[str, list[Record]]:
 
 def _round(model: LanguageModel, schedule: Schedule, settings: DemoSettings) -> RoundConfig:
     shown = Gate(least_share=0.0)  # a demonstration shows what it got
-    return new_round(model, schedule=schedule, seed=settings.seed, gate=shown)
+    contexts = sample_contexts(model, settings.seed)  # conversations would take three times as long
+    return new_round(model, contexts=contexts, schedule=schedule, seed=settings.seed, gate=shown)
 
 
 def _over_network(session: Any, out: Path, config: RoundConfig, parties: int) -> Report:

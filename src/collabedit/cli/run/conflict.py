@@ -41,7 +41,8 @@ def conflict(
 
     A is what --parties and --edits-per-party give; as many other parties hold B.
     """
-    from collabedit.experiments import MODES, ConflictSettings, conflict
+    from collabedit.experiments import ConflictSettings, conflict
+    from collabedit.settings import MODES
 
     asked = tuple(name.strip() for name in modes.lower().split(","))
     names = tuple(MODES) if asked == ("all",) else asked
