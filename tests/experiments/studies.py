@@ -183,9 +183,11 @@ def found_targets(
     model: LanguageModel, config: RoundConfig, shares: Sequence[Sequence[EditRequest]]
 ) -> list[Tensor]:
     """Each party's targets ``[d_out, n]``, found together and without a cache."""
-    distinct = list(dict.fromkeys(request for share in shares for request in share))
-    found = optimise_targets(model, distinct, config.contexts, config.hyperparameters).double()
-    return [found[:, [distinct.index(request) for request in share]] for share in shares]
+    flat = [request for share in shares for request in share]
+    owners = [owner for owner, share in enumerate(shares) for _ in share]
+    settings = config.hyperparameters
+    found = optimise_targets(model, flat, config.contexts, settings, owners=owners).double()
+    return list(found.split([len(share) for share in shares], dim=1))
 
 
 def dense_round(
