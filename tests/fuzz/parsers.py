@@ -139,6 +139,7 @@ def _messages() -> list[JsonMessage | TensorMessage]:
             round_sha256=_DIGEST,
             delta_sha256=_DIGEST,
             hits={"rewrite": Hits(before=1, after=2, of=3)},
+            perplexity=1.25,
             next_sha256={"w": _DIGEST},
         ),
         Settled(round_sha256=_DIGEST, kept=True),

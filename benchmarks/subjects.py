@@ -1,0 +1,72 @@
+"""Several facts of one subject: how many take, by facts of a subject and by who holds them.
+
+``python -m benchmarks.subjects`` writes one, two or four facts about each of eight countries into
+the unedited model: all of a country's held by one party, which gives them one change, or one each
+by as many parties, which find their changes without each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+
+from collabedit.collaboration import merge_edits
+from collabedit.covariance import default_covariance
+from collabedit.evaluation import ask_edits
+from collabedit.merging import resolve_method
+from collabedit.models import LanguageModel, load_model
+from collabedit.parties import Party, new_round
+from collabedit.requests import EditRequest, Record
+from collabedit.rounds import static_priors
+
+COUNTRIES = ("France", "Japan", "Brazil", "Kenya", "Poland", "Canada", "Greece", "Vietnam")
+FACTS = (
+    ("The capital of {} is", "P36", ("Oslo", "Lima", "Cairo", "Madrid")),
+    ("The official language of {} is", "P37", ("Dutch", "Arabic", "Korean", "Swedish")),
+    ("The currency of {} is the", "P38", ("rupee", "krona", "peso", "ruble")),
+    ("{} is located on the continent of", "P30", ("Antarctica", "Oceania")),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.subjects", description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--facts", type=int, nargs="+", default=[1, 2, 4], help="of each country")
+    given = parser.parse_args()
+    model = load_model(given.model)
+    print("| facts of a subject | held by | edits | raw | in a chat, about the subject |")
+    print("|---|---|---|---|---|")
+    for facts, apart in product(given.facts, (False, True)):
+        if apart and facts == 1:
+            continue
+        shares = [_requests(place) for place in range(facts)]
+        if not apart:
+            shares = [[request for share in shares for request in share]]
+        raw, chat = _success(model, shares)
+        edits = sum(map(len, shares))
+        held = f"{facts} parties, one each" if apart else "one party"
+        print(f"| {facts} | {held} | {edits} | {raw}/{edits} | {chat}/{edits} |", flush=True)
+
+
+def _requests(place: int) -> list[EditRequest]:
+    prompt, relation, objects = FACTS[place]
+    return [
+        EditRequest(10 * i + place, prompt, country, objects[i % len(objects)], None, relation)
+        for i, country in enumerate(COUNTRIES)
+    ]
+
+
+def _success(model: LanguageModel, shares: list[list[EditRequest]]) -> tuple[int, int]:
+    config = new_round(model)
+    priors = static_priors(config, default_covariance(model, config.layers, 0))
+    parties = Party.together(model, shares, config)
+    delta = merge_edits(resolve_method("CollabEdit"), parties, config, priors).delta
+    records = [Record(request) for share in shares for request in share]
+    with model.edited(delta.changes):
+        asked = ask_edits(model, records)
+    raw = sum(answer["right"] for answer, _ in asked)
+    return raw, sum(chat is not None and chat["about"] for _, chat in asked)
+
+
+if __name__ == "__main__":
+    main()
