@@ -23,6 +23,7 @@ from collabedit.merging import resolve_method
 from collabedit.messages import Delta, RoundConfig, RoundState, Schedule
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, fine_tune, new_round
+from collabedit.parties.in_process import parties_of, secure_aggregation_of
 from collabedit.requests import Record
 from collabedit.rounds import Coordinator, dynamic_priors, static_priors
 from collabedit.transports import run_in_process
@@ -58,9 +59,10 @@ class Setting:
         targets = self.targets.split(list(sizes), dim=1)
         requests = iter(self.requests)
         shares = [list(islice(requests, size)) for size in sizes]
+        halves = parties_of(config) or [None] * len(sizes)
         return [
-            Party(model, share, config, targets=known)
-            for share, known in zip(shares, targets, strict=True)
+            Party(model, share, config, targets=known, secure=half)
+            for share, known, half in zip(shares, targets, halves, strict=True)
         ]
 
     def priors(self, config: RoundConfig) -> Mapping[str, Prior]:
@@ -74,9 +76,16 @@ class Setting:
         method: str,
         editor: str = "MEMIT",
         model: LanguageModel | None = None,
+        secure: bool = False,
     ) -> Delta:
         model = model or self.exact
-        config = new_round(model, editor=editor, schedule=schedule, contexts=self.contexts)
+        config = new_round(
+            model,
+            editor=editor,
+            schedule=schedule,
+            contexts=self.contexts,
+            secure_aggregation=secure_aggregation_of(sizes, model) if secure else None,
+        )
         coordinator = Coordinator(config, self.priors(config), resolve_method(method))
         return run_in_process(self.parties(config, model, sizes), coordinator)
 
@@ -123,6 +132,19 @@ def test_every_editor_merges_exactly(setting: Setting, editor: str, schedule: Sc
     with setting.model.edited(merged.changes):
         summary = summarise(evaluate(setting.model, setting.records))
     assert summary["ES"] > 80
+
+
+@pytest.mark.usefixtures("exact_arithmetic")
+@pytest.mark.parametrize("schedule", list(Schedule))
+@pytest.mark.parametrize("editor", [e.name for e in editors() if e.at_once and e.has_statistics])
+def test_every_editor_merges_alike_under_secure_aggregation(
+    setting: Setting, editor: str, schedule: Schedule
+) -> None:
+    pytest.importorskip("cryptography")
+    plain = setting.merged(schedule, SIZES, "CollabEdit", editor)
+    summed = setting.merged(schedule, SIZES, "CollabEdit", editor, secure=True)
+    for name, expected in plain.changes.items():
+        assert relative_distance(summed.changes[name], expected) < 1e-9  # 90 bits of fraction
 
 
 @pytest.mark.usefixtures("exact_arithmetic")
