@@ -46,11 +46,14 @@ demo: $(BASE) ## Install what editing needs, and run the demonstration
 demo-federation: setup ## Run a federation of three organisations on this machine
 	$(VENV)/bin/collabedit federation demo --parties 3
 
+# Two processes of one thread each: the models of the tests are too small for more threads.
+TESTS ?= -n 2 --dist loadfile
+
 test: setup ## Run the whole test suite
-	$(PY) -m pytest
+	$(PY) -m pytest $(TESTS)
 
 test-quick: setup ## Run the tests that need neither the real model nor much time
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest $(TESTS) -m "not slow"
 
 lint: setup ## Check style, format, types and the layers of imports
 	$(PY) -m ruff check
