@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,25 @@ def test_parts_are_joined_in_order_and_fetched_once(served: Served, tmp_path: Pa
     assert not any((tmp_path / "downloads").iterdir())
 
 
+def test_two_at_once_fetch_it_once(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    registry = served()
+    begun, download = threading.Event(), registry.download
+
+    def slowly(requirement: str, target: Path) -> None:
+        begun.set()
+        time.sleep(0.3)  # the other one asks meanwhile
+        download(requirement, target)
+
+    catalogue._download_wheel = slowly  # the fixture undoes it
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(catalogue.fetch, "two-parts")
+        assert begun.wait(10)
+        second = pool.submit(catalogue.fetch, "two-parts")
+        assert first.result(10) == second.result(10)
+    assert len(registry.asked) == 2
+    assert capsys.readouterr().err.count("Waiting for another process") == 1
+
+
 def test_terms_are_told_before_the_download(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +114,8 @@ def test_a_wrong_checksum_is_refused_and_nothing_kept(served: Served, tmp_path: 
     with pytest.raises(ModelError, match="expected 000"):
         catalogue.fetch("two-parts")
     assert not catalogue.is_fetched("two-parts")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.suffix for path in kept] == [".lock"]
 
 
 def test_a_damaged_download_is_named(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

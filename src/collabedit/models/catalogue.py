@@ -13,12 +13,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from collabedit.errors import ModelError, UnknownNameError
 from collabedit.files import atomic_path, cache_directory, make_directory
@@ -92,18 +95,20 @@ def fetch(name: str) -> Path:
     if is_fetched(name):
         return target
     model = entry(name)
-    say(f"Fetching {name}: {model.title}, {model.megabytes:,} MB, {model.licence} (only once)")
-    if model.terms:
-        say(model.terms)
-    make_directory(target.parent)
-    downloads = make_directory(cache_directory("downloads", target.name))
-    gguf = downloads / f"{name}.gguf"
-    if not gguf.is_file():
-        with explained(name, remedy=f"remove {downloads} and try again"):
-            _join(_download(model, downloads), model, gguf)
-    say(f"Converting {name} to safetensors in {target}")
-    convert_gguf(gguf, target)
-    shutil.rmtree(downloads, ignore_errors=True)
+    with _alone(target):
+        if is_fetched(name):
+            return target
+        say(f"Fetching {name}: {model.title}, {model.megabytes:,} MB, {model.licence} (only once)")
+        if model.terms:
+            say(model.terms)
+        downloads = make_directory(cache_directory("downloads", target.name))
+        gguf = downloads / f"{name}.gguf"
+        if not gguf.is_file():
+            with explained(name, remedy=f"remove {downloads} and try again"):
+                _join(_download(model, downloads), model, gguf)
+        say(f"Converting {name} to safetensors in {target}")
+        convert_gguf(gguf, target)
+        shutil.rmtree(downloads, ignore_errors=True)
     return target
 
 
@@ -118,15 +123,34 @@ def fetch_gguf(name: str) -> Path:
     target = _directory(name).with_name(f"{_directory(name).name}.gguf")
     if target.is_file():
         return target
-    say(f"Fetching the GGUF file of {name}, {model.megabytes:,} MB, {model.licence} (only once)")
-    if model.terms:
-        say(model.terms)
-    make_directory(target.parent)
-    downloads = make_directory(cache_directory("downloads", target.stem))
-    with explained(name, remedy=f"remove {downloads} and try again"):
-        _join(_download(model, downloads), model, target)
-    shutil.rmtree(downloads, ignore_errors=True)
+    with _alone(target):
+        if target.is_file():
+            return target
+        size = f"{model.megabytes:,} MB"
+        say(f"Fetching the GGUF file of {name}, {size}, {model.licence} (only once)")
+        if model.terms:
+            say(model.terms)
+        downloads = make_directory(cache_directory("downloads", target.stem))
+        with explained(name, remedy=f"remove {downloads} and try again"):
+            _join(_download(model, downloads), model, target)
+        shutil.rmtree(downloads, ignore_errors=True)
     return target
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One process at a time makes a file of the cache; others wait for it, and find it made."""
+    make_directory(target.parent)
+    lock = FileLock(f"{target}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"Waiting for another process that makes {target}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _directory(name: str) -> Path:
