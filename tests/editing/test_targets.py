@@ -319,3 +319,27 @@ def test_a_subjects_edits_share_a_change_within_their_party_only(tiny_llama: Lan
     assert (together[:, [0, 2]] - alone).norm() > 0.1 * alone.norm()
     both = find([first, second, second, first], owners=[0, 0, 1, 1])
     assert torch.equal(both[:, :2], both[:, [3, 2]])
+
+
+def test_edits_may_stop_once_their_answers_are_the_likeliest(exact_llama: LanguageModel) -> None:
+    facts = [("Spain", "in"), ("France", "is"), ("Paris", "of")]  # a token each, within its reach
+    requests = [EditRequest(i, "They say {}", *fact) for i, fact in enumerate(facts)]
+    settings = SETTINGS.with_changes(target_steps=60, loss_threshold=0.0, clamp_factor=50.0)
+    find = partial(exact_targets, exact_llama, requests, bare_contexts())
+    full, early = find(settings), find(settings.with_changes(target_stop="argmax"))
+    start = measure(exact_llama, requests, bare_contexts(), (), SETTINGS.layers[-1]).hidden
+    for place, request in enumerate(requests):
+        before, after, end = (z[:, place] - start[:, place] for z in (start, early, full))
+        assert not likeliest(exact_llama, request, before)
+        assert likeliest(exact_llama, request, after)
+        assert after.norm() < 0.9 * end.norm()
+
+
+def likeliest(model: LanguageModel, request: EditRequest, move: Tensor) -> bool:
+    """Whether a change makes every token of the answer the likeliest."""
+    (text,) = encode_edits(model.tokenizer, texts_in("{}", request))
+    row, at = torch.tensor([0]), torch.tensor([text.subject_last])
+    site = model.site(SETTINGS.layers[-1])
+    with torch.no_grad(), added_states(site, (1, len(text.ids)), row, at, move[None]):
+        logits = model.hf(torch.tensor([text.ids]), use_cache=False).logits[0]
+    return logits[text.target_start - 1 : -1].argmax(-1).tolist() == list(text.target_ids)

@@ -65,8 +65,8 @@ class TargetSolver:
         for step in range(settings.target_steps):
             last = step == settings.target_steps - 1
             loss = self._loss(delta, backward=not last)
-            below = (loss < settings.loss_threshold).tolist()
-            finished = [edit for edit in sorted(active) if last or below[edit]]
+            reached = self._reached(loss).tolist()
+            finished = [edit for edit in sorted(active) if last or reached[edit]]
             left = (settings.target_steps - step) * sum(sizes[edit] for edit in finished)
             going = sum(sizes[edit] for edit in active.difference(finished))
             bar.advance((going + left) / settings.target_steps)
@@ -84,8 +84,14 @@ class TargetSolver:
                 self.groups = regrouped(self.groups, active, self.max_tokens)
         return changes
 
+    def _reached(self, loss: Tensor) -> Tensor:
+        """Which edits need no more steps ``[edits]``, after a pass with their ``loss [edits]``."""
+        below = loss < self.settings.loss_threshold
+        return below if self.settings.target_stop == "loss" else below | (self.unmet == 0)
+
     def _loss(self, delta: Tensor, *, backward: bool) -> Tensor:
         """Loss of each edit ``[edits]``; its gradient gathers in ``delta``."""
+        self.unmet = torch.zeros_like(self.initial[:, 0], dtype=torch.long)
         size = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
         decay = self.settings.target_weight_decay * size
         if backward:
@@ -105,6 +111,8 @@ class TargetSolver:
         sizes = [len(group.target_ids), len(logits) - len(group.target_ids)]
         edit, kept_edit = group.edit[group.rows].split(sizes)
         predicted, kept = logits.split(sizes)
+        unlikely = predicted.argmax(dim=-1) != group.target_ids
+        self.unmet.index_add_(0, edit, unlikely.long())
         missing = cross_entropy(predicted.float(), group.target_ids, reduction="none")
         now = kept.float().log_softmax(dim=-1)
         before = self.unchanged[self._rows(group)]

@@ -65,6 +65,7 @@ _SETTINGS = {
     "kl_factor",
     "clamp_factor",
     "loss_threshold",
+    "target_stop",
 }
 
 
@@ -243,7 +244,7 @@ def _common_key(
     """Digest of what the targets of all batches depend on."""
     return sha256_of_json(
         {
-            "version": 6,
+            "version": 7,
             "quick": quick,
             "max_tokens": max_tokens,
             "state": model.state_fingerprint(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -29,6 +29,7 @@ _LATER = (
     "equality_ridge",
     "covariance_adjustment",
     "norm_weight",
+    "target_stop",
     "norm_anchor",
     "gradient_rate",
     "ft_batch_size",
@@ -56,6 +57,8 @@ class Hyperparameters(BaseModel):
         kl_factor: factor of the divergence on "{subject} is a" in the loss.
         clamp_factor: largest ``|delta|`` as a share of ``|h|``.
         loss_threshold: an edit whose loss falls below it is finished.
+        target_stop: ``loss`` for that alone; with ``argmax``, an edit is also finished once every
+            token of its answers is the likeliest in all contexts (ENCORE, Gupta et al., 2025).
         loss_layer: the layer whose output gives the loss, as published files name it; the model's
             last one, which is the default, is the only one supported.
         equality_ridge: ``e`` of editors that satisfy every edit exactly (EMMET); above zero, edits
@@ -88,6 +91,7 @@ class Hyperparameters(BaseModel):
     loss_threshold: float = Field(default=0.05, ge=0, allow_inf_nan=False)
     loss_layer: int | None = Field(default=None, ge=0)
     equality_ridge: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    target_stop: Literal["loss", "argmax"] = "loss"
     norm_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     norm_anchor: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     gradient_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
