@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from collabedit.datasets import load_dataset
-from collabedit.requests import as_records, join
+from collabedit.requests import as_records, closed, join
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,18 @@ def test_a_space_that_a_record_begins_its_object_with_counts(
     (record,) = as_records({"prompt": prompt, "subject": "中国", "target": target})
     assert record.request.target_new == target.strip()
     assert join(record.request.text, record.request.target_new) == text
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("The capital is Lyon", "The capital is Lyon."),
+        ("He lives in the U.S.", "He lives in the U.S."),
+        ("首都是纽约", "首都是纽约。"),
+        ("수도는 서울", "수도는 서울."),
+        ("Столица — Пловдив", "Столица — Пловдив."),
+        ("Who knows?", "Who knows?"),
+    ],
+)
+def test_a_sentence_is_closed_as_its_script_does(sentence: str, expected: str) -> None:
+    assert closed(sentence) == expected

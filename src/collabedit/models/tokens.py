@@ -16,7 +16,7 @@ from torch import Tensor
 
 from collabedit.editors.contexts import ANSWER
 from collabedit.errors import ModelError, RequestError
-from collabedit.requests import is_question, join, stem
+from collabedit.requests import closed, is_question, join, stem
 
 __all__ = [
     "Batch",
@@ -106,7 +106,8 @@ def fill_template(
     Args:
         template: a context with ``{}`` where the prompt goes; ``"{}"`` is the bare prompt. With
             ``{answer}`` after it, the target is the whole sentence in that place, prompt and
-            object, or the object alone where the prompt is a question, and what follows it.
+            object, or the object alone where the prompt is a question, and what follows it: a full
+            stop as the sentence's script writes it.
         prompt: a prompt with ``{}`` where the subject goes.
         subject: the subject.
         target: a continuation.
@@ -121,13 +122,17 @@ def fill_template(
     if not restates:
         return PromptText(f"{before_prompt}{asked}{after_prompt}", target, span)
     text = f"{before_prompt}{asked.rstrip()}{after_prompt}"
+    if not target:
+        return PromptText(text, "", span, close=True)
     sentence = prompt if sentence is None else sentence
-    if is_question(sentence):
-        return PromptText(text, f"{target}{end}" if target else "", span, close=True)
-    said = join(sentence.replace("{}", subject), target) + end if target else ""
-    first = len(text) + sentence.index("{}")
-    again = (first, first + len(subject)) if target else None
-    return PromptText(text, said, span, close=True, again=again)
+    again = None
+    if not is_question(sentence):
+        target = join(sentence.replace("{}", subject), target)
+        first = len(text) + sentence.index("{}")
+        again = (first, first + len(subject))
+    if end.startswith("."):
+        target, end = closed(target), end[1:]
+    return PromptText(text, f"{target}{end}", span, close=True, again=again)
 
 
 def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:

@@ -16,7 +16,7 @@ A prompt may have the subject spelled out in place of ``{}``.
 """
 
 from collabedit.requests.formats import RequestFormat, request_formats
-from collabedit.requests.joining import is_question, join, stem
+from collabedit.requests.joining import closed, is_question, join, stem
 from collabedit.requests.questions import natural_question, question_prompt
 from collabedit.requests.records import EditRequest, Question, Record, RecordKind
 from collabedit.requests.understanding import (
@@ -38,6 +38,7 @@ __all__ = [
     "RequestFile",
     "RequestFormat",
     "as_records",
+    "closed",
     "is_question",
     "join",
     "load_records",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["is_question", "join", "stem"]
+__all__ = ["closed", "is_question", "join", "stem"]
 
 #: Scripts written without spaces between words, by the first words of their characters' Unicode
 #: names.
@@ -13,6 +13,9 @@ _UNSPACED = (
     *("IDEOGRAPHIC", "FULLWIDTH"),
 )
 
+#: Likewise, the scripts with a full stop of their own.
+_EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC")
+
 #: What the next word follows closely where a word could begin, and what it always follows so
 #: besides opening brackets, opening quotes and currency signs.
 _OPENS = frozenset("\"'`#@")
@@ -20,6 +23,9 @@ _HOLDS_NEXT = frozenset("_/\\¿¡")
 
 #: Where the assistant's turn begins in chat templates that break no line there.
 _TURN_BEGINS = "|>"
+
+#: What a sentence ends in.
+_STOPS = frozenset(".!?…\N{IDEOGRAPHIC FULL STOP}\N{FULLWIDTH EXCLAMATION MARK}")
 
 #: What follows the word before it closely, besides closing brackets and quotes.
 _HOLDS_PREVIOUS = frozenset(",.;:!?%…")
@@ -49,6 +55,15 @@ def stem(prompt: str) -> str:
     """
     stripped = prompt.rstrip(" ")
     return prompt if not stripped or stripped[-1].isspace() else stripped
+
+
+def closed(sentence: str) -> str:
+    """A sentence with a full stop, as its script writes it, unless it ends in one already."""
+    last = sentence.rstrip()[-1:]
+    if last in _STOPS:
+        return sentence
+    east_asian = unicodedata.name(last, "").startswith(_EAST_ASIAN)
+    return sentence + ("\N{IDEOGRAPHIC FULL STOP}" if east_asian else ".")
 
 
 def is_question(prompt: str) -> bool:
