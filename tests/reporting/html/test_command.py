@@ -30,6 +30,11 @@ COMMON: dict[str, Any] = {
     "seed": 7,
     "dtype": "float64",
     "memory_budget": 3_000_000,
+    "conversations": True,
+    "after_merge": (
+        {"name": "RECT", "options": {}},
+        {"name": "SPHERE", "options": {"energy": 0.4}},
+    ),
 }
 STUDIES = {
     "single-round": experiments.SingleRoundSettings(**COMMON, merge=("SA", "TIES")),

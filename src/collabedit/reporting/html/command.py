@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from collabedit.reporting.results import PapersResult, RunResult, TuneResult
@@ -47,9 +47,19 @@ def _option(name: str, value: Any) -> Iterator[str]:
             yield f"--no-{option}"
     elif value is True:
         yield f"--{option}"
+    elif name == "after_merge":
+        for step in value:
+            yield f"--{option}"
+            yield _step(step)
     else:
         yield f"--{option}"
         yield _word(name, value)
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    """A step after merging as the option takes it, such as ``SPHERE:energy=0.5,strength=0.8``."""
+    options = ",".join(f"{name}={value}" for name, value in step.get("options", {}).items())
+    return f"{step['name']}:{options}" if options else str(step["name"])
 
 
 def _word(name: str, value: Any) -> str:
