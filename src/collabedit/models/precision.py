@@ -41,10 +41,15 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 @cache
 @torch.no_grad()
 def _bfloat16_gain() -> float:
-    """How many times faster this processor multiplies in bfloat16: the best of a few tries each."""
+    """How many times faster a core multiplies in bfloat16: the best of a few tries each."""
     factors = (torch.ones(_ROWS, _NARROW), torch.ones(_WIDE, _NARROW))
     rounded = tuple(factor.bfloat16() for factor in factors)
-    tries = [[_seconds(pair) for pair in (factors, rounded)] for _ in range(_TIMES + 1)][1:]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        tries = [[_seconds(pair) for pair in (factors, rounded)] for _ in range(_TIMES + 1)][1:]
+    finally:
+        torch.set_num_threads(threads)
     float32, bfloat16 = map(min, zip(*tries, strict=True))
     return float(float32 / bfloat16)
 
