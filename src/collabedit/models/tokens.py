@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: Products of fewer rows than this are not summed in the order that larger ones are.
-_LEAST_TOKENS = 16
+_LEAST_TOKENS = 32
 
 
 @dataclass(frozen=True)
