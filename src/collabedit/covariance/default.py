@@ -53,7 +53,7 @@ def default_covariance(
             return Covariance.load(path)
         except CollabEditError as error:
             logger.warning("%s; collecting it again", error)
-    minutes = duration(expected_seconds(model, corpus, tokens))
+    minutes = duration(expected_seconds(model, corpus, tokens, layers))
     say(
         f"No covariance was given. Collecting one over {tokens:,} tokens of {model.name}'s own "
         f"takes about {minutes}, only once; it is kept in {path.parent}. Text like that of "

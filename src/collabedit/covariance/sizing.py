@@ -74,11 +74,17 @@ def collection_key(fingerprint: dict[str, str], corpus: Corpus, plan: Plan) -> s
 
 
 @torch.inference_mode()
-def expected_seconds(model: LanguageModel, corpus: Corpus, tokens: int) -> float:
-    """About how long a collection takes on this machine, from one small forward pass."""
+def expected_seconds(
+    model: LanguageModel, corpus: Corpus, tokens: int, layers: Sequence[int]
+) -> float:
+    """About how long a collection takes on this machine, from one small forward pass.
+
+    Making the tokens takes all layers of the model, collecting those up to the last one asked for.
+    """
     ids = torch.zeros(_TRIED_ROWS, _TRIED_LENGTH, dtype=torch.long, device=model.device)
     model.hf(input_ids=ids[:1], use_cache=False)  # the first pass also sets things up
     began = time.monotonic()
     model.hf(input_ids=ids, use_cache=False)
     each = (time.monotonic() - began) / ids.numel()
-    return tokens * each / (1 - corpus.generation_share)
+    making = corpus.generation_share / (1 - corpus.generation_share)
+    return tokens * each * (making + (max(layers) + 1) / model.structure.n_layers)

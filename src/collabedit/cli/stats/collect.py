@@ -106,7 +106,7 @@ def _say_cost(model: LanguageModel, layers: tuple[int, ...], corpus: Corpus, tok
     size = model.structure.mlp_size
     together = layers_at_once(model, layers)
     passes = "" if together == len(layers) else f"{together} at a time, "
-    seconds = expected_seconds(model, corpus, tokens)
+    seconds = expected_seconds(model, corpus, tokens, layers)
     say(
         f"{tokens:,} tokens of {corpus.description}; {len(layers)} layers "
         f"({', '.join(map(str, layers))}) of {size:,} inputs: {passes}"
