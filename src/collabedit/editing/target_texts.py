@@ -48,12 +48,13 @@ class Subjects:
 
 def fact_texts(tokenizer: Any, template: str, weight: float, subjects: Subjects) -> list[Text]:
     """The edits' texts in one context, up to the last token that predicts."""
-    found = []
-    for number, request in zip(subjects.of_edit, subjects.requests, strict=True):
-        own = encode_edits(tokenizer, texts_in(template, request))
-        share = weight / (len(own) * subjects.sizes[number])
-        found += [_text(number, text, share) for text in own]
-    return found
+    filled = [texts_in(template, request) for request in subjects.requests]
+    encoded = iter(encode_edits(tokenizer, [text for own in filled for text in own]))
+    return [
+        _text(number, next(encoded), weight / (len(own) * subjects.sizes[number]))
+        for number, own in zip(subjects.of_edit, filled, strict=True)
+        for _ in own
+    ]
 
 
 def _text(edit: int, text: EncodedText, weight: float) -> Text:
@@ -63,8 +64,8 @@ def _text(edit: int, text: EncodedText, weight: float) -> Text:
 
 def kept_texts(tokenizer: Any, contexts: Contexts, subjects: Subjects) -> list[list[Text]]:
     """By context, the texts in which something must not change: MEMIT's up to the subject."""
-    filled = [kept_texts_of(request, contexts) for request in subjects.firsts]
-    essence, *others = zip(*(encode_edits(tokenizer, own) for own in filled), strict=True)
+    by_edit = [kept_texts_of(request, contexts) for request in subjects.firsts]
+    essence, *others = (encode_edits(tokenizer, own) for own in zip(*by_edit, strict=True))
     first = [
         Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
         for edit, text in enumerate(essence)

@@ -11,7 +11,7 @@ from collabedit.models.lengths import check_lengths
 from collabedit.models.tokens import PromptText, fill_template
 from collabedit.requests import EditRequest, question_prompt
 
-__all__ = ["check_requests", "kept_text", "kept_texts_of", "texts_in"]
+__all__ = ["check_requests", "kept_texts_of", "texts_in"]
 
 #: MEMIT's: after the subject in this text, the next token must not change.
 _ESSENCE = "{} is a"
@@ -35,7 +35,7 @@ def texts_in(template: str, request: EditRequest, *, target: bool = True) -> lis
     return [fill_template(template, prompt, subject, said, sentence=request.prompt)]
 
 
-def kept_text(template: str, subject: str) -> PromptText:
+def _kept_text(template: str, subject: str) -> PromptText:
     """A text in which what the model says about a subject must not change, its target."""
     before, between, after = template.split(SUBJECT)
     asked = f"{before}{subject}{between}"
@@ -45,7 +45,7 @@ def kept_text(template: str, subject: str) -> PromptText:
 
 def kept_texts_of(request: EditRequest, contexts: Contexts) -> list[PromptText]:
     """All texts of an edit in which something must not change, MEMIT's first."""
-    kept = [kept_text(template, request.subject) for template in kept_templates(contexts)]
+    kept = [_kept_text(template, request.subject) for template in kept_templates(contexts)]
     return [fill_template("{}", _ESSENCE, request.subject), *kept]
 
 
