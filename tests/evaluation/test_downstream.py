@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from collabedit.errors import InputError
-from collabedit.evaluation.downstream import OWN_TASKS, downstream
+from collabedit.evaluation.downstream import OWN_TASKS, check_tasks, downstream
 from collabedit.models import LanguageModel
 
 
@@ -39,3 +40,32 @@ def test_unknown_tasks_are_named(tiny_llama: LanguageModel) -> None:
     pytest.importorskip("lm_eval")
     with pytest.raises(InputError, match="nosuchtask"):
         downstream(tiny_llama, ["capitals", "nosuchtask"])
+
+
+@pytest.mark.slow
+def test_a_file_of_items_is_a_task(smollm2: LanguageModel, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    own = resources.files("collabedit.evaluation").joinpath("tasks", "capitals.jsonl").read_text()
+    path = tmp_path / "cities.jsonl"
+    path.write_text(own)
+    found = downstream(smollm2, ["capitals", str(path)], limit=20)
+    assert found["cities"] == found["capitals"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"query": "a", "choices": ["b", "c"], "gold": 2}\n', "line 1: an item needs"),
+        ('{"query": "a", "choices": ["b"], "gold": 0}\n{"query": "a"}\n', "line 2: an item needs"),
+        ("no JSON\n", "line 1: an item needs"),
+        ("", "has no items"),
+    ],
+)
+def test_bad_items_are_named(tmp_path: Path, text: str, said: str) -> None:
+    pytest.importorskip("lm_eval")
+    path = tmp_path / "task.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        check_tasks([str(path)])
+    with pytest.raises(InputError, match="cannot read the task"):
+        check_tasks([str(tmp_path / "missing.jsonl")])

@@ -426,3 +426,45 @@ def test_settings_out_of_range_are_refused(tiny: Tiny, values: dict[str, Any]) -
     with pytest.raises(InputError, match=r"settings: ") as caught:
         MultiRoundSettings.checked(**tiny.options(**values))
     assert "\n" not in str(caught.value)
+
+
+def test_long_runs_measure_a_sample_after_some_rounds(
+    tiny: Tiny, tmp_path: Path, usual: Finished
+) -> None:
+    """And what they measure is what measuring everything finds of the same records."""
+    changes = {"heldout": tiny.folder / "heldout.txt", "merge": ("TA",), "beta": (BETA,)}
+    run = finished(tiny, tmp_path, measure=(1,), sample=1, **changes)
+    result, every = (MultiRoundResult.load(each.run.folder) for each in (run, usual))
+    assert result.measured == [1, ROUNDS] == list(run.settings.measured)
+    assert every.measured == list(range(1, ROUNDS + 1))
+    assert [len(part) for part in result.rounds["TA"]] == [1, ROUNDS]
+    assert [metrics["records"] for metrics in result.rounds["TA"][-1]] == [1] * ROUNDS
+    assert result.perplexity_by_round["TA"] == [every.perplexity_by_round["TA"][n] for n in (0, -1)]
+    assert {case.name for case in (run.run.folder / "stages/evaluation/TA").iterdir()} == {
+        "round_1.json",
+        f"round_{ROUNDS}.json",
+    }
+
+
+def test_there_must_be_the_rounds_to_measure(tiny: Tiny) -> None:
+    with pytest.raises(InputError, match="there is no round 4 of 3"):
+        MultiRoundSettings.checked(**tiny.options(rounds=3, measure=(1, 4)))
+
+
+def test_downstream_tasks_are_measured_beside_the_edits(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    items = [{"query": "The capital of France is", "choices": ["Paris", "Rome"], "gold": 0}] * 3
+    task = tmp_path / "capital.jsonl"
+    task.write_text("".join(json.dumps(item) + "\n" for item in items))
+    run = finished(tiny, tmp_path / "runs", merge=("TA",), measure=(2,), tasks=(str(task),))
+    tasks = MultiRoundResult.load(run.run.folder).tasks
+    assert [len(tasks[name]) for name in ("unedited", "TA")] == [1, 2]
+    assert all(0 <= scores["capital"]["acc"] <= 1 for own in tasks.values() for scores in own)
+
+
+def test_tasks_are_checked_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    settings = MultiRoundSettings(**tiny.options(rounds=1, tasks=("nosuchtask",)))
+    with pytest.raises(InputError, match="nosuchtask"):
+        multi_round(settings, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collabedit.cli.defaults import default_of
-from collabedit.cli.options import DeviceOption, DtypeOption, TrustOption
-from collabedit.errors import InputError
+from collabedit.cli.options import DeviceOption, DtypeOption, TrustOption, read_names
 
 if TYPE_CHECKING:
     from collabedit.evaluation.downstream import TaskScores
@@ -26,8 +25,9 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            help="With commas: capitals, opposites, everyday, which work offline; or tasks of the "
-            "lm-evaluation-harness, whose data it downloads."
+            help="With commas: capitals, opposites, everyday, which work offline; .jsonl files of "
+            "'query', 'choices' and 'gold'; or tasks of the lm-evaluation-harness, whose data it "
+            "downloads."
         ),
     ] = "capitals,opposites,everyday",
     include: Annotated[
@@ -47,19 +47,18 @@ def evaluate(
 
     Needs the extra lm-eval.
     """
-    from collabedit.evaluation.downstream import downstream
+    from collabedit.evaluation.downstream import check_tasks, downstream
     from collabedit.messages import Delta
     from collabedit.models import load_model
     from collabedit.parties import check_delta_model
     from collabedit.reporting.table import console
 
+    names = read_names(tasks)
+    check_tasks(names, include)
     change = None if delta is None else Delta.load(delta)
     if change is not None:
         change.require_complete()
     loaded = load_model(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if not names:
-        raise InputError("--tasks names no task")
     if change is not None:
         check_delta_model(loaded, change)
 

@@ -185,6 +185,11 @@ def read_numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def read_names(text: str) -> tuple[str, ...]:
+    """Names from ``one`` or ``one, another``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def read_decimals(text: str, option: str) -> tuple[float, ...]:
     """Numbers from ``0.5`` or ``0,0.5,10``.
 

@@ -11,17 +11,27 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from collabedit.errors import InputError, MissingExtraError
 from collabedit.models import LanguageModel
 from collabedit.progress import say
 
-__all__ = ["OWN_TASKS", "TaskScores", "downstream"]
+__all__ = ["OWN_TASKS", "TaskScores", "check_tasks", "downstream"]
 
 #: Tasks that come with the package, and work offline: what everyone knows, four choices each.
 OWN_TASKS = ("capitals", "opposites", "everyday")
 
 #: By task, the metrics that it has, such as ``acc`` and ``acc_stderr``.
 TaskScores = dict[str, dict[str, float]]
+
+
+class _Item(TypedDict):
+    query: str
+    choices: list[str]
+    gold: int
+
 
 _METRICS = [
     {"metric": name, "aggregation": "mean", "higher_is_better": True}
@@ -41,7 +51,9 @@ def downstream(
 
     Args:
         model: the model, edited or not.
-        tasks: names of :data:`OWN_TASKS`, or of the harness, which downloads their data.
+        tasks: names of :data:`OWN_TASKS`; ``.jsonl`` files of items with a ``query``, its
+            ``choices`` and the number of the right one, ``gold``; or names of tasks of the harness,
+            which downloads their data.
         include: a folder of further tasks as the harness takes them (YAML files).
         limit: items of a task; all by default.
         batch_size: items at a time.
@@ -51,30 +63,20 @@ def downstream(
 
     Raises:
         MissingExtraError: when the harness is not installed.
-        InputError: when there is no such task, or its data can't be had.
+        InputError: when there is no such task, or its data can't be had or read.
     """
-    try:
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise MissingExtraError("lm-eval", "lm-eval", "measuring downstream tasks") from None
+    manager, chosen = _chosen(tasks, include)
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
     say(f"Measuring {', '.join(tasks)}")
     with _quiet():
-        manager = TaskManager(include_path=None if include is None else str(include))
-        unknown = sorted(set(tasks) - set(OWN_TASKS) - set(manager.all_tasks))
-        if unknown or not tasks:
-            raise InputError(
-                f"unknown task {', '.join(unknown)!r}; ours are {', '.join(OWN_TASKS)}, others are "
-                "those of 'lm-eval ls tasks' or of --include"
-            )
         wrapped = HFLM(
             pretrained=model.hf,
             tokenizer=model.tokenizer,
             batch_size=batch_size,
             device=str(model.device),
         )
-        chosen: list[Any] = [_own(task) if task in OWN_TASKS else task for task in tasks]
         try:
             found: Any = lm_eval.simple_evaluate(
                 wrapped,
@@ -90,13 +92,50 @@ def downstream(
     return {task: _numbers(scores) for task, scores in found["results"].items()}
 
 
+def check_tasks(tasks: Sequence[str], include: Path | None = None) -> None:
+    """Check that tasks can be measured, before work that ends with them.
+
+    Raises:
+        MissingExtraError: when the harness is not installed.
+        InputError: when there is no such task, or its file cannot be read.
+    """
+    _chosen(tasks, include)
+
+
+def _chosen(tasks: Sequence[str], include: Path | None) -> tuple[Any, list[Any]]:
+    """The harness's manager of tasks, and each task's name or configuration."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise MissingExtraError("lm-eval", "lm-eval", "measuring downstream tasks") from None
+    own = {task: _own(task) for task in tasks if task in OWN_TASKS or task.endswith(".jsonl")}
+    with _quiet():
+        manager = TaskManager(include_path=None if include is None else str(include))
+        unknown = sorted(set(tasks) - set(own) - set(manager.all_tasks))
+    if unknown or not tasks:
+        raise InputError(
+            f"unknown task {', '.join(unknown)!r}; ours are {', '.join(OWN_TASKS)}, others are "
+            ".jsonl files, or those of 'lm-eval ls tasks' or of --include"
+        )
+    return manager, [own.get(task, task) for task in tasks]
+
+
 def _own(task: str) -> dict[str, Any]:
-    """The harness's configuration of a task of the package."""
-    path = resources.files("collabedit.evaluation").joinpath("tasks", f"{task}.jsonl")
+    """The harness's configuration of a task of the package, or of a file.
+
+    Raises:
+        InputError: when the file cannot be read, or has other items.
+    """
+    if task in OWN_TASKS:
+        folder = resources.files("collabedit.evaluation").joinpath("tasks")
+        path, name = str(folder.joinpath(f"{task}.jsonl")), task
+    else:
+        path, name = task, Path(task).stem
+        _check_items(Path(task))
     return {
-        "task": task,
+        "task": name,
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(path)}},
+        "dataset_kwargs": {"data_files": {"test": path}},
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "query",
@@ -105,6 +144,28 @@ def _own(task: str) -> dict[str, Any]:
         "metric_list": _METRICS,
         "metadata": {"version": 1},
     }
+
+
+def _check_items(path: Path) -> None:
+    """Raise an InputError unless every line of a file is an item with choices."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the task {path}: {error}") from None
+    items = TypeAdapter(_Item)
+    for number, line in enumerate(lines, 1):
+        try:
+            item = items.validate_json(line)
+            right = 0 <= item["gold"] < len(item["choices"])
+        except ValidationError:
+            right = False
+        if not right:
+            raise InputError(
+                f"{path}, line {number}: an item needs 'query', a text, 'choices', a list of "
+                "texts, and 'gold', the number of the right one from 0"
+            )
+    if not lines:
+        raise InputError(f"{path} has no items")
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -25,8 +25,8 @@ _MOST_CHANGE = 1.0
 #: Held-out perplexity, against the unedited model's. CollabEdit raises it by 6 % with 200 edits,
 #: task arithmetic, where NS falls by 14 points, by 18 % ("Several rounds").
 _MOST_PERPLEXITY = 1.2
-#: Score of the first round's edits, against that after the first round. Where nothing is forgotten
-#: the Score of 200 edits is two points below that of the first 40 (there too).
+#: Score of the first round's edits, against that when they were first measured. Where nothing is
+#: forgotten the Score of 200 edits is two points below that of the first 40 (there too).
 _LEAST_SCORE = 0.9
 
 _SMALLER = (
@@ -126,8 +126,9 @@ class Guard:
         yield from self._forgotten(seen, number)
 
     def _forgotten(self, seen: RoundSeen, number: int) -> Iterator[EarlyWarning]:
-        first = self._seen[0].first_score
-        if first is None or seen.first_score is None or number == 1:
+        known = [each.first_score for each in self._seen if each.first_score is not None]
+        first = known[0] if known else None
+        if first is None or seen.first_score is None or len(known) == 1:
             return
         limit = _LEAST_SCORE * first
         if not seen.first_score >= limit:
@@ -137,7 +138,7 @@ class Guard:
                 value=seen.first_score,
                 limit=limit,
                 message=f"the first round's edits score {seen.first_score:.1f}, "
-                f"{first:.1f} when they were made: {_KEPT}",
+                f"{first:.1f} when they were first measured: {_KEPT}",
             )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from collabedit.algebra import LowRankUpdate, relative_distance
-from collabedit.evaluation import summarise
+from collabedit.evaluation import sample_of, summarise
+from collabedit.evaluation.downstream import TaskScores, check_tasks, downstream
 from collabedit.experiments.guards import Guard, RoundSeen, relative_norm
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
@@ -18,6 +19,7 @@ from collabedit.experiments.study import (
     deal,
     known_norms,
     open_study,
+    records_of,
     requests_of,
     summary_of,
 )
@@ -38,9 +40,11 @@ def multi_round(
     fresh: bool = False,
     executor: Executor | None = None,
 ) -> Run:
-    """Edit in several rounds under each merge method; measure all edits so far after each.
+    """Edit in several rounds under each merge method; measure the edits so far after each.
 
     Every method follows its own trajectory. A killed run continues from its last finished round.
+    Long runs measure a sample of each round's edits, after some rounds
+    (:class:`~collabedit.settings.MultiRoundSettings`).
 
     Args:
         settings: what to run.
@@ -52,10 +56,13 @@ def multi_round(
         The finished run.
     """
     rounds = deal(settings, settings.rounds)
+    if settings.tasks:
+        check_tasks(settings.tasks)
     study = open_study("multi-round", settings, results, fresh=fresh, executor=executor)
-    records = [[record for share in shares for record in share] for shares in rounds]
+    records = _measured_records(settings, rounds)
     everything = [record for part in records for record in part]
     before = study.measure("unedited", everything)
+    tasks = {"unedited": [_tasks(study, "unedited", settings)]}
     measured: dict[str, list[Measured]] = {}
     states: dict[Trajectory, list[RoundState]] = {}
     guards: dict[str, Guard] = {}
@@ -66,12 +73,16 @@ def multi_round(
         do_on_workers(executor, units)
     for trajectory in ways:
         name = trajectory.name
-        states[trajectory], measured[name] = [], []
+        states[trajectory], measured[name], tasks[name] = [], [], []
         guards[name] = Guard(name, before["perplexity"])
         for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
             states[trajectory].append(state)
-            measured[name].append(_measured(study, trajectory, state, records))
-            guards[name].see(_seen(study, states[trajectory], measured[name][-1], records))
+            found = None
+            if state.finished in settings.measured:
+                found = _measured(study, trajectory, state, records)
+                measured[name].append(found)
+                tasks[name].append(_tasks_after(study, trajectory, state, settings))
+            guards[name].see(_seen(study, states[trajectory], found, records))
     apart = _distances(states)
     write_cases(study.run, everything, before, {name: m[-1] for name, m in measured.items()})
     return study.finish(
@@ -84,6 +95,7 @@ def multi_round(
                 {way.name: way.about(study, settings.rounds)["residual_norms"] for way in ways}
             ),
             "distance_from_pooled_by_round": _distances_from_pooled(study, states),
+            "measured_after": list(settings.measured),
             "rounds": {
                 name: [_by_round(part, records) for part in parts]
                 for name, parts in measured.items()
@@ -91,14 +103,27 @@ def multi_round(
             "perplexity_by_round": {
                 name: [part["perplexity"] for part in parts] for name, parts in measured.items()
             },
+            "tasks": tasks if settings.tasks else {},
             "warnings": {name: each.warnings for name, each in guards.items() if each.warnings},
         }
     )
 
 
+def _measured_records(
+    settings: MultiRoundSettings, rounds: Sequence[Sequence[Sequence[Record]]]
+) -> list[list[Record]]:
+    """The records of each round that are measured."""
+    everything = [records_of(shares) for shares in rounds]
+    return [
+        [part[number] for number in sample_of(part, settings.sample, settings.seed)]
+        for part in everything
+    ]
+
+
 def _files(trajectory: Trajectory) -> tuple[str, ...]:
     """The files of a run that a trajectory needs, and those that it has finished."""
-    finished = (f"stages/{kind}/{trajectory.name}/*" for kind in ("states", "facts", "evaluation"))
+    kinds = ("states", "facts", "evaluation", "tasks")
+    finished = (f"stages/{kind}/{trajectory.name}/*" for kind in kinds)
     return ("params.json", "round.json", *finished)
 
 
@@ -111,9 +136,11 @@ def _unit(
 ) -> None:
     """A worker's unit: all rounds of one trajectory, measured."""
     study = resident(settings).study(settings, run, config)
-    records = [[record for share in shares for record in share] for shares in rounds]
+    records = _measured_records(settings, rounds)
     for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
-        _measured(study, trajectory, state, records)
+        if state.finished in settings.measured:
+            _measured(study, trajectory, state, records)
+            _tasks_after(study, trajectory, state, settings)
 
 
 def _measured(
@@ -125,23 +152,35 @@ def _measured(
         return study.measure(f"{trajectory.name}/round_{state.finished}", so_far)
 
 
+def _tasks_after(
+    study: Study, trajectory: Trajectory, state: RoundState, settings: MultiRoundSettings
+) -> TaskScores:
+    with study.model.edited(state.changes):
+        return _tasks(study, f"{trajectory.name}/round_{state.finished}", settings)
+
+
+def _tasks(study: Study, stage: str, settings: MultiRoundSettings) -> TaskScores:
+    """Downstream tasks on the model as it is now."""
+    if not settings.tasks:
+        return {}
+    return study.run.json_stage(f"tasks/{stage}", lambda: downstream(study.model, settings.tasks))
+
+
 def _seen(
     study: Study,
     states: Sequence[RoundState],
-    measured: Measured,
+    measured: Measured | None,
     records: Sequence[Sequence[Record]],
 ) -> RoundSeen:
     """What the guard of a trajectory looks at after its last round so far."""
     changes = states[-1].changes
     weights = {name: study.model.weight(name) for name in changes}
     earlier = states[-2].changes if len(states) > 1 else None
+    change, total = relative_norm(changes, weights, earlier), relative_norm(changes, weights)
+    if measured is None:
+        return RoundSeen(change, total)
     first = summarise(measured["cases"][: len(records[0])])
-    return RoundSeen(
-        relative_norm(changes, weights, earlier),
-        relative_norm(changes, weights),
-        measured["perplexity"],
-        first.get("score"),
-    )
+    return RoundSeen(change, total, measured["perplexity"], first.get("score"))
 
 
 def _by_round(measured: Measured, records: Sequence[Sequence[Record]]) -> list[dict[str, Any]]:

@@ -21,13 +21,19 @@ COMMANDS = {
 
 
 def study_stages(
-    methods: int, *, rounds: int = 1, generations: bool = False, heldout: bool = False
+    methods: int,
+    *,
+    rounds: int = 1,
+    measured: int | None = None,
+    generations: bool = False,
+    heldout: bool = False,
 ) -> tuple[str, ...]:
     """Stages of a study of one round, or of several that each method goes through on its own.
 
     Args:
         methods: number of methods that are compared.
         rounds: number of rounds.
+        measured: after how many of them each method's edits are measured; all by default.
         generations: whether texts are generated and measured.
         heldout: whether perplexity is measured.
     """
@@ -35,4 +41,6 @@ def study_stages(
     begin = (_LOAD, _COVARIANCE, *measure)
     if rounds == 1:
         return (*begin, _KEYS, _TARGETS, *(_KEYS, *measure) * methods)
-    return (*begin, *(_KEYS, _TARGETS, _KEYS, *measure) * (methods * rounds))
+    edits = (_KEYS, _TARGETS, _KEYS)
+    count = rounds if measured is None else measured
+    return (*begin, *edits * (methods * (rounds - count)), *(*edits, *measure) * (methods * count))

@@ -98,7 +98,7 @@ def _rounds(result: MultiRoundResult, figure: Any) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for name, parts in result.rounds.items():
         so_far = [_mean_score(part) for part in parts]
-        left.plot(range(1, len(parts) + 1), so_far, marker="o", label=name)
+        left.plot(result.measured[: len(parts)], so_far, marker="o", label=name)
         last = [measured.get("score", math.nan) for measured in parts[-1]]
         right.plot(range(1, len(last) + 1), last, marker="o", label=name)
     left.set(xlabel="after round", ylabel="mean Score of the rounds so far")

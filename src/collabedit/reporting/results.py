@@ -298,17 +298,28 @@ class MultiRoundResult(MethodsResult):
         delta_relative_to_global_by_round: by method and round, along each one's own trajectory.
         distance_from_pooled_by_round: by method and round, the distance from the pooled edit of
             the same targets on the same model; ``None`` where nobody took part.
-        rounds: by method and finished round, the metrics of the edits of every round so far.
-        perplexity_by_round: by method and round, ``None`` without a held-out text.
+        measured_after: the numbers of the rounds after which edits were measured; every round
+            where there are none.
+        rounds: by method and measured round, the metrics of the edits of every round so far.
+        perplexity_by_round: by method and measured round, ``None`` without a held-out text.
+        tasks: by method and measured round, and once for ``unedited``, the metrics of downstream
+            tasks.
         warnings: by method, what left its band; none where nothing did.
     """
 
     experiment: Literal["multi-round"] = "multi-round"
     delta_relative_to_global_by_round: dict[str, list[float]] = {}
     distance_from_pooled_by_round: dict[str, list[float | None]] = {}
+    measured_after: list[int] = []
     rounds: dict[str, list[list[Metrics]]]
     perplexity_by_round: dict[str, list[float | None]] = {}
+    tasks: dict[str, list[dict[str, dict[str, float]]]] = {}
     warnings: dict[str, list[EarlyWarning]] = {}
+
+    @property
+    def measured(self) -> list[int]:
+        """The numbers of the rounds after which edits were measured."""
+        return self.measured_after or list(range(1, 1 + max(map(len, self.rounds.values()))))
 
 
 class ForgettingResult(MethodsResult):

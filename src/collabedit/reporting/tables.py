@@ -10,6 +10,7 @@ from math import nan
 
 from collabedit.evaluation import ANSWER_METRICS, metric, metrics
 from collabedit.evaluation.metrics import Level
+from collabedit.reporting.outcome_tables import task_table
 from collabedit.reporting.results import (
     EditorsResult,
     ForgettingResult,
@@ -93,10 +94,9 @@ def measured_columns(rows: Sequence[Row], level: Level = "detail") -> list[Colum
 def _multi_round(result: MultiRoundResult, title: str) -> list[Table]:
     """Besides, the Score of the edits of each round, after each round: how they fade."""
     score = metric("score")
-    count = max(map(len, result.rounds.values()))
     rounds = [
         replace(Column.of(score), key=str(number), heading=f"round {number}")
-        for number in range(1, count + 1)
+        for number in range(1, result.measured[-1] + 1)
     ]
     faded = _series(
         "Score of the edits of each round",
@@ -104,12 +104,17 @@ def _multi_round(result: MultiRoundResult, title: str) -> list[Table]:
         {
             name: [
                 {"after": after, **{str(n): m.get("score", nan) for n, m in enumerate(part, 1)}}
-                for after, part in enumerate(parts, 1)
+                for after, part in zip(result.measured, parts, strict=False)
             ]
             for name, parts in result.rounds.items()
         },
     )
-    return [methods_table(result, title), faded, *_warnings(result)]
+    return [methods_table(result, title), faded, *_tasks(result), *_warnings(result)]
+
+
+def _tasks(result: MultiRoundResult) -> list[Table]:
+    """Downstream tasks after the last round, if any were measured."""
+    return [task_table({k: own[-1] for k, own in result.tasks.items()})] if result.tasks else []
 
 
 def _warnings(result: MultiRoundResult) -> list[Table]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
 
 from collabedit.editors import Schedule, editors, resolve_editor
 from collabedit.errors import RoundError, UnknownNameError
@@ -57,10 +58,30 @@ class MultiRoundSettings(StudySettings):
         beta: weights of the finished rounds' keys in the prior, each a trajectory of its own for
             the methods that pool statistics; zero is the static covariance. The editor's own
             where not given.
+        measure: rounds after which the edits are measured, besides the last one; all by default.
+        sample: how many records of each round are measured, chosen by the seed; all by default.
+        tasks: downstream tasks that are measured as well
+            (:func:`~collabedit.evaluation.downstream.downstream`).
     """
 
     rounds: int = Field(default=5, ge=1)
     beta: tuple[Beta, ...] | None = Field(default=None, min_length=1)
+    measure: tuple[int, ...] | None = None
+    sample: int | None = Field(default=None, ge=1)
+    tasks: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _measures_rounds_that_exist(self) -> Self:
+        beyond = [number for number in self.measure or () if not 1 <= number <= self.rounds]
+        if beyond:
+            raise ValueError(f"measure: there is no round {beyond[0]} of {self.rounds}")
+        return self
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The numbers of the rounds after which the edits are measured."""
+        every = range(1, self.rounds + 1)
+        return tuple(every) if self.measure is None else tuple(sorted({*self.measure, self.rounds}))
 
     @property
     def betas(self) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collabedit.cli.options import read_decimals
+from collabedit.cli.options import read_decimals, read_names, read_numbers
 from collabedit.cli.run.study import BetaOption, study
 
 if TYPE_CHECKING:
@@ -26,14 +26,39 @@ def multi_round(
     common: dict[str, Any],
     rounds: Annotated[int, typer.Option("--rounds", "-r", help="Number of rounds.")],
     beta: BetaOption,
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            help="Rounds after which the edits are measured, such as 1,5,10; the last one always. "
+            "All by default."
+        ),
+    ],
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Records of each round that are measured; all by default."),
+    ],
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Downstream tasks to measure as well, with commas, as 'collabedit evaluate' takes "
+            "them (extra lm-eval)."
+        ),
+    ],
 ) -> Run:
     """Edit in several rounds; after each, measure the edits of all rounds so far.
 
     Each method follows its own trajectory: targets are optimised on the model that its earlier
-    rounds left. A killed run continues from its last finished round.
+    rounds left. A killed run continues from its last finished round. Long runs measure a sample
+    of the edits, after some rounds.
     """
     from collabedit.experiments import MultiRoundSettings, multi_round
 
-    betas = None if beta is None else read_decimals(beta, "--beta")
-    settings = MultiRoundSettings.checked(**common, rounds=rounds, beta=betas)
+    settings = MultiRoundSettings.checked(
+        **common,
+        rounds=rounds,
+        beta=None if beta is None else read_decimals(beta, "--beta"),
+        measure=None if measure is None else read_numbers(measure, "--measure"),
+        sample=sample,
+        tasks=read_names(tasks or ""),
+    )
     return multi_round(settings, results, fresh=fresh, executor=executor)

@@ -193,6 +193,7 @@ def study(
             stages = study_stages(
                 len(asked["merge"]),
                 rounds=values.get("rounds", 1),
+                measured=_measured_rounds(values),
                 generations=asked["generations"] or asked["answers"] > 0,
                 heldout="heldout" in asked,
             )
@@ -207,6 +208,13 @@ def study(
         return command
 
     return register
+
+
+def _measured_rounds(values: dict[str, Any]) -> int | None:
+    """After how many rounds a study of several is asked to measure; ``None`` for all."""
+    if values.get("measure") is None:
+        return None
+    return len({*read_numbers(values["measure"], "--measure"), values["rounds"]})
 
 
 #: What studies are given besides their own options.
