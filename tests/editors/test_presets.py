@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -93,3 +93,17 @@ def test_bad_settings_name_the_field(tmp_path: Path, values: object, message: st
     with pytest.raises(InputError, match=message) as caught:
         Hyperparameters.from_file(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("smollm2-135m", (22, 23, 24, 25, 26)), ("other", (22, 23, 24, 25, 26))]
+)
+def test_an_editor_may_begin_at_other_layers(name: str, layers: tuple[int, ...]) -> None:
+    @dataclass(frozen=True)
+    class Depth:
+        n_layers: int = 30
+        single_layer: bool = False
+
+    assert default_hyperparameters(name, Depth(), "UltraEdit").hyperparameters.layers == layers
+    single = default_hyperparameters(name, Depth(single_layer=True), "UltraEdit")
+    assert single.hyperparameters.layers == layers[2:3]

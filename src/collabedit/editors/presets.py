@@ -56,7 +56,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
     (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
     An editor of a single layer takes the middle one of them, as every editor does of a model that
     takes edits in one layer only, and every editor its own settings where it has some for the
-    model, or for all.
+    model, or for all; these may be five layers that begin elsewhere (UltraEdit: at 73 %).
 
     Args:
         name: of the model.
@@ -76,6 +76,8 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
             source = f"preset {preset}, {known.pop('source')}"
             values = known
             own = by_model.get(preset, own)
+    if "first_layer" in own:
+        values["layers"] = _scaled_layers(structure.n_layers, own.pop("first_layer"))
     if chosen.single_layer or structure.single_layer:
         values["layers"] = [values["layers"][(len(values["layers"]) - 1) // 2]]
     return Preset(Hyperparameters.model_validate({**values, **own}), source)
@@ -93,14 +95,17 @@ def preset_names() -> list[str]:
     return list(_stored("presets"))
 
 
-def _scaled_layers(n_layers: int) -> list[int]:
+def _scaled_layers(n_layers: int, first_layer: float = _FIRST_LAYER) -> list[int]:
     count = min(_LAYER_COUNT, n_layers)
-    first = min(round(_FIRST_LAYER * n_layers), n_layers - count)
+    first = min(round(first_layer * n_layers), n_layers - count)
     return list(range(first, first + count))
 
 
 def _stored(name: str) -> dict[str, dict[str, Any]]:
-    """``presets`` by model; ``editor_presets``, what differs, by editor and model (``*``: any)."""
+    """``presets`` by model; ``editor_presets``, what differs, by editor and model (``*``: any).
+
+    In the latter ``first_layer`` is where five layers begin, as a share of the depth.
+    """
     text = resources.files("collabedit.editors").joinpath(f"{name}.json").read_text("utf-8")
     stored: dict[str, dict[str, Any]] = json.loads(text)
     return stored
