@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collabedit.algebra import Factors
     from collabedit.messages import Delta, Request, RoundConfig, SecureAggregation
     from collabedit.parties import Party
-    from collabedit.privacy.secure import SecureParty, Summation
+    from collabedit.privacy.secure import Answer, SecureParty, Summation
     from collabedit.rounds import Coordinator
 
 __all__ = ["answer", "next_step", "open_request", "secure_section"]
@@ -153,31 +153,33 @@ def next_step(
     from collabedit.files import save_tensors
 
     kept = round_file.with_suffix(".summation.safetensors")
-    answers = [path.read_bytes() for path in inputs]
-    summation = _summation(coordinator, kept, answers)
+    summation = _summation(coordinator, kept, inputs)
     if summation.delta.sha256 != coordinator.delta.sha256:
         raise RoundError(
             "the summation is on top of another delta; give the --delta that 'collabedit merge' "
             "wrote last"
         )
-    read = []
-    for path, reply in zip(inputs, answers, strict=True):
-        try:
-            read.append(summation.read(None, reply))
-        except RoundError as error:
-            raise RoundError(str(error), party=str(path)) from None
-    summation.advance(read)
+    summation.advance(_read(summation, path) for path in inputs)  # one in memory at a time
     if summation.step is None:
         delta = coordinator.merge_sum(summation.result())
         kept.unlink(missing_ok=True)
         return delta
     save_tensors(kept, *summation.pack())
     summation.request().save(out)
-    _report(summation, round_file, len(read), out)
+    _report(summation, round_file, len(inputs), out)
     return None
 
 
-def _summation(coordinator: Coordinator, kept: Path, answers: list[bytes]) -> Summation:
+def _read(summation: Summation, path: Path) -> Answer:
+    from collabedit.errors import RoundError
+
+    try:
+        return summation.read(None, path.read_bytes())
+    except RoundError as error:
+        raise RoundError(str(error), party=str(path)) from None
+
+
+def _summation(coordinator: Coordinator, kept: Path, answers: list[Path]) -> Summation:
     """The summation that goes on, or a new one where the answers begin it."""
     from collabedit.errors import RoundError
     from collabedit.files import load_tensors
@@ -193,9 +195,12 @@ def _summation(coordinator: Coordinator, kept: Path, answers: list[bytes]) -> Su
     return Summation.resume(coordinator.config, *load_tensors(kept, "summation"), str(kept))
 
 
-def _format(content: bytes) -> str | None:
+def _format(path: Path) -> str | None:
+    with path.open("rb") as stream:
+        if stream.read(1) != b"{":  # masked numbers, which are not worth parsing as text
+            return None
     try:
-        values = json.loads(content)
+        values = json.loads(path.read_bytes())
     except ValueError:
         return None
     return values.get("format") if isinstance(values, dict) else None

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from collabedit.algebra import Prior
+from collabedit.editing import find_targets
 from collabedit.editing.keys import Measurement, measure
-from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.editing.targets import TargetCache
 from collabedit.errors import InputError, RoundError
 from collabedit.evaluation import score
 from collabedit.files import tensor_metadata
@@ -155,7 +156,7 @@ class Candidates:
     @cached_property
     def residuals(self) -> Tensor:
         """``z - h [d_out, n]``, with targets as the parties find them."""
-        targets = optimise_targets(
+        targets = find_targets(
             self.model,
             self.requests,
             self.config.contexts,
@@ -308,6 +309,7 @@ def report(findings: Sequence[Finding]) -> list[dict[str, Any]]:
                 "AUC": _shown(curve.auc),
                 "TPR at 1 % FPR": _shown(curve.tpr[0.01]),
                 "TPR at 0.1 % FPR": _shown(curve.tpr[0.001]),
+                "recall at k": f"{curve.recall[curve.members]:.2f} at {curve.members}",
                 "verdict": found.verdict,
             }
         )
