@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collabedit.privacy.secure import Answer, SecureParty, Summation
     from collabedit.rounds import Coordinator
 
-__all__ = ["answer", "next_step", "open_request", "secure_section"]
+__all__ = ["answer", "next_step", "open_request", "require_roster", "secure_section"]
 
 
 def secure_section(
@@ -59,14 +58,39 @@ def secure_section(
 
 
 def open_request(config: RoundConfig, path: Path | None) -> Request:
-    """The coordinator's request in a file; without one, the first step of a summation."""
-    from collabedit.messages import Delta, Request, RequestKind
+    """The coordinator's request in a file; without one, the first step of a summation.
+
+    Raises:
+        RoundError: when it is of another round, or no step of a summation.
+    """
+    from collabedit.errors import RoundError
+    from collabedit.messages import SUMMATION_STEPS, Delta, Request, RequestKind
 
     if path is None:
         return Request(RequestKind.ADVERTISE, Delta.empty(config))
     request = Request.load(path)
     request.delta.check_round(config)
+    if request.kind not in SUMMATION_STEPS:
+        raise RoundError(
+            f"{path}: the coordinator asks for '{request.kind.value}', which is no step of secure "
+            "aggregation; refused"
+        )
     return request
+
+
+def require_roster(identity: Path | None, roster: Path | None) -> None:
+    """Check that a party which takes part in sums knows whose keys count.
+
+    Raises:
+        InputError: when it would have to believe the coordinator's list.
+    """
+    from collabedit.errors import InputError
+
+    if identity is not None and roster is None:
+        raise InputError(
+            "--identity needs --roster: the parties' public keys as you know them, on a way that "
+            "the coordinator does not control"
+        )
 
 
 def answer(
@@ -75,6 +99,7 @@ def answer(
     identity_file: Path,
     roster_file: Path | None,
     make_party: Callable[[SecureParty], Party],
+    confirming: Callable[[str, Sequence[str]], None],
     out: Path,
 ) -> None:
     """Answer one step of a summation, and remember it in the user's cache.
@@ -85,9 +110,10 @@ def answer(
         identity_file: of the party.
         roster_file: the roster as the party knows it.
         make_party: loads the model and measures; called in the one step that needs it.
+        confirming: is given the party's name and the parties in the sum before it confirms it.
         out: the answer to write.
     """
-    from collabedit.files import check_output_file, read_json
+    from collabedit.files import check_output_file, read_json, write_private_text
     from collabedit.messages import SUMMATION_STEPS, RequestKind
     from collabedit.privacy.secure import Identity, PartyState, SecureParty, load_roster
 
@@ -105,7 +131,9 @@ def answer(
         reply = make_party(ours).answer(request.to_bytes())
     else:
         reply = ours.answer(request, _nothing_to_give)
-    _remember(memory, ours.state.model_dump_json())  # before anything leaves
+    if request.kind is RequestKind.CONFIRM:
+        confirming(ours.name, ours.state.survivors)
+    write_private_text(memory, ours.state.model_dump_json())  # before anything leaves
     _write(out, reply)
     step = f"step {1 + SUMMATION_STEPS.index(request.kind)} of {len(SUMMATION_STEPS)}"
     print(f"{out}: {step} ('{request.kind.value}'), no text; send it to the coordinator")
@@ -119,17 +147,6 @@ def _memory(config: RoundConfig, party: str) -> Path:
     from collabedit.files import cache_directory, sha256_of_json
 
     return cache_directory("secure") / f"{sha256_of_json([config.sha256, party])}.json"
-
-
-def _remember(path: Path, text: str) -> None:
-    """Replace a file that only this user can read."""
-    from collabedit.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        temporary.chmod(0o600)
 
 
 def _write(path: Path, content: bytes) -> None:
