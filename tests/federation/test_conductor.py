@@ -574,8 +574,9 @@ def second_round(
 ) -> Report:
     shares = {name: SHARES[name] for name in names}
     other = config.model_copy(update={"seed": config.seed + 1})
-    (folder / "again").mkdir(exist_ok=True)
-    opened = open_folder(folder / "again", other, on_dropout=Dropout.CONTINUE)
+    place = folder / f"again {other.seed}"
+    place.mkdir()
+    opened = open_folder(place, other, on_dropout=Dropout.CONTINUE)
     return conducted(opened, Members(make_members(folder, shares, **own)))
 
 
@@ -596,7 +597,8 @@ def test_the_same_edits_go_into_no_sum_with_other_parties(tmp_path: Path) -> Non
 
 def test_what_a_party_remembers_is_for_its_owner_only(tmp_path: Path, own_cache: Path) -> None:
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
-    conducted(open_folder(tmp_path, config), Members(make_members(tmp_path)))
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    conducted(folder, Members(make_members(tmp_path)))
     kept = list((own_cache / "secure").iterdir())
     assert len(kept) == 2 * len(NAMES)
     for path in kept:
@@ -609,7 +611,7 @@ def test_what_a_party_remembers_is_for_its_owner_only(tmp_path: Path, own_cache:
 def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
     """A lying coordinator would learn from many votes which facts it holds."""
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
-    folder = open_folder(tmp_path, config)
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
     members = make_members(tmp_path)
     assert conducted(folder, Members(members)).status == "accepted"
     found = delta_of(folder)

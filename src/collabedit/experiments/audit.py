@@ -42,7 +42,7 @@ from collabedit.privacy.audit import (
 from collabedit.requests import EditRequest
 from collabedit.rounds import Ledger
 
-__all__ = ["ATTACKS", "Audit", "Candidates", "Finding", "Sent", "load_sent", "report"]
+__all__ = ["ATTACKS", "Audit", "Candidates", "Finding", "Sent", "likeliest", "load_sent", "report"]
 
 ATTACKS = ("span", "residual", "subject", "behaviour")
 
@@ -289,6 +289,33 @@ class Audit:
         curve = curve_of(ours, theirs)
         source = f"{sent[0].kind} of {len(sent)} parties"
         return Finding(attack, "attribution", source, curve, verdict(curve.auc))
+
+
+def likeliest(
+    candidates: Candidates, sent: Sequence[Sent], attacks: Sequence[str], count: int = 10
+) -> list[dict[str, Any]]:
+    """What an attacker without knowledge of the members would conclude.
+
+    Args:
+        candidates: the facts that the attacker tries.
+        sent: the files.
+        attacks: names of the attacks.
+        count: candidates listed of each file and attack.
+
+    Returns:
+        A row for each, the highest score first.
+    """
+    rows = []
+    for attack in attacks:
+        for each in sent:
+            scores = candidates.attacked(attack, each)
+            if scores is None:
+                continue
+            for place in scores.argsort(descending=True, stable=True)[:count].tolist():
+                fact = candidates.requests[place]
+                row = {"attack": attack, "file": each.name, "score": float(scores[place])}
+                rows.append({**row, "fact": f"{fact.text} {fact.target_new}"})
+    return rows
 
 
 def _at(scores: Tensor, places: Sequence[int]) -> list[float]:
