@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_bytes
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from collabedit.evaluation import evaluate
 from collabedit.federation.conductor import RoundConductor
 from collabedit.federation.folder import Report, RoundFolder
 from collabedit.federation.running import next_round, open_rounds
+from collabedit.files import read_json
 from collabedit.merging import resolve_method
 from collabedit.messages import (
     Contribution,
@@ -625,3 +627,27 @@ def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
     restarted.answer(Opening(config, NAMES, {}).to_bytes())
     with pytest.raises(RoundError, match="there is one a round"):
         restarted.answer(lie)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_no_key_or_seed_reaches_the_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in a message, nor in its files, a log or a refusal; though a party drops out."""
+    pytest.importorskip("cryptography")
+    from collabedit.privacy.secure import party as module
+
+    made: list[bytes] = []
+    monkeypatch.setattr(module, "new_secret", lambda: made.append(token_bytes(32)) or made[-1])
+    config = secure_config(tmp_path, Schedule.LAYERWISE)
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    transport = Members(make_members(tmp_path), of_library("mask", lambda _: Failure("gone")))
+    with caplog.at_level("DEBUG"):
+        report = conducted(folder, transport)
+    assert (report.status, report.parties) == ("accepted", ("bank", "hospital"))
+    assert len(made) == 3 * (3 + 2)  # of three parties in the first exchange, two in the second
+    made += [bytes.fromhex(read_json(tmp_path / f"{name}.key")["secret"]) for name in NAMES]
+    seen = [path.read_bytes() for path in (tmp_path / "rounds").rglob("*") if path.is_file()]
+    seen += [*transport.crossed, caplog.text.encode(), report.model_dump_json().encode()]
+    for secret in made:
+        assert not [data for data in seen if secret in data or secret.hex().encode() in data]
