@@ -300,6 +300,10 @@ def edited_json(change: Callable[[dict[str, Any]], None], kind: type[Any]) -> Ca
     return spoil
 
 
+def low_order_key(values: dict[str, Any]) -> None:
+    values["mask_key"] = "0" * 64
+
+
 def fewer_shares(values: dict[str, Any]) -> None:
     del values["sealed"]["clinic"]
 
@@ -344,6 +348,7 @@ def as_float(reply: bytes) -> bytes:
     [
         ("advertise", lambda _: b"nonsense", "bank: "),
         ("advertise", lambda r: r.replace(b'"bank"', b'"clinic"'), "bank: it calls itself"),
+        ("advertise", edited_json(low_order_key, Advert), "bank: its keys are malformed"),
         ("share", edited_json(fewer_shares, Shares), "bank: its shares are malformed"),
         ("mask", shorter, r"bank: it sent \d+ numbers; the exchange is of \d+"),
         ("mask", changed_on_the_way, "bank: .*not those that it was signed with"),

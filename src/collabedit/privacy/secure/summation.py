@@ -32,7 +32,7 @@ from collabedit.messages.metadata import Header, parse_header
 from collabedit.privacy.secure import shamir
 from collabedit.privacy.secure.fixed_point import Limbs, add, decode
 from collabedit.privacy.secure.forms import Exchanged, secure_of
-from collabedit.privacy.secure.keys import Stream, apply_streams, public_of, sha256, verify
+from collabedit.privacy.secure.keys import Stream, apply_streams, public_of, sha256, usable, verify
 from collabedit.privacy.secure.party import pairwise_mask, place_of, self_mask, session_of
 
 __all__ = ["Answer", "Summation", "Summed"]
@@ -171,7 +171,9 @@ class Summation:
 
     def _check(self, party: str, answer: Answer) -> None:
         """That an answer belongs to what was asked."""
-        if isinstance(answer, Shares):
+        if isinstance(answer, Advert):
+            _check_keys(answer)
+        elif isinstance(answer, Shares):
             self._check_shares(party, answer)
         elif isinstance(answer, MaskedSum):
             self._check_masked(party, answer)
@@ -369,6 +371,13 @@ class Summation:
 
 def _about(answer: Answer) -> SignedMessage | MaskedSumMetadata:
     return answer.metadata if isinstance(answer, MaskedSum) else answer
+
+
+def _check_keys(advert: Advert) -> None:
+    """Leave out a party with keys that no other can agree with, before all others refuse."""
+    for key in (advert.encryption_key, advert.mask_key):
+        if not usable(key):
+            raise ContributionError("its keys are malformed", party=advert.party)
 
 
 def _values(messages: Sequence[SignedMessage]) -> tuple[dict[str, Any], ...]:
