@@ -133,8 +133,8 @@ class Scene:
         return coordinator.merge({"all": self.upload(self.members)})
 
 
-def opened(facts: int, target_steps: int | None, bare: bool) -> Scene:
-    model = load_model("smollm2-135m")
+def opened(name: str, facts: int, target_steps: int | None, bare: bool) -> Scene:
+    model = load_model(name)
     requests = [record.request for record in load_dataset("worldfacts")][:facts]
     settings = default_hyperparameters(model.name, model.structure, "MEMIT").hyperparameters
     if target_steps is not None:
@@ -227,12 +227,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, help="Folder for findings.json and roc.png.")
     parser.add_argument("--steps", default=",".join(STEPS), help="With commas; all by default.")
+    parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--target-steps", type=int, help="Fewer than the preset's is quicker.")
     parser.add_argument("--facts", type=int, default=240, help="Candidates, members among them.")
     parser.add_argument("--bare", action="store_true", help="No contexts but the bare prompt.")
     out = parser.parse_args()
     print_machine()
-    scene = opened(out.facts, out.target_steps, out.bare)
+    scene = opened(out.model, out.facts, out.target_steps, out.bare)
     everyone: list[Finding] = []
     for step in out.steps.split(","):
         for title, found in STEPS[step](scene):
