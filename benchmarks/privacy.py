@@ -25,7 +25,7 @@ from collabedit.datasets import load_dataset
 from collabedit.editing import find_targets
 from collabedit.editing.targets import TargetCache
 from collabedit.editors import default_hyperparameters
-from collabedit.experiments.audit import Audit, Candidates, Finding, Sent, report
+from collabedit.experiments.audit import Audit, Candidates, Finding, Sent, report, same_relations
 from collabedit.merging import resolve_method
 from collabedit.messages import (
     Contribution,
@@ -145,10 +145,11 @@ def opened(name: str, facts: int, target_steps: int | None, bare: bool) -> Scene
         hyperparameters=settings,
         contexts=[["{}"]] if bare else None,
     )
-    # Every relation has 16 facts, so each that has members has non-members too.
-    members = list(range(0, facts, facts // EDITS))[:EDITS]
+    chosen = list(range(0, facts, facts // EDITS))[:EDITS]
+    kept = same_relations(requests, [set(chosen)])  # others would make an easier game
+    members = [kept.index(place) for place in chosen]
     priors = static_priors(plain, default_covariance(model, plain.layers))
-    return Scene(model, requests, members, plain, priors)
+    return Scene(model, [requests[place] for place in kept], members, plain, priors)
 
 
 Step = Iterator[tuple[str, list[Finding]]]
