@@ -198,9 +198,13 @@ def delta(scene: Scene) -> Step:
 
 
 def residuals(scene: Scene) -> Step:
-    """The attacker finds the targets of all candidates, which takes longest of all."""
-    sent = Sent.of_contribution(f"of {EDITS} edits", scene.upload(scene.members))
-    yield "residual match", Audit(scene.bare, [set(scene.members)]).run([sent], ["residual"])
+    """Of fewer candidates, since the attacker finds the targets of all of them, which is slow."""
+    held = scene.members[: UPLOADS[1]]
+    others = [place for place in range(len(scene.facts)) if place not in scene.members]
+    tried = [*held, *others[::6]]
+    few = Candidates(scene.model, [scene.facts[place] for place in tried], scene.plain, {})
+    sent = Sent.of_contribution(f"of {len(held)} edits", scene.upload(held))
+    yield "residual match", Audit(few, [set(range(len(held)))]).run([sent], ["residual"])
 
 
 STEPS: dict[str, Callable[[Scene], Step]] = {
