@@ -1,24 +1,34 @@
 """What attacks find out: plain uploads, sums under secure aggregation, the delta, the edited model.
 
 ``python -m benchmarks.privacy`` edits the built-in model with 50 of the built-in facts; the
-non-members are those of the same relations. It prints the rows of docs/explanation/privacy.md.
+non-members are those of the same relations. It prints the rows of docs/results.md, a step at a
+time. Targets are found once and kept in the user's cache, so a second run goes on where a first one
+was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from collabedit.algebra import relative_distance
+from torch import Tensor
+
+from benchmarks.machine import print_machine
+from collabedit.algebra import Prior
+from collabedit.collaboration import distance
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset
+from collabedit.editing import find_targets
 from collabedit.editing.targets import TargetCache
 from collabedit.editors import default_hyperparameters
-from collabedit.experiments.audit import Audit, Candidates, Finding, Sent, report
+from collabedit.experiments.audit import Audit, Candidates, Finding, Sent, report, same_relations
 from collabedit.merging import resolve_method
 from collabedit.messages import (
+    Contribution,
     Delta,
     MaskedSum,
     Request,
@@ -35,6 +45,7 @@ from collabedit.rounds import Coordinator, Failure, run_round, static_priors
 from collabedit.transports import InProcess
 
 EDITS = 50
+UPLOADS = (1, 8, EDITS)
 PARTIES = (2, 5, 10)
 
 
@@ -54,116 +65,187 @@ class Listening(InProcess):
         return replies
 
 
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The facts, which of them are edited, and the round that edits them.
+
+    Attributes:
+        model: unedited.
+        facts: the candidates.
+        members: places of the edited ones.
+        plain: the round without secure aggregation.
+        priors: of its weights.
+    """
+
+    model: LanguageModel
+    facts: Sequence[EditRequest]
+    members: Sequence[int]
+    plain: RoundConfig
+    priors: Mapping[str, Prior]
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """``[d_out, 50]``, of the members."""
+        requests = [self.facts[place] for place in self.members]
+        contexts, settings = self.plain.contexts, self.plain.hyperparameters
+        return find_targets(self.model, requests, contexts, settings, cache=TargetCache())
+
+    @cached_property
+    def bare(self) -> Candidates:
+        """What an attacker without the covariance knows."""
+        return Candidates(self.model, self.facts, self.plain, {})
+
+    def share(self, party: int, parties: int) -> list[int]:
+        """The members that a party holds, as places."""
+        return list(self.members[party::parties])
+
+    def party(self, places: Sequence[int], config: RoundConfig, **options: object) -> Party:
+        columns = [self.members.index(place) for place in places]
+        requests, targets = [self.facts[place] for place in places], self.targets[:, columns]
+        return Party(self.model, requests, config, targets=targets, **options)  # type: ignore[arg-type]
+
+    def upload(self, places: Sequence[int]) -> Contribution:
+        return self.party(places, self.plain).contribute(Delta.empty(self.plain))
+
+    def secure(self, parties: int) -> tuple[Delta, list[Sent], Sent]:
+        """A round under secure aggregation: its delta, each masked sum, and the sum."""
+        held = [self.share(number, parties) for number in range(parties)]
+        section = secure_aggregation_of([len(own) for own in held], self.model)
+        config = new_round(
+            self.model,
+            schedule=Schedule.ONE_SHOT,
+            hyperparameters=self.plain.hyperparameters,
+            contexts=self.plain.contexts,
+            secure_aggregation=section.model_copy(update={"form": "sketched"}),
+        )
+        coordinator = Coordinator(config, self.priors, resolve_method("CollabEdit"))
+        halves = parties_of(config)
+        assert halves is not None
+        transport = Listening(
+            [self.party(own, config, secure=half) for own, half in zip(held, halves, strict=True)]
+        )
+        delta = run_round(transport, coordinator)
+        masked = [Sent.of_masked(name, each, config) for name, each in transport.seen.items()]
+        return delta, masked, Sent(f"of {parties} parties", "sum", coordinator.keys, {})
+
+    def pooled(self) -> Delta:
+        coordinator = Coordinator(self.plain, self.priors, resolve_method("CollabEdit"))
+        return coordinator.merge({"all": self.upload(self.members)})
+
+
+def opened(name: str, facts: int, target_steps: int | None, bare: bool) -> Scene:
+    model = load_model(name)
+    requests = [record.request for record in load_dataset("worldfacts")][:facts]
+    settings = default_hyperparameters(model.name, model.structure, "MEMIT").hyperparameters
+    if target_steps is not None:
+        settings = settings.with_changes(target_steps=target_steps)
+    plain = new_round(
+        model,
+        schedule=Schedule.ONE_SHOT,
+        hyperparameters=settings,
+        contexts=[["{}"]] if bare else None,
+    )
+    chosen = list(range(0, facts, facts // EDITS))[:EDITS]
+    kept = same_relations(requests, [set(chosen)])  # others would make an easier game
+    members = [kept.index(place) for place in chosen]
+    priors = static_priors(plain, default_covariance(model, plain.layers))
+    return Scene(model, [requests[place] for place in kept], members, plain, priors)
+
+
+Step = Iterator[tuple[str, list[Finding]]]
+
+
+def uploads(scene: Scene) -> Step:
+    for count in UPLOADS:
+        held = scene.members[:count]
+        sent = Sent.of_contribution(f"of {count} edits", scene.upload(held))
+        found = Audit(scene.bare, [set(held)]).run([sent], ["span", "subject"])
+        yield f"plain upload of {count} edits, no covariance", found
+
+
+def sums(scene: Scene) -> Step:
+    everyone = [set(scene.members)]
+    for parties in PARTIES:
+        held = [set(scene.share(number, parties)) for number in range(parties)]
+        plain = [
+            Sent.of_contribution(f"party {number}", scene.upload(sorted(own)))
+            for number, own in enumerate(held)
+        ]
+        found = Audit(scene.bare, held).run(plain, ["span"])[-1:]
+        yield f"attribution among {parties} plain uploads", found
+        _, masked, summed = scene.secure(parties)
+        found = Audit(scene.bare, held).run(masked, ["span"])[-1:]
+        found += Audit(scene.bare, everyone).run([summed], ["span", "subject"])
+        yield f"secure aggregation of {parties} parties: attribution, then the sum", found
+
+
+def delta(scene: Scene) -> Step:
+    everyone = [set(scene.members)]
+    merged, _, _ = scene.secure(PARTIES[-1])
+    far = distance(merged, scene.pooled())
+    print(
+        f"\ndelta of {PARTIES[-1]} parties under secure aggregation, from the pooled one: {far:.1e}"
+    )
+    sent = Sent.of_delta("without the covariance", merged)
+    found = Audit(scene.bare, everyone).run([sent], ["span", "subject", "behaviour"])
+    yield "the delta, no covariance; and the edited model", found
+    whitened = Candidates(scene.model, scene.facts, scene.plain, scene.priors)
+    sent = Sent.of_delta("with the covariance", merged)
+    yield (
+        "the delta, with the covariance",
+        Audit(whitened, everyone).run([sent], ["span", "subject"]),
+    )
+
+
+def residuals(scene: Scene) -> Step:
+    """Of fewer candidates, since the attacker finds the targets of all of them, which is slow."""
+    held = scene.members[: UPLOADS[1]]
+    others = [place for place in range(len(scene.facts)) if place not in scene.members]
+    tried = [*held, *others[::6]]
+    few = Candidates(scene.model, [scene.facts[place] for place in tried], scene.plain, {})
+    sent = Sent.of_contribution(f"of {len(held)} edits", scene.upload(held))
+    yield "residual match", Audit(few, [set(range(len(held)))]).run([sent], ["residual"])
+
+
+STEPS: dict[str, Callable[[Scene], Step]] = {
+    "uploads": uploads,
+    "sums": sums,
+    "delta": delta,
+    "residuals": residuals,
+}
+
+
 def show(title: str, findings: list[Finding]) -> None:
     print(f"\n## {title}", flush=True)
     for row in report(findings):
         print("| " + " | ".join(str(value) for value in row.values()) + " |", flush=True)
 
 
-def secure_round(
-    model: LanguageModel, shares: list[list[EditRequest]], plain: RoundConfig
-) -> tuple[RoundConfig, Listening, Coordinator]:
-    section = secure_aggregation_of([len(own) for own in shares], model)
-    config = new_round(
-        model,
-        schedule=Schedule.ONE_SHOT,
-        hyperparameters=plain.hyperparameters,
-        contexts=plain.contexts,
-        secure_aggregation=section.model_copy(update={"form": "sketched"}),
-    )
-    covariance = default_covariance(model, config.layers)
-    coordinator = Coordinator(
-        config, static_priors(config, covariance), resolve_method("CollabEdit")
-    )
-    parties = Party.together(model, shares, config, secure=parties_of(config))
-    return config, Listening(parties), coordinator
+def save(folder: Path, findings: list[Finding]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([each.as_json() for each in findings], indent=2)
+    (folder / "findings.json").write_text(text, encoding="utf-8")
+    save_roc(findings, folder / "roc.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, help="Folder for findings.json and roc.png.")
+    parser.add_argument("--steps", default=",".join(STEPS), help="With commas; all by default.")
+    parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--target-steps", type=int, help="Fewer than the preset's is quicker.")
     parser.add_argument("--facts", type=int, default=240, help="Candidates, members among them.")
     parser.add_argument("--bare", action="store_true", help="No contexts but the bare prompt.")
-    parser.add_argument("--residual", action="store_true", help="Also find non-members' targets.")
     out = parser.parse_args()
-    model = load_model("smollm2-135m")
-    facts = [record.request for record in load_dataset("worldfacts")][: out.facts]
-    # Every relation has 16 facts in a row, so each has members and non-members.
-    members = list(range(0, len(facts), len(facts) // EDITS))[:EDITS]
-    edits = [facts[place] for place in members]
-    settings = default_hyperparameters(model.name, model.structure, "MEMIT").hyperparameters
-    if out.target_steps is not None:
-        settings = settings.with_changes(target_steps=out.target_steps)
-    plain = new_round(
-        model,
-        schedule=Schedule.ONE_SHOT,
-        hyperparameters=settings,
-        contexts=[["{}"]] if out.bare else None,
-    )
-    priors = static_priors(plain, default_covariance(model, plain.layers))
-    bare = Candidates(model, facts, plain, {})
-    whitened = Candidates(model, facts, plain, priors)
+    print_machine()
+    scene = opened(out.model, out.facts, out.target_steps, out.bare)
     everyone: list[Finding] = []
-
-    for count in (1, 8, EDITS):
-        sent = Party(model, edits[:count], plain, cache=TargetCache()).contribute(
-            Delta.empty(plain)
-        )
-        upload = [Sent.of_contribution(f"of {count} edits", sent)]
-        found = Audit(bare, [set(members[:count])]).run(upload, ["span", "subject"])
-        show(f"plain upload of {count} edits, no covariance", found)
-        everyone += found
-    if out.residual:
-        some = sorted({*members[:8], *range(3, len(facts), 6)})
-        small = Candidates(model, [facts[i] for i in some], plain, {})
-        sent = Party(model, edits[:8], plain, cache=TargetCache()).contribute(Delta.empty(plain))
-        upload = [Sent.of_contribution("of 8 edits", sent)]
-        places = {some.index(i) for i in members[:8]}
-        show("residual match", Audit(small, [places]).run(upload, ["residual"]))
-
-    for parties in PARTIES:
-        owned = [members[number::parties] for number in range(parties)]
-        shares = [[facts[place] for place in own] for own in owned]
-        held = [set(own) for own in owned]
-        uploads = [
-            Sent.of_contribution(f"party {number}", party.contribute(Delta.empty(plain)))
-            for number, party in enumerate(Party.together(model, shares, plain))
-        ]
-        found = Audit(bare, held).run(uploads, ["span"])[-1:]
-        show(f"attribution among {parties} plain uploads", found)
-        everyone += found
-        config, transport, coordinator = secure_round(model, shares, plain)
-        delta = run_round(transport, coordinator)
-        masked = [Sent.of_masked(n, each, config) for n, each in transport.seen.items()]
-        found = Audit(bare, held).run(masked, ["span"])[-1:]
-        summed = Sent(f"of {parties} parties", "sum", coordinator.keys, {})
-        found += Audit(bare, [set(members)]).run([summed], ["span"])
-        show(f"secure aggregation of {parties} parties: attribution, then the sum", found)
-        everyone += found
-
-    result = Sent.of_delta("the delta", delta)
-    found = Audit(bare, [set(members)]).run([result], ["span", "subject", "behaviour"])
-    show("the delta, no covariance; and the edited model", found)
-    everyone += found
-    found = Audit(whitened, [set(members)]).run([result], ["span", "subject"])
-    show("the delta, with the covariance", found)
-    everyone += found
-    print(f"\nrecall of subjects at k: {found[-1].curve.recall}")
-
-    pooled = Party(model, edits, plain, cache=TargetCache())
-    reference = Coordinator(plain, priors, resolve_method("CollabEdit")).merge(
-        {"all": pooled.contribute(Delta.empty(plain))}
-    )
-    far = max(
-        relative_distance(delta.changes[name], change) for name, change in reference.changes.items()
-    )
-    print(f"delta of {PARTIES[-1]} parties under secure aggregation from the pooled one: {far:.1e}")
-    if out.out is not None:
-        out.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps([each.as_json() for each in everyone], indent=2)
-        (out.out / "findings.json").write_text(text, encoding="utf-8")
-        save_roc(everyone, out.out / "roc.png")
+    for step in out.steps.split(","):
+        for title, found in STEPS[step](scene):
+            show(title, found)
+            everyone += found
+            if out.out is not None:
+                save(out.out, everyone)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,42 @@
 """What secure aggregation costs: error, seconds and bytes, dense and sketched.
 
-``python -m benchmarks.secure [--parties 3,10,30] [--widths 1536,6400,16384]``: one layer, 10 edits
-a party, the real protocol with all parties in one process; the baseline is the plain contribution.
+``python -m benchmarks.secure [--parties 3,10,30] [--widths 1536,6400,16384] [--edits 10]``: one
+layer, the real protocol with all parties in one process, one of which is in memory at a time; the
+baseline is the plain contribution. Seconds are of processor time. ``--one-party`` has only the
+first party mask its numbers, so that there is no sum: what a party pays where all would take an
+hour.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from benchmarks.machine import print_machine
-from collabedit.algebra import Factors, Prior
-from collabedit.algebra.sketch import OVERSAMPLING, sketch_matrix
+from collabedit.algebra import Factors, Statistics
+from collabedit.algebra.sketch import OVERSAMPLING
 from collabedit.editors import Hyperparameters
-from collabedit.messages import Delta, RoundConfig, Schedule, SecureAggregation
-from collabedit.privacy.secure import Exchanged, Identity, SecureParty, Summation
+from collabedit.messages import (
+    Delta,
+    Request,
+    RequestKind,
+    RoundConfig,
+    Schedule,
+    SecureAggregation,
+)
+from collabedit.privacy.secure import Answer, Exchanged, Identity, SecureParty, Summation
 
 #: ``d_out`` by ``d_in``: SmolLM2, GPT2-XL, GPT-J.
 WIDTHS = {1536: 576, 6400: 1600, 16384: 4096}
-EDITS = 10
-#: Bytes of all masked sums together beyond which a row is left out.
-MOST = 6e9
 
 
-def round_of(identities: Sequence[Identity], d_in: int, form: str) -> RoundConfig:
+def round_of(identities: Sequence[Identity], d_in: int, form: str, edits: int) -> RoundConfig:
     parties = len(identities)
     return RoundConfig(
         model="none",
@@ -42,69 +52,101 @@ def round_of(identities: Sequence[Identity], d_in: int, form: str) -> RoundConfi
         secure_aggregation=SecureAggregation(
             roster={each.party: each.public for each in identities},
             threshold=parties // 2 + 1,
-            max_edits=EDITS * parties,
+            max_edits=edits * parties,
             form=form,  # type: ignore[arg-type]
         ),
     )
 
 
-def statistics(d_in: int, seed: int) -> Factors:
+def statistics(d_in: int, edits: int, seed: int) -> Factors:
     generator = torch.Generator().manual_seed(seed)
     return Factors(
-        torch.randn(d_in, EDITS, generator=generator, dtype=torch.float64),
-        torch.randn(WIDTHS[d_in], EDITS, generator=generator, dtype=torch.float64),
+        torch.randn(d_in, edits, generator=generator, dtype=torch.float64),
+        torch.randn(WIDTHS[d_in], edits, generator=generator, dtype=torch.float64),
     )
 
 
-def measure(parties: int, d_in: int, form: str) -> str:
-    identities = [Identity.new(f"party {number:02}") for number in range(parties)]
-    config = round_of(identities, d_in, form)
+@dataclass
+class Times:
+    """Seconds and bytes, added up over a summation."""
+
+    masking: float = 0.0
+    coordinating: float = 0.0
+    sent: int = 0
+
+    @contextmanager
+    def of(self, who: Literal["masking", "coordinating"]) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        setattr(self, who, getattr(self, who) + time.process_time() - start)
+
+
+def exchanged_of(config: RoundConfig) -> Exchanged:
     sketches = {}
-    if form == "sketched":
-        prior = Prior.from_factor(  # a diagonal one: whitening is not what is measured
-            torch.eye(d_in, dtype=torch.float64), torch.eye(d_in, dtype=torch.float64)
-        )
-        sketches["w"] = sketch_matrix(prior, EDITS * parties + OVERSAMPLING, 0)
-        del prior
-    exchanged = Exchanged(config, "", (1,), sketches)
-    if 16 * exchanged.length * parties > MOST:
-        return f"| {d_in} | {form} | {parties} | | | | | does not fit |"
-    summation = Summation(config, Delta.empty(config), exchanged)
+    secure = config.secure_aggregation
+    assert secure is not None
+    if secure.form == "sketched":
+        # Of the identity as prior: whitening is not what is measured.
+        generator = torch.Generator().manual_seed(0)
+        width = secure.max_edits + OVERSAMPLING
+        sketches["w"] = torch.randn(config.d_in, width, generator=generator)
+    return Exchanged(config, "", (1,), sketches)
+
+
+def measure(parties: int, d_in: int, form: str, edits: int, one_party: bool) -> str:
+    identities = [Identity.new(f"party {number:02}") for number in range(parties)]
+    config = round_of(identities, d_in, form, edits)
+    summation = Summation(config, Delta.empty(config), exchanged_of(config))
     members = [SecureParty(each, config) for each in identities]
-    own = [statistics(d_in, seed) for seed in range(parties)]
-    masking, sent, coordinating = 0.0, 0, 0.0
+    own = [statistics(d_in, edits, seed) for seed in range(parties)]
+    times = Times()
+
+    def answers(request: Request, count: int) -> Iterator[Answer]:
+        for member, factors in list(zip(members, own, strict=True))[:count]:
+            with times.of("masking"):
+                reply = member.answer(request, lambda f=factors: ({"w": f}, edits, "0" * 64))
+            times.sent += len(reply)
+            with times.of("coordinating"):
+                answer = summation.read(None, reply)
+            del reply
+            yield answer
+
+    start, plain = f"| {d_in} | {form} | {parties} |", 8 * edits * (d_in + WIDTHS[d_in])
     while summation.step is not None:
         request = summation.request()
-        answers = []
-        for member, factors in zip(members, own, strict=True):
-            start = time.perf_counter()
-            reply = member.answer(request, lambda f=factors: ({"w": f}, EDITS, "0" * 64))
-            masking += time.perf_counter() - start
-            sent += len(reply)
-            start = time.perf_counter()
-            answers.append(summation.read(None, reply))
-            coordinating += time.perf_counter() - start
-        start = time.perf_counter()
-        summation.advance(answers)
-        coordinating += time.perf_counter() - start
-    del answers
-    start = time.perf_counter()
-    found = summation.result().statistics["w"]
-    coordinating += time.perf_counter() - start
+        if one_party and summation.step is RequestKind.MASK:
+            shared = times.masking / parties, times.sent / parties
+            times.masking = times.sent = 0
+            next(answers(request, 1))
+            cells = costs(shared[0] + times.masking, None, shared[1] + times.sent, plain)
+            return " ".join([start, cells, "not summed |"])
+        # Reading and asking are counted where they happen, so that this is adding up alone.
+        before, began = times.masking + times.coordinating, time.process_time()
+        summation.advance(answers(request, parties))
+        inside = times.masking + times.coordinating - before
+        times.coordinating += time.process_time() - began - inside
+    with times.of("coordinating"):
+        found = summation.result().statistics["w"]
+    cells = costs(times.masking / parties, times.coordinating, times.sent / parties, plain)
+    return " ".join([start, cells, f"{error_of(found, own):.0e} |"])
+
+
+def costs(masking: float, coordinating: float | None, sent: float, plain: int) -> str:
+    shown = "" if coordinating is None else f"{coordinating:.2f}"
+    return f"{masking:.2f} | {shown} | {sent / 1e6:.1f} | {sent / plain:.0f} |"
+
+
+def error_of(found: Statistics, own: Sequence[Factors]) -> float:
+    """Of ``N``, relative, on vectors: no matrix of its size is formed for the comparison."""
     pooled = Factors.stack(own)
-    # On vectors, so that no d_in x d_in matrix is formed for the comparison.
-    probe = torch.randn(d_in, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    probe = torch.randn(pooled.d_in, 4, generator=generator, dtype=torch.float64)
     expected = pooled.residuals @ (pooled.keys.T @ probe)
     if isinstance(found, Factors):
         seen = found.residuals @ (found.keys.T @ probe)
     else:
         seen = found.to_moments().cross_moment @ probe
-    error = float((seen - expected).norm() / expected.norm())
-    plain = 8 * EDITS * (d_in + WIDTHS[d_in])
-    return (
-        f"| {d_in} | {form} | {parties} | {masking / parties:.2f} | {coordinating:.2f} "
-        f"| {sent / parties / 1e6:.1f} | {sent / parties / plain:.0f} | {error:.0e} |"
-    )
+    return float((seen - expected).norm() / expected.norm())
 
 
 def main() -> None:
@@ -112,6 +154,8 @@ def main() -> None:
     parser.add_argument("--parties", default="3,10,30")
     parser.add_argument("--widths", default="1536,6400,16384")
     parser.add_argument("--forms", default="dense,sketched")
+    parser.add_argument("--edits", type=int, default=10, help="of each party")
+    parser.add_argument("--one-party", action="store_true")
     options = parser.parse_args()
     print_machine()
     print(
@@ -121,7 +165,7 @@ def main() -> None:
     for d_in in map(int, options.widths.split(",")):
         for form in options.forms.split(","):
             for parties in map(int, options.parties.split(",")):
-                print(measure(parties, d_in, form), flush=True)
+                print(measure(parties, d_in, form, options.edits, options.one_party), flush=True)
 
 
 if __name__ == "__main__":

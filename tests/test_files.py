@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from collabedit.files import (
     tensors_from_bytes,
     tensors_to_bytes,
     write_json,
+    write_private_text,
     write_text,
 )
 
@@ -228,6 +230,15 @@ def test_an_unwritable_place_is_named_before_and_at_writing(tmp_path: Path) -> N
     with pytest.raises(InputError, match="make room"):
         check_writable(tmp_path / "out", 2**62)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_private_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    """Also where a file that others could read is replaced."""
+    place = tmp_path / "secret"
+    write_text(place, "old")
+    write_private_text(place, "new")
+    assert place.read_text() == "new"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
 
 
 def test_half_a_character_leaves_the_old_file(tmp_path: Path) -> None:

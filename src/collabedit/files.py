@@ -48,6 +48,7 @@ __all__ = [
     "tensors_to_bytes",
     "utc_now",
     "write_json",
+    "write_private_text",
     "write_text",
 ]
 
@@ -201,6 +202,16 @@ def write_text(path: StrPath, text: str) -> None:
                 f"cannot write {path}: half a character ({error.object[error.start]!r}) is no text"
             ) from None
         temporary.chmod(0o644)
+
+
+def write_private_text(path: StrPath, text: str) -> None:
+    """Write a text file atomically that only this user can read.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    with atomic_path(path) as temporary:  # which is made for this user only
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: StrPath, value: Any, *, indent: int | None = 2) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -87,6 +88,36 @@ def test_merging(tmp_path, way) -> None:
 def test_merging_in_processes_of_its_own(monkeypatch, capsys) -> None:
     run(monkeypatch, "merge", "--size", "small")
     assert "relative difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["dense", "sketched"])
+def test_secure(monkeypatch, capsys, form) -> None:
+    pytest.importorskip("cryptography")
+    shape = ("--widths", "1536", "--forms", form, "--parties", "2", "--edits", "2")
+    run(monkeypatch, "secure", *shape)
+    *_, error, _ = capsys.readouterr().out.splitlines()[-1].split("|")
+    assert float(error) < 1e-12
+    run(monkeypatch, "secure", *shape, "--one-party")
+    assert "not summed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_privacy(monkeypatch, capsys, model_folder, tmp_path) -> None:
+    pytest.importorskip("cryptography")
+    pytest.importorskip("matplotlib")
+    quick = ("--facts", "104", "--target-steps", "1", "--bare", "--out", str(tmp_path))
+    run(monkeypatch, "privacy", "--model", model_folder, *quick, "--steps", "uploads,sums,delta")
+    found = json.loads((tmp_path / "findings.json").read_text())
+    areas = {
+        (each["attack"], each["question"], each["source"]): each["curve"]["auc"]["value"]
+        for each in found
+    }
+    assert len(areas) == 2 * 3 + 4 * 3 + 5
+    assert areas["span", "membership", "contribution of 1 edits"] == 1.0
+    for parties in (2, 5, 10):
+        # Five standard errors of the area of 50 random scores among as many, or more.
+        assert abs(areas["span", "attribution", f"masked of {parties} parties"] - 0.5) < 0.3
+    assert (tmp_path / "roc.png").stat().st_size > 1000
 
 
 def test_growth(monkeypatch, capsys, model_folder) -> None:

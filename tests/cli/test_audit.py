@@ -53,6 +53,13 @@ def test_plain_uploads_are_found_out(place: Path, tmp_path: Path) -> None:  # no
     )
     assert "behaviour" in table
     assert "AUC" in table
+    listed = json.loads(collabedit("audit", sent["bank"], *common, "--attacks", "span", "--json"))
+    assert [row["fact"] for row in listed[:1]] == [f"{REQUESTS[2].text} {REQUESTS[2].target_new}"]
+    assert listed[0]["score"] > 0.999 > listed[1]["score"]
+    assert "likeliest" in collabedit("audit", sent["bank"], *common, "--attacks", "span")
+    assert "--plot needs --members" in fails(
+        *("audit", sent["bank"], *common, "--plot", tmp_path / "roc.png")
+    )
     assert "one for each file" in fails("audit", tmp_path / "delta", *common, *members)
     assert "members and candidates that are not" in fails(
         *("audit", tmp_path / "delta", "--round", round_file),

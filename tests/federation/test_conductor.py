@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_bytes
 
 import pytest
 import torch
@@ -14,8 +17,9 @@ from collabedit.algebra import Factors, relative_distance
 from collabedit.errors import InputError, RoundError
 from collabedit.evaluation import evaluate
 from collabedit.federation.conductor import RoundConductor
-from collabedit.federation.folder import RoundFolder
+from collabedit.federation.folder import Report, RoundFolder
 from collabedit.federation.running import next_round, open_rounds
+from collabedit.files import read_json
 from collabedit.merging import resolve_method
 from collabedit.messages import (
     Contribution,
@@ -23,7 +27,10 @@ from collabedit.messages import (
     Evaluation,
     Gate,
     Joined,
+    Opening,
     Ready,
+    Request,
+    RequestKind,
     RoundConfig,
     RoundState,
     Schedule,
@@ -499,6 +506,13 @@ def test_ready_of_another_round_is_refused(tmp_path: Path) -> None:
 # Secure aggregation
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Parties that have taken part in nothing before."""
+    monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 def secure_config(folder: Path, schedule: Schedule) -> RoundConfig:
     pytest.importorskip("cryptography")
     from collabedit.privacy.secure import Identity
@@ -519,6 +533,7 @@ def secure_config(folder: Path, schedule: Schedule) -> RoundConfig:
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
+@pytest.mark.usefixtures("own_cache")
 def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule: Schedule) -> None:
     config = secure_config(tmp_path, schedule)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
@@ -534,6 +549,7 @@ def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule
         assert relative_distance(delta_of(folder).changes[name], change) < 1e-5
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_party_without_an_identity_stays_out_of_a_secure_round(tmp_path: Path) -> None:
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     (tmp_path / "library.key").unlink()
@@ -541,3 +557,97 @@ def test_a_party_without_an_identity_stays_out_of_a_secure_round(tmp_path: Path)
     report = conducted(folder, Members(make_members(tmp_path)))
     assert "join with --identity" in report.left_out["library"]
     assert report.parties == ("bank", "hospital")
+
+
+def test_a_party_with_an_identity_sends_no_contribution_of_its_own(tmp_path: Path) -> None:
+    """A coordinator must not get in a plain round what the other kind would have hidden."""
+    secure_config(tmp_path, Schedule.ONE_SHOT)
+    folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT))
+    transport = Members(make_members(tmp_path))
+    report = conducted(folder, transport)
+    assert report.status == "stopped"
+    for name in NAMES:
+        assert "takes part in sums only" in report.left_out[name]
+    assert [stage for stage, _ in transport.stages] == ["join"]
+
+
+def second_round(
+    folder: Path, config: RoundConfig, names: tuple[str, ...], **own: object
+) -> Report:
+    shares = {name: SHARES[name] for name in names}
+    other = config.model_copy(update={"seed": config.seed + 1})
+    place = folder / f"again {other.seed}"
+    place.mkdir()
+    opened = open_folder(place, other, on_dropout=Dropout.CONTINUE)
+    return conducted(opened, Members(make_members(folder, shares, **own)))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_same_edits_go_into_no_sum_with_other_parties(tmp_path: Path) -> None:
+    """The difference of the two would be what the library sent."""
+    config = secure_config(tmp_path, Schedule.ONE_SHOT)
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    assert conducted(folder, Members(make_members(tmp_path))).status == "accepted"
+    assert second_round(tmp_path, config, NAMES).status == "accepted"
+    refused = second_round(tmp_path, config.model_copy(update={"seed": 7}), ("bank", "hospital"))
+    assert refused.status == "stopped"
+    assert "library is in one of the two only" in refused.left_out["bank"]
+    knowing = config.model_copy(update={"seed": 9})
+    agreed = second_round(tmp_path, knowing, ("bank", "hospital"), sum_again=True)
+    assert agreed.status == "accepted", agreed.reason
+
+
+def test_what_a_party_remembers_is_for_its_owner_only(tmp_path: Path, own_cache: Path) -> None:
+    config = secure_config(tmp_path, Schedule.ONE_SHOT)
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    conducted(folder, Members(make_members(tmp_path)))
+    kept = list((own_cache / "secure").iterdir())
+    assert len(kept) == 2 * len(NAMES)
+    for path in kept:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        for record in [record for own in SHARES.values() for record in own]:
+            assert record.request.subject not in path.read_text()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
+    """A lying coordinator would learn from many votes which facts it holds."""
+    config = secure_config(tmp_path, Schedule.ONE_SHOT)
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    members = make_members(tmp_path)
+    assert conducted(folder, Members(members)).status == "accepted"
+    found = delta_of(folder)
+    members["bank"].answer(Request(RequestKind.EVALUATE, found).to_bytes())  # the same once more
+    name, change = next(iter(found.changes.items()))
+    other = {**found.changes, name: replace(change, left=2 * change.left)}
+    lie = Request(RequestKind.EVALUATE, replace(found, changes=other)).to_bytes()
+    with pytest.raises(RoundError, match="there is one a round"):
+        members["bank"].answer(lie)
+    restarted = make_member("bank", tmp_path, SHARES["bank"])
+    restarted.answer(Opening(config, NAMES, {}).to_bytes())
+    with pytest.raises(RoundError, match="there is one a round"):
+        restarted.answer(lie)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_no_key_or_seed_reaches_the_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in a message, nor in its files, a log or a refusal; though a party drops out."""
+    pytest.importorskip("cryptography")
+    from collabedit.privacy.secure import party as module
+
+    made: list[bytes] = []
+    monkeypatch.setattr(module, "new_secret", lambda: made.append(token_bytes(32)) or made[-1])
+    config = secure_config(tmp_path, Schedule.LAYERWISE)
+    folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
+    transport = Members(make_members(tmp_path), of_library("mask", lambda _: Failure("gone")))
+    with caplog.at_level("DEBUG"):
+        report = conducted(folder, transport)
+    assert (report.status, report.parties) == ("accepted", ("bank", "hospital"))
+    assert len(made) == 3 * (3 + 2)  # of three parties in the first exchange, two in the second
+    made += [bytes.fromhex(read_json(tmp_path / f"{name}.key")["secret"]) for name in NAMES]
+    seen = [path.read_bytes() for path in (tmp_path / "rounds").rglob("*") if path.is_file()]
+    seen += [*transport.crossed, caplog.text.encode(), report.model_dump_json().encode()]
+    for secret in made:
+        assert not [data for data in seen if secret in data or secret.hex().encode() in data]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from collabedit.algebra import relative_distance
-from collabedit.editors import Hyperparameters
+from collabedit.editors import Hyperparameters, default_hyperparameters
 from collabedit.errors import CollabEditError, InputError, RoundError
 from collabedit.merging import resolve_method
 from collabedit.messages import (
@@ -165,6 +165,25 @@ def test_what_cannot_work_on_sums_says_so(tiny_llama: LanguageModel) -> None:
         )
     with pytest.raises(InputError, match="secure aggregation has nothing to sum"):
         secure_round(tiny_llama, editor="ROME", settings=SETTINGS.with_changes(layers=(1,)))
+
+
+@pytest.mark.parametrize("editor", ["ROME", "UltraEdit"])
+def test_a_round_file_can_not_ask_for_what_sums_hide(
+    tiny_llama: LanguageModel, editor: str
+) -> None:
+    """UltraEdit's normaliser tells a party's mean features; of one edit, its key."""
+    plain = new_round(
+        tiny_llama,
+        editor=editor,
+        hyperparameters=default_hyperparameters(
+            "none", tiny_llama.structure, editor
+        ).hyperparameters.with_changes(layers=(1,)),
+        contexts=CONTEXTS,
+    )
+    section = secure_round(tiny_llama).secure_aggregation
+    values = {**plain.model_dump(mode="json"), "secure_aggregation": section}
+    with pytest.raises(ValueError, match=f"{editor} does not edit by sums"):
+        RoundConfig(**values)
 
 
 def test_a_party_of_sums_gives_no_contribution_of_its_own(tiny_llama: LanguageModel) -> None:

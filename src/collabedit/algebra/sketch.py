@@ -39,6 +39,9 @@ OVERSAMPLING = 20
 #: arithmetic lie near ``m eps``, 1e-13 for hundreds of edits.
 _NOISE = 1e-13
 
+#: Rows of ``M`` that the dense form computes together.
+_ROWS = 256
+
 
 class SumForm(Protocol):
     """How a party's statistics of one weight become a vector, and the sum statistics again."""
@@ -77,9 +80,17 @@ class DenseSum:
 
     def pack(self, factors: Factors) -> Tensor:
         """``triu(F F^T)`` and ``G F^T`` as one vector, ``[length]``."""
-        moments = Moments.of(factors)
-        rows = [row[place:] for place, row in enumerate(moments.key_moment)]
-        return torch.cat([*rows, moments.cross_moment.flatten()])
+        vector = factors.keys.new_empty(self.length)
+        start = 0
+        for place in range(0, self.d_in, _ROWS):  # the whole matrix would be twice the vector
+            block = factors.keys[place : place + _ROWS] @ factors.keys[place:].T
+            for offset, row in enumerate(block):
+                end = start + self.d_in - place - offset
+                vector[start:end] = row[offset:]
+                start = end
+        cross = vector[self._triangle :].view(self.d_out, self.d_in)
+        torch.matmul(factors.residuals, factors.keys.T, out=cross)
+        return vector
 
     def unpack(self, total: Tensor) -> Moments:
         """``M`` and ``N`` from their sum ``[length]``."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from collabedit.cli.options import CovarianceOption, DeviceOption, RoundOption, TrustOption
 
 if TYPE_CHECKING:
-    from collabedit.experiments.audit import Finding
+    from collabedit.experiments.audit import Candidates, Finding, Sent
 
 
 def audit(
@@ -23,13 +23,13 @@ def audit(
         Path, typer.Option("--candidates", help="Facts that the attacker tries, members or not.")
     ],
     members: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--members",
             help="Which of them are members, to measure the attack: one file of facts for each "
-            "FILE, in their order.",
+            "FILE, in their order. Without them, the likeliest candidates of each file are listed.",
         ),
-    ],
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -83,13 +83,19 @@ def audit(
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown:
         raise InputError(f"unknown attack {unknown[0]!r}; choose of: {', '.join(ATTACKS)}")
-    if len(members) != len(files):
+    if members and len(members) != len(files):
         raise InputError(f"{len(files)} files and {len(members)} --members; give one for each file")
+    if plot is not None and not members:
+        raise InputError("--plot needs --members: curves are of attacks that are measured")
     config = RoundConfig.load(round_file)
     sent = [load_sent(path, config) for path in files]
     facts = [record.request for record in load_records(candidates)]
-    held = [places_of(facts, [record.request for record in load_records(path)]) for path in members]
-    kept = list(range(len(facts))) if any_relation else same_relations(facts, held)
+    held = [
+        places_of(facts, [record.request for record in load_records(path)])
+        for path in members or []
+    ]
+    everything = any_relation or not members
+    kept = list(range(len(facts))) if everything else same_relations(facts, held)
     held = [{kept.index(place) for place in own} for own in held]
     priors = {}
     if covariance is not None:
@@ -100,9 +106,11 @@ def audit(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    found = Audit(Candidates(loaded, [facts[place] for place in kept], config, priors), held).run(
-        sent, chosen
-    )
+    tried = Candidates(loaded, [facts[place] for place in kept], config, priors)
+    if not members:
+        _list_likeliest(tried, sent, chosen, as_json)
+        return
+    found = Audit(tried, held).run(sent, chosen)
     if as_json:
         print(json.dumps([each.as_json() for each in found], indent=2))
     else:
@@ -113,13 +121,29 @@ def audit(
         save_roc(found, plot)
 
 
+def _list_likeliest(tried: Candidates, sent: list[Sent], attacks: list[str], as_json: bool) -> None:
+    import json
+
+    from collabedit.experiments.audit import likeliest
+
+    rows = likeliest(tried, sent, attacks)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        _print("the likeliest candidates of each file", rows)
+
+
 def _show(found: list[Finding]) -> None:
     from collabedit.experiments.audit import report
+
+    _print("95 % confidence intervals in brackets", report(found))
+
+
+def _print(title: str, rows: list[dict[str, Any]]) -> None:
     from collabedit.reporting.table import Column, Table, console
 
-    rows = report(found)
     if not rows:
         print("none of these attacks applies to these files")
         return
     columns = [Column.words(key) for key in rows[0]]
-    console().print(Table.of("95 % confidence intervals in brackets", columns, rows).rich())
+    console().print(Table.of(title, columns, rows).rich())

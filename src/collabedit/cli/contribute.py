@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +17,13 @@ from collabedit.cli.options import (
     SkipBadOption,
     SkipKnownOption,
     SoFarOption,
+    SumAgainOption,
     TrustOption,
     WorkersOption,
     read_bytes,
     spread,
 )
-from collabedit.cli.secure import answer, open_request
+from collabedit.cli.secure import answer, open_request, require_roster
 
 if TYPE_CHECKING:
     from collabedit.messages import Contribution
@@ -75,6 +77,7 @@ def contribute(
         typer.Option(help="Secure aggregation: your key, of 'collabedit round key'."),
     ] = None,
     roster: RosterOption = None,
+    sum_again: SumAgainOption = False,
     request: Annotated[
         Path | None,
         typer.Option(
@@ -98,7 +101,7 @@ def contribute(
     from collabedit.editing import TargetCache
     from collabedit.errors import InputError
     from collabedit.messages import Decision, Delta, RoundConfig
-    from collabedit.parties import Party, checked_threshold, stored_secret
+    from collabedit.parties import Companions, Party, checked_threshold, stored_secret
     from collabedit.privacy import load_key
     from collabedit.requests import load_records
     from collabedit.workers import ModelSource, check_workers, solving_targets
@@ -146,8 +149,14 @@ def contribute(
                 f"{round_file} asks for secure aggregation; give your --identity "
                 "(collabedit round key)"
             )
+        require_roster(identity, roster)
+        edits = [record.request for record in records]
+
+        def confirming(name: str, parties: Sequence[str]) -> None:
+            Companions(name).join(config.sha256, edits, parties, again=sum_again)
+
         asked = open_request(config, request)
-        answer(config, asked, identity, roster, make_party, out)
+        answer(config, asked, identity, roster, make_party, confirming, out)
         return
     if identity is not None or request is not None:
         raise InputError(f"{round_file} asks for no secure aggregation; --identity has no use")

@@ -84,6 +84,14 @@ RosterOption = Annotated[
         "is refused."
     ),
 ]
+SumAgainOption = Annotated[
+    bool,
+    typer.Option(
+        "--sum-again",
+        help="Secure aggregation: take part though edits of yours were summed with other parties "
+        "before: the difference of the two sums shows who is in one of them only.",
+    ),
+]
 AfterMergeOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -119,7 +119,9 @@ def new(
     threshold: Annotated[
         int | None,
         typer.Option(
-            help="Secure aggregation: how many parties must stay; more than two thirds by default."
+            help="Secure aggregation: how many parties must stay, T of N; more than two thirds by "
+            "default. As long as N plus the parties that collude with the coordinator is below "
+            "2 T, the others stay hidden."
         ),
     ] = None,
     max_edits: Annotated[
@@ -170,6 +172,12 @@ def new(
     how = f"{config.schedule.value} {config.editor} round"
     print(f"{out}: a {how} on {model}, layers {spread(config.layers)}")
     identity = " --identity KEY --roster ROSTER" if secure_aggregation else ""
+    if config.secure_aggregation is not None:
+        secure = config.secure_aggregation
+        print(
+            f"sums only: {secure.threshold} of {len(secure.roster)} parties must stay, and up to "
+            f"{secure.colluders} may collude with the coordinator without exposing another"
+        )
     print(
         f"Each party: collabedit contribute --round {out} --requests FILE{identity} "
         "-o mine.safetensors"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,10 @@ if TYPE_CHECKING:
     from collabedit.algebra import Factors
     from collabedit.messages import Delta, Request, RoundConfig, SecureAggregation
     from collabedit.parties import Party
-    from collabedit.privacy.secure import SecureParty, Summation
+    from collabedit.privacy.secure import Answer, SecureParty, Summation
     from collabedit.rounds import Coordinator
 
-__all__ = ["answer", "next_step", "open_request", "secure_section"]
+__all__ = ["answer", "next_step", "open_request", "require_roster", "secure_section"]
 
 
 def secure_section(
@@ -59,14 +58,39 @@ def secure_section(
 
 
 def open_request(config: RoundConfig, path: Path | None) -> Request:
-    """The coordinator's request in a file; without one, the first step of a summation."""
-    from collabedit.messages import Delta, Request, RequestKind
+    """The coordinator's request in a file; without one, the first step of a summation.
+
+    Raises:
+        RoundError: when it is of another round, or no step of a summation.
+    """
+    from collabedit.errors import RoundError
+    from collabedit.messages import SUMMATION_STEPS, Delta, Request, RequestKind
 
     if path is None:
         return Request(RequestKind.ADVERTISE, Delta.empty(config))
     request = Request.load(path)
     request.delta.check_round(config)
+    if request.kind not in SUMMATION_STEPS:
+        raise RoundError(
+            f"{path}: the coordinator asks for '{request.kind.value}', which is no step of secure "
+            "aggregation; refused"
+        )
     return request
+
+
+def require_roster(identity: Path | None, roster: Path | None) -> None:
+    """Check that a party which takes part in sums knows whose keys count.
+
+    Raises:
+        InputError: when it would have to believe the coordinator's list.
+    """
+    from collabedit.errors import InputError
+
+    if identity is not None and roster is None:
+        raise InputError(
+            "--identity needs --roster: the parties' public keys as you know them, on a way that "
+            "the coordinator does not control"
+        )
 
 
 def answer(
@@ -75,6 +99,7 @@ def answer(
     identity_file: Path,
     roster_file: Path | None,
     make_party: Callable[[SecureParty], Party],
+    confirming: Callable[[str, Sequence[str]], None],
     out: Path,
 ) -> None:
     """Answer one step of a summation, and remember it in the user's cache.
@@ -85,9 +110,10 @@ def answer(
         identity_file: of the party.
         roster_file: the roster as the party knows it.
         make_party: loads the model and measures; called in the one step that needs it.
+        confirming: is given the party's name and the parties in the sum before it confirms it.
         out: the answer to write.
     """
-    from collabedit.files import check_output_file, read_json
+    from collabedit.files import check_output_file, read_json, write_private_text
     from collabedit.messages import SUMMATION_STEPS, RequestKind
     from collabedit.privacy.secure import Identity, PartyState, SecureParty, load_roster
 
@@ -105,7 +131,9 @@ def answer(
         reply = make_party(ours).answer(request.to_bytes())
     else:
         reply = ours.answer(request, _nothing_to_give)
-    _remember(memory, ours.state.model_dump_json())  # before anything leaves
+    if request.kind is RequestKind.CONFIRM:
+        confirming(ours.name, ours.state.survivors)
+    write_private_text(memory, ours.state.model_dump_json())  # before anything leaves
     _write(out, reply)
     step = f"step {1 + SUMMATION_STEPS.index(request.kind)} of {len(SUMMATION_STEPS)}"
     print(f"{out}: {step} ('{request.kind.value}'), no text; send it to the coordinator")
@@ -119,17 +147,6 @@ def _memory(config: RoundConfig, party: str) -> Path:
     from collabedit.files import cache_directory, sha256_of_json
 
     return cache_directory("secure") / f"{sha256_of_json([config.sha256, party])}.json"
-
-
-def _remember(path: Path, text: str) -> None:
-    """Replace a file that only this user can read."""
-    from collabedit.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        temporary.chmod(0o600)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -153,31 +170,33 @@ def next_step(
     from collabedit.files import save_tensors
 
     kept = round_file.with_suffix(".summation.safetensors")
-    answers = [path.read_bytes() for path in inputs]
-    summation = _summation(coordinator, kept, answers)
+    summation = _summation(coordinator, kept, inputs)
     if summation.delta.sha256 != coordinator.delta.sha256:
         raise RoundError(
             "the summation is on top of another delta; give the --delta that 'collabedit merge' "
             "wrote last"
         )
-    read = []
-    for path, reply in zip(inputs, answers, strict=True):
-        try:
-            read.append(summation.read(None, reply))
-        except RoundError as error:
-            raise RoundError(str(error), party=str(path)) from None
-    summation.advance(read)
+    summation.advance(_read(summation, path) for path in inputs)  # one in memory at a time
     if summation.step is None:
         delta = coordinator.merge_sum(summation.result())
         kept.unlink(missing_ok=True)
         return delta
     save_tensors(kept, *summation.pack())
     summation.request().save(out)
-    _report(summation, round_file, len(read), out)
+    _report(summation, round_file, len(inputs), out)
     return None
 
 
-def _summation(coordinator: Coordinator, kept: Path, answers: list[bytes]) -> Summation:
+def _read(summation: Summation, path: Path) -> Answer:
+    from collabedit.errors import RoundError
+
+    try:
+        return summation.read(None, path.read_bytes())
+    except RoundError as error:
+        raise RoundError(str(error), party=str(path)) from None
+
+
+def _summation(coordinator: Coordinator, kept: Path, answers: list[Path]) -> Summation:
     """The summation that goes on, or a new one where the answers begin it."""
     from collabedit.errors import RoundError
     from collabedit.files import load_tensors
@@ -193,9 +212,12 @@ def _summation(coordinator: Coordinator, kept: Path, answers: list[bytes]) -> Su
     return Summation.resume(coordinator.config, *load_tensors(kept, "summation"), str(kept))
 
 
-def _format(content: bytes) -> str | None:
+def _format(path: Path) -> str | None:
+    with path.open("rb") as stream:
+        if stream.read(1) != b"{":  # masked numbers, which are not worth parsing as text
+            return None
     try:
-        values = json.loads(content)
+        values = json.loads(path.read_bytes())
     except ValueError:
         return None
     return values.get("format") if isinstance(values, dict) else None

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from collabedit.algebra import Prior
+from collabedit.editing import find_targets
 from collabedit.editing.keys import Measurement, measure
-from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.editing.targets import TargetCache
 from collabedit.errors import InputError, RoundError
 from collabedit.evaluation import score
 from collabedit.files import tensor_metadata
@@ -41,7 +42,7 @@ from collabedit.privacy.audit import (
 from collabedit.requests import EditRequest
 from collabedit.rounds import Ledger
 
-__all__ = ["ATTACKS", "Audit", "Candidates", "Finding", "Sent", "load_sent", "report"]
+__all__ = ["ATTACKS", "Audit", "Candidates", "Finding", "Sent", "likeliest", "load_sent", "report"]
 
 ATTACKS = ("span", "residual", "subject", "behaviour")
 
@@ -155,7 +156,7 @@ class Candidates:
     @cached_property
     def residuals(self) -> Tensor:
         """``z - h [d_out, n]``, with targets as the parties find them."""
-        targets = optimise_targets(
+        targets = find_targets(
             self.model,
             self.requests,
             self.config.contexts,
@@ -290,6 +291,33 @@ class Audit:
         return Finding(attack, "attribution", source, curve, verdict(curve.auc))
 
 
+def likeliest(
+    candidates: Candidates, sent: Sequence[Sent], attacks: Sequence[str], count: int = 10
+) -> list[dict[str, Any]]:
+    """What an attacker without knowledge of the members would conclude.
+
+    Args:
+        candidates: the facts that the attacker tries.
+        sent: the files.
+        attacks: names of the attacks.
+        count: candidates listed of each file and attack.
+
+    Returns:
+        A row for each, the highest score first.
+    """
+    rows = []
+    for attack in attacks:
+        for each in sent:
+            scores = candidates.attacked(attack, each)
+            if scores is None:
+                continue
+            for place in scores.argsort(descending=True, stable=True)[:count].tolist():
+                fact = candidates.requests[place]
+                row = {"attack": attack, "file": each.name, "score": float(scores[place])}
+                rows.append({**row, "fact": f"{fact.text} {fact.target_new}"})
+    return rows
+
+
 def _at(scores: Tensor, places: Sequence[int]) -> list[float]:
     return [float(scores[place]) for place in places]
 
@@ -308,6 +336,7 @@ def report(findings: Sequence[Finding]) -> list[dict[str, Any]]:
                 "AUC": _shown(curve.auc),
                 "TPR at 1 % FPR": _shown(curve.tpr[0.01]),
                 "TPR at 0.1 % FPR": _shown(curve.tpr[0.001]),
+                "recall at k": f"{curve.recall[curve.members]:.2f} at {curve.members}",
                 "verdict": found.verdict,
             }
         )

@@ -18,7 +18,7 @@ from collabedit.files import (
     read_json,
     sha256_of_json,
     tensors_from_bytes,
-    write_text,
+    write_private_text,
 )
 from collabedit.messages import (
     Delta,
@@ -32,7 +32,7 @@ from collabedit.messages import (
     Settled,
 )
 from collabedit.models import LanguageModel, load_model
-from collabedit.parties import Party, stored_secret
+from collabedit.parties import Companions, Party, stored_secret
 from collabedit.requests import Record, load_records
 
 if TYPE_CHECKING:
@@ -89,9 +89,26 @@ class Member:
         if asked.kind in (RequestKind.ACCEPT, RequestKind.ROLL_BACK):
             return self._settle(asked).to_bytes()
         reply = self._party.answer(request)
-        if self._secure is not None:  # remembered before anything leaves
-            write_text(_memory(self._party), self._secure.state.model_dump_json())
+        if asked.kind is RequestKind.CONFIRM:
+            self._note_sum(self._party)
+        self._remember()
         return reply
+
+    def _note_sum(self, party: Party) -> None:
+        """Confirm no sum whose difference from an earlier one would show a party."""
+        assert self._secure is not None
+        Companions(party.name).join(
+            party.config.sha256,
+            party.requests,
+            self._secure.state.survivors,
+            again=self._settings.sum_again,
+        )
+
+    def _remember(self) -> None:
+        """Keep what it has said in the summation; before anything leaves."""
+        if self._secure is not None and self._party is not None:
+            memory = _memory_of(self._party.config, self._party.name)
+            write_private_text(memory, self._secure.state.model_dump_json())
 
     @property
     def _settings(self) -> MemberSettings:
@@ -155,11 +172,16 @@ class Member:
 
     def _summing(self, config: RoundConfig) -> SecureParty | None:
         """Its half of the summations; what it has said in this round before is remembered."""
+        own = self._settings
         if config.secure_aggregation is None:
+            if own.identity is not None:
+                raise RoundError(
+                    "this party takes part in sums only, and the round asks for its own "
+                    "contribution; open it with --secure-aggregation"
+                )
             return None
         from collabedit.privacy.secure import Identity, PartyState, SecureParty, load_roster
 
-        own = self._settings
         if own.identity is None:
             raise RoundError("the round asks for secure aggregation; join with --identity")
         memory = _memory_of(config, self._name)
@@ -175,6 +197,9 @@ class Member:
     def _evaluate(self, delta: Delta) -> Evaluation:
         assert self._party is not None
         assert self._opening is not None
+        if self._secure is not None:
+            self._secure.vote_on(delta)
+            self._remember()
         vote = self._party.evaluate(delta)
         return vote.model_copy(update={"next_sha256": self._next_weights(self._opening, delta)})
 
@@ -205,10 +230,6 @@ class Member:
         else:
             logger.warning("the round is rolled back; nothing was written")
         return Settled(round_sha256=about.round_sha256, kept=kept)
-
-
-def _memory(party: Party) -> Path:
-    return _memory_of(party.config, party.name)
 
 
 def _memory_of(config: RoundConfig, party: str) -> Path:

@@ -28,8 +28,9 @@ class MemberSettings(BaseModel):
         trust_remote_code: run Python code that comes with the model.
         cache: keep targets between exchanges and processes.
         identity: file of its key for secure aggregation; without it, it takes part in no round
-            that asks for that.
+            that asks for that, and with it in no other.
         roster: file of the parties' public keys as it knows them; a round with others is refused.
+        sum_again: confirm sums of edits that were summed with other parties before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class MemberSettings(BaseModel):
     cache: bool = True
     identity: Path | None = None
     roster: Path | None = None
+    sum_again: bool = False
 
     @classmethod
     def load(cls, path: Path) -> MemberSettings:

@@ -106,6 +106,16 @@ class RoundConfig(JsonMessage, ModelHeader):
         return self
 
     @model_validator(mode="after")
+    def _sums_where_there_are_any(self) -> Self:
+        """A coordinator must not get by another question what secure aggregation hides."""
+        if self.secure_aggregation is not None and not self.rules.at_once:
+            raise ValueError(
+                f"{self.rules.name} does not edit by sums of statistics, so secure_aggregation "
+                "has nothing to sum"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bounds_of_what_is_seen(self) -> Self:
         if self.bounds is not None and self.secure_aggregation is not None:
             raise ValueError(

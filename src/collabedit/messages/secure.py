@@ -53,7 +53,8 @@ class SecureAggregation(BaseModel):
         roster: the public Ed25519 key of each party, by its name. Parties compare it with the one
             that they got on another way than the round file.
         threshold: ``t``: with fewer parties there is no sum, and so many must agree to unmask one.
-            More than half of the roster, so that no two sets of so many are apart.
+            More than half of the roster, so that no two sets of so many are apart; how many
+            parties may collude with the coordinator follows from it (:attr:`colluders`).
         max_edits: most edits of all parties together.
         form: of the sums: ``dense`` or ``sketched`` (:mod:`collabedit.algebra.sketch`).
         fraction_bits: bits of a number after the binary point.
@@ -78,6 +79,16 @@ class SecureAggregation(BaseModel):
         if len(set(self.roster.values())) < parties:
             raise ValueError("two parties of the roster have the same key")
         return self
+
+    @property
+    def colluders(self) -> int:
+        """Most parties that may collude with a lying coordinator without exposing another one.
+
+        It must neither reach ``t`` shares with theirs alone, nor have two lists of survivors
+        confirmed, since each honest party confirms one: ``c < t`` and ``n + c < 2 t`` (Bonawitz et
+        al., 2017, theorem 6.5).
+        """
+        return min(self.threshold - 1, 2 * self.threshold - len(self.roster) - 1)
 
     @property
     def limit(self) -> float:

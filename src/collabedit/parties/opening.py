@@ -70,7 +70,7 @@ def new_round(
         or default_hyperparameters(model.name, model.structure, editor).hyperparameters
     )
     rules.check(settings)
-    if secure_aggregation is not None and not (rules.has_statistics and rules.at_once):
+    if secure_aggregation is not None and not rules.at_once:
         raise InputError(
             f"{rules.name} does not edit by sums of statistics, so secure aggregation has nothing "
             "to sum; use MEMIT, PMET, AlphaEdit, or EMMET with a single layer"

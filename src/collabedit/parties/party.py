@@ -281,6 +281,8 @@ class Party:
         if asked.kind is RequestKind.SUMMARISE:
             return self.summarise().to_bytes()
         if asked.kind is RequestKind.EVALUATE:
+            if self._secure is not None:
+                self._secure.vote_on(asked.delta)
             return self.evaluate(asked.delta).to_bytes()
         if asked.kind in (RequestKind.ACCEPT, RequestKind.ROLL_BACK):
             kept = asked.kind is RequestKind.ACCEPT

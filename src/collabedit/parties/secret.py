@@ -1,4 +1,4 @@
-"""The secret that a party on this machine commits to its edits with."""
+"""The secret that a party on this machine commits to its edits with, and names them by in notes."""
 
 from __future__ import annotations
 

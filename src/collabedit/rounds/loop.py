@@ -143,7 +143,7 @@ class _Asking:
         summation = self._coordinator.summation()
         while summation.step is not None:
             answers = self._exchange(summation.request(), summation.read)
-            summation.advance(list(answers.values()))
+            summation.advance(answers.values())
         return summation.result()
 
     def _mergeable(self, answers: Mapping[str, Contribution]) -> Mapping[str, Contribution]:

@@ -179,6 +179,76 @@ def test_the_coordinator_cannot_have_both_kinds_of_shares_of_a_party() -> None:
         assert "it confirms another sum" in room.refused[name]
 
 
+@pytest.mark.parametrize(
+    ("parties", "threshold", "colluders"),
+    [(2, 2, 1), (3, 2, 0), (3, 3, 2), (4, 3, 1), (5, 3, 0), (5, 4, 2), (10, 7, 3), (30, 21, 11)],
+)
+def test_how_many_may_collude(parties: int, threshold: int, colluders: int) -> None:
+    roster = {f"party {place}": f"{place:064x}" for place in range(parties)}
+    section = SecureAggregation(roster=roster, threshold=threshold, max_edits=9, form="dense")
+    assert section.colluders == colluders
+
+
+def split_view(threshold: int) -> list[Unmasking | str]:
+    """A coordinator shows two lists of survivors, and one party confirms both.
+
+    The bank is in the first list and not in the second, which shows both kinds of its shares where
+    both lists are confirmed by as many parties as the threshold asks for.
+    """
+    room = make_room(threshold=threshold)
+    room.run(3)
+    lists = list(NAMES[:4]), list(NAMES[1:4])
+    seen = (0, 0, 1, 1)  # which list an honest party is shown; the last one colludes
+    honest = room.parties[:3]
+    liar = room.parties[3]
+    memory = liar.state.model_copy()
+    confirmed = [p.confirm(lists[which]) for p, which in zip(honest, seen, strict=False)]
+    answers: list[Unmasking | str] = []
+    for which, names in enumerate(lists):
+        liar.state = memory.model_copy()
+        own = liar.confirm(names)
+        shown = [c for c, at in zip(confirmed, seen, strict=False) if at == which]
+        for party, at in zip(honest, seen, strict=False):
+            if at == which:
+                try:
+                    answers.append(party.unmask([*shown, own]))
+                except RoundError as error:
+                    answers.append(str(error))
+    return answers
+
+
+def test_a_split_view_with_a_colluding_party_gets_one_kind_of_shares() -> None:
+    """Four parties, threshold three: one may collude. The second list is not confirmed."""
+    bank, clinic, hospital = split_view(threshold=3)
+    for answer in (bank, clinic):
+        assert isinstance(answer, Unmasking)
+        assert answer.mask_key_shares == {}
+    assert isinstance(hospital, str)
+    assert "threshold is 3" in hospital
+
+
+def test_a_replayed_exchange_is_refused() -> None:
+    """Messages of an earlier exchange, shown again in a later one by the coordinator."""
+    room, kept = make_room(), {}
+
+    def keeping(_: str, request: Request) -> Request:
+        kept[request.kind] = request
+        return request
+
+    room.request_of = keeping
+    room.run()
+    for kind in (RequestKind.SHARE, RequestKind.MASK, RequestKind.UNMASK):
+        again = Room(room.parties, room.statistics, make_summation(room.summation.config))
+        for party in room.parties:
+            party.state = PartyState(round_sha256=party.config.sha256)  # nothing summed so far
+        again.request_of = lambda name, request, old=kind: (
+            kept[old] if (request.kind, name) == (old, "bank") else request
+        )
+        again.run(STEPS.index(kind.value) + 1)
+        assert list(again.refused) == ["bank"]
+        assert re.search("another summation|other keys of bank", again.refused["bank"])
+
+
 def test_confirmations_of_another_list_are_refused() -> None:
     room = make_room()
     room.run(3)
@@ -230,6 +300,10 @@ def edited_json(change: Callable[[dict[str, Any]], None], kind: type[Any]) -> Ca
     return spoil
 
 
+def low_order_key(values: dict[str, Any]) -> None:
+    values["mask_key"] = "0" * 64
+
+
 def fewer_shares(values: dict[str, Any]) -> None:
     del values["sealed"]["clinic"]
 
@@ -274,6 +348,7 @@ def as_float(reply: bytes) -> bytes:
     [
         ("advertise", lambda _: b"nonsense", "bank: "),
         ("advertise", lambda r: r.replace(b'"bank"', b'"clinic"'), "bank: it calls itself"),
+        ("advertise", edited_json(low_order_key, Advert), "bank: its keys are malformed"),
         ("share", edited_json(fewer_shares, Shares), "bank: its shares are malformed"),
         ("mask", shorter, r"bank: it sent \d+ numbers; the exchange is of \d+"),
         ("mask", changed_on_the_way, "bank: .*not those that it was signed with"),

@@ -13,8 +13,10 @@ from collabedit.cli.options import (
     RosterOption,
     SkipBadOption,
     SkipKnownOption,
+    SumAgainOption,
     TrustOption,
 )
+from collabedit.cli.secure import require_roster
 
 
 def join(
@@ -38,11 +40,12 @@ def join(
     identity: Annotated[
         Path | None,
         typer.Option(
-            help="Secure aggregation: your key, of 'collabedit round key'. With it, you also take "
-            "part in rounds in which the coordinator learns sums only."
+            help="Secure aggregation: your key, of 'collabedit round key'. With it, you take part "
+            "only in rounds in which the coordinator learns sums; needs --roster."
         ),
     ] = None,
     roster: RosterOption = None,
+    sum_again: SumAgainOption = False,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     skip_bad: SkipBadOption = False,
@@ -60,6 +63,7 @@ def join(
     from collabedit.transports.flare.kits import Kit
 
     require_flare()
+    require_roster(identity, roster)
     own = Kit.of(kit)
     records = load_records(requests, skip_bad=skip_bad)  # complain now, and not in a round
     settings = MemberSettings(
@@ -73,6 +77,7 @@ def join(
         cache=not no_cache,
         identity=None if identity is None else identity.resolve(),
         roster=None if roster is None else roster.resolve(),
+        sum_again=sum_again,
     )
     print(f"{own.name}: {len(records)} edits; connecting to {own.target}", flush=True)
     raise typer.Exit(run_client(own, settings))

@@ -16,6 +16,8 @@ Limbs = npt.NDArray[np.uint64]
 Reals = npt.NDArray[np.float64]
 
 _LIMB = 64
+#: Numbers that are converted together: what that takes stays in the processor's cache.
+_CHUNK = 2**16
 
 
 def encode(values: Reals, fraction_bits: int, limit: float) -> Limbs:
@@ -32,6 +34,14 @@ def encode(values: Reals, fraction_bits: int, limit: float) -> Limbs:
     Raises:
         RoundError: when a number is not finite or out of range.
     """
+    limbs = np.empty((2, len(values)), np.uint64)
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        limbs[:, start : start + _CHUNK] = _encode(chunk, fraction_bits, limit)
+    return limbs
+
+
+def _encode(values: Reals, fraction_bits: int, limit: float) -> Limbs:
     sizes = np.abs(values)
     if not np.all(sizes < limit):  # also where a number is NaN
         raise RoundError(
@@ -51,6 +61,14 @@ def encode(values: Reals, fraction_bits: int, limit: float) -> Limbs:
 
 def decode(limbs: Limbs, fraction_bits: int) -> Reals:
     """The numbers that limbs stand for, ``[n]``, within a few units in the last place."""
+    values = np.empty(limbs.shape[1])
+    for start in range(0, len(values), _CHUNK):
+        chunk = limbs[:, start : start + _CHUNK]
+        values[start : start + _CHUNK] = _decode(chunk, fraction_bits)
+    return values
+
+
+def _decode(limbs: Limbs, fraction_bits: int) -> Reals:
     positive = limbs.copy()
     negative = (limbs[0] >> np.uint64(_LIMB - 1)).astype(bool)
     _negate(positive, negative)

@@ -88,8 +88,13 @@ class Exchanged:
 
     def pack(self, statistics: Mapping[str, Factors], edits: int) -> Tensor:
         """A party's numbers, ``[length]``, float64."""
-        vectors = [form.pack(statistics[name]) for name, form in self.forms.items()]
-        return torch.cat([*vectors, torch.tensor([float(edits)], dtype=torch.float64)])
+        numbers = torch.empty(self.length, dtype=torch.float64)
+        lengths = [form.length for form in self.forms.values()]
+        *parts, count = numbers.split([*lengths, 1])
+        for (name, form), part in zip(self.forms.items(), parts, strict=True):
+            part.copy_(form.pack(statistics[name]))
+        count.fill_(float(edits))
+        return numbers
 
     def unpack(self, total: Tensor) -> tuple[dict[str, Statistics], int]:
         """The pooled statistics by weight name and the number of all edits, from a total.

@@ -43,6 +43,7 @@ __all__ = [
     "open_sealed",
     "public_of",
     "seal",
+    "usable",
     "verify",
 ]
 
@@ -196,6 +197,16 @@ def agree(secret: bytes, public: str, salt: str, *info: str) -> bytes:
         X25519PublicKey.from_public_bytes(bytes.fromhex(public))
     )
     return derive(shared, salt, *info)
+
+
+def usable(public: str) -> bool:
+    """Whether a public X25519 key, in hexadecimal digits, is none of the few of low order."""
+    key = X25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    try:
+        X25519PrivateKey.generate().exchange(key)
+    except ValueError:
+        return False
+    return True
 
 
 def derive(secret: bytes, salt: str, *info: str) -> bytes:

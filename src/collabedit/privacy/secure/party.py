@@ -14,6 +14,7 @@ from collabedit.files import sha256_of_json
 from collabedit.messages import (
     Advert,
     Confirmation,
+    Delta,
     MaskedSum,
     MaskedSumMetadata,
     Request,
@@ -73,6 +74,7 @@ class PartyState(BaseModel):
         survivors: what it confirmed.
         shares_sha256: of its own sealed shares.
         summed_layers: layers of which it has given its statistics away; each is given once a round.
+        voted_on: SHA-256 of the delta that it has tried; one a round.
     """
 
     model_config = ConfigDict(validate_assignment=True)
@@ -88,6 +90,7 @@ class PartyState(BaseModel):
     survivors: tuple[str, ...] = ()
     shares_sha256: str = ""
     summed_layers: tuple[int, ...] = ()
+    voted_on: str = ""
 
     @classmethod
     def checked(cls, values: Any, source: str) -> PartyState:
@@ -184,6 +187,7 @@ class SecureParty:
             mask_secret=secrets[1].hex(),
             seed=secrets[2].hex(),
             summed_layers=self.state.summed_layers,
+            voted_on=self.state.voted_on,
         )
         return self._signed(
             Advert(
@@ -384,8 +388,25 @@ class SecureParty:
             round_sha256=state.round_sha256,
             step=RequestKind.UNMASK,
             summed_layers=state.summed_layers,
+            voted_on=state.voted_on,
         )
         return unmasking
+
+    def vote_on(self, delta: Delta) -> None:
+        """Note which delta it tries: one a round, since a vote tells something of its edits.
+
+        A coordinator that could have many deltas tried would learn from the votes which facts a
+        party holds, one by one.
+
+        Raises:
+            RoundError: when it has tried another one.
+        """
+        if self.state.voted_on not in ("", delta.sha256):
+            raise RoundError(
+                "the coordinator has another delta of the round tried than before; each vote tells "
+                "something of the edits, so there is one a round"
+            )
+        self.state.voted_on = delta.sha256
 
     @property
     def _session(self) -> str:

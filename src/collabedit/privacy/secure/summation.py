@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from collabedit.messages.metadata import Header, parse_header
 from collabedit.privacy.secure import shamir
 from collabedit.privacy.secure.fixed_point import Limbs, add, decode
 from collabedit.privacy.secure.forms import Exchanged, secure_of
-from collabedit.privacy.secure.keys import Stream, apply_streams, public_of, sha256, verify
+from collabedit.privacy.secure.keys import Stream, apply_streams, public_of, sha256, usable, verify
 from collabedit.privacy.secure.party import pairwise_mask, place_of, self_mask, session_of
 
 __all__ = ["Answer", "Summation", "Summed"]
@@ -46,6 +46,15 @@ _KINDS: dict[RequestKind, type[SignedMessage] | type[MaskedSum]] = {
     RequestKind.MASK: MaskedSum,
     RequestKind.CONFIRM: Confirmation,
     RequestKind.UNMASK: Unmasking,
+}
+
+#: Where a summation keeps the answers to a step.
+_KEPT = {
+    RequestKind.ADVERTISE: "_adverts",
+    RequestKind.SHARE: "_shares",
+    RequestKind.MASK: "_masked",
+    RequestKind.CONFIRM: "_confirmations",
+    RequestKind.UNMASK: "_unmaskings",
 }
 
 
@@ -152,7 +161,7 @@ class Summation:
                 "left out",
                 party=party,
             ) from None
-        about = answer.metadata if isinstance(answer, MaskedSum) else answer
+        about = _about(answer)
         if party is not None and about.party != party:
             raise ContributionError(f"it calls itself {about.party!r}", party=party)
         session = self.config.sha256 if self._place == 0 else self._session
@@ -162,7 +171,9 @@ class Summation:
 
     def _check(self, party: str, answer: Answer) -> None:
         """That an answer belongs to what was asked."""
-        if isinstance(answer, Shares):
+        if isinstance(answer, Advert):
+            _check_keys(answer)
+        elif isinstance(answer, Shares):
             self._check_shares(party, answer)
         elif isinstance(answer, MaskedSum):
             self._check_masked(party, answer)
@@ -209,40 +220,41 @@ class Summation:
                     f"its share of {name}'s secret is not the one it got", party=party
                 )
 
-    def advance(self, answers: Sequence[Answer]) -> None:
+    def advance(self, answers: Iterable[Answer]) -> None:
         """Take the answers of a step, and move on to the next.
+
+        Args:
+            answers: in any order. Masked sums are added up as they come and not kept, so that an
+                iterator which reads them one by one needs memory for two.
 
         Raises:
             RoundError: when a party answers twice, or so few answered that the round stops.
         """
         assert self.step is not None
-        by_party = {_party_of(answer): answer for answer in answers}
-        if len(by_party) < len(answers):
-            raise RoundError("a party's answer is given twice; give each party's once")
-        threshold = secure_of(self.config).threshold
-        if len(by_party) < threshold:
-            raise RoundError(
-                f"{len(by_party)} parties answered '{self.step.value}' and the round's threshold "
-                f"is {threshold}; the round stops, nothing was merged and no sum was learnt"
-            )
-        ordered = [by_party[name] for name in sorted(by_party)]
+        length = self.exchanged.length if self.step is RequestKind.MASK else 0
+        total = np.zeros((2, length), np.uint64)
+        by_party: dict[str, SignedMessage | MaskedSumMetadata] = {}
+        for answer in answers:
+            about = _about(answer)
+            if about.party in by_party:
+                raise RoundError("a party's answer is given twice; give each party's once")
+            by_party[about.party] = about
+            if isinstance(answer, MaskedSum):
+                add(total, answer.masked.numpy().view("uint64"))
+        self._require_enough(len(by_party))
+        setattr(self, _KEPT[self.step], tuple(by_party[name] for name in sorted(by_party)))
         if self.step is RequestKind.MASK:
-            self._add_up([each for each in ordered if isinstance(each, MaskedSum)])
-        else:
-            kept = {
-                RequestKind.ADVERTISE: "_adverts",
-                RequestKind.SHARE: "_shares",
-                RequestKind.CONFIRM: "_confirmations",
-                RequestKind.UNMASK: "_unmaskings",
-            }[self.step]
-            setattr(self, kept, tuple(ordered))
+            self._total = total
         self._place += 1
 
-    def _add_up(self, sums: Sequence[MaskedSum]) -> None:
-        self._total = np.zeros((2, self.exchanged.length), np.uint64)
-        for sent in sums:
-            add(self._total, sent.masked.numpy().view("uint64"))
-        self._masked = tuple(sent.metadata for sent in sums)
+    def _require_enough(self, answers: int) -> None:
+        assert self.step is not None
+        threshold = secure_of(self.config).threshold
+        if answers < threshold:
+            raise RoundError(
+                f"{answers} parties answered '{self.step.value}' and the round's threshold "
+                f"is {threshold}; the round stops, nothing was merged and no sum was learnt"
+            )
 
     def result(self) -> Summed:
         """Take the masks off the total.
@@ -357,8 +369,15 @@ class Summation:
         )
 
 
-def _party_of(answer: Answer) -> str:
-    return answer.metadata.party if isinstance(answer, MaskedSum) else answer.party
+def _about(answer: Answer) -> SignedMessage | MaskedSumMetadata:
+    return answer.metadata if isinstance(answer, MaskedSum) else answer
+
+
+def _check_keys(advert: Advert) -> None:
+    """Leave out a party with keys that no other can agree with, before all others refuse."""
+    for key in (advert.encryption_key, advert.mask_key):
+        if not usable(key):
+            raise ContributionError("its keys are malformed", party=advert.party)
 
 
 def _values(messages: Sequence[SignedMessage]) -> tuple[dict[str, Any], ...]:
