@@ -93,10 +93,10 @@ class Base:
 
     def edited(self, name: str) -> Tensor:
         """A weight after the edit, as the model stores it; the sum is formed in float64."""
-        stored = self.unedited[name].clone()
-        weight = stored.T if self.structure.transposed else stored
-        weight.copy_(self.delta.changes[name].dense() + weight)
-        return stored
+        stored = self.unedited[name]
+        weight = self.structure.matrix(stored)
+        edited = (self.delta.changes[name].dense() + weight).to(stored.dtype)
+        return self.structure.stored(edited).contiguous()
 
     def layer_of(self, name: str) -> int:
         """The layer of an edited weight."""

@@ -111,5 +111,5 @@ def _say_cost(model: LanguageModel, layers: tuple[int, ...], corpus: Corpus, tok
         f"{tokens:,} tokens of {corpus.description}; {len(layers)} layers "
         f"({', '.join(map(str, layers))}) of {size:,} inputs: {passes}"
         f"{memory_needed(model, layers[:together]) / 1e6:,.0f} MB of memory for the matrices, "
-        f"{len(layers) * size**2 * 8 / 1e6:,.0f} MB on disk, about {duration(seconds)} a pass"
+        f"{len(layers) * model.structure.moment_size * 8 / 1e6:,.0f} MB on disk, about {duration(seconds)} a pass"
     )
