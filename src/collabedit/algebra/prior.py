@@ -275,7 +275,7 @@ class BlockPrior(Prior):
 
     def dense(self) -> Tensor:
         """``A0 + P P^T [q, q]``, of which nothing but a check has need."""
-        matrix = torch.block_diag(*(block.dense() for block in self.blocks))
+        matrix: Tensor = torch.block_diag(*(block.dense() for block in self.blocks))
         return matrix if self.past is None else matrix + self.past @ self.past.T
 
     def coordinates(self, columns: Tensor) -> Tensor:

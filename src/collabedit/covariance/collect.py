@@ -188,9 +188,7 @@ def _finished(
     )
 
 
-def _warn_of_few(
-    samples: int, moments: Mapping[str, Tensor], structure: ModelStructure
-) -> None:
+def _warn_of_few(samples: int, moments: Mapping[str, Tensor], structure: ModelStructure) -> None:
     """Say where the tokens cannot determine the second moments."""
     size = structure.mlp_size
     seen = samples * structure.active_size // size  # by an expert that has its share of them

@@ -20,7 +20,15 @@ from torch.nn.functional import linear
 from collabedit.errors import ModelError
 from collabedit.models.placement import stored_weight
 
-__all__ = ["Inputs", "Routed", "count_of", "inputs_of", "keys_at", "tokens_at", "use_plain_products"]
+__all__ = [
+    "Inputs",
+    "Routed",
+    "count_of",
+    "inputs_of",
+    "keys_at",
+    "tokens_at",
+    "use_plain_products",
+]
 
 _DOWN, _UP = "down_proj", "gate_up_proj"
 

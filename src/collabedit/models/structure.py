@@ -134,7 +134,8 @@ class ModelStructure:
     def stored(self, matrix: Tensor) -> Tensor:
         """The inverse of :meth:`matrix`."""
         if self.experts is not None:
-            return matrix.unflatten(1, (self.experts, -1)).movedim(1, 0)
+            apart: Tensor = matrix.unflatten(1, (self.experts, -1))
+            return apart.movedim(1, 0)
         return matrix.T if self.transposed else matrix
 
 
@@ -276,7 +277,7 @@ def _widths(projection: nn.Module) -> tuple[int, int]:
         return projection.out_features, projection.in_features
     if isinstance(projection, Conv1D):
         return projection.nf, projection.nx
-    count, d_out, width = projection.down_proj.shape  # type: ignore[misc, union-attr]
+    count, d_out, width = projection.down_proj.shape  # type: ignore[misc]
     return int(d_out), int(count * width)
 
 
