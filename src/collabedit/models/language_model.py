@@ -68,7 +68,8 @@ class LanguageModel:
     def __post_init__(self) -> None:
         self.structure = infer_structure(self.hf)
         self.hf.eval().requires_grad_(False)
-        if self.structure.experts is not None and self.dtype == torch.float64:
+        plain = self.dtype == torch.float64 or self.device.type == "cpu"
+        if self.structure.experts is not None and plain:
             use_plain_products(self.hf)
 
     @property
