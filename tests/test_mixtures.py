@@ -217,7 +217,9 @@ def test_saved_reloaded_and_reverted(family: str, dtype: str, tmp_path: Path) ->
     assert torch.equal(logits(again.hf), edited)
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited", dtype="auto")
     plain.set_experts_implementation("eager")
-    assert torch.equal(logits(plain.eval()), edited)
+    # rounding once a layer, in the type's own units, of products that are summed in other orders
+    tolerance = 100 * torch.finfo(plain.dtype).eps
+    assert torch.allclose(logits(plain.eval()), edited, rtol=tolerance, atol=tolerance)
 
     before, after = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "edited"))
     assert before.keys() == after.keys()

@@ -38,9 +38,7 @@ def stacked(model: LanguageModel, layer: int, windows: list[list[int]]) -> Tenso
 def test_each_expert_has_its_block_of_the_whole_moment(
     exact_mixture: LanguageModel, corpus: TokenCorpus, corpus_tokens: int, batch_tokens: int
 ) -> None:
-    found = collect(
-        exact_mixture, [2, 1], corpus, tokens=corpus_tokens, batch_tokens=batch_tokens
-    )
+    found = collect(exact_mixture, [2, 1], corpus, tokens=corpus_tokens, batch_tokens=batch_tokens)
     for name, layer in zip(exact_mixture.weight_names([1, 2]), [1, 2], strict=True):
         keys = stacked(exact_mixture, layer, corpus.windows)
         whole = (keys.T @ keys / len(keys)).view(4, 12, 4, 12)

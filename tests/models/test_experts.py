@@ -112,10 +112,9 @@ def test_a_key_that_the_model_does_not_use_is_found(
 
         monkeypatch.setattr(Routed, "of", without_the_second)
     else:
-        monkeypatch.setattr(
-            type(model.projection(1)), "_apply_gate", lambda _, inner: inner[:, :12], raising=True
-        )
-        model.hf.set_experts_implementation("eager")  # which does not call it
+        model.hf.set_experts_implementation("eager")  # which does not call what is changed here
+        kind = type(model.projection(1))
+        monkeypatch.setattr(kind, "_apply_gate", lambda _, inner: inner[:, :12])
     with pytest.raises(ModelError, match="gives something else than the sum of what its experts"):
         model.tail(1)
 
@@ -123,6 +122,53 @@ def test_a_key_that_the_model_does_not_use_is_found(
 def test_experts_that_are_called_otherwise_are_refused() -> None:
     with pytest.raises(ModelError, match="not called with states, experts and gates"):
         Routed.of(nn.Identity(), (torch.zeros(3, 2), torch.zeros(3, 2)))
+
+
+def test_one_expert_after_the_other_gives_what_transformers_gives(
+    exact_mixture: LanguageModel,
+) -> None:
+    ours = exact_mixture.hf(IDS).logits
+    exact_mixture.hf.set_experts_implementation("eager")
+    assert torch.allclose(exact_mixture.hf(IDS).logits, ours, rtol=EXACT, atol=EXACT)
+
+
+def test_what_a_text_gives_does_not_depend_on_the_others() -> None:
+    """To the last bit, so that merged parties are the pooled edit in float32 as well."""
+    model = make_model("olmoe")
+    ids = torch.randint(2, 300, (12, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = model.hf(ids).logits
+        for some in ([0, 1, 2, 3, 4, 5], [11, 3, 7, 9, 5, 1, 2]):
+            assert torch.equal(model.hf(ids[some]).logits, together[some])
+
+
+def test_gradients_pass_the_experts(exact_mixture: LanguageModel) -> None:
+    embedded = exact_mixture.hf.get_input_embeddings()(IDS[:1])
+
+    def loss(states: Tensor) -> Tensor:
+        total: Tensor = exact_mixture.hf(inputs_embeds=states).logits.sin().sum()
+        return total
+
+    states = embedded.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(states), states)
+    step = 1e-6 * torch.randn(embedded.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        moved = (loss(embedded + step) - loss(embedded - step)) / 2
+    assert float((gradient * step).sum()) == pytest.approx(float(moved), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", sorted(MIXTURES))
+def test_the_quick_copy_rounds_the_experts(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    monkeypatch.setattr(LanguageModel, "can_be_quick", True)
+    model = make_model(family)
+    quick = model.quick_copy()
+    name = model.structure.weight_name(1)
+    assert quick.stored(name).dtype == torch.bfloat16
+    assert model.stored(name).dtype == torch.float32
+    assert model.quick_copy_bytes >= 2 * 4 * 3 * 4 * 32 * 12  # layers, matrices, experts
+    with torch.no_grad():
+        ours, rounded = model.hf(IDS).logits, quick.hf(IDS).logits
+    assert 0 < (rounded - ours).norm() < 0.1 * ours.norm()
 
 
 def on_meta(kind: str, **options: Any) -> nn.Module:

@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 
 from collabedit.errors import ModelError
 from collabedit.models.placement import stored_weight
+from collabedit.models.tokens import LEAST_ROWS
 
 __all__ = [
     "Inputs",
@@ -26,10 +27,13 @@ __all__ = [
     "count_of",
     "inputs_of",
     "keys_at",
+    "one_by_one",
     "tokens_at",
     "use_plain_products",
 ]
 
+#: What ``transformers`` knows :func:`one_by_one` by.
+_NAME = "collabedit_one_by_one"
 _DOWN, _UP = "down_proj", "gate_up_proj"
 
 
@@ -80,8 +84,8 @@ class Routed:
         for expert in range(len(weights)):
             tokens, slots = torch.where(self.index == expert)
             if len(tokens):
-                inner = self.experts._apply_gate(linear(self.hidden[tokens], weights[expert]))
-                yield expert, tokens, inner * self.gates[tokens, slots, None]
+                keys = _inner(self.experts, weights[expert], self.hidden[tokens])[: len(tokens)]
+                yield expert, tokens, keys * self.gates[tokens, slots, None]
 
     def keys(self) -> Tensor:
         """``[tokens, n d_e]``: the gated keys of all experts side by side."""
@@ -123,12 +127,41 @@ def keys_at(inputs: Inputs, chosen: Tensor | None = None) -> Tensor:
 
 
 def use_plain_products(hf: Any) -> None:
-    """Make a ``transformers`` model multiply by one expert after the other.
+    """Make a ``transformers`` model run its experts by :func:`one_by_one`.
 
     Its kernels for all experts at once know no float64, and on a CPU no width that is not a
-    multiple of 16 bytes; they are hardly quicker there.
+    multiple of 16 bytes; they are hardly quicker there, and what they compute for a token depends,
+    in the last bits, on the tokens beside it.
     """
-    hf.set_experts_implementation("eager")
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(_NAME, one_by_one)
+    hf.set_experts_implementation(_NAME)
+
+
+def one_by_one(experts: Any, hidden: Tensor, index: Tensor, gates: Tensor) -> Tensor:
+    """What the experts give, one expert after the other; as Routed says, ``[tokens, d_out]``."""
+    result = torch.zeros_like(hidden)
+    for expert in range(len(experts.down_proj)):
+        tokens, slots = torch.where(index == expert)
+        if len(tokens):
+            inner = _inner(experts, experts.gate_up_proj[expert], hidden[tokens])
+            given = linear(inner, experts.down_proj[expert])[: len(tokens)]
+            given = given * gates[tokens, slots, None]
+            result = result.index_add(0, tokens, given.to(result.dtype))
+    return result
+
+
+def _inner(experts: Any, weight: Tensor, states: Tensor) -> Tensor:
+    """An expert's keys, without gates, of ``n`` states, and of copies where these are few.
+
+    A product of few rows is summed in another order, and how many tokens an expert gets depends on
+    the whole batch.
+    """
+    copies = max(0, LEAST_ROWS - len(states))
+    filled = torch.cat([states, states[-1:].expand(copies, -1)]) if copies else states
+    keys: Tensor = experts._apply_gate(linear(filled, weight))
+    return keys
 
 
 def count_of(experts: nn.Module, hidden_size: int) -> int | None:
