@@ -15,14 +15,17 @@ from collabedit.editing import measure
 from collabedit.editors import Hyperparameters, bare_contexts
 from collabedit.errors import CovarianceError, InputError, ModelError
 from collabedit.export import Base, ExportJob, resolve_format, revert_model, save_edited_model
+from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, Delta, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
 from collabedit.models.experts import keys_at
 from collabedit.models.hooks import captured_inputs
 from collabedit.parties import Party, fine_tune, new_round
-from collabedit.rounds import dynamic_priors, static_priors
+from collabedit.rounds import Coordinator, dynamic_priors, static_priors
+from collabedit.transports import run_in_process
 from tests.conftest import EXACT, MIXTURES, float64_throughout, make_model, save_model
 from tests.editing.facts import CONTEXTS, REQUESTS
+from tests.rounds.test_secure_rounds import secure_parties, secure_round
 from tests.test_families import (
     SHARES,
     check_merging,
@@ -258,3 +261,30 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, to: str, name: str) -
     delta = merged(config, parties_of(model, config), covariance_of(model, config), "CollabEdit")
     with pytest.raises(ModelError, match="is a mixture of experts, whose edits cannot be written"):
         exported(delta, to, tmp_path / name)
+
+
+@pytest.mark.parametrize("form", ["dense", "sketched"])
+def test_sums_alone_are_enough(form: str) -> None:
+    """Secure aggregation: the coordinator sees no party's own statistics."""
+    with float64_throughout():
+        model = make_model("olmoe")
+        config = secure_round(model, form=form)
+        covariance, parties = covariance_of(model, config), secure_parties(model, config)
+        priors = static_priors(config, covariance)
+        coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))
+        delta = run_in_process(parties, coordinator)
+        plain = round_like(config, model)
+        apart = [Party(model, party.requests, plain) for party in parties]
+        expected = merged(plain, apart, covariance, "CollabEdit")
+        for name, change in expected.changes.items():
+            assert relative_distance(delta.changes[name], change) < 1e-9
+
+
+def round_like(config: RoundConfig, model: LanguageModel) -> RoundConfig:
+    """The same round in the open."""
+    return new_round(
+        model,
+        schedule=config.schedule,
+        hyperparameters=config.hyperparameters,
+        contexts=config.contexts,
+    )

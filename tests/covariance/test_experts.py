@@ -79,7 +79,7 @@ def test_a_damaged_block_is_refused(corpus: TokenCorpus, tmp_path: Path, damage:
     else:
         moment.zero_()
     found.save(tmp_path / "c.safetensors")
-    with pytest.raises(CovarianceError, match="the matrix of model.layers.1"):
+    with pytest.raises(CovarianceError, match="the matrix of model"):
         Covariance.load(tmp_path / "c.safetensors")
 
 

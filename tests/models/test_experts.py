@@ -23,9 +23,13 @@ def run(model: LanguageModel, layer: int) -> tuple[Any, Tensor, Tensor]:
     """What the experts are given, the states behind the norm, and what the experts give."""
     experts = {layer: model.projection(layer)}
     block = {layer: model.layer(layer).mlp}
-    with torch.no_grad(), captured_inputs(experts) as inputs, seen_outputs(experts) as outputs:
-        with captured_inputs(block) as states:
-            model.hf(IDS, use_cache=False)
+    with (
+        torch.no_grad(),
+        captured_inputs(experts) as inputs,
+        captured_inputs(block) as states,
+        seen_outputs(experts) as outputs,
+    ):
+        model.hf(IDS, use_cache=False)
     return inputs[layer], tokens_at(states[layer]), outputs[layer].reshape(-1, 32)
 
 
