@@ -49,6 +49,19 @@ def test_each_expert_has_its_block_of_the_whole_moment(
             assert relative(moment[expert], whole[expert, :, expert]) < 1e-12
 
 
+def test_the_blocks_bound_the_whole_moment(
+    exact_mixture: LanguageModel, corpus: TokenCorpus, corpus_tokens: int
+) -> None:
+    """``C <= 2 diag(C_e)`` where a token uses two experts, so no change of text goes unseen."""
+    found = collect(exact_mixture, [1], corpus, tokens=corpus_tokens)
+    (moment,) = found.second_moments.values()
+    keys = stacked(exact_mixture, 1, corpus.windows)
+    whole, blocks = keys.T @ keys / len(keys), torch.block_diag(*moment)
+    least = torch.linalg.eigvalsh(2 * blocks - whole)[0]
+    assert least > -1e-12 * whole.norm()
+    assert torch.linalg.eigvalsh(blocks - whole)[0] < 0  # once the blocks are not enough
+
+
 def test_the_sampling_error_is_of_all_blocks_together(corpus: TokenCorpus) -> None:
     found = collect(make_model("olmoe"), [1], corpus, tokens=300)
     (error,) = found.sampling_error.values()

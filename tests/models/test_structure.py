@@ -65,7 +65,7 @@ def refusal(model: nn.Module) -> str:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("deepseek_v3", "model.layers.0 has not the experts that other layers have"),
+        ("deepseek_v3", "model.layers.0 lacks the experts of other layers"),
         ("gpt_oss", "mixture-of-experts layers (model.layers.0.mlp.router) of this form cannot"),
     ],
 )

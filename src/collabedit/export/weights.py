@@ -182,8 +182,10 @@ def parts_of(hf: Any, name: str, value: Tensor) -> dict[str, Tensor]:
     """
     if value.ndim < 3:
         return {name: value}
-    from transformers.core_model_loading import revert_weight_conversion
-
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before version 5, which is the first to hold several matrices in one
+        return {name: value}
     return dict(revert_weight_conversion(hf, {name: value}))
 
 

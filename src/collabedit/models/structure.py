@@ -244,14 +244,14 @@ def _find_experts(
         inner = next(i for i, module in layers.named_modules() if _is_expert(i, module))
         raise ModelError(
             f"{name}: mixture-of-experts layers ({path}.{inner}) of this form cannot be edited, "
-            "only experts without biases that keep their weights in down_proj and gate_up_proj "
-            "(transformers 5); use a model with dense MLPs"
+            "only experts in down_proj and gate_up_proj without biases (transformers 5); use a "
+            "model with dense MLPs"
         )
     for index, own in enumerate(found):
         if own is None or own[0] != first[0] or _widths(own[1]) != _widths(first[1]):
             raise ModelError(
-                f"{name}: {path}.{index} has not the experts that other layers have, and models "
-                "with dense layers among sparse ones cannot be edited; use one of equal layers"
+                f"{name}: {path}.{index} lacks the experts of other layers; models of dense and "
+                "sparse layers cannot be edited, use one whose layers are alike"
             )
     return first
 
