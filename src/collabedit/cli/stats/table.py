@@ -37,7 +37,7 @@ def rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
             condition = max(map(condition_number, blocks))
             found[name] = {
                 "size": moment.shape[-1] * len(blocks),
-                "trace": float(blocks.diagonal(dim1=-2, dim2=-1).sum()),
+                "trace": sum(float(block.trace()) for block in blocks),
                 "condition": condition if math.isfinite(condition) else None,
                 "sampling_error": covariance.sampling_error.get(name),
             }
