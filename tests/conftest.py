@@ -127,6 +127,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+#: Mixtures of four experts, of which a token uses two; all together are as wide as an MLP above.
+_SPARSE = {**_LLAMA, "intermediate_size": 12, "num_experts_per_tok": 2}
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", {**_SPARSE, "num_local_experts": 4}),
+    "olmoe": ("OlmoeConfig", {**_SPARSE, "num_experts": 4}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**_SPARSE, "num_experts": 4, "moe_intermediate_size": 12, "head_dim": 8},
+    ),
+}
+
+
 def make_model(
     family: str, *, dtype: torch.dtype | None = None, bos: bool = False, **changes: Any
 ) -> LanguageModel:
@@ -136,7 +148,7 @@ def make_model(
     :func:`float64_throughout`.
     """
     tokenizer = make_tokenizer(bos=bos)
-    name, options = FAMILIES[family]
+    name, options = {**FAMILIES, **MIXTURES}[family]
     config = getattr(transformers, name)(
         **{
             "vocab_size": len(tokenizer),
@@ -151,7 +163,7 @@ def make_model(
     hf = transformers.AutoModelForCausalLM.from_config(config, dtype=FLOAT32)
     with torch.no_grad():  # the initial range leaves all hidden states nearly alike
         for parameter in hf.parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim >= 2:
                 parameter.normal_(0.0, 0.15)
     for parameter in hf.parameters():  # not the buffers: loaded models keep them in float32
         parameter.data = parameter.data.to(dtype or torch.float32)
@@ -231,6 +243,12 @@ def exact_gpt2(exact_arithmetic: None) -> LanguageModel:
 @pytest.fixture(params=sorted(FAMILIES))
 def exact_family_model(exact_arithmetic: None, request: pytest.FixtureRequest) -> LanguageModel:
     """A model of each family that computes in float64 throughout."""
+    return make_model(request.param)
+
+
+@pytest.fixture(params=sorted(MIXTURES))
+def exact_mixture(exact_arithmetic: None, request: pytest.FixtureRequest) -> LanguageModel:
+    """A mixture of experts of each family that computes in float64 throughout."""
     return make_model(request.param)
 
 

@@ -168,8 +168,8 @@ def tiny_model(kind: str) -> LanguageModel:
     torch.manual_seed(0)
     hf = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
-        for parameter in hf.parameters():
-            if parameter.ndim == 2:
+        for name, parameter in hf.named_parameters():
+            if parameter.ndim == 2 or "experts" in name:
                 parameter.normal_(0.0, 0.15)
         for name, buffer in hf.named_buffers():
             if name.endswith("layer_scalar"):

@@ -20,7 +20,7 @@ from collabedit.export import save_edited_model
 from collabedit.merging import resolve_method
 from collabedit.messages import Covariance, Delta
 from collabedit.models import LanguageModel, load_model
-from collabedit.models.placement import is_dispatched, room_for_weights
+from collabedit.models.placement import is_dispatched, room_for_weights, spill_folder
 from collabedit.parties import Party, fine_tune, new_round
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import Coordinator, static_priors
@@ -45,6 +45,10 @@ DEVICE_MAPS = {
         **dict.fromkeys(["model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"], "cpu"),
         **{f"model.layers.{i}": "disk" if i % 2 else "cpu" for i in range(4)},
     },
+    "mixtral": {
+        **dict.fromkeys(["model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"], "cpu"),
+        **{f"model.layers.{i}": "disk" if i % 2 else "cpu" for i in range(4)},
+    },
     "gpt2": {
         **dict.fromkeys(["transformer.wte", "transformer.wpe"], "cpu"),
         **dict.fromkeys(["transformer.ln_f", "lm_head"], "cpu"),
@@ -55,7 +59,7 @@ DEVICE_MAPS = {
 
 def offloaded(folder: Path, family: str, **options: Any) -> LanguageModel:
     hf = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, device_map=DEVICE_MAPS[family], **options
+        folder, device_map=DEVICE_MAPS[family], offload_folder=spill_folder(), **options
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return LanguageModel(hf, tokenizer, "offloaded")

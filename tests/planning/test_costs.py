@@ -19,7 +19,7 @@ from collabedit.models.tokens import encode, fill_template
 from collabedit.parties import fine_tune
 from collabedit.planning import STAGES, Cost, ModelShape, Texts, Workload, estimate, peak, remedy
 from collabedit.requests import EditRequest, Record
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS, MIXTURES, make_model
 
 CONTEXTS = (("{}",), ("Then. {}", "So it. {}"))
 SETTINGS = Hyperparameters(
@@ -149,6 +149,21 @@ def test_shapes_of_all_families(family_model: LanguageModel) -> None:
     shape = ModelShape.of(family_model.hf, family_model.structure)
     assert shape.layers == 4
     assert shape.mlp * shape.hidden < shape.layer_numbers < shape.numbers
+
+
+@pytest.mark.parametrize("family", sorted(MIXTURES))
+def test_mixtures_use_a_part_of_their_numbers(family: str) -> None:
+    """Of four experts a token uses two; each has second moments of its own."""
+    model = make_model(family)
+    shape = ModelShape.of(model.hf, model.structure)
+    assert (shape.mlp, shape.width, shape.active) == (48, 12, 24)
+    assert shape.idle_numbers == 2 * 3 * 12 * 32
+    layer = sum(p.numel() for p in model.layer(1).parameters() if p.ndim > 1)
+    assert shape.layer_numbers + shape.idle_numbers == layer
+    work = workload(model, DISTINCT)
+    rank = len(DISTINCT)
+    expected = 2 * (4 * 12**3 / 3 + 2 * 4 * 12**2 * rank + 2 * 48 * rank**2)
+    assert amount(model, work, "merge") == pytest.approx(expected)
 
 
 LARGE = ModelShape(1_540_000_000, 46_800_000, 28, 1536, 8960, 151936, 256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from collabedit.algebra.statistics import Statistics
 from collabedit.errors import CovarianceError
 
-__all__ = ["Prior", "condition_number"]
+__all__ = ["BlockPrior", "Prior", "condition_number"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,16 @@ class Prior:
         """``d_in``."""
         return len(self.matrix if self.basis is None else self.basis)
 
+    @property
+    def width(self) -> int:
+        """``q``, the number of directions that may change."""
+        return len(self.matrix)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether ``A0`` is there as one matrix (see :class:`BlockPrior`)."""
+        return True
+
     @cached_property
     def cholesky(self) -> Tensor:
         """``L [q, q]``, lower triangular, with ``L L^T = A0``.
@@ -152,15 +163,11 @@ class Prior:
 
     def whiten(self, columns: Tensor) -> Tensor:
         """``Q X [q, n]`` of columns ``X [d_in, n]``."""
-        inside = self.coordinates(columns)
-        return self._discounted(torch.linalg.solve_triangular(self.cholesky, inside, upper=False))
+        return self._discounted(self._solved(self.coordinates(columns)))
 
     def unwhiten(self, columns: Tensor) -> Tensor:
         """``Q^T Y [d_in, n]`` of columns ``Y [q, n]``."""
-        inside: Tensor = torch.linalg.solve_triangular(
-            self.cholesky.T, self._discounted(columns), upper=True
-        )
-        return inside if self.basis is None else self.basis @ inside
+        return self._solved_back(self._discounted(columns))
 
     def updated(self, keys: Tensor | Statistics, weight: float) -> Prior:
         """The dynamic covariance: the prior plus ``beta K K^T``, for the next round.
@@ -170,15 +177,31 @@ class Prior:
                 in either form.
             weight: ``beta``, zero or more; zero is the static covariance.
         """
-        if isinstance(keys, Statistics):
-            keys = keys.key_factor()
-        if weight == 0 or keys.shape[1] == 0:
+        past = self._added(keys, weight)
+        if past is None:
             return self
-        added = math.sqrt(weight) * self.coordinates(keys)
-        past = added if self.past is None else torch.cat([self.past, added], dim=1)
         if past.shape[1] > _LARGEST_PAST * len(self.matrix):
             return Prior(self.matrix + past @ past.T, basis=self.basis, shift=self.shift)
         return Prior.from_factor(self.cholesky, self.matrix, past, self.basis, self.shift)
+
+    def _added(self, keys: Tensor | Statistics, weight: float) -> Tensor | None:
+        """The past keys ``[q, p]`` with more of them; ``None`` where nothing is added."""
+        if isinstance(keys, Statistics):
+            keys = keys.key_factor()
+        if weight == 0 or keys.shape[1] == 0:
+            return None
+        added = math.sqrt(weight) * self.coordinates(keys)
+        return added if self.past is None else torch.cat([self.past, added], dim=1)
+
+    def _solved(self, inside: Tensor) -> Tensor:
+        """``L^-1 Y`` of ``Y [q, n]``."""
+        solved: Tensor = torch.linalg.solve_triangular(self.cholesky, inside, upper=False)
+        return solved
+
+    def _solved_back(self, columns: Tensor) -> Tensor:
+        """``U L^-T Y [d_in, n]`` of ``Y [q, n]``."""
+        inside: Tensor = torch.linalg.solve_triangular(self.cholesky.T, columns, upper=True)
+        return inside if self.basis is None else self.basis @ inside
 
     def _discounted(self, columns: Tensor) -> Tensor:
         """``(I + E E^T)^(-1/2) Y``: what past keys have taken is taken out of ``Y [q, n]``."""
@@ -194,7 +217,8 @@ class Prior:
         With the eigenvalues ``s`` of ``E^T E``, those of ``X`` are ``(1 - (1 + s)^(-1/2)) / s``,
         here in a form that divides by nothing small.
         """
-        whitened = torch.linalg.solve_triangular(self.cholesky, self.past, upper=False)
+        assert self.past is not None
+        whitened = self._solved(self.past)
         values, vectors = torch.linalg.eigh(whitened.T @ whitened)
         root = (1 + values.clamp(min=0)).sqrt()
         return whitened, (vectors / (root * (1 + root))) @ vectors.T
@@ -208,6 +232,69 @@ class Prior:
         self.__dict__["cholesky"] = factor
         known: Tensor = factor
         return known
+
+
+class BlockPrior(Prior):
+    """A prior with a block of its own for each part of a key, such as each expert's.
+
+    With the blocks ``A_e`` and the parts ``F_e`` of the keys, the update's part is
+    ``Delta_e = G (e I + sum_e F_e^T A_e^-1 F_e)^-1 F_e^T A_e^-1``: what the parts of a key do adds
+    up, and each costs what its own block says. Nothing of size ``d_in x d_in`` is formed. Past keys
+    tie parts together, and stay a low-rank part however many they are.
+
+    Args:
+        blocks: of the parts, without past keys.
+        past: ``P [q, p]``, float64, in the coordinates of the blocks; no columns by default.
+    """
+
+    def __init__(self, blocks: Sequence[Prior], past: Tensor | None = None) -> None:
+        object.__setattr__(self, "blocks", tuple(blocks))
+        object.__setattr__(self, "past", past)
+
+    blocks: tuple[Prior, ...]
+
+    @classmethod
+    def frozen(cls, size: int) -> Prior:
+        """The block of a part ``[size]`` that no update may touch."""
+        return Prior.within(torch.zeros(size, 0, dtype=torch.float64), 1.0)
+
+    @property
+    def size(self) -> int:
+        """``d_in``."""
+        return sum(block.size for block in self.blocks)
+
+    @property
+    def width(self) -> int:
+        """``q``, the number of directions that may change."""
+        return sum(block.width for block in self.blocks)
+
+    @property
+    def has_dense(self) -> bool:
+        """Never: the blocks are all that there is."""
+        return False
+
+    def dense(self) -> Tensor:
+        """``A0 + P P^T [q, q]``, of which nothing but a check has need."""
+        matrix: Tensor = torch.block_diag(*(block.dense() for block in self.blocks))
+        return matrix if self.past is None else matrix + self.past @ self.past.T
+
+    def coordinates(self, columns: Tensor) -> Tensor:
+        """``U^T X [q, n]`` of columns ``X [d_in, n]``."""
+        parts = columns.split([block.size for block in self.blocks])
+        return torch.cat([b.coordinates(x) for b, x in zip(self.blocks, parts, strict=True)])
+
+    def updated(self, keys: Tensor | Statistics, weight: float) -> BlockPrior:
+        """See :meth:`Prior.updated`."""
+        added = self._added(keys, weight)
+        return self if added is None else BlockPrior(self.blocks, added)
+
+    def _solved(self, inside: Tensor) -> Tensor:
+        parts = inside.split([block.width for block in self.blocks])
+        return torch.cat([b._solved(y) for b, y in zip(self.blocks, parts, strict=True)])
+
+    def _solved_back(self, columns: Tensor) -> Tensor:
+        parts = columns.split([block.width for block in self.blocks])
+        return torch.cat([b._solved_back(y) for b, y in zip(self.blocks, parts, strict=True)])
 
 
 def _is_definite(factor: Tensor, matrix: Tensor) -> bool:

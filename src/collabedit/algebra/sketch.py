@@ -165,8 +165,7 @@ def sketch_matrix(prior: Prior, width: int, seed: int) -> Tensor:
         seed: of the Gaussian.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = len(prior.matrix)
-    gaussian = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    gaussian = torch.randn(prior.width, width, generator=generator, dtype=torch.float64)
     columns = prior.unwhiten(gaussian)
     return (columns / columns.square().mean().sqrt()).float()
 

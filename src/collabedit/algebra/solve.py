@@ -50,7 +50,7 @@ def solve(
 
     Only ``F F^T`` and ``G F^T`` matter, so all of it merges exactly. From factors it costs
     ``d_in^2 r`` and never forms a ``d_in x d_in`` matrix per party. Factors whose rank comes near
-    ``d_in`` are cheaper to sum first; that form is then chosen here.
+    ``d_in`` are cheaper to sum first; that form is then chosen here, unless the prior has blocks.
 
     Args:
         statistics: of one party, or of several; those of the pooled edits count.
@@ -62,7 +62,8 @@ def solve(
     if len(factors) < len(parts):
         return _solve_moments(Statistics.pool(parts).to_moments(), prior, ridge)
     rank = sum(part.rank for part in factors)
-    if ridge == 0 or prefers_factors(rank, parts[0].d_in, parts[0].d_out):
+    apart = ridge == 0 or not prior.has_dense
+    if apart or prefers_factors(rank, parts[0].d_in, parts[0].d_out):
         return _solve_factors(Factors.stack(factors), prior, ridge)
     return _solve_many(factors, prior, ridge)
 
@@ -142,8 +143,8 @@ def _solve_many(parts: Sequence[Factors], prior: Prior, ridge: float) -> LowRank
 
 
 def _solve_moments(moments: Moments, prior: Prior, ridge: float) -> LowRankUpdate:
-    """``Delta = N (e A + M)^-1``; or, for equality, ``N Q^T (Q M Q^T)^+ Q``."""
-    if ridge == 0:
+    """``Delta = N (e A + M)^-1``; or ``N Q^T (e I + Q M Q^T)^+ Q``, for equality and for blocks."""
+    if ridge == 0 or not prior.has_dense:
         gram = prior.whiten(prior.whiten(moments.key_moment).T)
         mixed = _divided(prior.whiten(moments.cross_moment.T), gram, ridge)
         return LowRankUpdate.from_dense(prior.unwhiten(mixed).T.contiguous())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from collabedit.covariance.checkpoint import Checkpoint, continued
 from collabedit.covariance.collector import Collector
@@ -17,7 +18,7 @@ from collabedit.covariance.sums import Sums
 from collabedit.errors import CovarianceError
 from collabedit.files import check_writable, utc_now
 from collabedit.messages import Covariance
-from collabedit.models import LanguageModel
+from collabedit.models import LanguageModel, ModelStructure
 from collabedit.models.memory import pass_tokens
 from collabedit.progress import Progress, progress, say
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 MAX_LENGTH = 512
 #: Tokens of a forward pass.
 _BATCH_TOKENS = 2048
+
+#: Experts that a line names at most.
+_SHOWN = 8
 
 Say = Callable[[str], None]
 
@@ -71,7 +75,7 @@ def collect(
     if not names:
         raise CovarianceError("no layer to collect second moments of was given")
     if out is not None:
-        check_writable(out, 8 * len(names) * model.structure.mlp_size**2)
+        check_writable(out, 8 * len(names) * model.structure.moment_size)
     plan = plan_of(model, tokens or default_tokens(model, corpus), max_length)
     batch_tokens = batch_tokens or pass_tokens(model, _BATCH_TOKENS)
     at_once = layers_at_once(model, names)
@@ -104,7 +108,8 @@ def _collect(
     """The second moments of some weights, all in one pass."""
     fingerprint = model.fingerprint(names)
     key = collection_key(fingerprint, corpus, plan)
-    sums = Sums.zeros(names, model.structure.mlp_size)
+    structure = model.structure
+    sums = Sums.zeros(names, structure.mlp_size, structure.experts)
     partial = None if out is None else out.with_name(f"{out.name}.partial")
     if partial is not None:
         sums = continued(partial, key, sums, say)
@@ -168,15 +173,7 @@ def _finished(
                 f"{model.name} has NaN or infinite inputs to {name} in {model.dtype}; "
                 "load it with --dtype float32 or bfloat16"
             )
-    size = model.structure.mlp_size
-    if sums.samples < size:
-        logger.warning(
-            "%d tokens cannot determine second moments of %d inputs, which come out singular; "
-            "use more than %d, better ten times as many",
-            sums.samples,
-            size,
-            size,
-        )
+    _warn_of_few(sums.samples, moments, model.structure)
     errors = {}
     if sums.blocks > 1:
         errors = {name: sums.relative_error(moment, name) for name, moment in moments.items()}
@@ -189,3 +186,34 @@ def _finished(
         sampling_error=errors,
         created=utc_now(),
     )
+
+
+def _warn_of_few(samples: int, moments: Mapping[str, Tensor], structure: ModelStructure) -> None:
+    """Say where the tokens cannot determine the second moments."""
+    size = structure.mlp_size
+    seen = samples * structure.active_size // size  # by an expert that has its share of them
+    width = size // structure.blocks
+    if seen < width:
+        logger.warning(
+            "%d tokens cannot determine second moments of %d inputs, which come out singular; "
+            "use more than %d, better ten times as many",
+            samples,
+            size,
+            samples * width // max(seen, 1),
+        )
+    for name, moment in moments.items():
+        idle = [] if moment.ndim == 2 else [e for e, own in enumerate(moment) if not own.any()]
+        if idle:
+            logger.warning(
+                "%s: no token was routed to %d of %d experts (%s), which edits will leave as they "
+                "are; use more tokens, or other text",
+                name,
+                len(idle),
+                len(moment),
+                _listed(idle),
+            )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN]))
+    return shown + (", ..." if len(numbers) > _SHOWN else "")

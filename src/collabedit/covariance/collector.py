@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from collabedit.covariance.checkpoint import Checkpoint
 from collabedit.covariance.corpus import Corpus, Plan, Window, grouped
-from collabedit.covariance.sums import BlockProduct, Sums
+from collabedit.covariance.sums import InputProduct, Sums
 from collabedit.models import LanguageModel
+from collabedit.models.experts import Inputs, tokens_at
 from collabedit.models.hooks import captured_inputs, stops_before
 from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, batches
@@ -30,7 +30,7 @@ class Collector:
     plan: Plan
     batch_tokens: int
     sums: Sums
-    _products: dict[str, BlockProduct] = field(default_factory=dict)
+    _products: dict[str, InputProduct] = field(default_factory=dict)
 
     def run(self, bar: Progress, checkpoint: Checkpoint | None) -> None:
         """Read the corpus until there are enough tokens."""
@@ -54,10 +54,8 @@ class Collector:
     @quick_products()
     def _add_block(self, block: Sequence[Window], bar: Progress, share: float) -> None:
         for batch in batches(block, self.batch_tokens, self.model.device):
-            for name, rows in self._inputs(batch).items():
-                if name not in self._products:
-                    self._products[name] = BlockProduct(rows)
-                self._products[name].add(rows)
+            for name, inputs in self._inputs(batch).items():
+                self._products.setdefault(name, InputProduct()).add(inputs)
             bar.advance(share * int(batch.lengths.sum()))
         samples = sum(len(window) for window in block)
         for name, product in self._products.items():
@@ -66,8 +64,8 @@ class Collector:
         self.sums.blocks += 1
 
     @torch.inference_mode()
-    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Inputs ``[n, d_in]`` of the down-projections at the real tokens of a batch."""
+    def _inputs(self, batch: Batch) -> dict[str, Inputs]:
+        """What the down-projections are given at the real tokens of a batch."""
         modules = {name: self.model.module(name.rpartition(".")[0]) for name in self.names}
         real = batch.attention_mask.bool()
         padded = not bool(real.all())
@@ -77,11 +75,8 @@ class Collector:
                 attention_mask=batch.attention_mask if padded else None,
                 use_cache=False,
             )
-        flat = {name: value.reshape(real.numel(), -1) for name, value in inputs.items()}
-        if not padded:
-            return flat
-        chosen = real.flatten()
-        return {name: value[chosen.to(value.device)] for name, value in flat.items()}
+        chosen = real.flatten() if padded else None
+        return {name: tokens_at(value, chosen) for name, value in inputs.items()}
 
 
 def _first(chunk: Sequence[Window], tokens: int) -> Iterator[Window]:

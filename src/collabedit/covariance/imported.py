@@ -52,11 +52,17 @@ def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
 
     Raises:
         InputError: when a file cannot be read.
-        CovarianceError: when a file has no such statistics, or those of another shape.
+        CovarianceError: when a file has no such statistics, or those of another shape, or when the
+            model is a mixture of experts.
         ModelError: when a layer does not exist.
     """
     if not files:
         raise CovarianceError("there is no file to import")
+    if model.structure.experts is not None:
+        raise CovarianceError(
+            f"{model.name} is a mixture of experts, whose second moments such files do not hold; "
+            "collect them with: collabedit stats collect"
+        )
     names = dict(zip(files, model.weight_names(list(files)), strict=True))
     size = model.structure.mlp_size
     moments: dict[str, Tensor] = {}

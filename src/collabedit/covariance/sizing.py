@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -37,17 +38,21 @@ _TRIED_ROWS, _TRIED_LENGTH = 4, 64
 def default_tokens(model: LanguageModel, corpus: Corpus) -> int:
     """How many tokens to take unless told: the corpus's default, ten an input of the MLP at least.
 
-    Second moments of fewer tokens than inputs are singular, and of few more badly conditioned.
+    Second moments of fewer tokens than inputs are singular, and of few more badly conditioned. An
+    expert sees a share of the tokens, and ten an input of its own where all see as many.
     """
-    return max(corpus.default_tokens, TOKENS_PER_INPUT * model.structure.mlp_size)
+    structure = model.structure
+    seen = structure.active_size / structure.mlp_size  # by an expert, as a share
+    least = TOKENS_PER_INPUT * structure.mlp_size / structure.blocks / seen
+    return max(corpus.default_tokens, math.ceil(least))
 
 
 def memory_needed(model: LanguageModel, layers: Sequence[int]) -> int:
     """Bytes that the matrices take while collecting: float64 sums, and products of one block."""
-    size = model.structure.mlp_size
+    size = model.structure.moment_size
     panels = (PANELS + 1) / (2 * PANELS)
     product = 8 if model.dtype == torch.float64 else 4
-    return int(len(set(layers)) * size**2 * (8 + product * panels))
+    return int(len(set(layers)) * size * (8 + product * panels))
 
 
 def layers_at_once(model: LanguageModel, layers: Sequence[Any]) -> int:

@@ -18,19 +18,25 @@ which for equal blocks is the variance of the block means over ``m``. Tokens wit
 depend on each other as they like; a text that lies in two blocks makes the estimate a little low.
 Relative to ``|C|``, ``N`` independent tokens give about ``tr(C) / (|C| sqrt(N))``, which is
 ``sqrt(d_in / N)`` where no direction stands out: 14 % for 1,536 inputs and 80,000 tokens.
+
+**Experts.** The keys of a mixture's experts are averaged over all tokens too, those that an expert
+does not see as zeros, and only the blocks ``[d_e, d_e]`` of single experts are kept: ``S_b`` is
+block-diagonal, and all of the above holds as it stands.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-__all__ = ["PANELS", "BlockProduct", "Sums"]
+from collabedit.models.experts import Inputs, Routed
+
+__all__ = ["PANELS", "BlockProduct", "InputProduct", "Sums"]
 
 #: Column panels of a product: more save little and make slim, slow matrices.
 PANELS = 4
@@ -43,7 +49,8 @@ class Sums:
     """All that a collection has gathered so far.
 
     Attributes:
-        totals: sum of ``k k^T`` by weight name; float64, only its upper triangle counts.
+        totals: sum of ``k k^T`` by weight name; float64, only its upper triangle counts. For
+            experts ``[n, d_e, d_e]``, a matrix each.
         squares: ``sum_b |S_b|^2 / n_b`` by weight name.
         samples: tokens.
         blocks: their number ``m``.
@@ -57,19 +64,17 @@ class Sums:
     chunks: int = 0
 
     @classmethod
-    def zeros(cls, names: Sequence[str], size: int) -> Sums:
-        """Empty sums of inputs of this size."""
-        totals = {name: torch.zeros(size, size, dtype=torch.float64) for name in names}
+    def zeros(cls, names: Sequence[str], size: int, experts: int | None = None) -> Sums:
+        """Empty sums of inputs of this size, or of experts that share it."""
+        shape = (size, size) if experts is None else (experts, size // experts, size // experts)
+        totals = {name: torch.zeros(shape, dtype=torch.float64) for name in names}
         return cls(totals, dict.fromkeys(names, 0.0))
 
     def take_mean(self, name: str) -> Tensor:
         """``C``, exactly symmetric, in the place of the sum, which is gone."""
         mean = self.totals.pop(name).div_(self.samples)
-        for start in range(0, len(mean), _MIRROR_ROWS):
-            end = start + _MIRROR_ROWS
-            inside = mean[start:end, start:end].triu()
-            mean[start:end, start:end] = inside + inside.triu(1).T
-            mean[end:, start:end] = mean[start:end, end:].T
+        for matrix in mean if mean.ndim == 3 else [mean]:
+            _mirror_(matrix)
         return mean
 
     def relative_error(self, mean: Tensor, name: str) -> float:
@@ -78,6 +83,15 @@ class Sums:
         spread = self.squares[name] - self.samples * norm**2
         variance = max(spread, 0.0) / ((self.blocks - 1) * self.samples)
         return math.sqrt(variance) / norm
+
+
+def _mirror_(matrix: Tensor) -> None:
+    """Write the upper triangle into the lower one."""
+    for start in range(0, len(matrix), _MIRROR_ROWS):
+        end = start + _MIRROR_ROWS
+        inside = matrix[start:end, start:end].triu()
+        matrix[start:end, start:end] = inside + inside.triu(1).T
+        matrix[end:, start:end] = matrix[start:end, end:].T
 
 
 class BlockProduct:
@@ -109,3 +123,29 @@ class BlockProduct:
             total[start:end, start:] += panel.to(total.device)
             panel.zero_()
         return squared
+
+
+class InputProduct:
+    """The :class:`BlockProduct` of what a weight reads, or one for each expert with tokens."""
+
+    def __init__(self) -> None:
+        self._products: dict[int, BlockProduct] = {}
+
+    def add(self, inputs: Inputs) -> None:
+        """Add the keys ``[n, d_in]`` of some tokens, or each expert's own ``[n, d_e]``."""
+        for place, rows in _parts(inputs):
+            if place not in self._products:
+                self._products[place] = BlockProduct(rows)
+            self._products[place].add(rows)
+
+    def move_to(self, total: Tensor) -> float:
+        """Add the block to ``total``, begin a new one, and return ``|S_b|^2``."""
+        blocks = total if total.ndim == 3 else total[None]
+        return sum(product.move_to(blocks[place]) for place, product in self._products.items())
+
+
+def _parts(inputs: Inputs) -> Iterator[tuple[int, Tensor]]:
+    if isinstance(inputs, Routed):
+        yield from ((expert, keys) for expert, _, keys in inputs.by_expert())
+    else:
+        yield 0, inputs

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from collabedit.models import hooks
+from collabedit.models.experts import keys_at
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens
 from collabedit.models.precision import quick_products
@@ -67,13 +68,12 @@ def _batch_features(
 ) -> Mapping[int, Tensor]:
     shape = batch.input_ids.shape
     rows, columns, tokens = _answers(texts)
-    widths = (model.structure.mlp_size, model.structure.hidden_size)
     with torch.enable_grad(), ExitStack() as stack:
         projections = {layer: model.projection(layer) for layer in layers}
         inputs = stack.enter_context(hooks.captured_inputs(projections))
         changes = {}
         for layer, projection in projections.items():
-            change = torch.zeros(*shape, widths[1], requires_grad=True)
+            change = torch.zeros(*shape, model.structure.hidden_size, requires_grad=True)
             stack.enter_context(hooks.added(projection, change))
             changes[layer] = change
         stack.enter_context(hooks.gathered(model.head, rows, columns))
@@ -85,7 +85,7 @@ def _batch_features(
         gradients = torch.autograd.grad(loss, list(changes.values()))
     found = {}
     for layer, gradient in zip(layers, gradients, strict=True):
-        keys = inputs[layer].view(*shape, -1)[rows, columns].cpu().double()
+        keys = keys_at(inputs[layer], rows * shape[1] + columns).cpu().double()
         found[layer] = torch.cat([keys, gradient[rows, columns].cpu().double()], dim=1).T
     return found
 

@@ -13,6 +13,7 @@ from collabedit.editing.texts import texts_in
 from collabedit.editors import Contexts, context_weights
 from collabedit.editors.contexts import BARE
 from collabedit.models import hooks
+from collabedit.models.experts import keys_at
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens
 from collabedit.models.precision import quick_products
@@ -138,11 +139,9 @@ def _last_token_pass(
         stack.enter_context(hooks.stops_after(end))
         model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     rows, last = batch.rows.cpu(), batch.lengths.cpu() - 1
-
-    def at_last(states: Tensor) -> Tensor:  # which may lie anywhere in a sharded model
-        return states[rows, last].cpu().double()
-
+    tokens = rows * batch.input_ids.shape[1] + last  # which may lie anywhere in a sharded model
+    hidden = hooks.hidden_states(outputs[last_layer]).view(shape)[rows, last]
     return (
-        {layer: at_last(inputs[layer].view(shape)) for layer in layers},
-        at_last(hooks.hidden_states(outputs[last_layer]).view(shape)),
+        {layer: keys_at(inputs[layer], tokens).cpu().double() for layer in layers},
+        hidden.cpu().double(),
     )

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from collabedit.errors import ModelError, RoundError
 from collabedit.export.original import snapshot_directory
-from collabedit.export.weights import opened, stored_key, stored_names
+from collabedit.export.weights import opened, parts_of, stored_key, stored_names
 from collabedit.messages import Delta
 from collabedit.models.language_model import weight_sha256
 from collabedit.models.loading import load_structure_only, parse_dtype, resolve
 from collabedit.models.structure import ModelStructure, infer_structure
 
-__all__ = ["Base", "unedited_weights"]
+__all__ = ["Base", "check_dense", "unedited_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Base:
         Raises:
             ModelError: when they cannot be read from the model's files.
         """
-        found = unedited_weights(self.directory, self.delta, self.hf.base_model_prefix)
+        found = unedited_weights(self.directory, self.delta, self.hf)
         if found is None:
             raise ModelError(
                 f"{self.name}: its files are not here, or not those that the delta was made for "
@@ -93,10 +93,10 @@ class Base:
 
     def edited(self, name: str) -> Tensor:
         """A weight after the edit, as the model stores it; the sum is formed in float64."""
-        stored = self.unedited[name].clone()
-        weight = stored.T if self.structure.transposed else stored
-        weight.copy_(self.delta.changes[name].dense() + weight)
-        return stored
+        stored = self.unedited[name]
+        weight = self.structure.matrix(stored)
+        edited = (self.delta.changes[name].dense() + weight).to(stored.dtype)
+        return self.structure.stored(edited).contiguous()
 
     def layer_of(self, name: str) -> int:
         """The layer of an edited weight."""
@@ -104,16 +104,35 @@ class Base:
         return next(layer for layer in layers if self.structure.weight_name(layer) == name)
 
 
-def unedited_weights(directory: Path | None, delta: Delta, prefix: str) -> dict[str, Tensor] | None:
+def check_dense(name: str, structure: ModelStructure, what: str) -> None:
+    """Check that the edited weights are matrices, as formats other than the model's own need.
+
+    Args:
+        name: of the model.
+        structure: of the model.
+        what: the format.
+
+    Raises:
+        ModelError: when the model is a mixture of experts.
+    """
+    if structure.experts is not None:
+        raise ModelError(
+            f"{name} is a mixture of experts, whose edits cannot be written as {what}; export a "
+            "model directory: --to model"
+        )
+
+
+def unedited_weights(directory: Path | None, delta: Delta, hf: Any) -> dict[str, Tensor] | None:
     """The weights that a delta changes, from a model's files, in the type that it was edited in.
 
     Args:
         directory: of the unedited model.
         delta: the delta; it names the digest of each weight.
-        prefix: of the names of the model without its head (``base_model_prefix``).
+        hf: the ``transformers`` model; weights on the meta device will do.
 
     Returns:
-        ``None`` unless the files hold just the weights that the delta was made for.
+        The weights as the model stores them; ``None`` unless the files hold just the weights that
+        the delta was made for.
     """
     if directory is None:
         return None
@@ -121,12 +140,25 @@ def unedited_weights(directory: Path | None, delta: Delta, prefix: str) -> dict[
     dtype: torch.dtype = parse_dtype(delta.metadata.dtype)
     weights = {}
     for name in delta.changes:
-        key = stored_key(name, prefix, files)
-        if key is None:
-            return None
-        with opened(directory / files[key]) as stored:
-            weight = stored.get_tensor(key).to(dtype)
-        if weight_sha256(weight) != delta.metadata.model_sha256.get(name):
+        weight = _read(directory, files, name, hf)
+        weight = None if weight is None else weight.to(dtype)
+        if weight is None or weight_sha256(weight) != delta.metadata.model_sha256.get(name):
             return None
         weights[name] = weight
     return weights
+
+
+def _read(directory: Path, files: Mapping[str, str], name: str, hf: Any) -> Tensor | None:
+    """A weight from its parts in the files; ``None`` where one is missing."""
+    try:
+        shape = hf.get_parameter(name).to("meta")
+    except AttributeError:
+        return None
+    found = []
+    for part in parts_of(hf, name, shape):
+        key = stored_key(part, hf.base_model_prefix, files)
+        if key is None:
+            return None
+        with opened(directory / files[key]) as stored:
+            found.append(stored.get_tensor(key))
+    return found[0] if len(found) == 1 else torch.stack(found)

@@ -12,7 +12,7 @@ import torch
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.errors import InputError, ModelError
-from collabedit.export.base import Base
+from collabedit.export.base import Base, check_dense
 from collabedit.export.card import licence_of, model_card
 from collabedit.export.gguf_file import (
     PRECISIONS,
@@ -31,6 +31,7 @@ from collabedit.messages import Delta
 from collabedit.models import catalogue
 from collabedit.models.checkpoint import find_model
 from collabedit.models.loading import load_structure_only, resolve
+from collabedit.models.structure import infer_structure
 
 __all__ = ["base_file", "card_of", "check_gguf", "check_output", "export_gguf", "save_gguf"]
 
@@ -55,6 +56,7 @@ def export_gguf(
         all_weights: store every matrix in that type, not the edited ones alone.
         base_gguf: the base model's GGUF file; where there is none, a Llama is converted.
     """
+    check_dense(job.base.name, job.base.structure, "a GGUF file")
     precision = precision.lower()
     if precision not in PRECISIONS:
         raise InputError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
@@ -114,6 +116,7 @@ def check_gguf(
     source = base_file(model)
     if source is None:
         hf = load_structure_only(model, trust_remote_code=trust_remote_code)
+        check_dense(model, infer_structure(hf), "a GGUF file")
         commit = getattr(hf.config, "_commit_hash", None)
         check_convertible(model, hf.config, snapshot_directory(resolve(model), commit))
     else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.errors import InputError
-from collabedit.export.base import Base
+from collabedit.export.base import Base, check_dense
 from collabedit.export.card import CARD, licence_of, model_card
 from collabedit.export.registry import Evaluation, ExportJob, export_format
 from collabedit.export.target import (
@@ -84,6 +84,7 @@ def export_lora(job: ExportJob, *, rank: int | None = None) -> list[str]:
     """
     if rank is not None and rank < 1:
         raise InputError(f"--rank must be 1 or more, found {rank}")
+    check_dense(job.base.name, job.base.structure, "a LoRA adapter")
     parts = {name: truncated(change, rank) for name, change in job.delta.changes.items()}
     changes = {name: part.update for name, part in parts.items()}
     loss = _loss(parts)

@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from collabedit.errors import InputError, ModelError
 from collabedit.export.base import Base, unedited_weights
@@ -24,7 +27,7 @@ from collabedit.export.target import (
     saved_files,
 )
 from collabedit.export.undo import UNDO, save_undo
-from collabedit.export.weights import EditedCopy, check_written, value_of
+from collabedit.export.weights import EditedCopy, Parts, check_written, parts_of, value_of
 from collabedit.files import (
     StrPath,
     cache_directory,
@@ -141,16 +144,16 @@ def save_edited_model(
         check_output_directory(target, overwrite=overwrite)
         original = original_directory(model)
         if applied:
-            before = unedited_weights(original, delta, model.hf.base_model_prefix)
+            before = unedited_weights(original, delta, model.hf)
         else:
             before = {name: value_of(model, name).cpu().clone() for name in delta.changes}
             apply_delta(model, delta)
         with replacement(target, overwrite=overwrite) as staged:
             _write_model(model, staged, target)
-            after = {name: value_of(model, name) for name in delta.changes}
+            after = _parts(model.hf, {name: value_of(model, name) for name in delta.changes})
             keys = check_written(model.name, after, staged)
             if before is not None:
-                save_undo(staged / UNDO, before, after, keys)
+                save_undo(staged / UNDO, _parts(model.hf, before), after, keys)
             _write_card(staged, delta, licence_of(original, model.name), evaluation)
 
 
@@ -176,25 +179,35 @@ def write_copy(
     Raises:
         InputError: when the directory may not or cannot be written.
     """
-    target, delta, prefix = Path(path), base.delta, base.hf.base_model_prefix
+    target, delta = Path(path), base.delta
     check_output_directory(target, overwrite=overwrite)
-    if base.directory is None or unedited_weights(base.directory, delta, prefix) is None:
+    if base.directory is None or unedited_weights(base.directory, delta, base.hf) is None:
         return False
-    names = list(delta.changes)
-    plan = EditedCopy.of_files(base.directory, names, prefix, delta.metadata.dtype)
+    before = _parts(base.hf, base.unedited)
+    prefix, dtype = base.hf.base_model_prefix, delta.metadata.dtype
+    plan = EditedCopy.of_files(base.directory, before, prefix, dtype)
     if plan is None:
         return False
     copied = other_files(base.directory, target)
     files = [*copied, *map(Path, plan.files)]
     check_writable(target, sum((base.directory / file).stat().st_size for file in files))
     with explained_failures(target), replacement(target, overwrite=overwrite) as staged:
-        plan.write(base.edited, staged)
+        after = _parts(base.hf, {name: base.edited(name) for name in delta.changes})
+        plan.write(after.__getitem__, staged)
         copy_files(base.directory, copied, staged)
-        after = {name: base.edited(name) for name in names}
         keys = check_written(base.name, after, staged)
-        save_undo(staged / UNDO, base.unedited, after, keys)
+        save_undo(staged / UNDO, before, after, keys)
         _write_card(staged, delta, licence_of(base.directory, base.name), evaluation)
     return True
+
+
+def _parts(hf: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in the parts in which files hold them."""
+    return {
+        part: value
+        for name, weight in weights.items()
+        for part, value in parts_of(hf, name, weight).items()
+    }
 
 
 def _write_card(
@@ -228,7 +241,7 @@ def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
     copied = other_files(original, target)
     edited_copy = EditedCopy.of(model, original)
     if edited_copy is not None:
-        edited_copy.write(lambda name: value_of(model, name), staged)
+        edited_copy.write(Parts(model).__getitem__, staged)
     else:
         with _any_generation_config(model, original):
             model.hf.save_pretrained(staged)

@@ -1,7 +1,9 @@
 """The weights of an edited model, written as a copy of the original's files.
 
 Only the edited matrices differ, and they have the type and shape that they had, so that their
-bytes go where the old ones were: everything else in the files stays as it was.
+bytes go where the old ones were: everything else in the files stays as it was. A model may hold the
+experts of a layer as one parameter whose parts its files hold apart; these parts are what is copied
+and compared here.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from collabedit.models.placement import stored_weight
 
 __all__ = [
     "EditedCopy",
+    "Parts",
     "check_written",
     "opened",
     "overwrite_tensors",
+    "parts_of",
     "stored_key",
     "stored_names",
     "value_of",
@@ -48,7 +52,8 @@ class EditedCopy:
     Attributes:
         original: the directory of the original.
         files: names of its weight files, and of their index.
-        changed: by file, the name of each edited weight in it by its name in the model.
+        changed: by file, what it calls each edited part in it, by the part's name
+            (:func:`parts_of`).
     """
 
     original: Path
@@ -71,18 +76,20 @@ class EditedCopy:
             or not _has_same_settings(model, original)
         ):
             return None
-        editable = {model.structure.weight_name(n) for n in range(model.structure.n_layers)}
-        names = _names_of(model, stored, editable)
+        parts = Parts(model)
+        weights = map(model.structure.weight_name, range(model.structure.n_layers))
+        editable = {part for name in weights for part in parts.names[name]}
+        names = _names_of(parts, model.hf.base_model_prefix, stored, editable)
         if not names:
             return None
         changed: dict[str, dict[str, str]] = {}
         for name, key in names.items():
-            same = _is_stored(value_of(model, name), original / stored[key], key)
+            same = _is_stored(parts[name], original / stored[key], key)
             if same is None or (not same and name not in editable):
                 return None
             if not same:
                 changed.setdefault(stored[key], {})[name] = key
-        if not _has_renamed(model, names, {key: original / stored[key] for key in stored}):
+        if not _has_renamed(parts, names, {key: original / stored[key] for key in stored}):
             return None
         return cls(original, _weight_files(stored), changed)
 
@@ -94,7 +101,7 @@ class EditedCopy:
 
         Args:
             original: directory of the original.
-            names: of the edited weights.
+            names: of the parts of the edited weights.
             prefix: of the names of the model without its head (``base_model_prefix``).
             dtype: type that the model was edited in.
 
@@ -119,7 +126,7 @@ class EditedCopy:
         """Write the weight files into a directory, one after the other.
 
         Args:
-            value: gives an edited weight by its name in the model.
+            value: gives a part of an edited weight by its name.
             folder: the directory.
         """
         for file in self.files:
@@ -132,6 +139,54 @@ def _weight_files(stored: Mapping[str, str]) -> tuple[str, ...]:
     """The files of a checkpoint, and their index."""
     files = sorted(set(stored.values()))
     return tuple(files if _SINGLE in files else [*files, _INDEX])
+
+
+class Parts(Mapping[str, Tensor]):
+    """A model's parameters, in the parts in which its files hold them, read when asked for.
+
+    Attributes:
+        names: of the parts of each parameter.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self.names = {
+            name: list(parts_of(model.hf, name, parameter.to("meta")))
+            for name, parameter in model.hf.named_parameters()
+        }
+        self._owner = {part: name for name, parts in self.names.items() for part in parts}
+        self._last: tuple[str, Mapping[str, Tensor]] = "", {}
+
+    def __getitem__(self, part: str) -> Tensor:
+        name = self._owner[part]
+        if name == part:
+            return value_of(self._model, name)
+        if self._last[0] != name:  # to take a parameter apart takes as long as to copy it
+            self._last = name, parts_of(self._model.hf, name, value_of(self._model, name))
+        return self._last[1][part]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._owner)
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+
+def parts_of(hf: Any, name: str, value: Tensor) -> dict[str, Tensor]:
+    """A parameter in the parts in which files hold it: experts one by one, all others whole.
+
+    Args:
+        hf: the ``transformers`` model, which knows what it made of its files.
+        name: of the parameter.
+        value: of the form in which the model stores it.
+    """
+    if value.ndim < 3:
+        return {name: value}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before version 5, which is the first to hold several matrices in one
+        return {name: value}
+    return dict(revert_weight_conversion(hf, {name: value}))
 
 
 def value_of(model: LanguageModel, name: str) -> Tensor:
@@ -183,17 +238,14 @@ def _has_same_settings(model: LanguageModel, original: Path) -> bool:
 
 
 def _names_of(
-    model: LanguageModel, stored: Mapping[str, str], editable: Set[str]
+    parts: Iterable[str], prefix: str, stored: Mapping[str, str], editable: Set[str]
 ) -> dict[str, str]:
-    """What a checkpoint calls each parameter; some are of the model without its head.
+    """What a checkpoint calls each part; some are of the model without its head.
 
-    Empty unless all weights that can be edited are found.
+    Empty unless all parts of weights that can be edited are found.
     """
-    names = {}
-    for name, _ in model.hf.named_parameters():
-        key = stored_key(name, model.hf.base_model_prefix, stored)
-        if key is not None:
-            names[name] = key
+    found = {part: stored_key(part, prefix, stored) for part in parts}
+    names = {part: key for part, key in found.items() if key is not None}
     unique = len(set(names.values())) == len(names)
     return names if unique and editable <= names.keys() else {}
 
@@ -205,15 +257,13 @@ def stored_key(name: str, prefix: str, stored: Container[str]) -> str | None:
 
 
 def _has_renamed(
-    model: LanguageModel, names: Mapping[str, str], stored: Mapping[str, Path]
+    parts: Mapping[str, Tensor], names: Mapping[str, str], stored: Mapping[str, Path]
 ) -> bool:
-    """Whether the values of all other parameters are in the checkpoint under another name."""
-    others = {name for name, _ in model.hf.named_parameters()} - names.keys()
+    """Whether the values of all other parts are in the checkpoint under another name."""
     left = stored.keys() - set(names.values())
-    for name in others:
+    for name in parts.keys() - names.keys():
         likely = sorted(left, key=lambda key: -_common_end(key, name))[:_TRIED]
-        value = value_of(model, name)
-        if not any(_is_stored(value, stored[key], key) for key in likely):
+        if not any(_is_stored(parts[name], stored[key], key) for key in likely):
             return False
     return True
 
@@ -261,7 +311,7 @@ def check_written(name: str, values: Mapping[str, Tensor], folder: Path) -> dict
 
     Args:
         name: of the model.
-        values: the edited weights by name.
+        values: the parts of the edited weights by name.
         folder: of the saved model.
 
     Returns:

@@ -42,11 +42,12 @@ class _CovarianceHeader(ModelHeader):
 class Covariance(TensorMessage):
     """Uncentred second moments ``C = E[k k^T]`` of the inputs of down-projections.
 
-    In a file: ``<weight>/second_moment [d_in, d_in]``.
+    In a file: ``<weight>/second_moment [d_in, d_in]``, or ``[n, d_e, d_e]`` of ``n`` experts, whose
+    gated keys are averaged over all tokens each.
 
     Attributes:
-        second_moments: ``C [d_in, d_in]`` by weight name, float64, symmetric. Those of a file stay
-            there, and are read and checked at each use.
+        second_moments: ``C [d_in, d_in]``, or of experts ``[n, d_e, d_e]``, by weight name,
+            float64, symmetric. Those of a file stay there, and are read and checked at each use.
         samples: number of tokens averaged over.
         corpus: what the text was, for people; no part of the text itself.
         model: what the user called the model.
@@ -171,20 +172,28 @@ class _CheckedMoments(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-def malformed_moment(matrix: Tensor) -> str | None:
-    """Why a matrix can't be a second moment, or ``None``."""
-    if matrix.dtype not in (torch.float32, torch.float64):
-        return f"has type {matrix.dtype}, not float32 or float64"
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.numel() == 0:
-        return f"has shape {list(matrix.shape)}, which is not a square"
+def malformed_moment(moment: Tensor) -> str | None:
+    """Why a matrix, or those of experts, can't be a second moment; ``None`` where they can."""
+    if moment.dtype not in (torch.float32, torch.float64):
+        return f"has type {moment.dtype}, not float32 or float64"
+    if moment.ndim not in (2, 3) or moment.shape[-1] != moment.shape[-2] or moment.numel() == 0:
+        return f"has shape {list(moment.shape)}, which is not a square"
+    blocks = moment if moment.ndim == 3 else moment[None]
+    if problem := next(filter(None, map(_malformed_block, blocks)), None):
+        return problem
+    diagonal = blocks.diagonal(dim1=-2, dim2=-1)
+    if diagonal.min() < 0 or diagonal.max() <= 0:  # an expert that no token saw has zeros
+        return "has a diagonal that no second moment has"
+    return None
+
+
+def _malformed_block(matrix: Tensor) -> str | None:
     panels = [slice(start, start + _PANEL) for start in range(0, len(matrix), _PANEL)]
     if not all(torch.isfinite(matrix[rows]).all() for rows in panels):
         return "has NaN or infinite entries"
     apart = max(float((matrix[rows] - matrix[:, rows].T).abs().max()) for rows in panels)
     if apart > _ASYMMETRY * max(float(matrix[rows].abs().max()) for rows in panels):
         return "is not symmetric"
-    if matrix.diagonal().min() < 0 or matrix.diagonal().max() <= 0:
-        return "has a diagonal that no second moment has"
     return None
 
 

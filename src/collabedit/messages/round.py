@@ -28,7 +28,7 @@ __all__ = ["RoundConfig"]
 
 
 #: Fields without which a round has the hash that it had before they were thought of.
-_OPTIONAL = ("secure_aggregation", "bounds", "gate")
+_OPTIONAL = ("secure_aggregation", "bounds", "gate", "experts")
 
 
 class RoundConfig(JsonMessage, ModelHeader):
@@ -44,6 +44,8 @@ class RoundConfig(JsonMessage, ModelHeader):
         weight_names: names of the edited weights, lowest layer first.
         d_in: width of a key.
         d_out: width of a residual.
+        experts: number of experts whose keys lie below each other in a key; ``None`` for models
+            with one MLP for all tokens.
         state_sha256: the state that earlier rounds left; empty in the first round.
         base_sha256: SHA-256 by weight name of the weights before the first round, which the
             covariance was collected on; empty in the first round.
@@ -76,6 +78,7 @@ class RoundConfig(JsonMessage, ModelHeader):
     secure_aggregation: SecureAggregation | None = None
     bounds: Bounds | None = None
     gate: Gate | None = None
+    experts: int | None = Field(default=None, gt=0)
 
     _sha256: str = PrivateAttr(default="")
 
@@ -121,6 +124,19 @@ class RoundConfig(JsonMessage, ModelHeader):
             raise ValueError(
                 "bounds are checked on each party's contribution, which secure_aggregation hides; "
                 "the gate works with it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _experts_for_the_editor(self) -> Self:
+        if self.experts is None:
+            return self
+        if self.d_in % self.experts:
+            raise ValueError("d_in is not a multiple of experts")
+        if self.rules.normalises:
+            raise ValueError(
+                f"{self.editor} normalises the features of all tokens alike, and an expert has "
+                "none of the tokens that it does not see; use MEMIT or AlphaEdit"
             )
         return self
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from collabedit.models.experts import Inputs, inputs_of
+
 __all__ = [
     "added",
     "added_states",
@@ -38,12 +40,12 @@ def hidden_states(output: Any) -> Tensor:
 
 
 @contextmanager
-def captured_inputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Tensor]]:
-    """Collect each module's input, by the mapping's keys, during the block's forward passes."""
-    store: dict[Any, Tensor] = {}
+def captured_inputs(modules: Mapping[Any, nn.Module]) -> Iterator[dict[Any, Inputs]]:
+    """Collect each projection's input, by the mapping's keys, during the block's forward passes."""
+    store: dict[Any, Inputs] = {}
 
-    def keep(key: Any, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        store[key] = args[0].detach()
+    def keep(key: Any, module: nn.Module, args: tuple[Any, ...]) -> None:
+        store[key] = inputs_of(module, args)
 
     with ExitStack() as stack:
         for key, module in modules.items():

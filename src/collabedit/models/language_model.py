@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from collabedit.errors import ModelError
 from collabedit.files import sha256_of_json
 from collabedit.models.attention import use_small_attention
+from collabedit.models.experts import count_of, use_plain_products
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
@@ -43,7 +44,8 @@ class WeightChange(Protocol):
 class LanguageModel:
     """A ``transformers`` causal LM with its tokenizer and inferred structure.
 
-    Weights are always seen as ``[d_out, d_in]``, whatever orientation the model stores.
+    Weights are always seen as ``[d_out, d_in]``, whatever orientation the model stores. The experts
+    of a layer are one such weight, their parts side by side (:mod:`collabedit.models.experts`).
 
     Attributes:
         hf: the ``transformers`` model, in evaluation mode, without gradients of its weights.
@@ -66,6 +68,9 @@ class LanguageModel:
     def __post_init__(self) -> None:
         self.structure = infer_structure(self.hf)
         self.hf.eval().requires_grad_(False)
+        plain = self.dtype == torch.float64 or self.device.type == "cpu"
+        if self.structure.experts is not None and plain:
+            use_plain_products(self.hf)
 
     @property
     def device(self) -> torch.device:
@@ -131,9 +136,10 @@ class LanguageModel:
         """What the layers' linear maps multiply by, and add."""
         from transformers.pytorch_utils import Conv1D
 
+        width = self.structure.hidden_size
         for layer in range(self.structure.n_layers):
             for linear in self.layer(layer).modules():
-                if isinstance(linear, nn.Linear | Conv1D):
+                if isinstance(linear, nn.Linear | Conv1D) or count_of(linear, width) is not None:
                     yield from linear.parameters(recurse=False)
 
     def module(self, path: str) -> nn.Module:
@@ -146,7 +152,7 @@ class LanguageModel:
         return self.module(self.structure.layer_path(layer))
 
     def projection(self, layer: int) -> nn.Module:
-        """The down-projection of one layer."""
+        """The down-projection of one layer, or the experts in its place."""
         return self.module(self.structure.projection_path(layer))
 
     def tail(self, layer: int) -> Tail:
@@ -234,9 +240,8 @@ class LanguageModel:
         return module.get_parameter(own_name).detach()
 
     def weight(self, name: str) -> Tensor:
-        """A view of an edited weight, ``[d_out, d_in]``."""
-        parameter = self.stored(name)
-        return parameter.T if self.structure.transposed else parameter
+        """An edited weight, ``[d_out, d_in]``; a view, but for experts (a copy)."""
+        return self.structure.matrix(self.stored(name))
 
     def fingerprint(self, names: Sequence[str]) -> dict[str, str]:
         """SHA-256 of each named weight's type, shape and bytes, as they are now.
@@ -272,7 +277,7 @@ class LanguageModel:
                     f"{self.name}: {name} is {tuple(weight.shape)}, "
                     f"the update {tuple(dense.shape)}; it was made for another model"
                 )
-            weight.copy_(dense + weight.to(dense.device))
+            self.stored(name).copy_(self.structure.stored(dense + weight.to(dense.device)))
 
     @contextmanager
     def edited(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:

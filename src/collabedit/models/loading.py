@@ -19,7 +19,7 @@ from collabedit.models.failures import explained
 from collabedit.models.gguf import convert_gguf, converted_directory
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import least_budget
-from collabedit.models.placement import room_for_weights
+from collabedit.models.placement import room_for_weights, spill_folder
 from collabedit.models.quantisation import Unpacking, unpacked, unpacking
 from collabedit.models.quiet import quiet_transformers
 from collabedit.models.report import load_checked
@@ -92,7 +92,7 @@ def load_model(
     source = resolve(name)
     if device == "auto":
         room = room_for_weights(max_memory, memory_budget or 0)
-        options.update(device_map="auto", max_memory=room)
+        options.update(device_map="auto", max_memory=room, offload_folder=spill_folder())
     with quiet_transformers(), progress("Loading the model"):
         config = _load_config(source, name, trust_remote_code)
         with explained(name):

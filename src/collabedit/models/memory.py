@@ -61,7 +61,7 @@ def pass_tokens(
     """
     if model.memory_budget is None:
         return most
-    layer = HIDDEN_WIDTHS * model.structure.hidden_size + MLP_WIDTHS * model.structure.mlp_size
+    layer = HIDDEN_WIDTHS * model.structure.hidden_size + MLP_WIDTHS * model.structure.active_size
     vocabulary = len(model.head.weight)  # type: ignore[arg-type]
     activations = (1 + kept_layers) * layer * model.dtype.itemsize
     logits = read_share * LOGIT_COPIES * 4 * vocabulary

@@ -7,13 +7,23 @@ file knows.
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["device_of", "is_dispatched", "keep_in_memory", "room_for_weights", "stored_weight"]
+__all__ = [
+    "device_of",
+    "is_dispatched",
+    "keep_in_memory",
+    "room_for_weights",
+    "spill_folder",
+    "stored_weight",
+]
 
 
 def is_dispatched(hf: Any) -> bool:
@@ -51,6 +61,16 @@ def keep_in_memory(module: nn.Module) -> None:
     remove_hook_from_module(module)
     for name, value in values.items():
         set_module_tensor_to_device(module, name, value.device, value=value)
+
+
+def spill_folder() -> str:
+    """Where weights lie on disk that the files hold in another form, such as experts.
+
+    It is removed when the process ends.
+    """
+    folder = tempfile.mkdtemp(prefix="collabedit-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def room_for_weights(

@@ -1,7 +1,8 @@
 """What editing must know of a model, inferred from the loaded module.
 
 Nothing here goes by a family's name: the decoder layers are the longest list of equal blocks of the
-text model, the down-projection is the last projection of a block's MLP back to the hidden size.
+text model, the down-projection is the last projection of a block's MLP back to the hidden size, or
+the experts of a mixture (:mod:`collabedit.models.experts`).
 Whether an edit of it does what it should is tried on the running model
 (:mod:`collabedit.models.trial`).
 """
@@ -13,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from collabedit.errors import ModelError
+from collabedit.models.experts import count_of
 
 __all__ = ["ModelStructure", "infer_structure"]
 
@@ -46,7 +48,9 @@ class ModelStructure:
         tied_head: whether the head shares its weight with the input embedding.
         n_layers: number of decoder layers.
         hidden_size: ``d_out``, the width of the residual stream.
-        mlp_size: ``d_in``, the width of the down-projection's input.
+        mlp_size: ``d_in``, the width of the down-projection's input; of all experts together.
+        experts: number of a layer's experts, ``None`` where it has one MLP for all tokens.
+        routed: number of experts that a token is routed to.
     """
 
     layers: str
@@ -60,6 +64,27 @@ class ModelStructure:
     n_layers: int
     hidden_size: int
     mlp_size: int
+    experts: int | None = None
+    routed: int | None = None
+
+    @property
+    def blocks(self) -> int:
+        """Parts of a key that have second moments of their own: one, or one an expert."""
+        return self.experts or 1
+
+    @property
+    def moment_size(self) -> int:
+        """Numbers in the second moments of a layer's keys."""
+        return self.mlp_size**2 // self.blocks
+
+    @property
+    def active_size(self) -> int:
+        """Entries of a key that a token uses."""
+        return self.mlp_size if self.experts is None else self._width * (self.routed or 1)
+
+    @property
+    def _width(self) -> int:
+        return self.mlp_size // self.blocks
 
     @property
     def single_layer(self) -> bool:
@@ -94,7 +119,24 @@ class ModelStructure:
 
     def weight_name(self, layer: int) -> str:
         """Parameter name of one layer's down-projection."""
-        return f"{self.projection_path(layer)}.weight"
+        own_name = "weight" if self.experts is None else "down_proj"
+        return f"{self.projection_path(layer)}.{own_name}"
+
+    def matrix(self, stored: Tensor) -> Tensor:
+        """A weight ``[d_out, d_in]`` from the form in which the model stores it.
+
+        A view, but for experts, whose parts ``[n, d_out, d_e]`` come to lie side by side.
+        """
+        if self.experts is not None:
+            return stored.movedim(0, 1).flatten(1)
+        return stored.T if self.transposed else stored
+
+    def stored(self, matrix: Tensor) -> Tensor:
+        """The inverse of :meth:`matrix`."""
+        if self.experts is not None:
+            apart: Tensor = matrix.unflatten(1, (self.experts, -1))
+            return apart.movedim(1, 0)
+        return matrix.T if self.transposed else matrix
 
 
 def infer_structure(model: nn.Module) -> ModelStructure:
@@ -104,8 +146,8 @@ def infer_structure(model: nn.Module) -> ModelStructure:
         model: a ``transformers`` causal LM; weights on the meta device will do.
 
     Raises:
-        ModelError: when the model is an encoder-decoder or a mixture of experts, or when a part
-            cannot be found; the message names the part.
+        ModelError: when the model is an encoder-decoder or a mixture of experts of another form
+            than can be edited, or when a part cannot be found; the message names the part.
     """
     config: Any = model.config
     name = getattr(config, "model_type", type(model).__name__)
@@ -114,9 +156,9 @@ def infer_structure(model: nn.Module) -> ModelStructure:
     lists = _layer_lists(model, name)
     head_path, head = _find_head(model, name)
     path, layers = _longest(lists, head.in_features)
-    projection_path, projection = _find_down_projection(layers, head, path, name)
+    projection_path, projection, experts = _find_down_projection(layers, head, path, name)
     transposed = isinstance(projection, Conv1D)
-    d_out, d_in = projection.weight.shape[::-1] if transposed else projection.weight.shape
+    d_out, d_in = _widths(projection)
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     return ModelStructure(
         layers=path,
@@ -130,6 +172,8 @@ def infer_structure(model: nn.Module) -> ModelStructure:
         n_layers=len(layers),
         hidden_size=d_out,
         mlp_size=d_in,
+        experts=experts,
+        routed=None if experts is None else _experts_per_token(config),
     )
 
 
@@ -171,14 +215,11 @@ def _find_head(model: nn.Module, name: str) -> tuple[str, nn.Linear]:
 
 def _find_down_projection(
     layers: nn.ModuleList, head: nn.Linear, path: str, name: str
-) -> tuple[str, nn.Linear | Conv1D]:
+) -> tuple[str, nn.Module, int | None]:
+    """Path and module of the down-projection in the first layer, and its number of experts."""
     hidden_size = head.in_features
-    for inner, module in layers.named_modules():
-        if _is_expert(inner, module):
-            raise ModelError(
-                f"{name}: mixture-of-experts layers ({path}.{inner}) cannot be edited; "
-                "use a model with dense MLPs"
-            )
+    if any(_is_expert(inner, module) for inner, module in layers.named_modules()):
+        return _find_experts(layers, hidden_size, path, name)
     found = _projections(layers[0], hidden_size)
     if not found:
         raise ModelError(
@@ -190,7 +231,54 @@ def _find_down_projection(
         other = dict(layer.named_modules()).get(inner)
         if other is None or other.weight.shape != projection.weight.shape:
             raise ModelError(f"{name}: {path}.{index}.{inner} differs from that of layer 0")
-    return inner, projection
+    return inner, projection, None
+
+
+def _find_experts(
+    layers: nn.ModuleList, hidden_size: int, path: str, name: str
+) -> tuple[str, nn.Module, int]:
+    """The experts, which all layers must have alike."""
+    found = [_experts_in(layer, hidden_size) for layer in layers]
+    first = next((own for own in found if own is not None), None)
+    if first is None:
+        inner = next(i for i, module in layers.named_modules() if _is_expert(i, module))
+        raise ModelError(
+            f"{name}: mixture-of-experts layers ({path}.{inner}) of this form cannot be edited, "
+            "only experts in down_proj and gate_up_proj without biases (transformers 5); use a "
+            "model with dense MLPs"
+        )
+    for index, own in enumerate(found):
+        if own is None or own[0] != first[0] or _widths(own[1]) != _widths(first[1]):
+            raise ModelError(
+                f"{name}: {path}.{index} lacks the experts of other layers; models of dense and "
+                "sparse layers cannot be edited, use one whose layers are alike"
+            )
+    return first
+
+
+def _experts_in(layer: nn.Module, hidden_size: int) -> tuple[str, nn.Module, int] | None:
+    """Path and module of a layer's experts, and their number."""
+    for inner, module in layer.named_modules():
+        count = count_of(module, hidden_size)
+        if count is not None:
+            return inner, module, count
+    return None
+
+
+def _experts_per_token(config: Any) -> int | None:
+    text = config.get_text_config()
+    names = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k")
+    return next((value for name in names if (value := getattr(text, name, None))), None)
+
+
+def _widths(projection: nn.Module) -> tuple[int, int]:
+    """``(d_out, d_in)``."""
+    if isinstance(projection, nn.Linear):
+        return projection.out_features, projection.in_features
+    if isinstance(projection, Conv1D):
+        return projection.nf, projection.nx
+    count, d_out, width = projection.down_proj.shape  # type: ignore[misc]
+    return int(d_out), int(count * width)
 
 
 def _projections(layer: nn.Module, hidden_size: int) -> list[tuple[str, nn.Linear | Conv1D]]:

@@ -19,6 +19,7 @@ from collabedit.errors import ModelError, RequestError
 from collabedit.requests import closed, is_question, join, stem
 
 __all__ = [
+    "LEAST_ROWS",
     "Batch",
     "EncodedText",
     "PromptText",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 #: Products of fewer rows than this are not summed in the order that larger ones are.
-_LEAST_TOKENS = 32
+LEAST_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def equal_length_batches(
         size = max(1, max_tokens // width)
         for start in range(0, len(members), size):
             chunk = members[start : start + size]
-            copies = max(0, -(-_LEAST_TOKENS // width) - len(chunk))
+            copies = max(0, -(-LEAST_ROWS // width) - len(chunk))
             yield pad_right([rows[index] for index in chunk], chunk, device, copies=copies)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from collabedit.errors import ModelError
+from collabedit.models.experts import inputs_of, keys_at
 from collabedit.models.failures import reason_of
 from collabedit.models.hooks import added_states, hidden_states, seen_outputs, stops_after
 from collabedit.models.structure import ModelStructure
@@ -68,6 +69,8 @@ class _Model(Protocol):
 
     def projection(self, layer: int) -> nn.Module: ...
 
+    def weight(self, name: str) -> Tensor: ...
+
     def changed(self, changes: Mapping[str, Any]) -> AbstractContextManager[None]: ...
 
 
@@ -114,12 +117,14 @@ def try_layers(model: _Model, layers: Sequence[int]) -> dict[int, Tail]:
 
 
 def _tried(model: _Model, layer: int, before: _Look) -> Tail:
-    path = model.structure.projection_path(layer)
+    path, name = model.structure.projection_path(layer), model.structure.weight_name(layer)
+    if model.structure.experts is not None:
+        _check_keys(model, layer, before)
     key, given, output = before.key[-1], before.given[-1], before.output[-1]
     streams = len(output) / len(given)
     move = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).double()
     move *= max(output.norm() / streams**0.5, given.norm()) / move.norm()
-    with model.changed({f"{path}.weight": _RankOne(key, move)}):
+    with model.changed({name: _RankOne(key, move)}):
         after = _look(model, [layer], _TOKENS)[layer]
     noise, tolerance = _noise(model), _tolerance(model)
     error = (after.given[-1] - given - move).norm()
@@ -134,6 +139,20 @@ def _tried(model: _Model, layer: int, before: _Look) -> Tail:
             f"what {path} gives; such layers cannot be edited"
         )
     return _tail(model, layer, before, after)
+
+
+def _check_keys(model: _Model, layer: int, before: _Look) -> None:
+    """Check that the keys of experts, which are computed here, are those that the model uses.
+
+    A change along a key says little of that: what a wrong key lacks would not be missed.
+    """
+    weight = model.weight(model.structure.weight_name(layer)).cpu().double()
+    error = (before.key @ weight.T - before.given).norm()
+    if not error <= (_tolerance(model) + _noise(model)) * before.given.norm():
+        raise ModelError(
+            f"{model.name}: {model.structure.projection_path(layer)} gives something else than the "
+            "sum of what its experts give, each times its gate; such layers cannot be edited"
+        )
 
 
 @torch.no_grad()
@@ -214,8 +233,9 @@ def _look(
     """
     seen: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
-    def saw_projection(layer: int, _m: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[layer, "key"].append(args[0].detach())
+    def saw_projection(layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        inputs = inputs_of(module, args)
+        seen[layer, "key"].append(inputs if isinstance(inputs, Tensor) else keys_at(inputs))
         seen[layer, "given"].append(output.detach().clone())  # some add to it in place
 
     def saw_layer(layer: int, _module: nn.Module, _args: Any, output: Any) -> None:

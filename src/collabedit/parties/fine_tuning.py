@@ -63,7 +63,7 @@ def fine_tune(
                 break
             bar.advance(1)
     delta = change.detach().cpu().double()
-    return {name: LowRankUpdate.from_dense(delta.T if model.structure.transposed else delta)}
+    return {name: LowRankUpdate.from_dense(model.structure.matrix(delta))}
 
 
 def _step(optimizer: torch.optim.Optimizer, change: Tensor, bound: float | None) -> None:

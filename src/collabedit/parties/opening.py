@@ -80,6 +80,12 @@ def new_round(
             "bounds on a party's contribution can't be checked under secure aggregation, which "
             "hides it; use the gate"
         )
+    if model.structure.experts is not None and rules.normalises:
+        raise InputError(
+            f"{model.name} is a mixture of experts, and {rules.name} normalises the features of "
+            "all tokens alike, while an expert has none of those that it does not see; use MEMIT "
+            "or AlphaEdit"
+        )
     settings.check_depth(model.structure.n_layers)
     model.check_layers(settings.layers)
     contexts = contexts or default_contexts(model, seed)
@@ -98,6 +104,7 @@ def new_round(
         weight_names=tuple(names),
         d_in=model.structure.mlp_size,
         d_out=model.structure.hidden_size,
+        experts=model.structure.experts,
         state_sha256="" if state is None else state.sha256,
         base_sha256={} if state is None else _base(state, fingerprint),
         secure_aggregation=secure_aggregation,

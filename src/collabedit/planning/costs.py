@@ -62,6 +62,9 @@ class ModelShape:
         mlp: ``d``.
         vocabulary: ``V``.
         key_value: width of a token's keys, and of its values, in one layer.
+        experts: of a layer, which share ``d``; one where there is one MLP for all tokens.
+        idle_numbers: of a layer's experts, those that a token does not use.
+        routed: number of experts that a token uses.
     """
 
     numbers: int
@@ -71,11 +74,24 @@ class ModelShape:
     mlp: int
     vocabulary: int
     key_value: int
+    experts: int = 1
+    idle_numbers: int = 0
+    routed: int = 1
 
     @property
     def quick_copy_bytes(self) -> int:
         """What the copy takes that multiplies the layers' matrices in bfloat16."""
-        return 2 * self.layers * self.layer_numbers
+        return 2 * self.layers * (self.layer_numbers + self.idle_numbers)
+
+    @property
+    def width(self) -> float:
+        """Of a block of the second moments: ``d``, or an expert's part of it."""
+        return self.mlp / self.experts
+
+    @property
+    def active(self) -> float:
+        """Entries of a key that a token uses."""
+        return self.width * self.routed
 
     def has_room_for_quick_copy(self, memory_budget: int | None) -> bool:
         """Whether the copy, and the head as products order it, leave half the budget."""
@@ -90,14 +106,20 @@ class ModelShape:
         heads = config.num_attention_heads
         groups = getattr(config, "num_key_value_heads", None) or heads
         size = getattr(config, "head_dim", None) or structure.hidden_size // heads
+        dense = sum(p.numel() for p in layer.parameters() if p.ndim == 2)
+        sparse = sum(p.numel() for p in layer.parameters() if p.ndim == 3)
+        used = sparse * structure.active_size // structure.mlp_size
         return cls(
             numbers=sum(p.numel() for p in hf.parameters()),
-            layer_numbers=sum(p.numel() for p in layer.parameters() if p.ndim == 2),
+            layer_numbers=dense + used,
             layers=structure.n_layers,
             hidden=structure.hidden_size,
             mlp=structure.mlp_size,
             vocabulary=_rows(hf.get_submodule(structure.head)),
             key_value=groups * size,
+            experts=structure.blocks,
+            idle_numbers=sparse - used,
+            routed=structure.active_size * structure.blocks // structure.mlp_size,
         )
 
 
@@ -238,9 +260,9 @@ def _covariance_operations(shape: ModelShape, work: Workload) -> float:
     tokens, together = work.tokens, layers_at_once(shape, work)
     ends = [*work.hyperparameters.layers[together - 1 :: together], work.last]
     passes = ends[: -(-work.edited // together)]
-    down = shape.hidden * shape.mlp / shape.layer_numbers
+    down = shape.hidden * shape.active / shape.layer_numbers
     forward = sum(_forward(shape, end + 1 - down, tokens) for end in passes)
-    moments = work.edited * 1.25 * tokens * shape.mlp**2
+    moments = work.edited * 1.25 * tokens * shape.active * shape.width
     return forward + moments + work.own_text * _forward(shape, shape.layers, tokens, tokens)
 
 
@@ -258,7 +280,7 @@ def _fine_tuning_operations(shape: ModelShape, work: Workload) -> float:
     tokens, read = work.edits * work.texts.tokens, work.edits * work.texts.target
     forward = _forward(shape, shape.layers, tokens, read)
     backward = _forward(shape, shape.layers - work.last, tokens, read)
-    gradient = 2 * shape.hidden * shape.mlp * tokens
+    gradient = 2 * shape.hidden * shape.active * tokens
     return work.hyperparameters.ft_steps * (forward + backward + gradient)
 
 
@@ -275,7 +297,8 @@ def _keys_operations(shape: ModelShape, work: Workload) -> float:
 
 def _merge_operations(shape: ModelShape, work: Workload) -> float:
     rank = min(work.edits, shape.mlp)
-    return work.edited * (shape.mlp**3 / 3 + 2 * shape.mlp**2 * rank + 2 * shape.mlp * rank**2)
+    factor, whitened = shape.mlp * shape.width**2 / 3, 2 * shape.mlp * shape.width * rank
+    return work.edited * (factor + whitened + 2 * shape.mlp * rank**2)
 
 
 def _evaluation_operations(shape: ModelShape, work: Workload) -> float:
@@ -293,7 +316,7 @@ def layers_at_once(shape: ModelShape, work: Workload) -> int:
 
 def _sums_memory(shape: ModelShape, work: Workload) -> float:
     """A float64 sum, and 5/8 of a block's product."""
-    return shape.mlp**2 * (_FLOAT64 + max(4, work.itemsize) * 5 / 8)
+    return shape.mlp * shape.width * (_FLOAT64 + max(4, work.itemsize) * 5 / 8)
 
 
 def _pass_memory(
@@ -306,7 +329,7 @@ def _pass_memory(
     kept_layers: int = 0,
 ) -> float:
     """Activations and logits of the largest pass."""
-    layer = HIDDEN_WIDTHS * shape.hidden + MLP_WIDTHS * shape.mlp
+    layer = HIDDEN_WIDTHS * shape.hidden + MLP_WIDTHS * shape.active
     each: float = (1 + kept_layers) * layer * work.itemsize
     each += read_share * LOGIT_COPIES * 4 * shape.vocabulary
     most = min(tokens, _PASS_TOKENS[stage])
@@ -358,7 +381,7 @@ def _keys_memory(shape: ModelShape, work: Workload) -> float:
 
 def _merge_memory(shape: ModelShape, work: Workload) -> float:
     """Priors held, one in the making, and the factors of all parties."""
-    matrix = _FLOAT64 * shape.mlp**2
+    matrix = _FLOAT64 * shape.mlp * shape.width
     held: float = work.edited
     if work.memory_budget is not None:
         held = min(held, max(0, int(work.memory_budget / 2 / (_KEPT * matrix)) - 1))

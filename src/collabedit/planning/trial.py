@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from collabedit.algebra import Factors, Prior, compress, solve
+from collabedit.algebra import BlockPrior, Factors, Prior, compress, solve
 from collabedit.covariance import SelfCorpus, TextCorpus, collect
 from collabedit.datasets import load_dataset
 from collabedit.editing import measure, optimise_targets
@@ -151,7 +151,8 @@ def _second_moment(model: LanguageModel, work: Workload) -> Mapping[str, torch.T
         model, work.hyperparameters.layers, corpus, tokens=work.tokens, say=lambda _: None
     )
     for moment in collected.second_moments.values():
-        moment.diagonal().add_(moment.diagonal().mean())
+        diagonal = moment.diagonal(dim1=-2, dim2=-1)
+        diagonal.add_(diagonal.mean())
     return collected.second_moments
 
 
@@ -178,9 +179,15 @@ def _solved(
 ) -> None:
     held = []
     for name, own in factors.items():
-        prior = Prior.from_second_moment(moments[name], weight)
+        prior = _prior(moments[name], weight)
         solve(own, prior)
         held.append(prior)
+
+
+def _prior(moment: torch.Tensor, weight: float) -> Prior:
+    if moment.ndim == 2:
+        return Prior.from_second_moment(moment, weight)
+    return BlockPrior([Prior.from_second_moment(block, weight) for block in moment])
 
 
 def _save(model: LanguageModel) -> None:

@@ -8,7 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from collabedit.algebra import Prior
+from collabedit.algebra import BlockPrior, Prior
+from collabedit.editors import PriorSpec
 from collabedit.errors import CovarianceError
 from collabedit.messages import Covariance, RoundConfig
 
@@ -69,16 +70,48 @@ def static_priors(
 
     def make(name: str) -> Prior:
         if covariance is None or not spec.needs_covariance:
-            return spec.build(torch.eye(config.d_in, dtype=torch.float64))
+            return _identical(spec, config)
         try:
-            return spec.build(covariance.second_moments[name])
+            return _built(spec, covariance.second_moments[name], config)
         except CovarianceError as error:
             raise CovarianceError(f"{name}: {error}") from None
 
-    priors = Priors(config.weight_names, make, priors_at_once(config.d_in, memory_budget))
+    held = priors_at_once(config.d_in, memory_budget, config.experts or 1)
+    priors = Priors(config.weight_names, make, held)
     for name in priors:
         priors[name]  # fail early on unusable priors
     return priors
+
+
+def _built(spec: PriorSpec, moment: Tensor, config: RoundConfig) -> Prior:
+    """The prior of one weight; that of experts has a block for each.
+
+    An expert that no token of the text was routed to stays as it is, since nothing tells what a
+    change of it would do.
+    """
+    parts, width = config.experts or 1, config.d_in // (config.experts or 1)
+    expected = (width, width) if config.experts is None else (parts, width, width)
+    if moment.shape != expected:
+        raise CovarianceError(
+            f"its second moment is {list(moment.shape)}, the round needs {list(expected)}; collect "
+            "it again with: collabedit stats collect"
+        )
+    if config.experts is None:
+        return spec.build(moment)
+    blocks = []
+    for expert, own in enumerate(moment):
+        try:
+            blocks.append(spec.build(own) if own.any() else BlockPrior.frozen(width))
+        except CovarianceError as error:
+            raise CovarianceError(f"expert {expert}: {error}") from None
+    return BlockPrior(blocks)
+
+
+def _identical(spec: PriorSpec, config: RoundConfig) -> Prior:
+    """The prior of an editor that needs no covariance."""
+    parts = config.experts or 1
+    block = spec.build(torch.eye(config.d_in // parts, dtype=torch.float64))
+    return block if config.experts is None else BlockPrior([block] * parts)
 
 
 def dynamic_priors(static: Mapping[str, Prior], keys: Mapping[str, Tensor], beta: float) -> Priors:
@@ -98,14 +131,15 @@ def dynamic_priors(static: Mapping[str, Prior], keys: Mapping[str, Tensor], beta
     return Priors(static, make, static.held if isinstance(static, Priors) else None)
 
 
-def priors_at_once(size: int, memory_budget: int | None) -> int | None:
+def priors_at_once(size: int, memory_budget: int | None, blocks: int = 1) -> int | None:
     """How many priors fit half a memory budget beside what it takes to make one; ``None`` for all.
 
     Args:
         size: ``d_in``.
         memory_budget: bytes, or ``None`` for as many as there are.
+        blocks: on the priors' diagonals.
     """
     if memory_budget is None:
         return None
-    each = 2 * 8 * size**2  # A0 and its Cholesky factor
+    each = 2 * 8 * size**2 // blocks  # A0 and its Cholesky factor
     return max(0, int(memory_budget / 2 / each) - 1)

@@ -103,7 +103,7 @@ def _say_cost(model: LanguageModel, layers: tuple[int, ...], corpus: Corpus, tok
     from collabedit.covariance.sizing import expected_seconds, layers_at_once, memory_needed
     from collabedit.progress import duration, say
 
-    size = model.structure.mlp_size
+    size, moments = model.structure.mlp_size, len(layers) * model.structure.moment_size
     together = layers_at_once(model, layers)
     passes = "" if together == len(layers) else f"{together} at a time, "
     seconds = expected_seconds(model, corpus, tokens, layers)
@@ -111,5 +111,5 @@ def _say_cost(model: LanguageModel, layers: tuple[int, ...], corpus: Corpus, tok
         f"{tokens:,} tokens of {corpus.description}; {len(layers)} layers "
         f"({', '.join(map(str, layers))}) of {size:,} inputs: {passes}"
         f"{memory_needed(model, layers[:together]) / 1e6:,.0f} MB of memory for the matrices, "
-        f"{len(layers) * size**2 * 8 / 1e6:,.0f} MB on disk, about {duration(seconds)} a pass"
+        f"{moments * 8 / 1e6:,.0f} MB on disk, about {duration(seconds)} a pass"
     )

@@ -33,10 +33,11 @@ def rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
     moments = covariance.second_moments
     with progress("Checking the matrices", len(moments), "matrices") as bar:
         for name, moment in moments.items():
-            condition = condition_number(moment)
+            blocks = moment if moment.ndim == 3 else moment[None]  # of experts, the worst counts
+            condition = max(map(condition_number, blocks))
             found[name] = {
-                "size": len(moment),
-                "trace": float(moment.trace()),
+                "size": moment.shape[-1] * len(blocks),
+                "trace": sum(float(block.trace()) for block in blocks),
                 "condition": condition if math.isfinite(condition) else None,
                 "sampling_error": covariance.sampling_error.get(name),
             }

@@ -1,0 +1,112 @@
+"""A mixture of experts by files: two parties, a coordinator, and who takes the result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from collabedit.algebra import relative_distance
+from collabedit.messages import Delta
+from tests.cli.commands import collabedit, fails
+from tests.cli.test_by_files import write_requests
+from tests.conftest import CORPUS, EXACT, make_model, save_model
+
+#: Parties find their targets in batches of their own, and the pooled edit in another.
+pytestmark = pytest.mark.usefixtures("exact_module")
+
+SETTINGS = {"layers": [1, 2], "target_steps": 3, "target_learning_rate": 0.2, "prior_weight": 5}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, its covariance, settings, contexts and two parties' requests."""
+    folder = tmp_path_factory.mktemp("mixture")
+    save_model(make_model("qwen3_moe"), folder / "model")
+    (folder / "corpus.txt").write_text("\n\n".join(CORPUS * 40), encoding="utf-8")
+    (folder / "hparams.json").write_text(json.dumps(SETTINGS))
+    (folder / "contexts.json").write_text(json.dumps([["{}"], ["It is so. {}"]]))
+    for name, (start, end) in {"a": (0, 1), "b": (1, 4), "all": (0, 4)}.items():
+        write_requests(folder / f"{name}.jsonl", start, end)
+    options = ("--layers", "1-2", "--corpus", folder / "corpus.txt", "--tokens", 1500)
+    model = ("--model", folder / "model")
+    collabedit("stats", "collect", *model, *options, "-o", folder / "cov.safetensors")
+    return folder
+
+
+def merged(place: Path, schedule: str, parties: str, *options: object) -> Delta:
+    """The delta of a round of some parties, each exchange by files."""
+    opening = ("--hparams", place / "hparams.json", "--contexts", place / "contexts.json")
+    config = place / f"{schedule}-{parties}.json"
+    model = ("--model", place / "model")
+    collabedit("round", "new", *model, "--schedule", schedule, *opening, "-o", config, *options)
+    delta = place / f"{schedule}-{parties}.safetensors"
+    already: tuple[object, ...] = ()
+    for _ in range(1 if schedule == "one-shot" else 2):
+        files = []
+        for name in parties.split("-"):
+            files.append(place / f"{schedule}-{parties}.{name}.safetensors")
+            own = ("--round", config, "--requests", place / f"{name}.jsonl", "--party", name)
+            collabedit("contribute", *own, *already, "-o", files[-1])
+        covariance = ("--covariance", place / "cov.safetensors")
+        collabedit("merge", *files, "--round", config, *covariance, *already, "-o", delta)
+        already = ("--delta", delta)
+    return Delta.load(delta)
+
+
+@pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
+def test_two_parties_are_the_one_with_all_edits(place: Path, schedule: str) -> None:
+    together, pooled = merged(place, schedule, "a-b"), merged(place, schedule, "all")
+    together.require_complete()
+    assert len(together.changes) == 2
+    for name, change in pooled.changes.items():
+        assert relative_distance(together.changes[name], change) < EXACT
+
+
+def test_what_it_is_applied_saved_and_reverted(place: Path) -> None:
+    merged(place, "one-shot", "a-b")
+    delta, edited = place / "one-shot-a-b.safetensors", place / "edited"
+    collabedit("apply", delta, "-o", edited, "--requests", place / "all.jsonl")
+    hf = transformers.AutoModelForCausalLM.from_pretrained(edited, dtype="auto").eval()
+    hf.set_experts_implementation("eager")
+    loaded = make_model("qwen3_moe")
+    loaded.apply_(Delta.load(delta).changes)
+    ids = torch.arange(2, 14)[None]
+    with torch.no_grad():
+        assert torch.allclose(hf(ids).logits, loaded.hf(ids).logits, rtol=EXACT, atol=EXACT)
+    assert "8 weights were turned back" in collabedit("revert", edited, "-o", place / "back")
+    back, model = (load_file(place / name / "model.safetensors") for name in ("back", "model"))
+    assert all(torch.equal(back[key], model[key]) for key in model)
+
+
+def test_shown_by_name(place: Path) -> None:
+    structure = json.loads(collabedit("models", "show", place / "model", "--json"))["structure"]
+    assert (structure["experts"], structure["routed"], structure["mlp_size"]) == (4, 2, 48)
+    assert "experts.down_proj" in collabedit("stats", "show", place / "cov.safetensors")
+
+
+def test_edited_alone(place: Path) -> None:
+    edits = ("--requests", place / "a.jsonl", "--hparams", place / "hparams.json", "--no-retry")
+    covariance = ("--covariance", place / "cov.safetensors")
+    model = ("--model", place / "model")
+    said = collabedit("edit", *model, *edits, *covariance, "-o", place / "alone")
+    assert "took" in said
+    assert (place / "alone" / "collabedit.undo").is_file()
+
+
+def test_what_cannot_be_is_refused_in_a_line(place: Path) -> None:
+    merged(place, "one-shot", "a-b")
+    delta = place / "one-shot-a-b.safetensors"
+    for to, out in (("lora", "adapter"), ("gguf", "x.gguf")):
+        said = fails("export", delta, "--to", to, "-o", place / out)
+        assert "is a mixture of experts" in said
+    model = ("--model", place / "model", "--requests", place / "a.jsonl")
+    said = fails("edit", *model, "--editor", "UltraEdit", "-o", place / "ultra")
+    assert "UltraEdit normalises the features of all tokens alike" in said
+    npz = f"{place / 'x.npz'}:1"
+    said = fails("stats", "import", npz, *model[:2], "-o", place / "imported.safetensors")
+    assert "mixture of experts" in said
