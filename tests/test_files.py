@@ -209,6 +209,30 @@ def test_unsafe_json_is_refused_by_its_reason(text: str, reason: str) -> None:
         parse_json(text.encode(), "message")
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("[1, // one\n2]", "JSON has no comments: remove them"),
+        ("# one\n[1]", "JSON has no comments: remove them"),
+        ("[1, 2,\n]", "remove the comma"),
+        ('{"a": 1,}', "remove the comma"),
+        ("{'a': 1}", "use double quotes"),
+        ('{"a": \u201cb\u201d}', "use straight double quotes"),
+        ('{"a": None}', "write null, true or false"),
+        ('{"a": 1}\n{"a": 2}', "put values in a list, or each on a line of its own"),
+        ('{"a": "b\nc"}', r"write line breaks as \n"),
+        (r'{"a": "C:\Users"}', r"write a backslash as \\"),
+        ('{"a": "b', "is the file cut short?"),
+        ('[{"a": 1', "is the file cut short?"),
+    ],
+)
+def test_what_is_no_json_gets_a_remedy(text: str, remedy: str) -> None:
+    with pytest.raises(InputError, match="^message: not valid JSON") as caught:
+        parse_json(text.encode(), "message")
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_paths_may_be_text(tmp_path: Path) -> None:
     place = str(tmp_path / "deep" / "value.json")
     write_json(place, {"a": [1]})

@@ -166,7 +166,7 @@ class Hyperparameters(BaseModel):
         if is_published(values):
             values = read_published(values, str(path))
         if "layers" not in values:
-            raise InputError(f"{path}: no layers to edit; give them, such as \"layers\": [5, 6, 7]")
+            raise InputError(f'{path}: no layers to edit; give them, such as "layers": [5, 6, 7]')
         try:
             return cls.model_validate(values)
         except ValidationError as error:

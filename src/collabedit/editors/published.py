@@ -191,9 +191,7 @@ def _editor_of(values: Mapping[str, Any]) -> str:
 def _check_editor(values: Mapping[str, Any], source: str) -> None:
     name = values.get("alg_name")
     if name is not None and _editor_of(values) not in _EDITORS:
-        raise InputError(
-            f"{source}: alg_name: collabedit has no editor {shown(name)}; {_REMEDY}"
-        )
+        raise InputError(f"{source}: alg_name: collabedit has no editor {shown(name)}; {_REMEDY}")
 
 
 def _from_ultraedit(values: Mapping[str, Any], source: str) -> dict[str, Any]:
