@@ -227,7 +227,7 @@ def test_unsafe_json_is_refused_by_its_reason(text: str, reason: str) -> None:
     ],
 )
 def test_what_is_no_json_gets_a_remedy(text: str, remedy: str) -> None:
-    with pytest.raises(InputError, match="^message: not valid JSON") as caught:
+    with pytest.raises(InputError, match=r"^message: not valid JSON") as caught:
         parse_json(text.encode(), "message")
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
