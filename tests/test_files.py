@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from collabedit.errors import InputError
 from collabedit.files import (
     StoredTensors,
     cache_directory,
+    check_output_file,
     check_writable,
     load_tensors,
     parse_json,
@@ -252,6 +255,20 @@ def test_an_unwritable_place_is_named_before_and_at_writing(tmp_path: Path) -> N
     with pytest.raises(InputError, match="make room"):
         check_writable(tmp_path / "out", 2**62)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    """As ``-o /dev/null`` would do, given the right to."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for path in (Path("/dev/null"), pipe, link):
+        for write in (check_output_file, partial(write_text, text="x")):
+            with pytest.raises(InputError, match="it is a device or a pipe"):
+                write(path)
+    assert pipe.is_fifo()
+    assert Path("/dev/null").is_char_device()
+    assert link.is_symlink()
 
 
 def test_half_a_character_leaves_the_old_file(tmp_path: Path) -> None:

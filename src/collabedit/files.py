@@ -146,6 +146,7 @@ def check_writable(path: StrPath, size: int = 0) -> None:
     Raises:
         InputError: when it cannot be made, or the disk has too little room.
     """
+    _refuse_device(path)
     target = Path(path).absolute()
     folder = target.parent
     try:
@@ -163,6 +164,20 @@ def check_writable(path: StrPath, size: int = 0) -> None:
             f"cannot write {path}: it needs about {size / 1e6:,.1f} MB and {folder} has "
             f"{free / 1e6:,.1f} MB free; make room or choose another disk"
         )
+
+
+def _refuse_device(path: StrPath) -> None:
+    """Refuse to replace a device or a pipe, such as ``/dev/null``, by a file.
+
+    Raises:
+        InputError: when one is there.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return  # there is nothing, or writing will say what
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"cannot write {path}: it is a device or a pipe; give a file")
 
 
 def check_output_file(path: StrPath) -> None:
@@ -183,6 +198,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     Raises:
         InputError: when the file cannot be written.
     """
+    _refuse_device(path)
     target = Path(path)
     temporary: Path | None = None
     try:
