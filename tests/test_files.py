@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import stat
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from collabedit.errors import InputError
 from collabedit.files import (
     StoredTensors,
     cache_directory,
+    check_output_file,
     check_writable,
     load_tensors,
     parse_json,
@@ -211,6 +214,30 @@ def test_unsafe_json_is_refused_by_its_reason(text: str, reason: str) -> None:
         parse_json(text.encode(), "message")
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("[1, // one\n2]", "JSON has no comments: remove them"),
+        ("# one\n[1]", "JSON has no comments: remove them"),
+        ("[1, 2,\n]", "remove the comma"),
+        ('{"a": 1,}', "remove the comma"),
+        ("{'a': 1}", "use double quotes"),
+        ('{"a": \u201cb\u201d}', "use straight double quotes"),
+        ('{"a": None}', "write null, true or false"),
+        ('{"a": 1}\n{"a": 2}', "put values in a list, or each on a line of its own"),
+        ('{"a": "b\nc"}', r"write line breaks as \n"),
+        (r'{"a": "C:\Users"}', r"write a backslash as \\"),
+        ('{"a": "b', "is the file cut short?"),
+        ('[{"a": 1', "is the file cut short?"),
+    ],
+)
+def test_what_is_no_json_gets_a_remedy(text: str, remedy: str) -> None:
+    with pytest.raises(InputError, match=r"^message: not valid JSON") as caught:
+        parse_json(text.encode(), "message")
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_paths_may_be_text(tmp_path: Path) -> None:
     place = str(tmp_path / "deep" / "value.json")
     write_json(place, {"a": [1]})
@@ -239,6 +266,20 @@ def test_a_private_file_is_for_its_owner_only(tmp_path: Path) -> None:
     write_private_text(place, "new")
     assert place.read_text() == "new"
     assert stat.S_IMODE(place.stat().st_mode) == 0o600
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    """As ``-o /dev/null`` would do, given the right to."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for path in (Path("/dev/null"), pipe, link):
+        for write in (check_output_file, partial(write_text, text="x")):
+            with pytest.raises(InputError, match="it is a device or a pipe"):
+                write(path)
+    assert pipe.is_fifo()
+    assert Path("/dev/null").is_char_device()
+    assert link.is_symlink()
 
 
 def test_half_a_character_leaves_the_old_file(tmp_path: Path) -> None:

@@ -62,10 +62,22 @@ _MAX_BYTES = 512 << 20
 _LFS_POINTER = b"version https://git-lfs"
 #: What files that are not UTF-8 text begin with, what they are, and the remedy.
 _FOREIGN_FILES = (
+    (b"\xff\xfe\x00\x00", "UTF-32 text", "save it as UTF-8"),
+    (b"\x00\x00\xfe\xff", "UTF-32 text", "save it as UTF-8"),
     (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
     (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save it as CSV UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook", "save it as CSV UTF-8"),
     (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
+    (b"BZh91AY&SY", "compressed with bzip2", "unpack it first"),
+    (b"\xfd7zXZ", "compressed with xz", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first"),
+    (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it first"),
+    *(
+        (b"\x80" + bytes([n]), "a pickle", "write it as JSON; pickles are never read")
+        for n in range(2, 6)
+    ),
+    (b"GGUF", "a GGUF model", "give a text file"),
     (b"PAR1", "a Parquet file", "convert it to JSON Lines or CSV"),
     (_LFS_POINTER, "a Git LFS pointer, not the file", "run 'git lfs pull'"),
 )
@@ -135,6 +147,7 @@ def check_writable(path: StrPath, size: int = 0) -> None:
     Raises:
         InputError: when it cannot be made, or the disk has too little room.
     """
+    _refuse_device(path)
     target = Path(path).absolute()
     folder = target.parent
     try:
@@ -152,6 +165,20 @@ def check_writable(path: StrPath, size: int = 0) -> None:
             f"cannot write {path}: it needs about {size / 1e6:,.1f} MB and {folder} has "
             f"{free / 1e6:,.1f} MB free; make room or choose another disk"
         )
+
+
+def _refuse_device(path: StrPath) -> None:
+    """Refuse to replace a device or a pipe, such as ``/dev/null``, by a file.
+
+    Raises:
+        InputError: when one is there.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return  # there is nothing, or writing will say what
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"cannot write {path}: it is a device or a pipe; give a file")
 
 
 def check_output_file(path: StrPath) -> None:
@@ -172,6 +199,7 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     Raises:
         InputError: when the file cannot be written.
     """
+    _refuse_device(path)
     target = Path(path)
     temporary: Path | None = None
     try:
@@ -288,9 +316,8 @@ def decode_json(text: str, source: str) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""
-        raise InputError(
-            f"{source}: not valid JSON ({line}column {error.colno}: {error.msg})"
-        ) from None
+        fault = f"not valid JSON ({line}column {error.colno}: {error.msg})"
+        raise InputError(f"{source}: {fault}{_json_remedy(text, error)}") from None
     except RecursionError:
         raise InputError(f"{source}: its JSON is nested too deeply; flatten it") from None
     except ValueError:  # CPython's limit on the digits of an integer
@@ -300,6 +327,27 @@ def decode_json(text: str, source: str) -> Any:
         raise InputError(
             f"{source}: a number of too many digits{place}; put it in quotes or shorten it"
         ) from None
+
+
+def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
+    """How to mend what most often stands where JSON ends, or nothing."""
+    before, rest = text[: error.pos].rstrip(), text[error.pos :].lstrip()
+    found = [
+        (not rest or "Unterminated" in error.msg, "is the file cut short?"),
+        (rest.startswith(("//", "/*", "#")), "JSON has no comments: remove them"),
+        (rest[:1] in ("]", "}") and before.endswith(","), "remove the comma before it"),
+        ("trailing comma" in error.msg, "remove the comma"),
+        (rest.startswith("'"), "use double quotes"),
+        (rest[:1] in ("\u201c", "\u201d", "\u2018", "\u2019"), "use straight double quotes"),
+        (bool(re.match("(None|True|False)\\b", rest)), "write null, true or false"),
+        (
+            error.msg == "Extra data" and rest[:1] in ("{", "["),
+            "put values in a list, or each on a line of its own",
+        ),
+        ("control character" in error.msg, "write line breaks as \\n and tabs as \\t"),
+        ("escape" in error.msg, "write a backslash as \\\\"),
+    ]
+    return next((f"; {remedy}" for holds, remedy in found if holds), "")
 
 
 class RepeatedNames(dict[str, Any]):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from collabedit.cli.group import hoisted
+from collabedit.cli.group import CommandGroup, hoisted
 from tests.cli.commands import collabedit, fails
 from tests.conftest import make_model, save_model
 
@@ -108,6 +109,32 @@ def test_quiet_prints_nothing_but_the_result(arguments: list[object]) -> None:
     out, err = quiet.communicate(timeout=120)
     assert (quiet.returncode, err) == (0, "")
     assert out.count("\n") == 1
+
+
+def test_ctrl_c_that_a_library_turns_into_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """As pydantic does with what happens in a serialiser."""
+    app = typer.Typer(cls=CommandGroup)
+
+    @app.command()
+    def stopped() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ValueError("Error calling function: KeyboardInterrupt") from None
+
+    @app.command()
+    def broken() -> None:
+        raise ValueError("broken")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as caught:
+        app(["stopped"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.startswith("collabedit: interrupted")
+    with pytest.raises(ValueError, match="broken"):
+        app(["broken"], standalone_mode=False)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow  # starts processes

@@ -11,22 +11,14 @@ from hypothesis import strategies as st
 
 from collabedit.datasets import load_round_edits, load_wordings
 from collabedit.errors import CollabEditError
+from tests.fuzz.parsers import ROUND_EDITS
 
 QUICK = settings(
     max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-GOOD = {
-    "edit": {
-        "relation": {"id": "P1", "prompt": "{} is"},
-        "subject": {"label": "A"},
-        "object": "B",
-        "new_object": {"label": "C"},
-        "conflict_object": "D",
-    },
-    "true_objects": [{"label": "B"}],
-}
+(GOOD,) = ROUND_EDITS
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

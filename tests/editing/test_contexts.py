@@ -8,7 +8,7 @@ import pytest
 from collabedit.editing.contexts import chat_contexts, sample_contexts
 from collabedit.editing.texts import texts_in
 from collabedit.editors import load_contexts
-from collabedit.errors import InputError
+from collabedit.errors import InputError, ModelError
 from collabedit.models import LanguageModel
 from collabedit.models.tokens import encode
 from tests.conftest import make_tokenizer
@@ -59,6 +59,17 @@ def test_in_chat_contexts_the_assistant_says_the_whole_sentence(bos: bool) -> No
     (row,) = encode(tokenizer, texts_in(asked, REQUESTS[0]))
     assert row.ids[:2].count(tokenizer.bos_token_id) == int(bos)
     assert tokenizer.decode(row.target_ids) == "The capital of France is Rome.</s>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for %}", "{{ raise_exception('no') }}", "{{ range(10**9) | list }}", "{{ x.y }}"],
+)
+def test_a_chat_template_that_fails_is_named(template: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match=r"the chat template of .* fails"):
+        chat_contexts(tokenizer)
 
 
 def test_a_chat_template_with_braces_of_its_own_is_left_out() -> None:

@@ -67,6 +67,14 @@ PMET = {
     "nll_loss_factor": 1,
 }
 EMMET = {**MEMIT, "emmet_lambda": 0.1}
+ENCORE = {
+    **EMMET,
+    "update_norm_lambda": 20,
+    "prob_cutoff": -1,
+    "add_prev_edits": True,
+    "norm_control": 0,
+    "random_vector_preservation": False,
+}
 ALPHA_EDIT = {**MEMIT, "nullspace_threshold": 0.03, "L2": 7, "P_loc": "P.pt"}
 FT = {
     "layers": [1],
@@ -95,6 +103,29 @@ rewrite_module_tmp: "transformer.h.{}.mlp.c_proj"
 model_parallel: false
 fp16: false
 """
+ULTRAEDIT = """\
+alg_name: ULTRAEDIT
+model_name: some/model
+model_class: AutoModelForCausalLM
+tokenizer_class: AutoTokenizer
+tokenizer_name: some/model
+device: 0
+dropout: 0.0
+no_grad_layers: null
+lr: 1e-6
+token: mask
+batch_size: 100
+batch_size_once: 10
+editor_batch_size: 1024
+silent: False
+half: true
+model_parallel: false
+results_dir: ./results
+inner_params:
+- model.layers.3.mlp.down_proj
+- model.layers.2.mlp.down_proj
+"""
+LORA = {"lora_alpha": 32, "rank": 8, "num_steps": 60, "lr": 5e-3, "kl_factor": 0}
 
 
 def read(folder: Path, values: dict[str, Any] | str) -> Hyperparameters:
@@ -120,6 +151,16 @@ def refusal(folder: Path, values: dict[str, Any] | str) -> str:
         (PMET, {"layers": (2, 3), "prior_weight": 900}),
         (EMMET, {"layers": (2, 3), "prior_weight": 900, "equality_ridge": 0.1}),
         (
+            ENCORE,
+            {
+                "layers": (2, 3),
+                "prior_weight": 900,
+                "norm_weight": 20,
+                "equality_ridge": 0.1,
+                "target_stop": "argmax",
+            },
+        ),
+        (
             ALPHA_EDIT,
             {
                 "layers": (2, 3),
@@ -129,7 +170,7 @@ def refusal(folder: Path, values: dict[str, Any] | str) -> str:
             },
         ),
     ],
-    ids=["ROME", "MEMIT", "PMET", "EMMET", "AlphaEdit"],
+    ids=["ROME", "MEMIT", "PMET", "EMMET", "ENCORE", "AlphaEdit"],
 )
 def test_files_of_each_editor_are_read_without_a_word(
     tmp_path: Path, published: Any, own: Any, caplog: pytest.LogCaptureFixture
@@ -153,6 +194,22 @@ def test_files_of_fine_tuning(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert read(tmp_path, {**FT, "norm_constraint": False}).ft_norm_bound is None
     assert read(tmp_path, {**FT, "weight_decay": False}).ft_norm_bound == 0.0003
     assert caplog.messages == []
+
+
+def test_files_of_ultraedit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Layers stand in the names of its modules, and ``lr`` weighs gradients."""
+    assert read(tmp_path, ULTRAEDIT) == Hyperparameters(layers=(2, 3), gradient_rate=1e-6)
+    assert caplog.messages == []
+
+
+def test_encore_stops_at_the_first_step_with_likeliest_tokens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read(tmp_path, {**ENCORE, "prob_cutoff": 0}).target_stop == "loss"
+    assert caplog.messages == []
+    assert read(tmp_path, {**ENCORE, "prob_cutoff": -2}).target_stop == "argmax"
+    (warning,) = caplog.messages
+    assert "prob_cutoff: -2 is not followed" in warning
 
 
 def test_nas_is_on_or_off_and_measures_its_anchor(
@@ -179,7 +236,8 @@ def test_files_of_easyedit(
     [
         ({**ROME, "fact_token": "subject_first"}, "fact_token: 'subject_first' is not supported"),
         ({**MEMIT, "layer_selection": "random"}, "(only 'all' is)"),
-        ({**MEMIT, "update_norm_lambda": 2}, "update_norm_lambda: 2 is not supported"),
+        ({**ENCORE, "prob_cutoff": 0.9}, "prob_cutoff: 0.9 is not supported"),
+        ({**ENCORE, "random_vector_preservation": True}, "random_vector_preservation: True is not"),
         ({**ROME, "bias_update": True}, "bias_update: True is not supported"),
         ({**ROME, "dynamic": True}, "dynamic: True is not supported"),
         ({**FT, "weight_decay": 0.1}, "weight_decay: 0.1 is not supported"),
@@ -196,6 +254,14 @@ def test_files_of_easyedit(
         ({"lr_scale": 1.0, "n_toks": 1, "model_name": "x"}, "no layers to edit"),
         ({**FT, "layers": [0, 31]}, "layers: must be consecutive layers"),
         ({**FT, "layers": [0, 10**15]}, "layers: must be consecutive layers"),
+        ({**LORA, "layers": []}, "no layers to edit"),
+        ({"layers": [18], "multipliers": [3], "device": 0}, "none of its settings is one of an"),
+        ({"prior_weight": 3}, "no layers to edit"),
+        ("layers: [1]\nlr: 1\nlr: 2", "gives 'lr' twice"),
+        (ULTRAEDIT + "- model.layers.3.mlp.up_proj", "'model.layers.3.mlp.up_proj' is not the MLP"),
+        (ULTRAEDIT + "- model.layers.5.mlp.down_proj", "layers: must be consecutive layers"),
+        (ULTRAEDIT + "- lm_head", "inner_params: 'lm_head' names no single layer"),
+        (ULTRAEDIT.replace("token: mask", "token: ans"), "token: 'ans' is not supported"),
         (EASYEDIT.replace("ALG", "LoRA"), "alg_name: collabedit has no editor 'LoRA'"),
         ("layers: [1", "not valid YAML (line 1: "),
         ("layers: &a [*a]", ""),

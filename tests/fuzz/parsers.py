@@ -65,7 +65,8 @@ _FACTS: list[dict[str, Any]] = [
     },
     {"src": "Who is A?", "subject": "A", "answers": ["B"], "loc": "?", "loc_ans": "C"},
 ]
-_EDITS = [
+#: A file of round edits, also of ``tests/datasets/test_fuzzing.py``.
+ROUND_EDITS: list[dict[str, Any]] = [
     {
         "edit": {
             "relation": {"id": "P1", "prompt": "{} is"},
@@ -157,7 +158,7 @@ def _files() -> list[Parser]:
     table = b"prompt,subject,target\n{} is,A,B\n"
     everything = json.dumps(_FACTS).encode()
     requests = {".json": (everything,), ".jsonl": (lines, everything), ".csv": (table,)}
-    edits, wordings = json.dumps(_EDITS).encode(), json.dumps({"P1": ["{} was"]}).encode()
+    edits, wordings = json.dumps(ROUND_EDITS).encode(), json.dumps({"P1": ["{} was"]}).encode()
     settings = {".json": (_SETTINGS,), ".yaml": (_PUBLISHED,)}
     return [
         *(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,74 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     assert "model.safetensors" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("consolidated.00.pth", "the publisher's own format"),
+        ("tf_model.h5", "TensorFlow"),
+        ("flax_model.msgpack", "Flax"),
+        ("model.onnx", "ONNX"),
+        ("weights.npz", "MLX"),
+        ("mine.safetensors", "rename it"),
+        ("model-00001-of-00002.safetensors", "model.safetensors.index.json is missing"),
+    ],
+)
+def test_weights_that_are_not_read_are_named(folder: Path, name: str, message: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    refused = refusal(folder)
+    assert name in refused
+    assert message in refused
+
+
+def test_a_link_to_a_missing_file_is_named(folder: Path) -> None:
+    """As is left of a cache of the Hub's from which the blobs were removed."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "blob")
+    assert "is a link to a file that is missing" in refusal(folder)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": 3}])
+def test_an_index_that_names_nothing_is_refused(folder: Path, index: Any) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "does not say what is where" in refusal(folder)
+
+
+@pytest.mark.parametrize("place", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_what_is_no_file_is_not_opened(folder: Path, place: str) -> None:
+    """A pipe would be waited for."""
+    (folder / place).unlink()
+    os.mkfifo(folder / place)
+    with pytest.raises(CollabEditError, match=r"is no file|no config.json|no model.safetensors"):
+        load_model(str(folder), device="cpu")
+
+
+def test_weights_of_integers_are_packed(folder: Path) -> None:
+    """As MLX saves them: without a scale that is known they are other numbers."""
+    name = "model.layers.0.mlp.down_proj.weight"
+    change_weights(folder, lambda w: {**w, name: (100 * w[name]).to(torch.int8)})
+    change_config(folder, quantization={"bits": 8})
+    assert f"{name} is packed (I8)" in refusal(folder)
+
+
+def test_a_number_of_layers_that_cannot_be_built_is_refused(folder: Path) -> None:
+    change_config(folder, num_hidden_layers=10**7)
+    assert "more than 10,000 layers" in refusal(folder)
+    with pytest.raises(ModelError, match="more than 10,000 layers"):
+        load_structure_only(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"hidden_act": "foo"}, "'foo' is missing from its files, or unknown to transformers")],
+)
+def test_values_that_transformers_looks_up_in_vain_are_named(
+    folder: Path, values: Any, message: str
+) -> None:
+    change_config(folder, **values)
+    assert message in refusal(folder)
+
+
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     for path in folder.glob("token*"):
         path.unlink()
@@ -283,6 +352,9 @@ def test_what_is_no_model_is_named(folder: Path, tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "none.GGUF", InputError)
     assert "does not exist" in refusal(tmp_path / "none", InputError)
     assert f"did you mean {folder}?" in refusal(tmp_path, InputError)
+    cached = shutil.copytree(folder, tmp_path / "hub" / "models--me--it" / "snapshots" / "abc")
+    assert f"did you mean {cached}?" in refusal(tmp_path / "hub", InputError)
+    assert f"did you mean {cached}?" in refusal(tmp_path / "hub" / "models--me--it", InputError)
     (tmp_path / "some.GGUF").write_bytes(b"no GGUF")
     assert "is no GGUF file" in refusal(tmp_path / "some.GGUF")
     (tmp_path / "two-00001-of-00003.gguf").write_bytes(b"GGUF")
@@ -290,10 +362,22 @@ def test_what_is_no_model_is_named(folder: Path, tmp_path: Path) -> None:
     assert "GGUF files, such as" in refusal(tmp_path, InputError)
     assert "no model at" in refusal("x" * 5000, InputError)
     assert "no model at" in refusal("~no-such-user/model", InputError)
-    assert "no model at" in refusal(" ", InputError)
+    assert "the model's name is empty" in refusal(" ", InputError)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "give the directory of a model" in refusal(empty, InputError)
+
+
+@pytest.mark.parametrize(
+    ("address", "identity"),
+    [
+        ("https://huggingface.co/gpt2", "gpt2"),
+        ("https://huggingface.co/me/it/tree/main", "me/it"),
+        ("hf://me/it", "me/it"),
+    ],
+)
+def test_an_address_is_told_from_a_name(address: str, identity: str) -> None:
+    assert f"give the Hub id {identity!r}" in refusal(address, InputError)
 
 
 def test_a_name_that_is_nowhere_lists_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:

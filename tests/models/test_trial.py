@@ -38,6 +38,17 @@ def test_factors_are_measured(make: Callable[[], LanguageModel], scale: float) -
     assert tail.scale == pytest.approx(scale, rel=1e-4)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layer", [1, 3])
+def test_weights_that_are_no_numbers_are_refused(value: float, layer: int) -> None:
+    """Also above the edited layer, which would turn every target into NaN."""
+    model = make_model("llama")
+    with torch.no_grad():
+        model.projection(layer).weight[0].fill_(value)
+    with pytest.raises(ModelError, match=r"are no numbers \(NaN\), so its weights are damaged"):
+        model.tail(1)
+
+
 @pytest.mark.usefixtures("exact_arithmetic")
 @pytest.mark.parametrize("make", [granite, gemma4, lambda: make_model("gemma2")])
 def test_the_effect_is_the_real_move(make: Callable[[], LanguageModel]) -> None:

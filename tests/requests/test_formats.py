@@ -262,6 +262,25 @@ def test_mquake_gives_a_record_for_each_edit() -> None:
     assert parsed(single).case_id == 9
 
 
+def test_mquake_remastered_has_its_objects_in_fields_of_their_own() -> None:
+    edit, *_ = MQUAKE["requested_rewrite"]
+    flat = {
+        "target_new_str": "Libya",
+        "target_new_id": "Q1016",
+        "target_true_str": "Peru",
+        "target_true_id": "Q419",
+    }
+    kept = ("prompt", "relation_id", "subject", "question")
+    item = {
+        **MQUAKE,
+        "requested_rewrite": [{**{name: edit[name] for name in kept}, **flat}],
+        "split": {"100": ["train_edited"]},
+        "edit_triples": [],
+        "new_triples_labeled": [],
+    }
+    assert parsed(item) == parsed({**MQUAKE, "requested_rewrite": [edit]})
+
+
 def test_hallueditbench(tmp_path: Path) -> None:
     path = tmp_path / "brand.csv"
     names = list(HALLUEDIT)
@@ -386,7 +405,10 @@ def test_ripple_edits_with_the_fact_before_and_tests() -> None:
     [
         ({k: v for k, v in KNOWEDIT.items() if k != "subject"}, "name the subject as the prompt"),
         ({**KNOWEDIT, "subject": "Elsewhere"}, "'prompt' does not contain the subject"),
-        ({**KNOWEDIT, "portability": 3}, "portability: expected questions with answers, found int"),
+        (
+            {**KNOWEDIT, "portability": 3},
+            "portability: expected questions with answers, found a number",
+        ),
         ({**KNOWEDIT, "locality": [{"loc": 3, "loc_ans": "a"}]}, "locality: 'loc' must be a text"),
         ({**KNOWEDIT, "target": "Other"}, "gives both 'target_new' and 'target'"),
         ({**MQUAKE, "requested_rewrite": [3]}, "requested_rewrite 0: expected a JSON object"),

@@ -117,13 +117,13 @@ def test_the_short_form() -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ([1], "expected a JSON object, found list"),
+        ([1], "expected a JSON object, found a list"),
         ({"case_id": 1}, "write it as CounterFact, as zsRE, or as prompt"),
         ({**SHORT, "case_id": "7"}, "'case_id' must be a whole number, found '7'"),
         ({**SHORT, "case_id": True}, "'case_id' must be a whole number"),
         (without(SHORT, "subject"), "the field 'subject' is missing"),
         (without(SHORT, "prompt"), "the field 'prompt' is missing"),
-        ({**SHORT, "target": 3}, "'target' must be a text, found int"),
+        ({**SHORT, "target": 3}, "'target' must be a text, found a number"),
         ({**SHORT, "target": "  "}, "'target' is empty"),
         ({**SHORT, "prompt": "The capital is"}, "the prompt has no '{}'"),
         ({**SHORT, "prompt": "{} and {}"}, "more than one '{}'"),
@@ -136,8 +136,8 @@ def test_the_short_form() -> None:
         ({**SHORT, "paraphrase_prompts": ["\udc00"]}, "'paraphrase_prompts' has half a character"),
         ({**SHORT, "paraphrase_prompts": ["a", 1]}, "has an entry that is not a text, or is empty"),
         ({**SHORT, "neighborhood_prompts": [" "]}, "has an entry that is not a text, or is empty"),
-        ({"requested_rewrite": None}, "expected a JSON object, found NoneType"),
-        (rewritten(target_new=3), "target_new: expected a JSON object, found int"),
+        ({"requested_rewrite": None}, "expected a JSON object, found null"),
+        (rewritten(target_new=3), "target_new: expected a JSON object, found a number"),
         ({"requested_rewrite": []}, "'requested_rewrite' is an empty list"),
         (rewritten(target_new={}), "target_new: the field 'str' is missing"),
         (rewritten(target_true={"str": ""}), "target_true: 'str' is empty"),
@@ -154,6 +154,77 @@ def test_every_fault_names_file_and_record(item: Any, message: str) -> None:
     assert message in str(caught.value)
     assert str(caught.value).startswith("facts.json, record 6")
     assert "\n" not in str(caught.value)
+
+
+ROWS = [SHORT, {**SHORT, "subject": "Italy"}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [ROWS],
+        [ROWS[:1], ROWS[1:]],
+        {"version": 1, "data": ROWS},
+        dict(enumerate(ROWS)),
+    ],
+    ids=["a list in a list", "two lists", "under a name", "by names"],
+)
+def test_wrapped_lists(tmp_path: Path, value: Any) -> None:
+    """As data sets are saved by other tools."""
+    for indent in (None, 1):
+        path = tmp_path / "facts.json"
+        path.write_text(json.dumps(value, indent=indent))
+        assert load_records(path) == parse_records(ROWS, "facts")
+
+
+def test_faults_of_wrapped_lists_say_where_they_are(tmp_path: Path) -> None:
+    bad, path = without(SHORT, "subject"), tmp_path / "facts.json"
+    for value, place in (
+        ({"data": [SHORT, bad]}, "'data', record 1"),
+        ([[SHORT], [bad]], "list 1"),
+    ):
+        path.write_text(json.dumps(value))
+        with pytest.raises(RequestError, match=f"facts.json, {place}.*: the field 'subject'"):
+            load_records(path)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "Prompt;SUBJECT; Target\r\nThe capital of {} is;France;Lyon\r\n",
+        "sep=;\r\nprompt;subject;target\r\nThe capital of {} is;France;Lyon\r\n",
+        "prompt|subject|target\nThe capital of {} is|France|Lyon\n",
+        "\ufeff,prompt,subject,target,\r\n0,The capital of {} is,France,Lyon,\r\n",
+    ],
+    ids=["letters", "Excel", "bars", "index"],
+)
+def test_tables_of_other_programs(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text(table, encoding="utf-8", newline="")
+    (record,) = load_records(path)
+    assert (record.request.text, record.request.target_new) == ("The capital of France is", "Lyon")
+
+
+@pytest.mark.parametrize(
+    ("subject", "prompt", "found"),
+    [
+        ("Que\u0301bec", "The capital of Qu\u00e9bec is", "Qu\u00e9bec"),
+        ("Qu\u00e9bec", "The capital of Que\u0301bec is", "Que\u0301bec"),
+        ("New York", "The mayor of New\u00a0York is", "New\u00a0York"),
+        ("New\u00a0 York", "The mayor of new york is", "new york"),
+    ],
+)
+def test_subjects_are_found_however_unicode_writes_them(
+    subject: str, prompt: str, found: str
+) -> None:
+    request = parse_record({**SHORT, "subject": subject, "prompt": prompt}, 0, "facts").request
+    assert (request.subject, request.text) == (found, prompt)
+
+
+def test_the_short_form_with_an_object_of_counterfact() -> None:
+    rewrite = {"target_new": {"str": "Lyon", "id": "Q1"}, "target_true": {"str": "Paris"}}
+    request = parse_record({**without(SHORT, "target"), **rewrite}, 0, "facts").request
+    assert (request.target_new, request.target_true) == ("Lyon", "Paris")
 
 
 def test_a_fault_names_the_case_id_where_there_is_one() -> None:
@@ -208,6 +279,24 @@ def test_files_of_both_kinds(tmp_path: Path, encoding: str) -> None:
         ("facts.json.gz", b"\x1f\x8b...", "compressed with gzip; unpack it first"),
         ("facts.json", b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
         ("facts.csv", b'prompt,subject,target\n"{} is,X,Y\n', "not a table"),
+        ("facts.json", b"\xff\xfe\x00\x00[\x00\x00\x00", "UTF-32 text; save it as UTF-8"),
+        ("facts.xls", b"\xd0\xcf\x11\xe0...", "an Excel workbook; save it as CSV UTF-8"),
+        ("facts.pkl", b"\x80\x04...", "a pickle; write it as JSON"),
+        ("facts.json.bz2", b"BZh91AY&SY...", "compressed with bzip2; unpack it first"),
+        ("facts.json", b"404: Not Found", "begins with '404: Not Found', which is neither JSON"),
+        ("facts.md", b"| prompt |\n|---|\n", "begins with '| prompt |', which is neither JSON"),
+        ("facts.yaml", b"- prompt: x\n  subject: y", "begins with '- prompt: x', which is neither"),
+        (
+            "facts.csv",
+            b"{} is,X,Y\n",
+            "no column is called 'subject'; name the columns in the first",
+        ),
+        ("facts.json", SHORT_LINE + b" " + SHORT_LINE, "put values in a list, or each on a line"),
+        ("facts.json", b'{"Prompt": "{} is"}', "the field 'Prompt' is to be called 'prompt'"),
+        ("facts.json", b'{"train": [{}], "test": [{}]}', "holds several lists ('train', 'test')"),
+        ("facts.json", b'{"prompt": ["{}"], "subject": ["A"], "target": ["B"]}', "holds columns"),
+        ("facts.json", b'{"prompt": {"0": "{}"}, "subject": {"0": "A"}}', "holds columns"),
+        ("facts.json", b'{"columns": ["prompt"], "data": [["{}"]]}', "holds columns"),
         ("facts.csv", b"prompt,prompt\n", "two columns are called 'prompt'"),
         ("facts.csv", b"prompt,subject,target\n{} is,X,Y,Z\n", "line 2, record 0: 4 cells under 3"),
         ("facts.csv", b"prompt,subject,target\n", "no records in it"),
@@ -347,7 +436,7 @@ def test_facts_however_they_are_given(tmp_path: Path) -> None:
     [
         (3, "expected a path or a list of facts, found int"),
         ([], "no records in it"),
-        ([3], "facts, record 0: expected a JSON object, found int"),
+        ([3], "facts, record 0: expected a JSON object, found a number"),
         (EditRequest(0, "no place for it", "X", "Y"), "the prompt needs '{}' once"),
         (EditRequest(0, "{} is", "", "Y"), "'subject' must be a text that is not empty"),
         (EditRequest(0, "{} is", "\ud800", "Y"), "'subject' has half a character"),

@@ -114,3 +114,6 @@ def main() -> None:
     except CollabEditError as error:
         print(f"collabedit: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before a command began
+        print("collabedit: interrupted", file=sys.stderr)
+        sys.exit(130)

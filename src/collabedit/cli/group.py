@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import typer
@@ -28,18 +31,20 @@ class CommandGroup(TyperGroup):
         from collabedit.errors import CollabEditError
 
         began, status, kind = time.monotonic(), 1, None
+        interrupts = _Interrupts()
         try:
-            result = super().invoke(ctx)
+            with interrupts:
+                result = super().invoke(ctx)
             status = 0
             return result
         except typer.Exit as stop:
             status = stop.exit_code
             raise
-        except KeyboardInterrupt:
-            status, kind = 130, "interrupted"
-            print(_interrupted(), file=sys.stderr)
-            raise typer.Exit(130) from None
         except BaseException as error:
+            if interrupts.came or isinstance(error, KeyboardInterrupt):
+                status, kind = 130, "interrupted"
+                print(_interrupted(), file=sys.stderr)
+                raise typer.Exit(130) from None
             status = 2 if isinstance(error, CollabEditError) else 1
             kind = type(error).__name__
             raise
@@ -48,6 +53,31 @@ class CommandGroup(TyperGroup):
                 seconds = round(time.monotonic() - began, 3)
                 log.write("end", status=status, error=kind, seconds=seconds)
                 log.close()
+
+
+class _Interrupts:
+    """Notes Ctrl-C, since a library that it stops may raise an error of its own instead.
+
+    Attributes:
+        came: whether it was pressed.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        in_main = threading.current_thread() is threading.main_thread()
+        self._used = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def __enter__(self) -> None:
+        if self._used:
+            signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        if self._used:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
 
 
 def _interrupted() -> str:

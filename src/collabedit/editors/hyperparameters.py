@@ -151,8 +151,8 @@ class Hyperparameters(BaseModel):
     def from_file(cls, path: str | os.PathLike[str]) -> Hyperparameters:
         """Read a JSON or YAML file of ours, or one that the field publishes.
 
-        Files of ROME, MEMIT, PMET, EMMET, AlphaEdit, their fine-tuning and CollabEdit are read, and
-        EasyEdit's of these editors.
+        Files of ROME, MEMIT, PMET, EMMET, ENCORE, AlphaEdit, their fine-tuning and CollabEdit are
+        read, and EasyEdit's of these editors and of UltraEdit.
 
         Raises:
             InputError: when the file is unreadable, or a setting is missing, out of range or not
@@ -165,6 +165,8 @@ class Hyperparameters(BaseModel):
             raise InputError(f"{path}: gives {shown(values.repeated)} twice; keep one")
         if is_published(values):
             values = read_published(values, str(path))
+        if "layers" not in values:
+            raise InputError(f'{path}: no layers to edit; give them, such as "layers": [5, 6, 7]')
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -177,8 +179,21 @@ def _read(path: str | os.PathLike[str]) -> Any:
         return decode_json(text, str(path))
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Tells of names that a mapping repeats, of which YAML would take the last value."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+            values = super().construct_mapping(node, deep)
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            repeated = next((name for name in names if names.count(name) > 1), None)
+            if repeated is not None:
+                raise InputError(f"{path}: gives {shown(repeated)} twice; keep one")
+            return values
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
+    except InputError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}: not valid YAML (line {line}: {error.problem})") from None

@@ -1,8 +1,9 @@
 """Hyper-parameter files that the field publishes, read setting by setting.
 
-ROME, MEMIT, PMET, EMMET, AlphaEdit and fine-tuning share one vocabulary, in the JSON files of their
-authors and in EasyEdit's YAML files. Each setting of a file is used, has no meaning here, must have
-the only supported value, or is warned about; none is dropped silently.
+ROME, MEMIT, PMET, EMMET, ENCORE, AlphaEdit and fine-tuning share one vocabulary, in the JSON files
+of their authors and in EasyEdit's YAML files; UltraEdit's files have another, which is translated.
+Each setting of a file is used, has no meaning here, must have the only supported value, or is
+warned about; none is dropped silently.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _USED = {
     "L2": "null_space_weight",
     "mom2_adjustment": "covariance_adjustment",
     "emmet_lambda": "equality_ridge",
+    "update_norm_lambda": "norm_weight",
     "v_num_grad_steps": "target_steps",
     "v_lr": "target_learning_rate",
     "v_weight_decay": "target_weight_decay",
@@ -38,6 +40,8 @@ _USED = {
     "norm_constraint": "ft_norm_bound",
     "batch_size": "ft_batch_size",
     "use_nas": "norm_anchor",
+    "gradient_rate": "gradient_rate",
+    "prob_cutoff": "target_stop",
 }
 
 #: Settings that the model, the covariance, the contexts or other options decide here, and those
@@ -48,6 +52,8 @@ _WITHOUT_MEANING = frozenset(
         *("layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module"),
         *("mom2_dataset", "mom2_n_samples", "mom2_dtype", "context_template_length_params"),
         *("max_length", "calculate_objective_value", "dynamic_multiplier", "nas_restart"),
+        *("class_name", "model_class", "tokenizer_class", "tokenizer_name", "half", "silent"),
+        *("results_dir", "batch_size_once", "editor_batch_size", "add_prev_edits"),
     }
 )
 
@@ -70,7 +76,6 @@ class _Only:
 _ONLY = {
     "fact_token": _Only("subject_last", "edits are made at the subject's last token"),
     "layer_selection": _Only("all", "all layers of the file are edited"),
-    "update_norm_lambda": _Only(0, "the norm of an update has no penalty of its own"),
     "weight_decay": _Only(0, "fine-tuning has no weight decay"),
     "wd_power_law": _Only(None, "fine-tuning has no weight decay"),
     "bias_update": _Only(False, "only weights are edited, no biases"),
@@ -79,6 +84,11 @@ _ONLY = {
     "enable_random_prefix_keys": _Only(True, "keys are means over context templates"),
     "original_implementation": _Only(False, "keys are means over context templates"),
     "nll_loss_factor": _Only(1, "the likelihood of the new object has the weight 1"),
+    "random_vector_preservation": _Only(False, "what is kept is ordinary text"),
+    "norm_control": _Only(0, "the norm of an update is not controlled"),
+    "dropout": _Only(0, "features are measured without dropout"),
+    "no_grad_layers": _Only(None, "gradients pass through all layers"),
+    "token": _Only("mask", "features are measured at the tokens of the new object"),
     "objective_optimization": _Only(
         "target_new", "the loss is that of the whole new object", warns=True
     ),
@@ -86,10 +96,14 @@ _ONLY = {
 
 #: Editors by the names that files give them; R-ROME is ROME with the same keys throughout.
 _EDITORS = frozenset(
-    {"rome", "r-rome", "memit", "pmet", "emmet", "alphaedit", "ft", "ft-l", "locft-bf"}
+    {
+        *("rome", "r-rome", "memit", "pmet", "emmet", "encore", "alphaedit", "ultraedit"),
+        *("ft", "ft-l", "locft-bf"),
+    }
 )
+_REMEDY = "give a file of ROME, MEMIT, PMET, EMMET, ENCORE, AlphaEdit, UltraEdit or FT"
 
-_MODULES = ("rewrite_module_tmp", "rewrite_module_tmps")
+_MODULES = ("rewrite_module_tmp", "rewrite_module_tmps", "inner_params")
 _DOWN_PROJECTIONS = frozenset({"c_proj", "down_proj", "fc_out", "dense_4h_to_h", "fc2", "w2", "wo"})
 _OTHER_PROJECTIONS = frozenset({"c_fc", "gate_proj", "up_proj", "fc_in", "dense_h_to_4h", "fc1"})
 _KNOWN = frozenset({*_USED, *_WITHOUT_MEANING, *_ONLY, *_MODULES})
@@ -112,6 +126,10 @@ def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         InputError: when a setting has a value that changes the method and is not supported.
     """
     _check_editor(values, source)
+    if _editor_of(values) == "ultraedit":
+        values = _from_ultraedit(values, source)
+    if not values.get("layers"):
+        raise InputError(f"{source}: no layers to edit; {_REMEDY}")
     told = {name: only for name, only in _ONLY.items() if name in values}
     ignored = {name: o for name, o in told.items() if not _equal(values[name], o.value)}
     for name, only in ignored.items():
@@ -131,24 +149,68 @@ def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     if unknown:
         logger.warning("%s: unknown settings, not used: %s", source, ", ".join(unknown))
     found = {ours: values[name] for name, ours in _USED.items() if name in values}
+    if found.keys() == {"layers"} and "alg_name" not in values:
+        raise InputError(f"{source}: none of its settings is one of an editor's; {_REMEDY}")
+    _settle_switches(found, source)
+    return found
+
+
+def _settle_switches(found: dict[str, Any], source: str) -> None:
+    """Give settings whose published values are switches the values that they have here."""
     if found.get("ft_norm_bound") is False:
         found["ft_norm_bound"] = None
     if "norm_anchor" in found:  # NAS is on or off there, and measures its anchor
         found["norm_anchor"] = 0.0 if found["norm_anchor"] else None
-    return found
+    if "target_stop" in found:
+        found["target_stop"] = _stop_of(found["target_stop"], source)
+
+
+def _stop_of(cutoff: Any, source: str) -> str:
+    """ENCORE's ``prob_cutoff``: ``-n`` stops after ``n`` steps with all tokens likeliest, 0 never.
+
+    Raises:
+        InputError: when it is a probability, which its code compares with a mean.
+    """
+    if _equal(cutoff, 0):
+        return "loss"
+    setting = f"{source}: prob_cutoff: {shown(cutoff)}"
+    if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not cutoff < 0:
+        raise InputError(
+            f"{setting} is not supported (only 0 and negative numbers are); a search for a target "
+            "ends by its loss or its likeliest tokens: change or remove the setting"
+        )
+    if cutoff != -1:
+        logger.warning("%s is not followed; the first step with likeliest tokens ends it", setting)
+    return "argmax"
+
+
+def _editor_of(values: Mapping[str, Any]) -> str:
+    return str(values.get("alg_name", "")).lower()
 
 
 def _check_editor(values: Mapping[str, Any], source: str) -> None:
     name = values.get("alg_name")
-    if name is not None and str(name).lower() not in _EDITORS:
-        raise InputError(
-            f"{source}: alg_name: collabedit has no editor {shown(name)}; give a file of "
-            "ROME, MEMIT, PMET, EMMET, AlphaEdit or FT"
-        )
-    if "layers" not in values:
-        raise InputError(
-            f"{source}: no layers to edit; give a file of ROME, MEMIT, PMET, EMMET, AlphaEdit or FT"
-        )
+    if name is not None and _editor_of(values) not in _EDITORS:
+        raise InputError(f"{source}: alg_name: collabedit has no editor {shown(name)}; {_REMEDY}")
+
+
+def _from_ultraedit(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """UltraEdit's settings in the vocabulary of the others; ``lr`` follows gradients there.
+
+    Its ``batch_size`` is how many edits make a step, which the round decides here.
+    """
+    found = {name: value for name, value in values.items() if name not in ("lr", "batch_size")}
+    if "lr" in values:
+        found["gradient_rate"] = values["lr"]
+    layers = set()
+    for module in _listed(values.get("inner_params")):
+        numbers = re.findall(r"\.(\d{1,6})\.", str(module))
+        if len(numbers) != 1:
+            raise InputError(f"{source}: inner_params: {shown(module)} names no single layer")
+        layers.add(int(numbers[0]))
+    if "layers" not in found:
+        found["layers"] = sorted(layers)
+    return found
 
 
 def _listed(value: Any) -> list[Any]:

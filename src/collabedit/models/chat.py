@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from collabedit.errors import ModelError
+from collabedit.models.failures import reason_of
+
 __all__ = ["Turns", "as_chat", "end_of_turn", "has_chat"]
 
 #: What is said in turn: each with a ``role`` and its ``content``.
@@ -19,25 +22,38 @@ def as_chat(tokenizer: Any, turns: Turns) -> str:
     """Turns in the chat template, up to where the assistant's turn begins.
 
     A template that refuses a system prompt gets it in front of the user's first turn.
-    """
-    from jinja2 import TemplateError
 
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    Raises:
+        ModelError: when the template fails.
+    """
+    options = {"add_generation_prompt": True, "enable_thinking": False}
     try:
-        text: str = tokenizer.apply_chat_template(turns, **options)
-    except TemplateError:
+        return _filled(tokenizer, turns, **options)
+    except ModelError:
         if turns[0]["role"] != "system":
             raise
         first = f"{turns[0]['content']}\n\n{turns[1]['content']}"
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": first}, *turns[2:]], **options
-        )
+        return _filled(tokenizer, [{"role": "user", "content": first}, *turns[2:]], **options)
+
+
+def _filled(tokenizer: Any, turns: Turns, **options: bool) -> str:
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, **options)
+    except Exception as error:  # of any kind: a template is a program that comes with the model
+        reason = reason_of(error)
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} fails ({reason}); correct or remove it "
+            "(chat_template.jinja, or chat_template in tokenizer_config.json)"
+        ) from error
     return text
 
 
 def end_of_turn(tokenizer: Any, turns: Turns) -> str:
-    """What the template puts right after the assistant's answer to some turns."""
+    """What the template puts right after the assistant's answer to some turns.
+
+    Raises:
+        ModelError: when the template fails.
+    """
     mark = "@@@"
     said = [*turns, {"role": "assistant", "content": mark}]
-    text: str = tokenizer.apply_chat_template(said, tokenize=False)
-    return text.rpartition(mark)[2].strip()
+    return _filled(tokenizer, said).rpartition(mark)[2].strip()

@@ -15,6 +15,19 @@ __all__ = ["check_files", "find_model", "read_json_object"]
 _LFS_POINTER = b"version https://git-lfs"
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 _SMALL_FILES = ("config.json", "tokenizer*", "*vocab*", "merges.txt", "*.model")
+#: Most layers that a configuration may ask for; building more would take hours.
+_MOST_LAYERS = 10_000
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+#: Types of integers in ``.safetensors`` files.
+_INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"})
+_OTHER_FORMATS = {
+    ".pth": "the publisher's own format",
+    ".pt": "the publisher's own format",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".onnx": "ONNX",
+    ".npz": "MLX",
+}
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx"}
 
 
@@ -64,7 +77,10 @@ def _instead(folder: Path) -> str:
         return f"give one of its GGUF files, such as {folder / ggufs[0]}"
     if (folder / "params.json").is_file():
         return "it seems to hold the publisher's own format; give a copy for transformers"
-    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    places = ("*", "snapshots/*", "*/snapshots/*")  # the latter in a cache of the Hub's
+    inside = [
+        path.parent for place in places for path in sorted(folder.glob(f"{place}/config.json"))
+    ]
     return f"did you mean {inside[0]}?" if inside else "give the directory of a model"
 
 
@@ -83,18 +99,76 @@ def check_files(folder: Path) -> None:
     Only headers are read, so this takes milliseconds at any size.
 
     Raises:
-        ModelError: when a file is a Git LFS pointer, is truncated, or is missing.
+        ModelError: when a file is a Git LFS pointer, is truncated, or is missing; when weights are
+            packed and the configuration does not say how, or it asks for impossibly many layers.
     """
+    try:
+        _check_files(folder)
+    except OSError as error:
+        where = error.filename or folder
+        raise ModelError(f"cannot read {where}: {error.strerror or error}") from None
+
+
+def _check_files(folder: Path) -> None:
     weights = _weights(folder)
     others = [path for kind in _SMALL_FILES for path in sorted(folder.glob(kind))]
     for path in [*weights, *others]:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ModelError(f"{path} is no file; download the model again")
         with path.open("rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 raise _lfs_error(path)
-    read_json_object(folder / "config.json")
+    config = read_json_object(folder / "config.json")
+    _check_depth(folder, config)
+    if not weights and not config.get("transformers_weights"):
+        _check_no_weights(folder)
+    dense = not any(name in config for name in ("quantization_config", "compression_config"))
     for path in weights:
         if path.suffix == ".safetensors":
-            _check_safetensors(path)
+            _check_safetensors(path, dense=dense)
+
+
+def _check_depth(folder: Path, config: dict[str, Any]) -> None:
+    """Check that a model can be built at all."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        counts = [part.get(name) for name in _LAYER_COUNTS]
+        if any(isinstance(count, int) and count > _MOST_LAYERS for count in counts):
+            raise ModelError(
+                f"{folder / 'config.json'} asks for more than {_MOST_LAYERS:,} layers; use the "
+                "config.json that belongs to the model"
+            )
+
+
+def _check_no_weights(folder: Path) -> None:
+    """Refuse a directory without weights that are read, by the name of what lies there instead."""
+    if (folder / "adapter_config.json").is_file():
+        return  # which names the model that it belongs to
+    names = sorted(path.name for path in folder.iterdir())
+    dead = next(
+        (name for name in names if name.startswith("model.") and _is_dead(folder, name)), None
+    )
+    if dead is not None:
+        raise ModelError(f"{folder / dead} is a link to a file that is missing; download it again")
+    tensors = [name for name in names if name.endswith(".safetensors")]
+    if any(_SPLIT.search(name.removesuffix(".safetensors")) for name in tensors):
+        raise ModelError(
+            f"{folder}: model.safetensors.index.json is missing, which says what is in "
+            f"{tensors[0]} and the other parts; download it"
+        )
+    other = next((name for name in names if Path(name).suffix in _OTHER_FORMATS), None)
+    if other is not None:
+        form = _OTHER_FORMATS[Path(other).suffix]
+        found = f"only {other} ({form}); give a copy for transformers"
+    elif tensors:
+        found = f"only {tensors[0]}; rename it if it holds the weights as transformers names them"
+    else:
+        found = "nor any other weights; download the model again"
+    raise ModelError(f"{folder}: there is no model.safetensors or pytorch_model.bin in it, {found}")
+
+
+def _is_dead(folder: Path, name: str) -> bool:
+    return (folder / name).is_symlink() and not (folder / name).exists()
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -113,15 +187,17 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _indexed(index: Path) -> Iterator[Path]:
-    names = read_json_object(index).get("weight_map", {})
-    for name in sorted({str(name) for name in names.values()} if isinstance(names, dict) else ()):
+    names = read_json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ModelError(f"{index} does not say what is where; download the model again")
+    for name in sorted({str(name) for name in names.values()}):
         if not (index.parent / name).is_file():
             raise ModelError(f"{index} names {name}, which is missing; download the model again")
         yield index.parent / name
 
 
-def _check_safetensors(path: Path) -> None:
-    """Check that a file is as long as its header says."""
+def _check_safetensors(path: Path, *, dense: bool) -> None:
+    """Check that a file is as long as its header says, and that dense weights are no integers."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -129,10 +205,21 @@ def _check_safetensors(path: Path) -> None:
             raise ModelError(f"{path} is damaged or cut short; download it again")
         try:
             header = json.loads(file.read(length))
-            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-            whole = 8 + length + max(ends, default=0)
+            header.pop("__metadata__", None)
+            whole = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
+            packed = [
+                (name, str(t["dtype"]))
+                for name, t in header.items()
+                if name.endswith(".weight") and t["dtype"] in _INTEGERS
+            ]
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise ModelError(f"{path} is no safetensors file; download it again") from None
+    if dense and packed:
+        name, dtype = packed[0]
+        raise ModelError(
+            f"{path}: {name} is packed ({dtype}), and config.json does not say how to unpack it; "
+            "use the unpacked original"
+        )
     if size < whole:
         raise ModelError(
             f"{path} is cut short: it has {size:,} of {whole:,} bytes; download it again"

@@ -53,7 +53,7 @@ def reason_of(error: Exception) -> str:
             "its .bin file is damaged or holds more than tensors, which could run foreign code and "
             "is never read; use a copy in safetensors"
         )
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
         return "it does not fit into memory; try --dtype bfloat16 or --device auto"
     if "trust_remote_code" in text or "custom code" in text:
         return (
@@ -65,6 +65,8 @@ def reason_of(error: Exception) -> str:
             "transformers knows it as another kind of model, not as a causal language model "
             f"({_class_named(text)}); give a text model"
         )
+    if isinstance(error, KeyError):
+        return f"{_shortened(text)} is missing from its files, or unknown to transformers"
     if isinstance(error, ImportError):
         return _missing_package(text, error)
     if "does not recognize this architecture" in text or "Unrecognized model" in text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +38,11 @@ __all__ = [
 #: Names that files of a tokenizer have.
 _TOKENIZERS = ("tokenizer*", "*vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 _TOKENIZER_REMEDY = "copy the tokenizer's files from the original model again"
+_KINDS = "a built-in name, a directory or a .gguf file"
+#: A model's address on the Hub.
+_ADDRESS = re.compile(
+    r"(?:https?://|hf://)(?:www\.)?(?:huggingface\.co/|hf\.co/)?(?P<id>[^/]+(/[^/]+)?)"
+)
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -147,6 +153,7 @@ def resolve(name: str) -> str:
     """
     if name in catalogue.names():
         return str(catalogue.fetch(name))
+    _check_name(name)
     path, exists = _path(name)
     if exists or path.suffix.lower() == ".gguf":
         found = find_model(path)
@@ -154,9 +161,16 @@ def resolve(name: str) -> str:
             return str(convert_gguf(found, converted_directory(found)))
         check_files(found)
         return str(found)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"no model at {name!r}: the directory does not exist")
     return name
+
+
+def _check_name(name: str) -> None:
+    if not name.strip():
+        raise InputError(f"the model's name is empty; give {_KINDS}")
+    if found := _ADDRESS.match(name):
+        raise InputError(f"{name!r} is an address; give the Hub id {found['id']!r}, or {_KINDS}")
 
 
 def _path(name: str) -> tuple[Path, bool]:

@@ -83,8 +83,10 @@ def _quantisation(config: Any) -> Mapping[str, Any] | None:
     parts = [config, getattr(config, "text_config", None)]
     for part in parts:
         found = getattr(part, "quantization_config", None)
+        if isinstance(found, Mapping):
+            return found
         if found is not None:
-            return found if isinstance(found, Mapping) else dict(found.to_dict())
+            return dict(found.to_dict()) if hasattr(found, "to_dict") else {}
     return None
 
 

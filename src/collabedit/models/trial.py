@@ -246,13 +246,27 @@ def _look(
             hook = model.projection(layer).register_forward_hook(partial(saw_projection, layer))
             stack.enter_context(hook)
             stack.enter_context(model.layer(layer).register_forward_hook(partial(saw_layer, layer)))
-        _run(model, tokens, None if whole else model.layer(max(layers)))
+        if whole:
+            _check_numbers(model, _run(model, tokens).logits)
+        else:
+            _run(model, tokens, model.layer(max(layers)))
     return {
         layer: _Look(
             **{part: _once(model, layer, seen[layer, part], len(tokens)) for part in _PARTS}
         )
         for layer in layers
     }
+
+
+def _check_numbers(model: _Model, logits: Tensor) -> None:
+    """Check that the model gives numbers at all."""
+    if logits.isnan().any():
+        dtype = str(model.dtype).removeprefix("torch.")
+        remedy = "" if model.dtype == torch.float32 else f", or leave {dtype}: try --dtype float32"
+        raise ModelError(
+            f"{model.name}: what it gives for a few tokens are no numbers (NaN), so its weights "
+            f"are damaged; download it again{remedy}"
+        )
 
 
 def _once(model: _Model, layer: int, states: Sequence[Tensor], tokens: int) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from collabedit.requests.fields import Fields
+from collabedit.requests.fields import Fields, kind_of
 from collabedit.requests.joining import join, stem
 from collabedit.requests.records import EditRequest, Question
 
@@ -61,7 +62,8 @@ def request(
 def prompt_about(fields: Fields, text_name: str, subject_name: str = "subject") -> Prompt:
     """The prompt of two fields: with ``{}`` in it, or with the subject spelled out.
 
-    The subject's first whole-word occurrence becomes ``{}``, in any case of letters.
+    The subject's first whole-word occurrence becomes ``{}``, in any case of letters, with any white
+    space between its words, and with accents written either way that Unicode has for them.
 
     Raises:
         RequestError: when a field is missing or the prompt does not hold the subject.
@@ -101,11 +103,15 @@ def _prompt(fields: Fields, text: str, name: str, subject: str) -> Prompt:
 
 
 def _find(subject: str, text: str) -> re.Match[str] | None:
-    word = re.escape(subject)
-    whole = rf"(?<!\w){word}(?!\w)"
-    tries = ((whole, 0), (word, 0), (whole, re.IGNORECASE), (word, re.IGNORECASE))
-    found = (re.search(pattern, text, flags) for pattern, flags in tries)
-    return next((match for match in found if match), None)
+    forms = [subject, *(unicodedata.normalize(form, subject) for form in ("NFC", "NFD"))]
+    for flags in (0, re.IGNORECASE):
+        for form in forms:
+            word = r"\s+".join(map(re.escape, form.split()))
+            for pattern in (rf"(?<!\w){word}(?!\w)", word):
+                found = re.search(pattern, text, flags)
+                if found:
+                    return found
+    return None
 
 
 def questions(fields: Fields, name: str) -> tuple[Question, ...]:
@@ -129,7 +135,7 @@ def _questions(value: Any, fields: Fields) -> list[Question]:
         return _paired(Fields(value, fields.where))
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [item for entry in value for item in _questions(entry, fields)]
-    raise fields.error(f"expected questions with answers, found {type(value).__name__}")
+    raise fields.error(f"expected questions with answers, found {kind_of(value)}")
 
 
 def _paired(fields: Fields) -> list[Question]:

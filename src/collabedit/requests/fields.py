@@ -8,7 +8,7 @@ from typing import Any
 from collabedit.errors import RequestError, shown
 from collabedit.files import RepeatedNames
 
-__all__ = ["Fields", "checked_text"]
+__all__ = ["Fields", "checked_text", "kind_of"]
 
 #: Case ids name result files and fit a signed 64-bit number.
 _LARGEST_ID = 2**63
@@ -30,7 +30,7 @@ class Fields:
     def __init__(self, item: Any, where: str) -> None:
         self.where = where
         if not isinstance(item, Mapping):
-            raise self.error(f"expected a JSON object, found {type(item).__name__}")
+            raise self.error(f"expected a JSON object, found {kind_of(item)}")
         if isinstance(item, RepeatedNames):
             raise self.error(f"gives {shown(item.repeated)} twice; keep one")
         self.values = item
@@ -67,7 +67,7 @@ class Fields:
         """The fields of each object in a list, which may be missing or empty."""
         value = self.values.get(name) or []
         if not isinstance(value, list | tuple):
-            raise self.error(f"{name!r} must be a list of objects, found {type(value).__name__}")
+            raise self.error(f"{name!r} must be a list of objects, found {kind_of(value)}")
         found = [Fields(item, f"{self.where}, {name} {place}") for place, item in enumerate(value)]
         self._nested[name] = found
         return found
@@ -80,7 +80,10 @@ class Fields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(f"{name!r} must be a whole number, found {shown(value)}")
+            raise self.error(
+                f"{name!r} must be a whole number, found {shown(value)}; leave it out, and records "
+                "are numbered"
+            )
         if not -_LARGEST_ID <= value < _LARGEST_ID:
             raise self.error(f"{name!r} must be a whole number of at most 18 digits")
         return value
@@ -141,10 +144,22 @@ class Fields:
         self._read.add(name)
         value = self._required(name)
         if not isinstance(value, str):
-            raise self.error(f"{name!r} must be a text, found {type(value).__name__}")
+            remedy = "put it in quotes" if isinstance(value, int | float) else "give one text"
+            raise self.error(f"{name!r} must be a text, found {kind_of(value)}; {remedy}")
         if not value.strip():
             raise self.error(f"{name!r} is empty; fill it in")
         return checked_text(value, name, self)
+
+
+def kind_of(value: object) -> str:
+    """What a decoded value is, in JSON's words."""
+    if value is None:
+        return "null"
+    kinds = ((bool, "true or false"), (str, "a text"), (int | float, "a number"))
+    more = ((Mapping, "an object"), (Sequence, "a list"))
+    return next(
+        (name for kind, name in (*kinds, *more) if isinstance(value, kind)), type(value).__name__
+    )
 
 
 def checked_text(text: str, name: str, fields: Fields) -> str:

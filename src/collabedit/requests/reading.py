@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from collabedit.errors import InputError, shown
-from collabedit.files import decode_json, decode_text, read_bounded, read_text
+from collabedit.files import RepeatedNames, decode_json, decode_text, read_bounded, read_text
+from collabedit.requests.formats import recognise
 
 __all__ = ["STANDARD_INPUT", "Located", "read_objects", "source_name"]
 
@@ -61,8 +62,45 @@ def read_objects(path: str | os.PathLike[str]) -> list[Located]:
     if Path(path).suffix.lower() in _TABLES or _has_header(content):
         return list(_rows(text, source))
     if content.startswith("["):
-        return _list(text, source)
-    return _objects(text, source)
+        return _flattened(_list(text, source))
+    return _unwrapped(_objects(text, source))
+
+
+def _flattened(found: Sequence[Located]) -> list[Located]:
+    """Records of lists within a list, as they are read from lines that hold lists."""
+    if not found or not all(isinstance(item.value, list) and item.value for item in found):
+        return list(found)
+    inner = [(list_, value) for list_, item in enumerate(found) for value in item.value]
+    return [
+        Located(value, f"list {list_}, record {index}")
+        for index, (list_, value) in enumerate(inner)
+    ]
+
+
+def _unwrapped(found: list[Located]) -> list[Located]:
+    """The records within a single object that is none: its only list of them, or its values."""
+    if len(found) != 1 or not isinstance(found[0].value, dict):
+        return found
+    item = found[0].value
+    if isinstance(item, RepeatedNames) or recognise(item) is not None:
+        return found
+    lists = [name for name, value in item.items() if _are_records(value)]
+    if len(lists) == 1:
+        records = enumerate(item[lists[0]])
+        return [Located(value, f"{shown(lists[0])}, record {index}") for index, value in records]
+    if _are_records(list(item.values())):
+        return [Located(value, f"record {shown(name)}") for name, value in item.items()]
+    return found
+
+
+def _are_records(values: Any) -> bool:
+    """Whether it is a list that begins with a record of some form."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and isinstance(values[0], dict)
+        and recognise(values[0]) is not None
+    )
 
 
 def _list(text: str, source: str) -> list[Located]:
@@ -85,8 +123,21 @@ def _objects(text: str, source: str) -> list[Located]:
             return [Located(decode_json(text, source), "record 0")]
         except InputError:
             if all(line.fault is not None for line in lines):
+                _check_beginning(text, source)
                 raise
+    if len(lines) == 1 and lines[0].fault is not None:
+        _check_beginning(text, source)
     return lines
+
+
+def _check_beginning(text: str, source: str) -> None:
+    """Check that text which is no JSON at least begins like it."""
+    beginning = text.strip().partition("\n")[0]
+    if beginning[:1] not in ("{", "["):
+        raise InputError(
+            f"{source}: begins with {shown(beginning[:30])}, which is neither JSON nor the header "
+            "of a table; give JSON, JSON Lines, or columns such as prompt,subject,target"
+        )
 
 
 def _lines(text: str) -> list[Located]:
@@ -109,16 +160,18 @@ def _lines(text: str) -> list[Located]:
 def _has_header(content: str) -> bool:
     """Whether text that has no telling suffix begins with the header of a table of requests."""
     header = content.partition("\n")[0]
-    return content[:1] not in "[{" and "subject" in re.split("[,;\t\r]", header)
+    return content[:1] not in "[{" and "subject" in re.split("[,;|\t\r]", header.lower())
 
 
 def _rows(text: str, source: str) -> Iterator[Located]:
     """The rows of a table with a header; empty cells count as absent."""
     header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
+    delimiter = max(",;\t|", key=header.count)
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        names = [name.strip() for name in next(table, [])]
+        names = _names(next(table, []))
+        if names and names[0].startswith("sep="):  # a line for Excel, which says the delimiter
+            names = _names(next(table, []))
         _check_header(names, source)
         line, index = table.line_num + 1, 0
         for cells in table:
@@ -132,10 +185,19 @@ def _rows(text: str, source: str) -> Iterator[Located]:
         ) from None
 
 
+def _names(cells: Sequence[str]) -> list[str]:
+    return [name.strip().lower() for name in cells]
+
+
 def _check_header(names: Sequence[str], source: str) -> None:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{source}: two columns are called {shown(twice)}; rename one")
+    if any(names) and not {"prompt", "subject", "concept"}.intersection(names):
+        raise InputError(
+            f"{source}: no column is called 'subject'; name the columns in the first row, such as "
+            "prompt,subject,target"
+        )
 
 
 def _row(names: Sequence[str], cells: Sequence[str], where: str) -> Located:

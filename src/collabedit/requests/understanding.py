@@ -223,13 +223,39 @@ def _parse_fields(fields: Fields, where: str, index: int) -> _Parsed:
         fields.where += f" (case_id {case_id})"
     form = recognise(fields.values)
     if form is None:
-        raise fields.error(
-            "none of the fields 'requested_rewrite', 'src' or 'prompt' is there; "
-            "write it as CounterFact, as zsRE, or as prompt, subject and target"
-        )
+        raise fields.error(_no_form(fields.values))
+    if _holds_columns(fields.values):
+        raise fields.error(_COLUMNS)
     fields.ignore(*form.ignored)
     records = tuple(form.parse(fields, case_id))
     return _Parsed(index, records, where, form.name, tuple(fields.unread()))
+
+
+_COLUMNS = "holds columns, not records; write a record for each edit (pandas: orient='records')"
+
+
+def _holds_columns(values: Mapping[str, Any]) -> bool:
+    """Whether it is a table by columns, as pandas and data sets write it."""
+    parts = [values.get("prompt"), values.get("subject")]
+    return all(isinstance(part, list) for part in parts) or all(
+        isinstance(part, Mapping) for part in parts
+    )
+
+
+def _no_form(values: Mapping[str, Any]) -> str:
+    """Why an object has none of the forms."""
+    if {"columns", "data"} <= values.keys():
+        return _COLUMNS
+    for name in values:
+        if str(name).strip().lower() in ("prompt", "subject", "target") and name != name.lower():
+            return f"the field {shown(name)} is to be called {name.strip().lower()!r}"
+    lists = [shown(name) for name, value in values.items() if isinstance(value, list) and value]
+    if len(lists) > 1 and len(lists) == len(values):
+        return f"holds several lists ({', '.join(lists[:5])}); give the records of one of them"
+    return (
+        "none of the fields 'requested_rewrite', 'src' or 'prompt' is there; "
+        "write it as CounterFact, as zsRE, or as prompt, subject and target"
+    )
 
 
 def _check_texts(request: EditRequest, fields: Fields) -> None:

@@ -8,7 +8,14 @@ from collabedit.requests.building import more_prompts, prompt_about, questions, 
 from collabedit.requests.fields import Fields
 from collabedit.requests.records import EditRequest, Record
 
-__all__ = ["flat_counterfact", "multi_counterfact", "rewrite", "with_prompts"]
+__all__ = [
+    "flat_counterfact",
+    "multi_counterfact",
+    "object_of",
+    "optional_object_of",
+    "rewrite",
+    "with_prompts",
+]
 
 
 def multi_counterfact(fields: Fields, case_id: int) -> list[Record]:
@@ -35,18 +42,31 @@ def rewrite(fields: Fields, case_id: int) -> EditRequest:
         fields,
         case_id,
         prompt_about(fields, "prompt"),
-        _object(fields, "target_new"),
-        target_true=_object(fields, "target_true") if "target_true" in fields else None,
+        object_of(fields, "target_new"),
+        target_true=optional_object_of(fields, "target_true"),
         relation_id=fields.optional_text("relation_id"),
     )
 
 
-def _object(fields: Fields, name: str) -> str:
+def object_of(fields: Fields, name: str) -> str:
+    """An object of a fact: a text, an object with ``str``, or a field ``NAME_str`` in its place.
+
+    Raises:
+        RequestError: when it is none of these.
+    """
+    if name not in fields and f"{name}_str" in fields:
+        fields.ignore(f"{name}_id")
+        return fields.text(f"{name}_str")
     if isinstance(fields.values.get(name), str):
         return fields.text(name)
     inner = fields.nested(name)
     inner.ignore("id")
     return inner.text("str")
+
+
+def optional_object_of(fields: Fields, name: str) -> str | None:
+    """The same of one that may be missing."""
+    return object_of(fields, name) if name in fields or f"{name}_str" in fields else None
 
 
 def with_prompts(request: EditRequest, fields: Fields) -> Record:

@@ -62,7 +62,11 @@ _FORMATS = (
         "MQuAKE",
         lambda item: isinstance(item.get("requested_rewrite"), list),
         mquake,
-        ("answer", "answer_alias", "answer_extended", "single_hops", "new_single_hops", "orig"),
+        (
+            *("answer", "answer_alias", "answer_extended", "new_answer_extended"),
+            *("single_hops", "new_single_hops", "orig", "split", "edit_triples"),
+            *("orig_triples", "orig_triples_labeled", "new_triples", "new_triples_labeled"),
+        ),
     ),
     RequestFormat("CounterFact", _has("requested_rewrite"), multi_counterfact, ("pararel_idx",)),
     RequestFormat(
