@@ -77,7 +77,11 @@ class Members:
 
 
 def make_member(
-    name: str, folder: Path, records: Sequence[Record], model: LanguageModel | None = None
+    name: str,
+    folder: Path,
+    records: Sequence[Record],
+    model: LanguageModel | None = None,
+    **own: object,
 ) -> Member:
     identity = folder / f"{name}.key"
     settings = MemberSettings(
@@ -85,6 +89,7 @@ def make_member(
         out=folder / name,
         cache=False,
         identity=identity if identity.exists() else None,
+        **own,
     )
     member = Member(settings, records, model or make_model("llama"))
     member.begin(name)

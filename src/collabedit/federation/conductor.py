@@ -147,7 +147,8 @@ class RoundConductor:
 
     def _lose(self, party: str, failure: Failure) -> None:
         if self._folder.settings.on_dropout is Dropout.STOP:
-            raise RoundError(f"{party}: {failure.reason}; nothing was merged", party=party)
+            reason = failure.reason.removeprefix(f"{party}: ")
+            raise RoundError(f"{reason}; nothing was merged", party=party)
         self._leave_out(party, failure)
 
     def _require_enough(self, parties: Sequence[str], are: str) -> None:
