@@ -8,25 +8,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from collabedit.progress import Progress, plan, progress, say
+from collabedit.progress.plans import EXCHANGES
 
 __all__ = ["View", "described", "live_view"]
 
-_STAGES = {
-    "join": "Joining",
-    "announce": "Comparing fingerprints",
-    "decide": "Settling shared edits",
-    "prepare": "Finding targets",
-    "summarise": "Computing normalisers",
-    "contribute": "Computing statistics",
-    "advertise": "Summing securely: keys",
-    "share": "Summing securely: shares",
-    "mask": "Summing securely: masked statistics",
-    "confirm": "Summing securely: signatures",
-    "unmask": "Summing securely: the sum",
-    "evaluate": "Evaluating the merged model",
-    "accept": "Keeping the result",
-    "roll back": "Rolling back",
-}
 #: Stages of a usual round, so that they are counted.
 _USUAL = ("join", "prepare", "contribute", "evaluate", "accept")
 #: Seconds between two updates of a stage in which nothing happens.
@@ -57,9 +42,8 @@ class View:
         if line := described(event):
             say(line)
         if kind == "ask":
-            title = _STAGES.get(event["stage"], "Exchanging messages")
             total = len(event["parties"])
-            stage = progress(title, total, "parties", limit=self._timeout)
+            stage = progress(EXCHANGES[event["stage"]], total, "parties", limit=self._timeout)
             self._progress = self._stage.enter_context(stage)
         elif kind == "answer" and self._progress is not None:
             self._progress.advance()
@@ -94,7 +78,7 @@ def live_view(timeout: float, shared: bool = False) -> Iterator[View]:
 
 def _planned(shared: bool) -> Sequence[str]:
     first, *rest = _USUAL
-    return [_STAGES[stage] for stage in (first, *["announce", "decide"] * shared, *rest)]
+    return [EXCHANGES[stage] for stage in (first, *["announce", "decide"] * shared, *rest)]
 
 
 def described(event: Mapping[str, Any]) -> str:
@@ -102,8 +86,7 @@ def described(event: Mapping[str, Any]) -> str:
     kind = event["event"]
     if kind == "ask":
         to = ", ".join(event["parties"])
-        stage = _STAGES.get(event["stage"], event["stage"])
-        return f"{stage}: {to} ({_size(event['bytes'])} each)"
+        return f"{EXCHANGES[event['stage']]}: {to} ({_size(event['bytes'])} each)"
     if kind == "answer":
         return f"  {event['party']} answered ({_size(event['bytes'])})"
     if kind == "merged":
