@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from collabedit.errors import RoundError
-from collabedit.messages.codec import JsonMessage, TensorMessage
+from collabedit.messages.codec import SHORT, JsonMessage, TensorMessage
 from collabedit.messages.decision import Decision
 from collabedit.messages.delta import Delta
 from collabedit.messages.metadata import Header, parse_header
@@ -168,6 +168,7 @@ class Ready(JsonMessage):
 
     what: ClassVar[str] = "reply"
     error: ClassVar[type[RoundError]] = RoundError
+    most_bytes: ClassVar[int | None] = SHORT
 
     format: Literal["collabedit.ready"] = "collabedit.ready"
     version: Literal[1] = 1

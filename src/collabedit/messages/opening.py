@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.errors import RoundError
-from collabedit.messages.codec import JsonMessage, TensorMessage
+from collabedit.messages.codec import SHORT, JsonMessage, TensorMessage
 from collabedit.messages.decision import Policy
 from collabedit.messages.delta import low_rank_updates, packed_updates
 from collabedit.messages.metadata import Header, parse_header
@@ -85,6 +85,7 @@ class Joined(JsonMessage):
 
     what: ClassVar[str] = "reply"
     error: ClassVar[type[RoundError]] = RoundError
+    most_bytes: ClassVar[int | None] = SHORT
 
     format: Literal["collabedit.joined"] = "collabedit.joined"
     version: Literal[1] = 1
