@@ -10,7 +10,6 @@ has held, at the coordinator and at a party, beyond what it holds before the fir
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -51,7 +50,7 @@ class Asker:
             sending, there = self._exchange(transport, count, 0)
             receiving, _ = self._exchange(transport, 0, count)
             rows.append([count, sending, receiving, _held() - before, there])
-        write_json(self._folder / "rows.json", rows)
+            write_json(self._folder / "rows.json", rows)
 
     def _exchange(self, transport: Transport, sent: int, wanted: int) -> tuple[float, int]:
         """Seconds, and the most bytes that a party has held."""
@@ -99,15 +98,12 @@ def main() -> None:
     with TemporaryDirectory(prefix="carrying-") as folder:
         place = Path(folder)
         write_json(place / "sizes.json", [1_000_000 * each for each in sorted(given.megabytes)])
-        _run(place, given.parties)
         print("| MB | sending to all, s | receiving of all, s | coordinator's MB | a party's MB |")
-        print("|---|---|---|---|---|")
-        for count, sending, receiving, here, there in json.loads((place / "rows.json").read_text()):
-            sizes = f"{count / 1e6:.0f} | {sending:.1f} | {receiving:.1f}"
-            print(f"| {sizes} | {here / 1e6:.0f} | {there / 1e6:.0f} |")
+        print("|---|---|---|---|---|", flush=True)
+        _run(place, given.parties, len(given.megabytes))
 
 
-def _run(place: Path, parties: int, seconds: float = 600.0) -> None:
+def _run(place: Path, parties: int, sizes: int, seconds: float = 600.0) -> None:
     names = [f"party-{number}" for number in range(1, parties + 1)]
     deployment = Deployment(place / "deployed", {name: [_RECORD] for name in names}, "none")
     for resources in (place / "deployed").rglob("local/resources.json"):
@@ -124,11 +120,21 @@ def _run(place: Path, parties: int, seconds: float = 600.0) -> None:
             answering=f"{_HERE}.Answerer",
             timeout=seconds,
         )
-        end = time.monotonic() + seconds
-        while not (place / "rows.json").is_file():
+        end, shown = time.monotonic() + seconds, 0
+        while shown < sizes:
+            shown = _print_rows(place / "rows.json", shown)
             if time.monotonic() > end:
                 raise SystemExit(f"no result in {seconds:.0f} s; {place} has the logs")
             time.sleep(0.5)
+
+
+def _print_rows(path: Path, shown: int) -> int:
+    """Print what is new; returns how many rows there are."""
+    rows = read_json(path, "rows") if path.is_file() else []
+    for count, sending, receiving, here, there in rows[shown:]:
+        sizes = f"{count / 1e6:.0f} | {sending:.1f} | {receiving:.1f}"
+        print(f"| {sizes} | {here / 1e6:.0f} | {there / 1e6:.0f} |", flush=True)
+    return len(rows)
 
 
 if __name__ == "__main__":
