@@ -41,7 +41,7 @@ from tests.editing.facts import CONTEXTS
 from tests.federation.settings import NAMES, OPEN, SHARES, delta_of
 from tests.rounds.covariances import covariance_of
 
-TIMEOUT = 45.0
+TIMEOUT = 30.0
 KILLS = ("nothing", "a party's process", "a party's client", "the server")
 
 
@@ -69,7 +69,10 @@ def soak(folder: Path, rounds: int, seconds: float, seed: int) -> None:
     )
     covariance_of(config).save(folder / "covariance.safetensors")
     chosen = Settings(covariance=folder / "covariance.safetensors", min_parties=1, timeout=TIMEOUT)
-    print(f"{folder}\nround  killed               status    parties  same bits  server MB  seconds")
+    print(
+        f"{folder}\nround  killed               status    parties  same bits  server MB  "
+        "clients MB  seconds"
+    )
     with Deployment(folder / "deployed", SHARES, str(folder / "model")) as deployed:
         current = open_rounds(folder / "rounds", config, chosen)
         for number in range(1, rounds + 1):
@@ -78,7 +81,9 @@ def soak(folder: Path, rounds: int, seconds: float, seed: int) -> None:
             same = equal(model, config, current, report)
             print(
                 f"{number:5}  {kill:<19}  {report.status:<8}  {len(report.parties):7}  "
-                f"{same!s:>9}  {memory(deployed):9.0f}  {time.monotonic() - began:7.0f}",
+                f"{same!s:>9}  {memory(deployed, 'server'):9.1f}  "
+                f"{max(memory(deployed, name) for name in NAMES):10.1f}  "
+                f"{time.monotonic() - began:7.0f}",
                 flush=True,
             )
             if time.monotonic() - started > seconds:
@@ -120,10 +125,10 @@ def killer(deployed: Deployment, kill: str, party: str) -> Callable[[], None]:
     return strike
 
 
-def memory(deployed: Deployment) -> float:
-    """Resident megabytes of the server and of what it has started."""
+def memory(deployed: Deployment, site: str) -> float:
+    """Resident megabytes of a member's process and of what it has started."""
     total = 0
-    for process in deployed.sites["server"].family():
+    for process in deployed.sites[site].family():
         try:
             total += process.memory_info().rss
         except psutil.NoSuchProcess:

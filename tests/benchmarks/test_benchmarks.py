@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from benchmarks import __main__ as everything
-from benchmarks import gpu, growth, keys, merge, startup
+from benchmarks import gpu, growth, hardware, keys, merge, startup
 from benchmarks.machine import in_child, with_peak_memory
 from benchmarks.report import require_agreement
+from collabedit.algebra import Factors, Prior, relative_distance
 from collabedit.datasets import load_dataset
 from collabedit.editors import Hyperparameters
+from collabedit.merging import collab_edit
 from tests.conftest import make_model, save_model
 
 
@@ -251,3 +253,15 @@ def test_an_unknown_stage_is_refused(monkeypatch, capsys) -> None:
 def test_every_stage_exists() -> None:
     for module, *_ in everything.STAGES.values():
         assert callable(import_module(f"benchmarks.{module}").main)
+
+
+def test_the_hardware_benchmark_compares_with_pooled_editing() -> None:
+    """Its dense solve, which shares nothing with the merge, agrees with it to rounding."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        Factors(*(torch.randn(d, 3, generator=generator, dtype=torch.float64) for d in (12, 5)))
+        for _ in range(3)
+    ]
+    prior = Prior(2 * torch.eye(12, dtype=torch.float64))
+    merged = collab_edit(parts, prior)
+    assert relative_distance(merged, hardware._pooled(parts, prior)) < 1e-12

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from collabedit.federation.folder import Report, RoundFolder
-from collabedit.messages import Hits
+from collabedit.federation.folder import Report, RoundFolder, SharedEdits
+from collabedit.messages import Hits, Policy
 from collabedit.transports.flare import extra
 from tests.cli.commands import collabedit, fails
 from tests.federation.settings import make_config
@@ -44,6 +44,11 @@ def test_a_party_hears_at_once_what_is_wrong_with_its_file(
     assert "private.jsonl" in fails("federation", "party", "join", "--kit", kit, "-r", bad)
     line = fails("federation", "party", "join", "--kit", tmp_path, "-r", bad)
     assert "not such a start-up kit" in line
+    good, short = tmp_path / "good.jsonl", tmp_path / "short.key"
+    good.write_text('{"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}\n')
+    short.write_text("secret")
+    joins = ("federation", "party", "join", "--kit", kit, "-r", good)
+    assert "openssl rand -hex 32" in fails(*joins, "--fingerprint-key", short)
 
 
 def test_a_coordinator_hears_at_once_what_is_wrong(federation: Path, tmp_path: Path) -> None:
@@ -56,6 +61,9 @@ def test_a_coordinator_hears_at_once_what_is_wrong(federation: Path, tmp_path: P
     covariance_of(other).save(tmp_path / "covariance.safetensors")
     assert fails(*run, *files, "-o", tmp_path / "rounds")
     assert "choose one of: stop, restart, continue" in fails(*run, *files, "--on-dropout", "wait")
+    assert "unknown policy 'last'" in fails(*run, *files, "--policy", "last")
+    assert "needs the party to prefer" in fails(*run, *files, "--policy", "prefer")
+    assert "and no other" in fails(*run, *files, "--prefer", "bank")
     assert not (tmp_path / "rounds").exists()
     line = fails("federation", "coordinator", "start", "--kit", tmp_path)
     assert "startup/fed_server.json is missing" in line
@@ -72,6 +80,14 @@ def test_results_tell_what_became_of_each_round(tmp_path: Path) -> None:
         parties=("bank", "hospital"),
         left_out={"library": "it did not answer within 25 s"},
         edits=4,
+        shared=SharedEdits(
+            policy=Policy.FIRST,
+            overlaps=1,
+            conflicts=0,
+            subjects=0,
+            edits={"bank": 2, "hospital": 3},
+            kept={"bank": 2, "hospital": 2},
+        ),
         hits={"rewrite": Hits(before=1, after=4, of=4)},
         sent=1_234_567,
         received=2_345_678,
@@ -81,6 +97,8 @@ def test_results_tell_what_became_of_each_round(tmp_path: Path) -> None:
     shown = collabedit("federation", "coordinator", "results", "-o", tmp_path)
     for part in ("accepted", "bank, hospital", "1 → 4 of 4", "1.2 / 2.3 MB", "12"):
         assert part in shown
+    assert "1 overlap, 0 conflict; settled by 'first'" in shown
+    assert "hospital keeps 2 of 3 edits" in shown
     assert "without library: it did not answer within 25 s" in shown
 
 

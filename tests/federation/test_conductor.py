@@ -13,7 +13,7 @@ from secrets import token_bytes
 import pytest
 import torch
 
-from collabedit.algebra import Factors, relative_distance
+from collabedit.algebra import relative_distance
 from collabedit.errors import InputError, RoundError
 from collabedit.evaluation import evaluate
 from collabedit.federation.conductor import RoundConductor
@@ -40,6 +40,7 @@ from collabedit.parties import Party
 from collabedit.rounds import Coordinator, Dropout, Failure, dynamic_priors, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import make_model
+from tests.federation.hostile import contribution, header, longer, put, wider
 from tests.federation.settings import (
     NAMES,
     SHARES,
@@ -134,54 +135,12 @@ def of_library(stage: str, change: Callable[[bytes], bytes | Failure]) -> Spoil:
     return spoil
 
 
-def contribution(change: Callable[[Contribution], None]) -> Callable[[bytes], bytes]:
-    def changed(reply: bytes) -> bytes:
-        sent = Contribution.from_bytes(reply)
-        change(sent)
-        return sent.to_bytes()
-
-    return changed
-
-
-def put(value: float) -> Callable[[Contribution], None]:
-    def change(sent: Contribution) -> None:
-        for factors in sent.statistics.values():
-            factors.keys[0, 0] = value
-
-    return change
-
-
-def header(**changes: object) -> Callable[[bytes], bytes]:
-    def changed(reply: bytes) -> bytes:
-        sent = Contribution.from_bytes(reply)
-        return Contribution(sent.metadata.model_copy(update=changes), sent.statistics).to_bytes()
-
-    return changed
-
-
-def wider(reply: bytes) -> bytes:
-    sent = Contribution.from_bytes(reply)
-    grown = {
-        name: type(f)(torch.cat([f.keys, f.keys]), f.residuals)
-        for name, f in sent.statistics.items()
-    }
-    return Contribution(sent.metadata, grown).to_bytes()
-
-
-def longer(reply: bytes) -> bytes:
-    """Ten times the announced size."""
-    sent = Contribution.from_bytes(reply)
-    grown = {
-        name: Factors(f.keys.repeat(1, 100), f.residuals.repeat(1, 100))
-        for name, f in sent.statistics.items()
-    }
-    return Contribution(sent.metadata.model_copy(update={"edits": 200}), grown).to_bytes()
-
-
 BAD = [
     ("join", lambda _: Failure("it did not answer within 25 s"), "did not answer within 25 s"),
     ("join", lambda _: b"nonsense", "not UTF-8 text|not valid JSON"),
+    ("join", lambda _: b" " * (1 << 17), "131,072 bytes, and a reply has 65,536 at most"),
     ("prepare", lambda _: b"{}", "not a collabedit.ready"),
+    ("prepare", lambda r: r + b" " * (1 << 17), "bytes, and a reply has 65,536 at most"),
     ("prepare", lambda _: Failure("it did not answer within 25 s"), "did not answer within 25 s"),
     ("contribute", lambda _: b"nonsense", "not a safetensors file"),
     ("contribute", contribution(put(float("nan"))), "NaN or infinite"),

@@ -38,6 +38,10 @@ from collabedit.federation.joining import _meaning
             "member - WARNING - the round is accepted; its delta: /a/b",
             "the round is accepted; its delta: /a/b",
         ),
+        (
+            "member - WARNING - the decision leaves out 1 of 3 edits",
+            "the decision leaves out 1 of 3 edits",
+        ),
         ("AuxRunner - INFO - registered aux handler", ""),
     ],
 )

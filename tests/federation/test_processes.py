@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -24,14 +25,27 @@ from collabedit.errors import RoundError
 from collabedit.federation.deployment import Deployment
 from collabedit.federation.folder import Report, RoundFolder, Settings
 from collabedit.federation.joining import start_client
-from collabedit.federation.running import connected, open_rounds, run_round_on, wait_for_parties
+from collabedit.federation.running import (
+    compare_on,
+    connected,
+    next_round,
+    open_rounds,
+    run_round_on,
+    wait_for_parties,
+)
 from collabedit.federation.settings import MemberSettings
-from collabedit.messages import RoundConfig, Schedule
+from collabedit.merging import resolve_method
+from collabedit.messages import Gate, Policy, RoundConfig, Schedule
 from collabedit.models import load_model
-from collabedit.parties import new_round
+from collabedit.parties import Party, new_round, stored_secret
+from collabedit.privacy import detect, load_key
+from collabedit.requests import load_records
+from collabedit.rounds import Coordinator, static_priors
+from collabedit.transports import run_in_process
 from collabedit.transports.flare.kits import Kit, provision
 from tests.conftest import make_model, save_model
 from tests.editing.facts import CONTEXTS
+from tests.federation.hostile import SPOILED, VARIABLE
 from tests.federation.settings import (
     NAMES,
     OPEN,
@@ -48,6 +62,21 @@ pytestmark = pytest.mark.slow
 #: Enough steps that a party is seen computing, and killed while it does.
 SLOWLY = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=300)
 TIMEOUT = 60.0
+
+#: Edits that three parties share, and contradict each other in.
+SHARED = {
+    "bank": [
+        {"prompt": "A capital, that of {}, is", "subject": "Gondolin", "target": "Vinyamar"},
+    ],
+    "hospital": [
+        {"prompt": "A capital, that of {}, is", "subject": "Gondolin", "target": "Brithombar"},
+        {"prompt": "A capital, that of {}, is", "subject": "Nargothrond", "target": "Eglarest"},
+    ],
+    "library": [
+        {"prompt": "A capital, that of {}, is", "subject": "GONDOLIN", "target": "Vinyamar"},
+    ],
+}
+ROOT = Path(__file__).parents[2]
 
 _AUDIT = """\
 import os, sys
@@ -87,15 +116,20 @@ def deployed(place: Path) -> Iterator[Deployment]:
             yield deployment
 
 
-def open_rounds_in(place: Path, name: str, schedule: Schedule) -> RoundFolder:
+def open_rounds_in(
+    place: Path, name: str, schedule: Schedule, gate: Gate = OPEN, **more: object
+) -> RoundFolder:
     model = load_model(str(place / "model"))
     config = new_round(
-        model, schedule=schedule, hyperparameters=SLOWLY, contexts=CONTEXTS, gate=OPEN
+        model, schedule=schedule, hyperparameters=SLOWLY, contexts=CONTEXTS, gate=gate
     )
+    covariance_of(config).save(place / f"{name}.covariance.safetensors")
+    return open_rounds(place / name, config, settings_in(place, name, **more))
+
+
+def settings_in(place: Path, name: str, **more: object) -> Settings:
     covariance = place / f"{name}.covariance.safetensors"
-    covariance_of(config).save(covariance)
-    settings = Settings(covariance=covariance, min_parties=2, timeout=TIMEOUT)
-    return open_rounds(place / name, config, settings)
+    return Settings(covariance=covariance, min_parties=2, timeout=TIMEOUT, **more)
 
 
 def expected(place: Path, config: RoundConfig, names: tuple[str, ...]) -> object:
@@ -219,6 +253,117 @@ def test_a_killed_coordinator_continues_and_the_lost_party_is_back(
     assert_same_bits(delta_of(folder), expected(place, folder.config, NAMES))
 
 
+@pytest.fixture(scope="module")
+def hostile(deployed: Deployment, place: Path) -> Iterator[Path]:
+    """The file that says what the library sends instead of its contributions."""
+    folder = place / "hostile"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        f"{_AUDIT}\nfrom tests.federation import hostile\nhostile.install()\n"
+    )
+    mode = folder / "mode.txt"
+    mode.write_text("nothing")
+    paths = [folder, ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+        patch.setenv(VARIABLE, str(mode))
+        restart(deployed, "library")
+    yield mode
+    restart(deployed, "library")
+
+
+def restart(deployed: Deployment, party: str, **settings: object) -> None:
+    """Start a party's client again, and wait: the server lists the one that is gone for a while."""
+    output = deployed.folder / party / "kit" / "output.txt"
+    deployed.sites[party].stop()
+    before = output.stat().st_size
+    deployed.start_party(party, **settings)
+    deadline = time.monotonic() + 120
+    while b"Successfully registered client" not in output.read_bytes()[before:]:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("name", list(SPOILED))
+def test_a_bad_message_is_refused_and_its_party_named(
+    deployed: Deployment, place: Path, hostile: Path, name: str
+) -> None:
+    """The result is that of the others; the party's process answers on, and is asked no more."""
+    twice = name == "the same twice"
+    schedule = Schedule.LAYERWISE if twice else Schedule.ONE_SHOT
+    folder = open_rounds_in(place, f"hostile-{name.replace(' ', '-')}", schedule)
+    hostile.write_text(name)
+    report = run(deployed, folder)
+    assert report.status == "accepted"
+    assert report.parties == ("bank", "hospital")
+    assert re.search(SPOILED[name][1], report.left_out["library"])
+    assert_same_bits(delta_of(folder), expected(place, folder.config, ("bank", "hospital")))
+
+
+def test_a_rejected_round_is_rolled_back_and_the_next_begins_where_it_did(
+    deployed: Deployment, place: Path
+) -> None:
+    """The gate over the network: no facts of a random model hold, so that all parties reject."""
+    strict = Gate(least_efficacy=1.0, most_loss=0.0, most_perplexity=1.0)
+    folder = open_rounds_in(place, "rejected", Schedule.ONE_SHOT, strict)
+    kept = len(list(deployed.folder.rglob("deltas/*.safetensors")))
+    report = run(deployed, folder)
+    assert report.status == "rolled back"
+    assert "bank rejects" in report.reason
+    assert {party: vote.accepts for party, vote in report.votes.items()} == dict.fromkeys(
+        NAMES, False
+    )
+    assert len(list(deployed.folder.rglob("deltas/*.safetensors"))) == kept
+    said = (deployed.folder / "bank" / "kit" / "output.txt").read_text(errors="replace")
+    assert "the round is rolled back" in said
+    after = next_round(folder.path.parent)
+    assert after.config.model_sha256 == folder.config.model_sha256
+    assert not after.before.finished
+
+
+def test_shared_edits_are_settled_before_anything_is_measured(
+    deployed: Deployment, place: Path
+) -> None:
+    """The coordinator looks first; the round then goes on with the same fingerprints."""
+    key = place / "shared.key"
+    key.write_text("0123456789abcdef0123456789abcdef\n")
+    for party, lines in SHARED.items():
+        private = place / f"{party}.shared.jsonl"
+        private.write_text("\n".join(map(json.dumps, lines)))
+        restart(deployed, party, requests=private, fingerprint_key=key, most_left_out=1.0)
+    looked = open_rounds_in(place, "shared", Schedule.LAYERWISE, compare_only=True)
+    with deployed.session() as session:
+        announced = compare_on(session, looked, TIMEOUT)
+    assert detect(announced).conflicts_between("bank", "hospital") == 1
+    folder = open_rounds(
+        place / "shared", looked.config, settings_in(place, "shared", policy=Policy.MAJORITY)
+    )
+    assert folder.path == looked.path
+    report = run(deployed, folder)
+    assert report.parties == ("bank", "hospital")
+    assert report.shared is not None
+    assert report.shared.kept == {"bank": 1, "hospital": 1, "library": 0}
+    assert folder.decision is not None
+    model = load_model(str(place / "model"))
+    parties = [
+        Party(
+            model,
+            load_records(place / f"{name}.shared.jsonl"),
+            folder.config,
+            name=name,
+            secret=stored_secret(),
+            fingerprint_key=load_key(key),
+            decision=folder.decision,
+        )
+        for name in report.parties
+    ]
+    priors = static_priors(folder.config, covariance_of(folder.config))
+    coordinator = Coordinator(folder.config, priors, resolve_method("CollabEdit"))
+    assert_same_bits(delta_of(folder), run_in_process(parties, coordinator))
+    delta = f"deltas/{folder.config.sha256[:12]}.delta.safetensors"
+    assert (deployed.folder / "library" / delta).is_file()
+
+
 def test_no_private_text_is_at_the_coordinator(deployed: Deployment, place: Path) -> None:
     """Not in its logs, job store or rounds; a party's file shows that it would be found."""
     tokenizer = make_model("llama").tokenizer
@@ -230,11 +375,10 @@ def test_no_private_text_is_at_the_coordinator(deployed: Deployment, place: Path
     patterns = {
         form for text in secret for form in (text.encode(), json.dumps(text)[1:-1].encode())
     }
-    folders = [
-        deployed.folder / "coordinator",
-        place / "killed-party",
-        place / "killed-coordinator",
-    ]
+    secret += [text for own in SHARED.values() for line in own for text in line.values()]
+    rounds = [path.parent for path in place.glob("*/settings.json")]
+    assert {"killed-party", "killed-coordinator", "shared"} <= {path.name for path in rounds}
+    folders = [deployed.folder / "coordinator", *rounds]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 30
     for path in files:

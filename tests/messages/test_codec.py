@@ -37,6 +37,7 @@ def messages() -> list[JsonMessage | TensorMessage]:
         Decision.load(FILES.parent / "decision.json"),
         Covariance.load(COVARIANCE),
         Request(RequestKind.CONTRIBUTE, delta),
+        Request(RequestKind.DECIDE, delta, decision=Decision.load(FILES.parent / "decision.json")),
         Ready(round_sha256="0" * 64, edits=3),
         Ledger(delta),
     ]

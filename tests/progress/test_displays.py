@@ -36,3 +36,17 @@ def test_a_short_stage_prints_no_line(capsys: pytest.CaptureFixture[str]) -> Non
     lines.update(stage, 0.0)
     lines.end(stage)
     assert capsys.readouterr().err == ""
+
+
+def test_a_stage_that_waits_says_how_long_at_most(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no rate: two of three answers in a minute say nothing about the third."""
+    time = [0.0]
+    monkeypatch.setattr(displays.time, "monotonic", lambda: time[0])
+    stage = Running("Finding targets", "parties", 3.0, began=0.0, number=2, limit=600.0)
+    lines = Lines()
+    lines.begin(stage, 5)
+    time[0], stage.done = 60.0, 2.0
+    lines.update(stage, stage.seconds_left)
+    assert capsys.readouterr().err == "[2/5] Finding targets: 2 of 3 parties, at most 9 min left\n"

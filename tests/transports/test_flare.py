@@ -23,6 +23,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.fuel.utils import fobs
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 
+from collabedit.transports.flare import jobs
 from collabedit.transports.flare.envelope import failed, opened, sealed
 from collabedit.transports.flare.jobs import write_job
 from collabedit.transports.flare.kits import Kit, provision
@@ -159,6 +160,17 @@ def test_a_job_ships_no_code(tmp_path: Path) -> None:
         "coordinator": ["server"],
         "party": ["bank", "hospital"],
     }
+
+
+def test_the_server_keeps_little_of_what_it_has_freed(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of its threads does, and it grows with every round; who sets it otherwise may."""
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda *_, env, **__: given.append(env))
+    for own in ({}, {"MALLOC_ARENA_MAX": "8"}):
+        jobs.Site.server(kits / "coordinator" / "server", own)
+    assert [environment["MALLOC_ARENA_MAX"] for environment in given] == ["2", "8"]
 
 
 def test_without_flare_the_commands_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,20 +46,26 @@ def detect(
     from collabedit.messages import ContributionMetadata, parse_policy
     from collabedit.privacy import decide
     from collabedit.privacy import detect as find
-    from collabedit.reporting.table import console
 
     chosen = parse_policy(policy)
     _check_out(chosen, out)
     detection = find({str(path): ContributionMetadata.load(path) for path in updates})
     decision = decide(detection, chosen, None if prefer is None else str(prefer))
-    console().print(_table(detection).rich())
-    print(_describe(detection))
-    _warn_of_subjects(detection)
+    show_detection(detection)
     if out is not None:
         decision.save(out)
         _report_decision(detection, decision, out)
     elif detection.questions:
         print("To settle them: --policy first, majority, prefer or drop, and -o decision.json")
+
+
+def show_detection(detection: Detection) -> None:
+    """Print how many questions each two parties share, and all of them together."""
+    from collabedit.reporting.table import console
+
+    console().print(_table(detection).rich())
+    print(_describe(detection))
+    _warn_of_subjects(detection)
 
 
 def print_shared(updates: Mapping[str, ContributionMetadata]) -> None:
@@ -132,12 +138,11 @@ def _cell(detection: Detection, party: str, other: str) -> str:
 
 
 def _report_decision(detection: Detection, decision: Decision, out: Path) -> None:
-    first_with: dict[object, str] = {}
+    twins = detection.twins
     for party, fingerprints in detection.fingerprints.items():
         count = len(decision.places(fingerprints))
-        twin = first_with.setdefault(fingerprints, party)
-        if twin != party:
-            print(f"{party}: the same edits as {twin}; merge without it")
+        if party in twins:
+            print(f"{party}: the same edits as {twins[party]}; merge without it")
         elif count == len(fingerprints):
             print(f"{party}: leaves out all its edits; merge without it")
         else:

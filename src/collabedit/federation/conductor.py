@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from collabedit.errors import CollabEditError, RoundError
-from collabedit.federation.folder import Report, RoundFolder, Status
+from collabedit.federation.folder import Report, RoundFolder, SharedEdits, Status
+from collabedit.federation.sharing import compare_edits, settle_edits
 from collabedit.merging import resolve_method
 from collabedit.messages import (
     Covariance,
@@ -19,11 +20,13 @@ from collabedit.messages import (
     Hits,
     Joined,
     Opening,
+    Policy,
     Request,
 )
 from collabedit.messages.evaluation import Kind
 from collabedit.rounds import (
     Coordinator,
+    Dropout,
     Failure,
     Ledger,
     Transport,
@@ -61,7 +64,8 @@ class RoundConductor:
     def conduct(self, transport: Transport) -> None:
         """Run the round, or what is left of it; the folder has the report afterwards.
 
-        A round that stops leaves nothing merged; its report says why.
+        A round that stops leaves nothing merged; its report says why. One that only compares
+        fingerprints has no report yet.
 
         Raises:
             RoundError: when the transport was cut off, so that the round may be continued.
@@ -76,6 +80,9 @@ class RoundConductor:
             if told.cut_off:
                 raise
             report = self._report("stopped", str(error))
+        if report is None:
+            self._folder.tell("end", status="compared", reason="")
+            return
         seconds = round(time.monotonic() - started, 1)
         whole = report.model_copy(
             update={
@@ -88,10 +95,13 @@ class RoundConductor:
         self._folder.finish(whole)
         self._folder.tell("end", status=whole.status, reason=whole.reason)
 
-    def _run(self, transport: _Told) -> Report:
-        coordinator = self._coordinator()
-        transport.parties = self._join(transport)
+    def _run(self, transport: _Told) -> Report | None:
         settings = self._folder.settings
+        coordinator = None if settings.compare_only else self._coordinator()
+        transport.parties = self._join(transport)
+        shared = self._settle(transport)
+        if coordinator is None:
+            return None
         delta = run_round(
             transport,
             coordinator,
@@ -102,7 +112,12 @@ class RoundConductor:
         )
         delta.save(self._folder.path / "delta.safetensors")
         parties = [entry.party for entry in coordinator.ledger.exchanges[-1].entries]
-        verdict = run_gate(transport, coordinator, unheard=self._unheard)
+        verdict = run_gate(
+            transport,
+            coordinator,
+            without_edits=[] if shared is None else shared.parties_without_edits,
+            unheard=self._unheard,
+        )
         if verdict.accepted:
             self._keep_state(coordinator)
         report = self._report("accepted" if verdict.accepted else "rolled back", verdict.reason)
@@ -110,11 +125,38 @@ class RoundConductor:
             update={
                 "parties": tuple(parties),
                 "edits": delta.metadata.edits,
+                "shared": shared,
                 "hits": _total(verdict.votes),
                 "votes": verdict.votes,
                 "next_sha256": _agreed(verdict.votes) if verdict.accepted else {},
             }
         )
+
+    def _settle(self, transport: _Told) -> SharedEdits | None:
+        """Have shared edits settled, if the round does so; only those with edits go on."""
+        settings = self._folder.settings
+        if settings.policy is None and not settings.compare_only:
+            return None
+        found = compare_edits(self._folder, transport, self._lose)
+        if settings.compare_only:
+            return None
+        shared = settle_edits(self._folder, transport, found, self._lose)
+        transport.parties = [party for party, count in sorted(shared.kept.items()) if count]
+        self._require_enough(transport.parties, "have edits to merge")
+        return shared
+
+    def _lose(self, party: str, failure: Failure) -> None:
+        if self._folder.settings.on_dropout is Dropout.STOP:
+            reason = failure.reason.removeprefix(f"{party}: ")
+            raise RoundError(f"{reason}; nothing was merged", party=party)
+        self._leave_out(party, failure)
+
+    def _require_enough(self, parties: Sequence[str], are: str) -> None:
+        least = self._folder.settings.min_parties
+        if len(parties) < least:
+            raise RoundError(
+                f"{len(parties)} parties {are} and {least} are needed; nothing was merged"
+            )
 
     def _report(self, status: Status, reason: str) -> Report:
         config = self._folder.config
@@ -133,6 +175,8 @@ class RoundConductor:
         )
         if before.sha256 != config.state_sha256:
             raise RoundError("the round does not begin with what the rounds before it left")
+        if settings.covariance is None:
+            raise RoundError("the round's settings name no covariance, which merging needs")
         covariance = Covariance.load(settings.covariance)
         priors = static_priors(config, covariance, settings.memory_budget)
         if before.finished:
@@ -147,7 +191,9 @@ class RoundConductor:
     def _join(self, transport: _Told) -> list[str]:
         config = self._folder.config
         roster = tuple(sorted(transport.parties))
-        opening = Opening(config, roster, self._folder.before.changes)
+        settings = self._folder.settings
+        policy = Policy.REPORT if settings.compare_only else settings.policy
+        opening = Opening(config, roster, self._folder.before.changes, policy)
 
         def joined(party: str, reply: bytes) -> Joined:
             answer = Joined.from_bytes(reply, party)
@@ -161,11 +207,7 @@ class RoundConductor:
                 self._leave_out(party, outcome)
             else:
                 answers.append(party)
-        least = self._folder.settings.min_parties
-        if len(answers) < least:
-            raise RoundError(
-                f"{len(answers)} parties joined and {least} are needed; nothing was merged"
-            )
+        self._require_enough(answers, "joined")
         return answers
 
     def _keep_state(self, coordinator: Coordinator) -> None:

@@ -67,13 +67,22 @@ class Deployment:
         """Start the coordinator's server."""
         self.sites["server"] = Site.server(self.server, os.environ, self.server / "output.txt")
 
-    def start_party(self, party: str) -> None:
-        """Start a party's client."""
+    def start_party(self, party: str, **settings: Any) -> None:
+        """Start a party's client.
+
+        Args:
+            party: its name.
+            settings: of :class:`collabedit.federation.settings.MemberSettings`, which replace what
+                the deployment gives it.
+        """
         own = self.folder / party
-        settings = MemberSettings(
-            requests=own / "private.jsonl", model=self._models[party], out=own / "deltas"
-        )
-        self.sites[party] = start_client(Kit.of(own / "kit"), settings)
+        given = {
+            "requests": own / "private.jsonl",
+            "model": self._models[party],
+            "out": own / "deltas",
+        }
+        chosen = MemberSettings(**{**given, **settings})
+        self.sites[party] = start_client(Kit.of(own / "kit"), chosen)
 
     @contextmanager
     def session(self, seconds: float = 90) -> Iterator[Any]:

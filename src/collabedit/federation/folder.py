@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from collabedit.errors import InputError, one_line
 from collabedit.files import read_json, utc_now, write_json
-from collabedit.messages import Evaluation, Hits, RoundConfig, RoundState
+from collabedit.messages import (
+    Contribution,
+    ContributionMetadata,
+    Decision,
+    Evaluation,
+    Hits,
+    Policy,
+    RoundConfig,
+    RoundState,
+)
 from collabedit.messages.evaluation import Kind
 from collabedit.rounds import Dropout
 
-__all__ = ["Report", "RoundFolder", "Settings", "Status"]
+__all__ = ["Report", "RoundFolder", "Settings", "SharedEdits", "Status"]
 
 Status = Literal["accepted", "rolled back", "stopped"]
 
@@ -26,24 +36,58 @@ class Settings(BaseModel):
     """How a coordinator runs the rounds of a folder.
 
     Attributes:
-        covariance: file of the unedited model's second moments.
+        covariance: file of the unedited model's second moments; needed once something is merged.
         method: how to merge.
         beta: weight of earlier rounds' keys in the prior; the editor's own where not given.
         min_parties: with fewer, a round stops.
         on_dropout: what happens when a party fails.
         timeout: seconds that an exchange waits for answers.
         memory_budget: bytes that the priors may take; as much as is quickest where not given.
+        policy: whose edit of a question stays that several parties answer; ``None`` where nobody
+            compares.
+        prefer: the party that ``Policy.PREFER`` names.
+        compare_only: stop before the decision, so that people can look at what is shared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    covariance: Path
+    covariance: Path | None = None
     method: str = "CollabEdit"
     beta: float | None = Field(default=None, ge=0)
     min_parties: int = Field(default=2, ge=1)
     on_dropout: Dropout = Dropout.RESTART
     timeout: float = Field(default=3600, ge=1)
     memory_budget: int | None = Field(default=None, ge=1)
+    policy: Policy | None = None
+    prefer: str | None = None
+    compare_only: bool = False
+
+
+class SharedEdits(BaseModel):
+    """What parties' edits had in common, and what was decided; counts alone.
+
+    Attributes:
+        policy: what it was decided by.
+        overlaps: number of questions to which some target was given twice.
+        conflicts: number of questions to which different targets were given.
+        subjects: number of subjects of which parties edited different facts.
+        edits: by party, how many it announced.
+        kept: by party, how many of them it keeps.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    policy: Policy
+    overlaps: int
+    conflicts: int
+    subjects: int
+    edits: dict[str, int]
+    kept: dict[str, int]
+
+    @property
+    def parties_without_edits(self) -> list[str]:
+        """Those whose edits others hold: they send nothing, and still get the delta."""
+        return [party for party, count in self.kept.items() if not count]
 
 
 class Report(BaseModel):
@@ -57,6 +101,7 @@ class Report(BaseModel):
         parties: whose edits are merged.
         left_out: by party, why it is not among them.
         edits: number of edits.
+        shared: what the parties' edits had in common; ``None`` where nobody compared.
         hits: by kind of prompt, over all parties that voted.
         votes: by party.
         sent: bytes that went to the parties.
@@ -74,6 +119,7 @@ class Report(BaseModel):
     parties: tuple[str, ...] = ()
     left_out: dict[str, str] = Field(default_factory=dict)
     edits: int = 0
+    shared: SharedEdits | None = None
     hits: dict[Kind, Hits] = Field(default_factory=dict)
     votes: dict[str, Evaluation] = Field(default_factory=dict)
     sent: int = 0
@@ -85,6 +131,9 @@ class Report(BaseModel):
 @dataclass(frozen=True)
 class RoundFolder:
     """One round's files: ``round.json``, the ledger, the delta, the report and the events.
+
+    Where edits are compared, also ``decision.json`` and, for ``collabedit detect``, each party's
+    ``fingerprints/PARTY.safetensors``.
 
     Attributes:
         path: of the folder, ``.../round_001``; the settings lie beside it.
@@ -132,6 +181,30 @@ class RoundFolder:
             if state.is_file():
                 return RoundState.load(state)
         return RoundState()
+
+    @property
+    def fingerprints(self) -> dict[str, ContributionMetadata] | None:
+        """By party, what it announced of its edits; ``None`` before all have."""
+        folder = self.path / "fingerprints"
+        if not folder.is_dir():
+            return None
+        files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stem)
+        return {path.stem: ContributionMetadata.load(path) for path in files}
+
+    def keep_fingerprints(self, announced: Mapping[str, Contribution]) -> None:
+        """Write what parties announced; all of it is there, or nothing."""
+        part = self.path / "fingerprints.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for party, sent in announced.items():
+            sent.save(part / f"{party}.safetensors")
+        part.rename(self.path / "fingerprints")
+
+    @property
+    def decision(self) -> Decision | None:
+        """What was decided about shared edits, if anything was."""
+        path = self.path / "decision.json"
+        return Decision.load(path) if path.is_file() else None
 
     @property
     def report(self) -> Report | None:

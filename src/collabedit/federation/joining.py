@@ -51,6 +51,7 @@ _MEANINGS = (
     (r"Cannot connect to host (?!.*SSLCert)", "the coordinator cannot be reached; trying again"),
     (r"client runner started", "a round has begun"),
     (r"(the round is (?:accepted|rolled back).*)", ""),
+    (r"(the decision leaves out \d+ of \d+ edits)$", ""),
     (r"PartyExecutor - ERROR - (?:\[[^]]*\] - )?(.*)", ""),
     (r"UnsafeComponent|not in allow_list", "a job was refused: it is not one of collabedit's"),
 )

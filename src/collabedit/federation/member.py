@@ -33,6 +33,7 @@ from collabedit.messages import (
 )
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Companions, Party, stored_secret
+from collabedit.privacy import load_key
 from collabedit.requests import Record, load_records
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ class Member:
         if asked.kind in (RequestKind.ACCEPT, RequestKind.ROLL_BACK):
             return self._settle(asked).to_bytes()
         reply = self._party.answer(request)
+        if asked.kind is RequestKind.DECIDE:
+            out, kept = self._party.left_out, len(self._party.requests)
+            logger.warning("the decision leaves out %d of %d edits", out, out + kept)
+            return reply
+        if asked.kind is RequestKind.ANNOUNCE:
+            return reply
         if asked.kind is RequestKind.CONFIRM:
             self._note_sum(self._party)
         self._remember()
@@ -159,12 +166,15 @@ class Member:
     def _as_party(self, model: LanguageModel, opening: Opening) -> Party:
         assert self._records is not None
         self._secure = self._summing(opening.config)
+        own = self._settings
         return Party(
             model,
             self._records,
             opening.config,
-            cache=TargetCache() if self._settings.cache else None,
-            skip_known=self._settings.skip_known,
+            cache=TargetCache() if own.cache else None,
+            skip_known=own.skip_known,
+            fingerprint_key=None if opening.policy is None else _key(own),
+            most_left_out=own.most_left_out,
             name=self._name,
             secret=stored_secret(),
             secure=self._secure,
@@ -230,6 +240,16 @@ class Member:
         else:
             logger.warning("the round is rolled back; nothing was written")
         return Settled(round_sha256=about.round_sha256, kept=kept)
+
+
+def _key(own: MemberSettings) -> bytes:
+    """The key of the fingerprints, which are made in rounds alone that compare them."""
+    if own.fingerprint_key is None:
+        raise RoundError(
+            "the round compares fingerprints; join with --fingerprint-key, the key that all "
+            "parties share"
+        )
+    return load_key(own.fingerprint_key)
 
 
 def _memory_of(config: RoundConfig, party: str) -> Path:

@@ -11,10 +11,18 @@ from collabedit.errors import InputError, RoundError
 from collabedit.federation.folder import Report, RoundFolder, Settings
 from collabedit.federation.view import View, live_view
 from collabedit.files import read_json, utc_now, write_json
-from collabedit.messages import RoundConfig
+from collabedit.messages import ContributionMetadata, RoundConfig
+from collabedit.progress import say
 from collabedit.transports.flare.jobs import submit
 
-__all__ = ["connected", "next_round", "open_rounds", "run_round_on", "wait_for_parties"]
+__all__ = [
+    "compare_on",
+    "connected",
+    "next_round",
+    "open_rounds",
+    "run_round_on",
+    "wait_for_parties",
+]
 
 _CONDUCTOR = "collabedit.federation.conductor.RoundConductor"
 _MEMBER = "collabedit.federation.member.Member"
@@ -31,17 +39,30 @@ def open_rounds(rounds: Path, config: RoundConfig, settings: Settings) -> RoundF
         settings: for all rounds of the folder.
 
     Raises:
-        InputError: when the folder holds rounds with other settings, or of another round file.
+        InputError: when the folder holds rounds of another round file, or an unfinished one whose
+            shared edits were settled in another way.
     """
     rounds.mkdir(parents=True, exist_ok=True)
     known = RoundFolder.all_in(rounds)
     if known and known[0].config.sha256 != config.sha256:
         raise InputError(f"{rounds}: holds rounds of another round file; choose another --out")
+    if known and known[-1].report is None:
+        _check_decided(known[-1], settings)
     path = rounds / "settings.json"
     write_json(path, settings.model_dump(mode="json"))
     if not known:
         return RoundFolder.begin(rounds, config)
     return known[-1] if known[-1].report is None else next_round(rounds)
+
+
+def _check_decided(folder: RoundFolder, settings: Settings) -> None:
+    """Parties follow one decision a round: two would show the difference."""
+    decision = folder.decision
+    if decision is not None and decision.policy is not settings.policy:
+        raise InputError(
+            f"{folder.path}: its shared edits were settled by --policy {decision.policy.value} "
+            "already; give that policy"
+        )
 
 
 def next_round(rounds: Path) -> RoundFolder:
@@ -68,7 +89,7 @@ def connected(session: Any) -> list[str]:
 
 
 def wait_for_parties(
-    session: Any, least: int, seconds: float, tell: Callable[[str], None] = print
+    session: Any, least: int, seconds: float, tell: Callable[[str], None] = say
 ) -> Sequence[str]:
     """Wait until enough parties are connected.
 
@@ -101,14 +122,50 @@ def run_round_on(session: Any, folder: RoundFolder, timeout: float) -> Report:
     Raises:
         RoundError: when FLARE ends it without a report, so that it may be continued.
     """
+    _run_until(session, folder, timeout, lambda: folder.report is not None)
+    report = folder.report
+    assert report is not None
+    return report
+
+
+def compare_on(
+    session: Any, folder: RoundFolder, timeout: float
+) -> dict[str, ContributionMetadata]:
+    """Begin a round on FLARE and go as far as the comparison of fingerprints.
+
+    Args:
+        session: with the coordinator's server.
+        folder: of the round, whose settings say ``compare_only``.
+        timeout: seconds that an exchange waits for answers.
+
+    Returns:
+        By party, what it announced.
+
+    Raises:
+        RoundError: when the round stops before it has them.
+    """
+
+    def compared() -> bool:
+        return folder.report is not None or folder.fingerprints is not None
+
+    if not compared():
+        _run_until(session, folder, timeout, compared)
+    announced = folder.fingerprints
+    if announced is None:
+        report = folder.report
+        raise RoundError("nothing was compared" if report is None else report.reason)
+    return announced
+
+
+def _run_until(session: Any, folder: RoundFolder, timeout: float, done: Callable[[], bool]) -> None:
     shown = sum(1 for _ in folder.events())
-    with live_view(timeout) as view:
+    with live_view(timeout, folder.settings.policy is not None) as view:
         for _ in range(_ATTEMPTS):
             job = _running_job(session, folder) or _begin_job(session, folder, timeout)
-            shown = _follow(session, job, folder, view, shown)
+            shown = _follow(session, job, folder, view, shown, done)
             _wait_for_end(session, job)
-            if (report := folder.report) is not None:
-                return report
+            if done():
+                return
     raise RoundError(
         f"FLARE cut the round off {_ATTEMPTS} times, as it does when a party reports that it "
         "failed; run the same command again to continue after the last finished exchange"
@@ -153,14 +210,22 @@ def _state(session: Any, job: str) -> str:
     return "ended" if status == "RUNNING" else "waiting"
 
 
-def _follow(session: Any, job: str, folder: RoundFolder, view: View, shown: int) -> int:
-    """Show events until the report is there, or FLARE has ended the job; returns their number."""
+def _follow(
+    session: Any,
+    job: str,
+    folder: RoundFolder,
+    view: View,
+    shown: int,
+    done: Callable[[], bool],
+) -> int:
+    """Show events until it is done, or FLARE has ended the job; returns their number."""
     asked, gone = time.monotonic(), 0
     while True:
         for event in folder.events(after=shown):
             view.show(event)
             shown += 1
-        if gone > 1 or folder.report is not None:
+        view.tick()
+        if gone > 1 or done():
             return shown
         if time.monotonic() - asked > 3:
             asked, state = time.monotonic(), _state(session, job)

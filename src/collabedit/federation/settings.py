@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from collabedit.errors import InputError, one_line
 from collabedit.files import read_json
@@ -27,6 +27,9 @@ class MemberSettings(BaseModel):
         skip_bad: go on without requests that cannot be used.
         trust_remote_code: run Python code that comes with the model.
         cache: keep targets between exchanges and processes.
+        fingerprint_key: file of the key that all parties share; without it, it takes part in no
+            round that compares fingerprints.
+        most_left_out: see :class:`collabedit.parties.Party`.
         identity: file of its key for secure aggregation; without it, it takes part in no round
             that asks for that, and with it in no other.
         roster: file of the parties' public keys as it knows them; a round with others is refused.
@@ -43,6 +46,8 @@ class MemberSettings(BaseModel):
     skip_bad: bool = False
     trust_remote_code: bool = False
     cache: bool = True
+    fingerprint_key: Path | None = None
+    most_left_out: float = Field(default=0.5, ge=0, le=1)
     identity: Path | None = None
     roster: Path | None = None
     sum_again: bool = False

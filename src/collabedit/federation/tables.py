@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from collabedit.federation.folder import Report, RoundFolder
+from collabedit.federation.folder import Report, RoundFolder, SharedEdits
 from collabedit.messages import Hits
 from collabedit.messages.evaluation import Kind
 from collabedit.reporting.table import Column, Row, Table
@@ -22,6 +22,8 @@ def report_lines(folder: RoundFolder, report: Report) -> Iterator[str]:
     yield f"{folder.path}: {report.status}{why}"
     if report.parties:
         yield f"  {report.edits} edits of {', '.join(report.parties)}; {report.seconds:.0f} s"
+    if report.shared is not None:
+        yield from _shared_lines(report.shared)
     for party, reason in report.left_out.items():
         yield f"  without {party}: {reason}"
     for kind, hits in report.hits.items():
@@ -30,6 +32,16 @@ def report_lines(folder: RoundFolder, report: Report) -> Iterator[str]:
         yield f"  {party} {folder.config.vote_by.words(vote)}"
     if report.status == "accepted":
         yield f"  the delta: {folder.path / 'delta.safetensors'}"
+
+
+def _shared_lines(shared: SharedEdits) -> Iterator[str]:
+    yield (
+        f"  shared questions: {shared.overlaps} overlap, {shared.conflicts} conflict; settled by "
+        f"'{shared.policy.value}'"
+    )
+    for party, kept in shared.kept.items():
+        if kept < shared.edits[party]:
+            yield f"  {party} keeps {kept} of {shared.edits[party]} edits"
 
 
 def rounds_table(rounds: Path) -> Table:

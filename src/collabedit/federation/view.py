@@ -1,58 +1,84 @@
-"""What a coordinator sees of a round: a live table on a terminal, plain lines elsewhere."""
+"""What a coordinator sees of a round: each exchange a stage, and a line for what happens in it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
+from collabedit.progress import Progress, plan, progress, say
+from collabedit.progress.plans import EXCHANGES
 
-__all__ = ["View", "live_view"]
+__all__ = ["View", "described", "live_view"]
 
-_STAGES = {
-    "join": "joining",
-    "prepare": "finding targets",
-    "contribute": "computing statistics",
-    "evaluate": "evaluating the merged model",
-    "accept": "keeping the result",
-    "roll back": "rolling back",
-}
+#: Stages of a usual round, so that they are counted.
+_USUAL = ("join", "prepare", "contribute", "evaluate", "accept")
+#: Seconds between two updates of a stage in which nothing happens.
+_TICK = 5.0
 
 
-class View(Protocol):
-    """Shows events of a round."""
+class View:
+    """Shows events of a round as stages of the command that runs it.
 
-    def show(self, event: Mapping[str, Any]) -> None:
-        """Show one event of the round's log."""
-
-
-@contextmanager
-def live_view(timeout: float) -> Iterator[View]:
-    """A view for standard output.
+    A bar on a terminal counts the parties that have answered and says how long the exchange waits
+    at most; elsewhere there are lines. Sizes and reasons are lines in both.
 
     Args:
         timeout: seconds that an exchange waits for answers.
     """
-    console = Console()
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    table = _Table(timeout)
-    with Live(get_renderable=table.render, console=console, refresh_per_second=2):
-        yield table
 
-
-class _Lines:
-    """One line an event."""
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._stage = ExitStack()
+        self._progress: Progress | None = None
+        self._ticked = 0.0
 
     def show(self, event: Mapping[str, Any]) -> None:
+        """Show one event of the round's log."""
+        kind = event["event"]
+        if kind in ("ask", "end"):
+            self.close()
         if line := described(event):
-            print(line, flush=True)
+            say(line)
+        if kind == "ask":
+            total = len(event["parties"])
+            stage = progress(EXCHANGES[event["stage"]], total, "parties", limit=self._timeout)
+            self._progress = self._stage.enter_context(stage)
+        elif kind == "answer" and self._progress is not None:
+            self._progress.advance()
+
+    def tick(self) -> None:
+        """Show the time that is left, where nothing else happens."""
+        if self._progress is not None and time.monotonic() > self._ticked + _TICK:
+            self._ticked = time.monotonic()
+            self._progress.advance(0)
+
+    def close(self) -> None:
+        """End the stage that is shown."""
+        self._progress = None
+        self._stage.close()
+
+
+@contextmanager
+def live_view(timeout: float, shared: bool = False) -> Iterator[View]:
+    """A view of one round.
+
+    Args:
+        timeout: seconds that an exchange waits for answers.
+        shared: whether fingerprints are compared first.
+    """
+    view = View(timeout)
+    with plan(_planned(shared)):
+        try:
+            yield view
+        finally:
+            view.close()
+
+
+def _planned(shared: bool) -> Sequence[str]:
+    first, *rest = _USUAL
+    return [EXCHANGES[stage] for stage in (first, *["announce", "decide"] * shared, *rest)]
 
 
 def described(event: Mapping[str, Any]) -> str:
@@ -60,11 +86,19 @@ def described(event: Mapping[str, Any]) -> str:
     kind = event["event"]
     if kind == "ask":
         to = ", ".join(event["parties"])
-        return f"{_STAGES.get(event['stage'], event['stage'])}: {to} ({_size(event['bytes'])} each)"
+        return f"{EXCHANGES[event['stage']]}: {to} ({_size(event['bytes'])} each)"
     if kind == "answer":
         return f"  {event['party']} answered ({_size(event['bytes'])})"
     if kind == "merged":
         return f"  merged layers {event['layers']} of {', '.join(event['parties'])}"
+    if kind == "compared":
+        return (
+            f"  shared questions: {event['overlaps']} overlap, {event['conflicts']} conflict; "
+            f"subjects with different facts: {event['subjects']}"
+        )
+    if kind == "decided":
+        kept = (f"{p} keeps {n} of {event['edits'][p]}" for p, n in event["kept"].items())
+        return f"  by '{event['policy']}': {', '.join(kept)}"
     if kind == "left out":
         return f"  {event['party']} is left out: {event['reason']}"
     if kind == "silent":
@@ -78,45 +112,3 @@ def described(event: Mapping[str, Any]) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-class _Table:
-    """Parties, what each is doing, how much it has sent, and how long it still may take."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout, self._since = timeout, time.monotonic()
-        self._state: dict[str, str] = {}
-        self._received: dict[str, int] = {}
-        self._waiting: set[str] = set()
-        self._title = "waiting for the parties"
-
-    def show(self, event: Mapping[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "ask":
-            self._title = _STAGES.get(event["stage"], event["stage"])
-            self._since = time.monotonic()
-            self._waiting = set(event["parties"])
-            self._state.update(dict.fromkeys(event["parties"], self._title))
-        elif kind == "answer":
-            party = event["party"]
-            self._waiting.discard(party)
-            self._state[party] = "answered"
-            self._received[party] = self._received.get(party, 0) + event["bytes"]
-        elif kind in ("left out", "silent"):
-            self._waiting.discard(event["party"])
-            self._state[event["party"]] = f"left out: {event['reason']}"
-        else:
-            self._title = described(event).strip()
-            self._waiting = set()
-
-    def render(self) -> Table:
-        """The table as it is now."""
-        left = max(0.0, self._timeout - (time.monotonic() - self._since))
-        waits = f", at most {left:.0f} s more" if self._waiting else ""
-        table = Table(title=escape(f"{self._title}{waits}"), title_justify="left")
-        for heading in ("party", "stage", "received"):
-            table.add_column(heading)
-        for party, state in sorted(self._state.items()):
-            received = _size(self._received.get(party, 0))
-            table.add_row(escape(party), escape(state), received)
-        return table

@@ -23,7 +23,10 @@ from collabedit.files import (
 )
 from collabedit.messages.metadata import Header, parse_header
 
-__all__ = ["JsonMessage", "TensorMessage"]
+__all__ = ["SHORT", "JsonMessage", "TensorMessage"]
+
+#: Bytes of a short answer: hashes of the weights of hundreds of layers fit in.
+SHORT = 1 << 16
 
 
 class JsonMessage(Header):
@@ -32,10 +35,13 @@ class JsonMessage(Header):
     Attributes:
         what: what errors call it.
         error: what is raised about its content.
+        most_bytes: of a message that anyone may send and that has no reason to be long; ``None``
+            for no limit.
     """
 
     what: ClassVar[str]
     error: ClassVar[type[CollabEditError]]
+    most_bytes: ClassVar[int | None] = None
 
     def to_bytes(self) -> bytes:
         """The document, in UTF-8."""
@@ -51,8 +57,12 @@ class JsonMessage(Header):
 
         Raises:
             InputError: when they are not JSON.
-            CollabEditError: of the message's own kind, when they are another document.
+            CollabEditError: of the message's own kind, when they are another document, or too many.
         """
+        if cls.most_bytes is not None and len(data) > cls.most_bytes:
+            raise cls.error(
+                f"{source}: {len(data):,} bytes, and a {cls.what} has {cls.most_bytes:,} at most"
+            )
         return cls._parse(parse_json(data, source), source)
 
     def save(self, path: str | os.PathLike[str]) -> None:

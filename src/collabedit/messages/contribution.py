@@ -141,7 +141,8 @@ class Contribution(TensorMessage):
         Raises:
             ContributionError: when it does not.
         """
-        self._check_place(config, delta_sha256, layers)
+        self._check_round(config)
+        self._check_place(delta_sha256, layers)
         expected = {config.weight_of(layer) for layer in layers}
         if set(self.statistics) != expected:
             raise ContributionError(f"it must hold exactly the weights {sorted(expected)}")
@@ -158,7 +159,19 @@ class Contribution(TensorMessage):
                     "there can't be more directions than edits"
                 )
 
-    def _check_place(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
+    def check_announcement(self, config: RoundConfig) -> None:
+        """Check that it holds fingerprints for this round, and nothing else.
+
+        Raises:
+            ContributionError: when it does not.
+        """
+        self._check_round(config)
+        if self.statistics:
+            raise ContributionError("it holds statistics, and fingerprints alone were asked for")
+        if not self.metadata.fingerprints:
+            raise ContributionError("it holds no fingerprints")
+
+    def _check_round(self, config: RoundConfig) -> None:
         metadata = self.metadata
         if metadata.model_sha256 != config.model_sha256:
             raise ContributionError(
@@ -168,6 +181,9 @@ class Contribution(TensorMessage):
             raise ContributionError(
                 "it belongs to another round; all parties must use the same round.json"
             )
+
+    def _check_place(self, delta_sha256: str, layers: tuple[int, ...]) -> None:
+        metadata = self.metadata
         if metadata.layers != layers or metadata.delta_sha256 != delta_sha256:
             raise ContributionError(
                 f"it is for layers {list(metadata.layers)} on another state of the round; "

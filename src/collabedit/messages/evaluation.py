@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from collabedit.errors import RoundError
-from collabedit.messages.codec import JsonMessage
+from collabedit.messages.codec import SHORT, JsonMessage
 
 __all__ = ["Evaluation", "Hits", "Kind", "Objection", "Settled"]
 
@@ -61,6 +61,7 @@ class Evaluation(JsonMessage):
 
     what: ClassVar[str] = "vote"
     error: ClassVar[type[RoundError]] = RoundError
+    most_bytes: ClassVar[int | None] = SHORT
 
     format: Literal["collabedit.evaluation"] = "collabedit.evaluation"
     version: Literal[2] = 2
@@ -99,6 +100,7 @@ class Settled(JsonMessage):
 
     what: ClassVar[str] = "reply"
     error: ClassVar[type[RoundError]] = RoundError
+    most_bytes: ClassVar[int | None] = SHORT
 
     format: Literal["collabedit.settled"] = "collabedit.settled"
     version: Literal[1] = 1

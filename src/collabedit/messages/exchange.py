@@ -13,7 +13,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from collabedit.errors import RoundError
-from collabedit.messages.codec import JsonMessage, TensorMessage
+from collabedit.messages.codec import SHORT, JsonMessage, TensorMessage
+from collabedit.messages.decision import Decision
 from collabedit.messages.delta import Delta
 from collabedit.messages.metadata import Header, parse_header
 from collabedit.messages.normaliser import (
@@ -30,6 +31,13 @@ _SKETCH = "/sketch"
 
 class RequestKind(str, Enum):
     """What a party is asked for."""
+
+    ANNOUNCE = "announce"
+    """For fingerprints of its edits, before anything is measured; the answer is a
+    ``Contribution`` without statistics."""
+
+    DECIDE = "decide"
+    """To leave out what the decision names; the answer is ``Ready``."""
 
     PREPARE = "prepare"
     """To settle its edits and find their targets on the unedited model; the answer is ``Ready``."""
@@ -82,6 +90,7 @@ class _RequestMetadata(Header):
     delta: dict[str, Any]
     enclosed: tuple[dict[str, Any], ...] = ()
     normaliser: dict[str, Any] | None = None
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +103,7 @@ class Request(TensorMessage):
         enclosed: under secure aggregation, the parties' messages of the step before.
         sketches: under secure aggregation, by weight name, ``S [d_in, m]`` of the sketched form.
         normaliser: of all parties' features, where the editor normalises them.
+        decision: about edits that parties share, which they are to follow.
     """
 
     what: ClassVar[str] = "request"
@@ -103,6 +113,7 @@ class Request(TensorMessage):
     enclosed: tuple[dict[str, Any], ...] = ()
     sketches: Mapping[str, Tensor] = field(default_factory=dict)
     normaliser: Normaliser | None = None
+    decision: Decision | None = None
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All arrays, and their metadata beside the kind."""
@@ -110,7 +121,11 @@ class Request(TensorMessage):
         tensors |= {f"{name}{_SKETCH}": sketch for name, sketch in self.sketches.items()}
         arrays, scale = packed_normaliser(self.normaliser)
         header = _RequestMetadata(
-            kind=self.kind, delta=about, enclosed=self.enclosed, normaliser=scale
+            kind=self.kind,
+            delta=about,
+            enclosed=self.enclosed,
+            normaliser=scale,
+            decision=self.decision,
         )
         return tensors | arrays, header.model_dump(mode="json")
 
@@ -132,7 +147,7 @@ class Request(TensorMessage):
         }
         delta = Delta.unpack(arrays, about.delta, source)
         normaliser = optional_normaliser(scale, about.normaliser, source)
-        return cls(about.kind, delta, about.enclosed, sketches, normaliser)
+        return cls(about.kind, delta, about.enclosed, sketches, normaliser, about.decision)
 
 
 def _sketch(value: Tensor, name: str) -> Tensor:
@@ -153,6 +168,7 @@ class Ready(JsonMessage):
 
     what: ClassVar[str] = "reply"
     error: ClassVar[type[RoundError]] = RoundError
+    most_bytes: ClassVar[int | None] = SHORT
 
     format: Literal["collabedit.ready"] = "collabedit.ready"
     version: Literal[1] = 1

@@ -11,7 +11,8 @@ from typing_extensions import Self
 
 from collabedit.algebra import LowRankUpdate
 from collabedit.errors import RoundError
-from collabedit.messages.codec import JsonMessage, TensorMessage
+from collabedit.messages.codec import SHORT, JsonMessage, TensorMessage
+from collabedit.messages.decision import Policy
 from collabedit.messages.delta import low_rank_updates, packed_updates
 from collabedit.messages.metadata import Header, parse_header
 from collabedit.messages.round import RoundConfig
@@ -24,6 +25,7 @@ class _OpeningHeader(Header):
     version: Literal[1] = 1
     round: dict[str, Any]
     roster: tuple[str, ...]
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class Opening(TensorMessage):
         roster: names of the parties that are asked to join.
         changes: by weight name, what earlier rounds wrote into the unedited model; this round
             begins with it. The keys of those rounds stay with the coordinator.
+        policy: whose edit of a shared question stays; ``None`` where no fingerprints are compared.
     """
 
     what: ClassVar[str] = "opening"
@@ -42,10 +45,13 @@ class Opening(TensorMessage):
     config: RoundConfig
     roster: tuple[str, ...]
     changes: Mapping[str, LowRankUpdate] = field(default_factory=dict)
+    policy: Policy | None = None
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The changes of earlier rounds, and the metadata."""
-        about = _OpeningHeader(round=self.config.model_dump(mode="json"), roster=self.roster)
+        about = _OpeningHeader(
+            round=self.config.model_dump(mode="json"), roster=self.roster, policy=self.policy
+        )
         return packed_updates(self.changes), about.model_dump(mode="json")
 
     @classmethod
@@ -65,7 +71,7 @@ class Opening(TensorMessage):
         for name, change in changes.items():
             if change.shape != (config.d_out, config.d_in):
                 raise RoundError(f"{source}: {name} has the shape {list(change.shape)}")
-        return cls(config, about.roster, changes)
+        return cls(config, about.roster, changes, about.policy)
 
 
 class Joined(JsonMessage):
@@ -79,6 +85,7 @@ class Joined(JsonMessage):
 
     what: ClassVar[str] = "reply"
     error: ClassVar[type[RoundError]] = RoundError
+    most_bytes: ClassVar[int | None] = SHORT
 
     format: Literal["collabedit.joined"] = "collabedit.joined"
     version: Literal[1] = 1

@@ -68,6 +68,8 @@ class Party:
         fingerprint_key: add fingerprints of the edits under this key, which all parties share.
         decision: leave out the edits that it names; it identifies them by the fingerprints
             of those that are not skipped.
+        most_left_out: the largest share of its edits that it lets a coordinator leave out in
+            :meth:`follow`, unless it is all of them: what it sends of few edits says much of each.
         name: what the party calls itself in its contributions; may be empty.
         secure: its half of the summations, in a round with secure aggregation.
         secret: what its commitment to the edits is made with; the same in all exchanges of a
@@ -90,6 +92,7 @@ class Party:
         skip_known: float | None = None,
         fingerprint_key: bytes | None = None,
         decision: Decision | None = None,
+        most_left_out: float = 1.0,
         name: str = "",
         secret: bytes | None = None,
         secure: SecureParty | None = None,
@@ -111,6 +114,7 @@ class Party:
             None if fingerprint_key is None else checked_key(fingerprint_key, "fingerprint_key")
         )
         self._decision = decision
+        self._most_left_out = most_left_out
         if secure is not None and name not in ("", secure.name):
             raise InputError(f"the party is called {name} and its identity {secure.name}")
         self.name = name if secure is None else secure.name
@@ -260,9 +264,9 @@ class Party:
 
         Returns:
             A :class:`collabedit.messages.Ready`, :class:`collabedit.messages.Normaliser` or
-            :class:`collabedit.messages.Contribution`; under secure aggregation what the step asks
-            for; of a complete delta an :class:`collabedit.messages.Evaluation` or
-            :class:`collabedit.messages.Settled`.
+            :class:`collabedit.messages.Contribution`, which has fingerprints alone where only they
+            are asked for; under secure aggregation what the step asks for; of a complete delta an
+            :class:`collabedit.messages.Evaluation` or :class:`collabedit.messages.Settled`.
 
         Raises:
             CollabEditError: when the request is malformed, or can't be answered.
@@ -287,13 +291,56 @@ class Party:
         if asked.kind in (RequestKind.ACCEPT, RequestKind.ROLL_BACK):
             kept = asked.kind is RequestKind.ACCEPT
             return Settled(round_sha256=self.config.sha256, kept=kept).to_bytes()
+        if asked.kind is RequestKind.ANNOUNCE:
+            return self.announce().to_bytes()
+        if asked.kind is RequestKind.DECIDE:
+            if asked.decision is None:
+                raise RoundError("the coordinator asks to follow a decision, and encloses none")
+            return self.follow(asked.decision).to_bytes()
         self.prepare()
         if self._secure is not None:  # the number of its edits is private too
             return Ready(round_sha256=self.config.sha256, edits=0).to_bytes()
-        ready = Ready(
+        return self._ready().to_bytes()
+
+    def _ready(self) -> Ready:
+        return Ready(
             round_sha256=self.config.sha256, edits=len(self.requests), skipped=self.skipped
         )
-        return ready.to_bytes()
+
+    def follow(self, decision: Decision) -> Ready:
+        """Leave out the edits that a decision names, before the targets are found.
+
+        Args:
+            decision: of the coordinator, about the fingerprints that :meth:`announce` gave.
+
+        Returns:
+            The number of edits that are left, which may be none.
+
+        Raises:
+            InputError: when it has no fingerprint key.
+            RoundError: when the decision is about other edits or leaves out too many, when the
+                party follows another one already, or when its targets are found, since the
+                difference of two contributions would show single edits.
+        """
+        if self._key is None:
+            raise InputError("a decision needs the key of the fingerprints that it was made from")
+        if self._decision == decision:
+            return self._ready()
+        if self._decision is not None or self._targets is not None or self._features is not None:
+            raise RoundError("a party follows one decision a round, before it prepares; refused")
+        self._check_share(len(decision.places(self._fingerprints())))
+        self._decision = decision
+        for settled in ("requests", "_kept"):
+            self.__dict__.pop(settled, None)
+        return self._ready()
+
+    def _check_share(self, left_out: int) -> None:
+        edits = len(self._unknown)
+        if left_out < edits and left_out > self._most_left_out * edits:
+            raise RoundError(
+                f"the decision leaves out {left_out} of {edits} edits, and the party allows "
+                f"{self._most_left_out:.0%} (--most-left-out); refused"
+            )
 
     def summarise(self) -> Normaliser:
         """The mean and deviation of its features, of all edited layers together.

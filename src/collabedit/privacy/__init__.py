@@ -1,6 +1,13 @@
 """What parties may learn of each other's edits: fingerprints, and overlaps found by them."""
 
-from collabedit.privacy.detection import Detection, SharedQuestion, decide, detect, left_out
+from collabedit.privacy.detection import (
+    Detection,
+    SharedQuestion,
+    check_preferred,
+    decide,
+    detect,
+    left_out,
+)
 from collabedit.privacy.fingerprints import (
     checked_key,
     fingerprint,
@@ -12,6 +19,7 @@ from collabedit.privacy.fingerprints import (
 __all__ = [
     "Detection",
     "SharedQuestion",
+    "check_preferred",
     "checked_key",
     "decide",
     "detect",

@@ -10,7 +10,7 @@ from collabedit.errors import ContributionError, InputError, UnknownNameError
 from collabedit.messages import ContributionMetadata, Decision, Fingerprint, Policy
 from collabedit.messages.decision import identify
 
-__all__ = ["Detection", "SharedQuestion", "decide", "detect", "left_out"]
+__all__ = ["Detection", "SharedQuestion", "check_preferred", "decide", "detect", "left_out"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,16 @@ class Detection:
     fingerprints: Mapping[str, tuple[Fingerprint, ...]]
     questions: tuple[SharedQuestion, ...]
     subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def twins(self) -> Mapping[str, str]:
+        """By party with the very same edits as an earlier one, that party.
+
+        A decision can't tell them apart, so one of them must be merged and no other.
+        """
+        first: dict[tuple[Fingerprint, ...], str] = {}
+        found = {party: first.setdefault(own, party) for party, own in self.fingerprints.items()}
+        return {party: twin for party, twin in found.items() if twin != party}
 
     @property
     def overlaps(self) -> tuple[SharedQuestion, ...]:
@@ -139,8 +149,7 @@ def decide(detection: Detection, policy: Policy, prefer: str | None = None) -> D
         InputError: when a party is named without that policy, or the policy without a party.
         UnknownNameError: when there is no such party.
     """
-    if (policy is Policy.PREFER) != (prefer is not None):
-        raise InputError("the policy 'prefer', and no other, needs the party to prefer (--prefer)")
+    check_preferred(policy, prefer)
     if prefer is not None and prefer not in detection.fingerprints:
         raise UnknownNameError("party", prefer, detection.fingerprints)
     order = {party: rank for rank, party in enumerate(detection.fingerprints)}
@@ -157,6 +166,16 @@ def decide(detection: Detection, policy: Policy, prefer: str | None = None) -> D
         # is left of the others.
         leave_out[identity] = min(places, leave_out.get(identity, places), key=len)
     return Decision(policy=policy, leave_out=leave_out)
+
+
+def check_preferred(policy: Policy | None, prefer: str | None) -> None:
+    """Check that a party to prefer is given with the policy that needs one, and no other.
+
+    Raises:
+        InputError: when it is not.
+    """
+    if (policy is Policy.PREFER) != (prefer is not None):
+        raise InputError("the policy 'prefer', and no other, needs the party to prefer (--prefer)")
 
 
 def left_out(fingerprints: Sequence[Fingerprint], decision: Decision) -> set[int]:

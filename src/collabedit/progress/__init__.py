@@ -9,7 +9,7 @@ elsewhere, a :class:`Display` of one's own, or nothing; and a file that gets eve
 """
 
 from collabedit.progress.clock import Running, duration
-from collabedit.progress.displays import Display, counted, label
+from collabedit.progress.displays import Display, counted, label, remaining
 from collabedit.progress.events import EventLog
 from collabedit.progress.stages import (
     Progress,
@@ -31,6 +31,7 @@ __all__ = [
     "label",
     "plan",
     "progress",
+    "remaining",
     "say",
     "show_progress",
 ]

@@ -35,6 +35,7 @@ class Running:
         done: how many are finished, in an earlier run or in this one.
         skipped: how many an earlier run finished.
         began: when, on the monotonic clock.
+        limit: seconds that it takes at most, of one that waits and has no rate.
         number: its place among the stages of the command, from 1; ``None`` outside of a plan.
     """
 
@@ -45,6 +46,7 @@ class Running:
     skipped: float = 0.0
     began: float = field(default_factory=time.monotonic)
     number: int | None = None
+    limit: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -60,7 +62,7 @@ class Running:
     @property
     def seconds_left(self) -> float | None:
         """Time to its end at the rate so far; ``None`` where nothing is known of it."""
-        if self.rate is None or self.total is None:
+        if self.rate is None or self.total is None or self.limit is not None:
             return None
         return max(self.total - self.done, 0.0) / self.rate
 

@@ -11,7 +11,7 @@ from collabedit.progress.clock import Running, duration
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Display", "Lines", "Nothing", "Terminal", "amount", "counted", "label"]
+__all__ = ["Display", "Lines", "Nothing", "Terminal", "amount", "counted", "label", "remaining"]
 
 #: Seconds of a stage before its first line where there is no terminal, and how much longer each
 #: further pause is than the one before it.
@@ -45,8 +45,15 @@ def counted(stage: Running) -> str:
     """``12 of 32 edits, 3.1 edits/s``."""
     if stage.total is None:
         return ""
-    rate = f", {amount(stage.rate)} {stage.unit}/s" if stage.rate else ""
+    rate = f", {amount(stage.rate)} {stage.unit}/s" if stage.rate and stage.limit is None else ""
     return f"{stage.done:,.0f} of {stage.total:,.0f} {stage.unit}{rate}"
+
+
+def remaining(stage: Running, left: float | None) -> str:
+    """``about 3 min left``; of a stage that waits, ``at most 3 min left``."""
+    if stage.limit is not None:
+        return f"at most {duration(max(stage.limit - stage.seconds, 0.0))} left"
+    return "" if left is None else f"about {duration(left)} left"
 
 
 def amount(number: float) -> str:
@@ -90,8 +97,8 @@ class Lines:
             return
         self._pause = min(self._pause * _LONGER, _LONGEST_PAUSE)
         self._due = now + self._pause
-        rest = "" if left is None else f", about {duration(left)} left"
-        self.message(f"{self._label}: {counted(stage)}{rest}")
+        parts = [counted(stage), remaining(stage, left)]
+        self.message(f"{self._label}: {', '.join(filter(None, parts))}")
 
     def end(self, stage: Running) -> None:
         """Print nothing more of it."""
@@ -127,10 +134,13 @@ class Terminal:
         """Move the bar."""
         if self._bar is None:
             return
-        rest = "" if left is None else f"about {duration(left)} left"
         task = self._bar.task_ids[0]
         self._bar.update(
-            task, completed=stage.done, total=stage.total, counted=counted(stage), left=rest
+            task,
+            completed=stage.done,
+            total=stage.total,
+            counted=counted(stage),
+            left=remaining(stage, left),
         )
 
     def end(self, stage: Running) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["COMMANDS", "EDIT", "study_stages"]
+__all__ = ["COMMANDS", "EDIT", "EXCHANGES", "study_stages"]
 
 _LOAD = "Loading the model"
 _COVARIANCE = "Collecting second moments"
@@ -17,6 +17,24 @@ COMMANDS = {
     "contribute": (_LOAD, _KEYS, _TARGETS, _KEYS),
     "edit": (_LOAD, _COVARIANCE, _ASK, _KEYS, _TARGETS, _KEYS, _ASK),
     "stats": (_LOAD, _COVARIANCE),
+}
+
+#: What a coordinator waits for over a network, by what it asks the parties for.
+EXCHANGES = {
+    "join": "Joining",
+    "announce": "Comparing fingerprints",
+    "decide": "Settling shared edits",
+    "prepare": "Finding targets",
+    "summarise": "Computing normalisers",
+    "contribute": "Computing statistics",
+    "advertise": "Summing securely: keys",
+    "share": "Summing securely: shares",
+    "mask": "Summing securely: masked statistics",
+    "confirm": "Summing securely: signatures",
+    "unmask": "Summing securely: the sum",
+    "evaluate": "Evaluating the merged model",
+    "accept": "Keeping the result",
+    "roll back": "Rolling back",
 }
 
 

@@ -92,18 +92,22 @@ class _Shown(Progress):
 
 
 @contextmanager
-def progress(title: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
+def progress(
+    title: str, total: float | None = None, unit: str = "", *, limit: float | None = None
+) -> Iterator[Progress]:
     """Show a stage of long work, with its rate and the time left.
 
     Args:
         title: its name, a constant: it is written to the log.
         total: units of work; ``None`` where the number is not known.
         unit: what is counted.
+        limit: seconds that it takes at most, where it waits for others and has no rate.
     """
     if _reporter.running is not None:  # a part of another stage
         yield Progress()
         return
-    stage = Running(title, unit, total, number=_reporter.schedule.begin(title))
+    number = _reporter.schedule.begin(title)
+    stage = Running(title, unit, total, number=number, limit=limit)
     reporter, display = _reporter, _reporter.shown()
     reporter.running = stage
     display.begin(stage, _reporter.schedule.length)

@@ -16,6 +16,7 @@ from collabedit.rounds.gate import run_gate
 from collabedit.rounds.ledger import Entry, Exchange, Ledger
 from collabedit.rounds.loop import Dropout, run_round
 from collabedit.rounds.priors import Priors, dynamic_priors, priors_at_once, static_priors
+from collabedit.rounds.sharing import ask_fingerprints, ask_to_follow
 from collabedit.rounds.transport import Failure, Transport
 from collabedit.rounds.verdict import COORDINATOR, Verdict, judge
 
@@ -31,6 +32,8 @@ __all__ = [
     "RoundFiles",
     "Transport",
     "Verdict",
+    "ask_fingerprints",
+    "ask_to_follow",
     "dynamic_priors",
     "gives_statistics",
     "judge",

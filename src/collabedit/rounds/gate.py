@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
 
-from collabedit.errors import CollabEditError, RoundError
+from collabedit.errors import RoundError
 from collabedit.messages import Evaluation, Request, RequestKind, Settled
+from collabedit.rounds.asking import Unheard, ask
 from collabedit.rounds.coordinator import Coordinator
-from collabedit.rounds.transport import Failure, Transport
+from collabedit.rounds.transport import Transport
 from collabedit.rounds.verdict import COORDINATOR, Verdict, judge
 
 __all__ = ["run_gate"]
-
-Answer = TypeVar("Answer")
-#: Is told of a party that did not answer, at which stage, and why.
-Unheard = Callable[[str, str, Failure], None]
 
 
 def run_gate(
@@ -24,6 +21,7 @@ def run_gate(
     coordinator: Coordinator,
     *,
     own: Evaluation | None = None,
+    without_edits: Sequence[str] = (),
     unheard: Unheard = lambda party, stage, failure: None,
 ) -> Verdict:
     """Have the parties of a complete round try its delta, and keep it or roll back.
@@ -35,6 +33,8 @@ def run_gate(
         transport: reaches the parties.
         coordinator: of the round.
         own: the vote of a coordinator that has a model (:func:`collabedit.parties.try_delta`).
+        without_edits: names of further parties of the round, whose edits others hold. They hear
+            the verdict and have no vote.
         unheard: is told of parties that don't answer. They have no vote.
 
     Raises:
@@ -42,14 +42,16 @@ def run_gate(
     """
     coordinator.delta.require_complete()
     parties = _parties(transport, coordinator)
-    votes = _ask(transport, coordinator, RequestKind.EVALUATE, parties, _vote, unheard)
+    tried = Request(RequestKind.EVALUATE, coordinator.delta)
+    votes = ask(transport, tried, parties, partial(_vote, coordinator), unheard)
     if own is not None:
         _check(coordinator, own)
         votes[COORDINATOR] = own
     verdict = judge(coordinator.config.vote_by, votes, parties)
     coordinator.ledger = replace(coordinator.ledger, verdict=verdict)
     kind = RequestKind.ACCEPT if verdict.accepted else RequestKind.ROLL_BACK
-    _ask(transport, coordinator, kind, parties, _settled, unheard)
+    told = sorted({*parties, *without_edits})
+    ask(transport, Request(kind, coordinator.delta), told, _settled, unheard)
     return verdict
 
 
@@ -57,28 +59,6 @@ def _parties(transport: Transport, coordinator: Coordinator) -> Sequence[str]:
     """Whose edits are merged; all where the ledger does not tell."""
     merged = [entry.party for entry in coordinator.ledger.exchanges[-1].entries]
     return merged or sorted(transport.parties)
-
-
-def _ask(
-    transport: Transport,
-    coordinator: Coordinator,
-    kind: RequestKind,
-    to: Sequence[str],
-    read: Callable[[Coordinator, str, bytes], Answer],
-    unheard: Unheard,
-) -> dict[str, Answer]:
-    replies = transport.exchange(Request(kind, coordinator.delta).to_bytes(), to)
-    answers: dict[str, Answer] = {}
-    for party in to:
-        reply = replies.get(party, Failure("it did not answer"))
-        if not isinstance(reply, Failure):
-            try:
-                answers[party] = read(coordinator, party, reply)
-                continue
-            except CollabEditError as error:
-                reply = Failure(str(error), error)
-        unheard(party, kind.value, reply)
-    return answers
 
 
 def _vote(coordinator: Coordinator, party: str, reply: bytes) -> Evaluation:
@@ -95,5 +75,5 @@ def _check(coordinator: Coordinator, vote: Evaluation) -> None:
         raise RoundError("it evaluated other weights")
 
 
-def _settled(coordinator: Coordinator, party: str, reply: bytes) -> Settled:
+def _settled(party: str, reply: bytes) -> Settled:
     return Settled.from_bytes(reply, party)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from collabedit.cli.federation.demo import demo
+from collabedit.cli.federation.detect import detect
 from collabedit.cli.federation.init import init
 from collabedit.cli.federation.join import join
 from collabedit.cli.federation.results import results
@@ -27,6 +28,7 @@ app.add_typer(party, name="party")
 app.command("demo")(demo)
 coordinator.command("start")(start)
 coordinator.command("status")(status)
+coordinator.command("detect")(detect)
 coordinator.command("run")(run)
 coordinator.command("results")(results)
 

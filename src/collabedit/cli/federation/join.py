@@ -37,6 +37,22 @@ def join(
         Path, typer.Option("--out", "-o", help="Folder for the deltas of accepted rounds.")
     ] = Path("deltas"),
     skip_known: SkipKnownOption = None,
+    fingerprint_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="The key that all parties share and the coordinator lacks. With it, you also take "
+            "part in rounds that compare fingerprints of the parties' edits."
+        ),
+    ] = None,
+    most_left_out: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Refuse a coordinator's decision that leaves out more than this share of your "
+            "edits, unless it is all of them.",
+        ),
+    ] = 0.5,
     identity: Annotated[
         Path | None,
         typer.Option(
@@ -58,6 +74,7 @@ def join(
     from collabedit.federation.joining import run_client
     from collabedit.federation.settings import MemberSettings
     from collabedit.parties import checked_threshold
+    from collabedit.privacy import load_key
     from collabedit.requests import load_records
     from collabedit.transports.flare import require_flare
     from collabedit.transports.flare.kits import Kit
@@ -66,6 +83,8 @@ def join(
     require_roster(identity, roster)
     own = Kit.of(kit)
     records = load_records(requests, skip_bad=skip_bad)  # complain now, and not in a round
+    if fingerprint_key is not None:
+        load_key(fingerprint_key)
     settings = MemberSettings(
         requests=requests.resolve(),
         model=str(Path(model).resolve()) if model and Path(model).exists() else model,
@@ -75,6 +94,8 @@ def join(
         skip_bad=skip_bad,
         trust_remote_code=trust_remote_code,
         cache=not no_cache,
+        fingerprint_key=None if fingerprint_key is None else fingerprint_key.resolve(),
+        most_left_out=most_left_out,
         identity=None if identity is None else identity.resolve(),
         roster=None if roster is None else roster.resolve(),
         sum_again=sum_again,

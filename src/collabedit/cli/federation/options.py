@@ -14,3 +14,12 @@ CoordinatorOption = Annotated[
 RoundsOption = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the rounds: ledgers, deltas, reports.")
 ]
+LeastPartiesOption = Annotated[
+    int, typer.Option("--min-parties", min=1, help="With fewer, a round stops, nothing merged.")
+]
+WaitOption = Annotated[
+    float, typer.Option(help="Seconds to wait until so many parties are connected.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option(min=1, help="Seconds that an exchange waits for answers.")
+]

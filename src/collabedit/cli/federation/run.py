@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collabedit.cli.federation.options import CoordinatorOption, RoundsOption
+from collabedit.cli.federation.options import (
+    CoordinatorOption,
+    LeastPartiesOption,
+    RoundsOption,
+    TimeoutOption,
+    WaitOption,
+)
 from collabedit.cli.options import MemoryOption, RoundOption, read_bytes
 
 if TYPE_CHECKING:
@@ -27,15 +33,9 @@ def run(
     out: RoundsOption = Path("rounds"),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to run, one after the other.")] = 1,
     method: Annotated[str, typer.Option(help="Merge method, in any case.")] = "CollabEdit",
-    min_parties: Annotated[
-        int, typer.Option(min=1, help="With fewer, a round stops and nothing is merged.")
-    ] = 2,
-    wait: Annotated[
-        float, typer.Option(help="Seconds to wait until so many parties are connected.")
-    ] = 600,
-    timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds that an exchange waits for answers.")
-    ] = 3600,
+    min_parties: LeastPartiesOption = 2,
+    wait: WaitOption = 600,
+    timeout: TimeoutOption = 3600,
     on_dropout: Annotated[
         str | None,
         typer.Option(
@@ -43,6 +43,17 @@ def run(
             "who remain; 'stop' ends the round with nothing merged. 'continue', the default under "
             "secure aggregation, does without it until the first sum is known."
         ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare fingerprints of the parties' edits first, and settle shared ones: "
+            "'report' keeps everyone's; 'first' that of the first party by name; 'majority' what "
+            "most parties write; 'prefer' that of --prefer; 'drop' nobody's in a conflict."
+        ),
+    ] = None,
+    prefer: Annotated[
+        str | None, typer.Option(help="Name of the party that --policy prefer goes by.")
     ] = None,
     beta: Annotated[
         float | None,
@@ -56,13 +67,16 @@ def run(
     """
     from collabedit.errors import UnknownNameError
     from collabedit.federation.folder import Settings
-    from collabedit.messages import RoundConfig
+    from collabedit.messages import RoundConfig, parse_policy
+    from collabedit.privacy import check_preferred
     from collabedit.rounds import Dropout
 
     config = RoundConfig.load(round_file)
     usual = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
     if on_dropout not in (None, *(way.value for way in Dropout)):
         raise UnknownNameError("way to go on", on_dropout or "", [way.value for way in Dropout])
+    chosen = None if policy is None else parse_policy(policy)
+    check_preferred(chosen, prefer)
     settings = Settings(
         covariance=covariance.resolve(),
         method=method,
@@ -70,13 +84,21 @@ def run(
         min_parties=min_parties,
         on_dropout=usual if on_dropout is None else Dropout(on_dropout),
         timeout=timeout,
+        policy=chosen,
+        prefer=prefer,
         memory_budget=read_bytes(memory_budget),
     )
-    _run(kit, out, config, settings, rounds, wait)
+    _run(kit, out, config, covariance, settings, rounds, wait)
 
 
 def _run(
-    kit: Path, out: Path, config: RoundConfig, settings: Settings, rounds: int, wait: float
+    kit: Path,
+    out: Path,
+    config: RoundConfig,
+    covariance: Path,
+    settings: Settings,
+    rounds: int,
+    wait: float,
 ) -> None:
     from collabedit.federation.running import (
         next_round,
@@ -94,7 +116,7 @@ def _run(
     require_flare()
     admin = Kit.of(kit / "admin", "fed_admin.json")
     resolve_method(settings.method)
-    Covariance.load(settings.covariance).check_model(config.covariance_sha256)
+    Covariance.load(covariance).check_model(config.covariance_sha256)
     folder = open_rounds(out, config, settings)
     with open_session(admin.folder) as session:
         for number in range(rounds):

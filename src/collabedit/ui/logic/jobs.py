@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from collabedit.errors import CollabEditError, InputError
-from collabedit.progress import Running, counted, duration, label, plan, show_progress
+from collabedit.progress import Running, counted, label, plan, remaining, show_progress
 
 __all__ = ["Job", "JobState", "Jobs", "Status", "Stopped"]
 
@@ -52,7 +52,7 @@ class Status:
     @classmethod
     def of(cls, stage: Running, of: int, left: float | None) -> Status:
         """The status of a stage, one ``of`` so many, with the seconds ``left`` of all of them."""
-        rest = "" if left is None else f"about {duration(left)} left"
+        rest = remaining(stage, left)
         own = min(stage.done / stage.total, 1.0) if stage.total else None
         if stage.number is None or of == 0:
             return cls(label(stage, of), counted(stage), rest, own)
