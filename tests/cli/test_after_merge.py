@@ -109,7 +109,7 @@ def test_in_a_layerwise_round_it_waits_for_the_last_layer(
         files = ("--round", config, "-C", place / "cov.safetensors", "-o", out)
         printed = collabedit("merge", sent, *files, *so_far, *STEP)
         so_far = ("--delta", out)
-        waits = "taken once all layers are merged" in printed
+        waits = "runs once all layers are merged" in printed
         assert waits == (name == "first")
         assert bool(Delta.load(out).metadata.after_merge) != waits
 

@@ -201,7 +201,7 @@ def test_files_of_both_kinds(tmp_path: Path, encoding: str) -> None:
         ("facts.json", b'["\n\xe9"]', "not UTF-8 text (line 2, byte 3); save it as UTF-8"),
         ("facts.json", b"[" * 100_000, "nested too deeply"),
         ("facts.jsonl", SHORT_LINE + b"\n" + b"[" * 100_000, "line 2: its JSON is nested too"),
-        ("facts.json", b"[\n" + b"1" * 5000 + b"]", "a number of too many digits (line 2)"),
+        ("facts.json", b"[\n" + b"1" * 5000 + b"]", "a number with too many digits (line 2)"),
         ("facts.jsonl", SHORT_LINE[:-1] + b',"case_id":' + b"1" * 5000 + b"}", "too many digits"),
         ("facts.xlsx", b"PK\x03\x04...", "a zip archive or an Excel workbook; unpack it, or save"),
         ("facts.parquet", b"PAR1...", "a Parquet file; convert it to JSON Lines or CSV"),

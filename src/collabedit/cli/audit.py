@@ -1,4 +1,4 @@
-"""``collabedit audit``: play the attacker on what a round sends."""
+"""``collabedit audit``: attack the messages of a round."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def audit(
         typer.Option(
             "--members",
             help="Which of them are members, to measure the attack: one file of facts for each "
-            "FILE, in their order.",
+            "FILE, in the same order.",
         ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Where the unedited model lies, if not as round.json says."
+            "--model", "-m", help="Path of the unedited model, if not as round.json says."
         ),
     ] = None,
     covariance: CovarianceOption = None,
@@ -48,7 +48,7 @@ def audit(
         bool,
         typer.Option(
             "--any-relation",
-            help="Count non-members of other relations than the members', too: an easier game.",
+            help="Also count non-members of other relations than the members': an easier attack.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -58,10 +58,10 @@ def audit(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Measure what files give away: play the attacker, who guesses facts, on a round of your own.
+    """Measure what files give away: attack a round of your own by guessing facts.
 
     Membership: is this fact among the edits of this file? Attribution: which of the files holds it?
-    An attack that fails here is no proof; one that succeeds is. All is computed on this machine.
+    An attack that fails here proves nothing; one that succeeds does. All runs on this machine.
     """
     import json
 
@@ -82,7 +82,7 @@ def audit(
     chosen = [name.strip().lower() for name in attacks.split(",")]
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown:
-        raise InputError(f"unknown attack {unknown[0]!r}; choose of: {', '.join(ATTACKS)}")
+        raise InputError(f"unknown attack {unknown[0]!r}; choose from: {', '.join(ATTACKS)}")
     if len(members) != len(files):
         raise InputError(f"{len(files)} files and {len(members)} --members; give one for each file")
     config = RoundConfig.load(round_file)
@@ -122,4 +122,4 @@ def _show(found: list[Finding]) -> None:
         print("none of these attacks applies to these files")
         return
     columns = [Column.words(key) for key in rows[0]]
-    console().print(Table.of("95 % confidence intervals in brackets", columns, rows).rich())
+    console().print(Table.of("95 % confidence intervals in parentheses", columns, rows).rich())

@@ -1,4 +1,4 @@
-"""Secure aggregation by files: what ``contribute`` and ``merge`` do in such a round."""
+"""Secure aggregation by files: ``contribute`` and ``merge`` in such a round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["answer", "next_step", "open_request", "secure_section"]
 def secure_section(
     roster: Path | None, threshold: int | None, max_edits: int | None, form: str
 ) -> Callable[[int, int], SecureAggregation]:
-    """What ``round new`` writes of secure aggregation, once the model's widths are known.
+    """Settings of secure aggregation for ``round new``, once the model's widths are known.
 
     Raises:
         InputError: when an option is missing or out of range.
@@ -59,7 +59,7 @@ def secure_section(
 
 
 def open_request(config: RoundConfig, path: Path | None) -> Request:
-    """The coordinator's request in a file; without one, the first step of a summation."""
+    """The coordinator's request from a file; without one, the first step of a summation."""
     from collabedit.messages import Delta, Request, RequestKind
 
     if path is None:
@@ -77,14 +77,14 @@ def answer(
     make_party: Callable[[SecureParty], Party],
     out: Path,
 ) -> None:
-    """Answer one step of a summation, and remember it in the user's cache.
+    """Answer one step of a summation, and record it in the user's cache.
 
     Args:
         config: the round.
-        request: the coordinator's.
+        request: from the coordinator.
         identity_file: of the party.
-        roster_file: the roster as the party knows it.
-        make_party: loads the model and measures; called in the one step that needs it.
+        roster_file: the party's own copy of the roster.
+        make_party: loads the model and measures; called only in the step that needs it.
         out: the answer to write.
     """
     from collabedit.files import check_output_file, read_json
@@ -157,7 +157,7 @@ def next_step(
     summation = _summation(coordinator, kept, answers)
     if summation.delta.sha256 != coordinator.delta.sha256:
         raise RoundError(
-            "the summation is on top of another delta; give the --delta that 'collabedit merge' "
+            "the summation builds on another delta; give the --delta that 'collabedit merge' "
             "wrote last"
         )
     read = []
@@ -178,7 +178,7 @@ def next_step(
 
 
 def _summation(coordinator: Coordinator, kept: Path, answers: list[bytes]) -> Summation:
-    """The summation that goes on, or a new one where the answers begin it."""
+    """The summation to continue, or a new one if the answers are the first."""
     from collabedit.errors import RoundError
     from collabedit.files import load_tensors
     from collabedit.privacy.secure import Summation
@@ -187,8 +187,8 @@ def _summation(coordinator: Coordinator, kept: Path, answers: list[bytes]) -> Su
         return coordinator.summation()
     if not kept.is_file():
         raise RoundError(
-            f"{kept} is missing, which knows the steps before this one; put it back beside the "
-            "round file, or begin again with the parties' first answers"
+            f"{kept} is missing, which records the earlier steps; put it back beside the "
+            "round file, or start again from the parties' first answers"
         )
     return Summation.resume(coordinator.config, *load_tensors(kept, "summation"), str(kept))
 

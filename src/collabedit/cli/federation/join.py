@@ -20,16 +20,14 @@ from collabedit.cli.options import (
 def join(
     requests: Annotated[
         Path,
-        typer.Option(
-            "--requests", "-r", help="Your edits, in any form of the field; they stay here."
-        ),
+        typer.Option("--requests", "-r", help="Your edits, in any common format; they stay here."),
     ],
-    kit: Annotated[
-        Path, typer.Option(help="Your start-up kit, as you got it from the coordinator.")
-    ] = Path("kit"),
+    kit: Annotated[Path, typer.Option(help="Your start-up kit from the coordinator.")] = Path(
+        "kit"
+    ),
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Where the model lies here, if not as the round says."),
+        typer.Option("--model", "-m", help="Path of the model here, if not as the round says."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the deltas of accepted rounds.")
@@ -38,8 +36,8 @@ def join(
     identity: Annotated[
         Path | None,
         typer.Option(
-            help="Secure aggregation: your key, of 'collabedit round key'. With it, you also take "
-            "part in rounds in which the coordinator learns sums only."
+            help="Secure aggregation: your key, from 'collabedit round key'. With it, you also take "
+            "part in rounds in which the coordinator learns only sums."
         ),
     ] = None,
     roster: RosterOption = None,
@@ -50,7 +48,7 @@ def join(
 ) -> None:
     """Connect to the coordinator and take part in every round until Ctrl-C.
 
-    What leaves this machine: statistics of the edits, and votes on what is merged. No text.
+    Only statistics of the edits and votes on merged deltas leave this machine, no text.
     """
     from collabedit.federation.joining import run_client
     from collabedit.federation.settings import MemberSettings
@@ -61,7 +59,7 @@ def join(
 
     require_flare()
     own = Kit.of(kit)
-    records = load_records(requests, skip_bad=skip_bad)  # complain now, and not in a round
+    records = load_records(requests, skip_bad=skip_bad)  # fail now, not during a round
     settings = MemberSettings(
         requests=requests.resolve(),
         model=str(Path(model).resolve()) if model and Path(model).exists() else model,

@@ -20,28 +20,28 @@ def run(
     covariance: Annotated[
         Path,
         typer.Option(
-            "--covariance", "-C", help="File of 'collabedit stats collect', of the unedited model."
+            "--covariance", "-C", help="File from 'collabedit stats collect' on the unedited model."
         ),
     ],
     kit: CoordinatorOption = Path("coordinator"),
     out: RoundsOption = Path("rounds"),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to run, one after the other.")] = 1,
-    method: Annotated[str, typer.Option(help="Merge method, in any case.")] = "CollabEdit",
+    method: Annotated[str, typer.Option(help="Merge method, case-insensitive.")] = "CollabEdit",
     min_parties: Annotated[
-        int, typer.Option(min=1, help="With fewer, a round stops and nothing is merged.")
+        int, typer.Option(min=1, help="With fewer, a round stops with nothing merged.")
     ] = 2,
     wait: Annotated[
-        float, typer.Option(help="Seconds to wait until so many parties are connected.")
+        float, typer.Option(help="Seconds to wait for --min-parties to connect.")
     ] = 600,
     timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds that an exchange waits for answers.")
+        float, typer.Option(min=1, help="Seconds to wait for answers in an exchange.")
     ] = 3600,
     on_dropout: Annotated[
         str | None,
         typer.Option(
-            help="When a party fails: 'restart', the default, merges without it, exactly for those "
-            "who remain; 'stop' ends the round with nothing merged. 'continue', the default under "
-            "secure aggregation, does without it until the first sum is known."
+            help="When a party fails: 'restart', the default, merges again without it, exact for "
+            "those who remain; 'stop' ends the round with nothing merged. 'continue', the default "
+            "under secure aggregation, goes on without it until the first sum is known."
         ),
     ] = None,
     beta: Annotated[
@@ -52,7 +52,7 @@ def run(
 ) -> None:
     """Run rounds with the parties that are connected; late ones wait for the next round.
 
-    Interrupted, it continues after the last finished exchange when it is run again.
+    After an interruption, run it again to continue after the last finished exchange.
     """
     from collabedit.errors import UnknownNameError
     from collabedit.federation.folder import Settings

@@ -29,8 +29,8 @@ def multi_round(
 ) -> Run:
     """Edit in several rounds; after each, measure the edits of all rounds so far.
 
-    Each method follows its own trajectory: targets are optimised on the model that its earlier
-    rounds left. A killed run continues from its last finished round.
+    Each method follows its own trajectory: targets are optimised on the model after its own earlier
+    rounds. A killed run continues from its last finished round.
     """
     from collabedit.experiments import MultiRoundSettings, multi_round
 
