@@ -45,8 +45,7 @@ __all__ = [
 ]
 
 #: In a second pass a target's search takes this many times the steps, and stops at this share of
-the
-#: usual loss.
+#: the usual loss.
 _MORE_STEPS, _LOWER_LOSS = 4, 0.2
 
 

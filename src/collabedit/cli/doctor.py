@@ -50,8 +50,8 @@ def doctor(
         bool,
         typer.Option(
             "--trial/--no-trial",
-            help="Run every stage with two edits and 2,048 tokens, and base times on that; without, "
-            "only the model's structure is read, and times derive from a matrix product's speed.",
+            help="Run every stage with two edits and 2,048 tokens, and base times on that; "
+            "without, only the model's structure is read, and times derive from a matrix product's speed.",
         ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -46,8 +46,8 @@ def tune(
     trials: Annotated[
         int,
         typer.Option(
-            help="Settings of targets (layers, clamp, steps) to try, each with three weights of the "
-            "prior; 0 only traces."
+            help="Settings of targets (layers, clamp, steps) to try, each with three weights of "
+            "the prior; 0 only traces."
         ),
     ] = default_of("trials", "TuneSettings"),
     records: Annotated[

@@ -36,8 +36,8 @@ def join(
     identity: Annotated[
         Path | None,
         typer.Option(
-            help="Secure aggregation: your key, from 'collabedit round key'. With it, you also take "
-            "part in rounds in which the coordinator learns only sums."
+            help="Secure aggregation: your key, from 'collabedit round key'. With it, you also "
+            "take part in rounds in which the coordinator learns only sums."
         ),
     ] = None,
     roster: RosterOption = None,

@@ -46,8 +46,8 @@ def collect(
         int | None,
         typer.Option(
             min=1,
-            help="Number of tokens; by default 100,000 of a text or 10,000 of self, and at least ten "
-            "for each input of the MLP. Four times as many halve the sampling error.",
+            help="Number of tokens; by default 100,000 of a text or 10,000 of self, and at least "
+            "ten for each input of the MLP. Four times as many halve the sampling error.",
         ),
     ] = None,
     seed: SeedOption = default_of("seed"),
