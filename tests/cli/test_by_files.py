@@ -266,7 +266,7 @@ def test_duplicate_case_ids_are_refused(place: Path, tmp_path: Path) -> None:
     record = {"case_id": 4, "prompt": "{} is", "subject": "France", "target": "Rome"}
     path.write_text(json.dumps([record, record]))
     error = fails("edit", "--model", place / "model", "-r", path, "-o", tmp_path / "out")
-    assert "case_id 4 is already that of record 0" in error
+    assert "case_id 4 is already used by record 0" in error
 
 
 def test_unreadable_files_are_named(place: Path, tmp_path: Path) -> None:

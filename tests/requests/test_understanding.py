@@ -164,7 +164,7 @@ def test_a_fault_names_the_case_id_where_there_is_one() -> None:
 
 
 def test_case_ids_must_differ() -> None:
-    with pytest.raises(RequestError, match="record 2: case_id 12 is already that of record 0"):
+    with pytest.raises(RequestError, match="record 2: case_id 12 is already used by record 0"):
         parse_records([COUNTERFACT, SHORT, COUNTERFACT], "facts.json")
     with pytest.raises(RequestError, match="record 1: case_id 1 is already"):
         parse_records([{**SHORT, "case_id": 1}, SHORT], "facts.json")  # its place is its id

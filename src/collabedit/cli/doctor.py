@@ -51,7 +51,8 @@ def doctor(
         typer.Option(
             "--trial/--no-trial",
             help="Run every stage with two edits and 2,048 tokens, and base times on that; "
-            "without, only the model's structure is read, and times derive from a matrix product's speed.",
+            "without, only the model's structure is read, and times derive from the speed of a "
+            "matrix product.",
         ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

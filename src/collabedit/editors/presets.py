@@ -18,14 +18,14 @@ __all__ = [
     "preset_names",
 ]
 
-#: Where the five edited layers begin, as a share of the depth; the published presets and the tuned
-#: ones lie between 0.11 and 0.27.
+#: Where the five edited layers start, as a share of the depth; published and tuned presets
+#: start between 0.11 and 0.27.
 _FIRST_LAYER = 0.17
 _LAYER_COUNT = 5
 
 
 class Depth(Protocol):
-    """What the defaults depend on of a model; its ``ModelStructure`` has it."""
+    """What the defaults need to know about a model; its ``ModelStructure`` provides it."""
 
     @property
     def n_layers(self) -> int:
@@ -33,7 +33,7 @@ class Depth(Protocol):
 
     @property
     def single_layer(self) -> bool:
-        """Whether the model takes edits in one layer only."""
+        """Whether the model can be edited in one layer only."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Preset:
 
     Attributes:
         hyperparameters: the settings.
-        source: the preset and what it rests on, or that they were scaled by depth and not tuned.
+        source: the preset and its evidence, or that they were scaled by depth and not tuned.
     """
 
     hyperparameters: Hyperparameters
@@ -52,11 +52,10 @@ class Preset:
 def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_EDITOR) -> Preset:
     """The settings to use for a model when the user gives none.
 
-    A preset is taken when the name is the preset's, or ends in it as a path or a Hub id does
-    (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
-    An editor of a single layer takes the middle one of them, as every editor does of a model that
-    takes edits in one layer only, and every editor its own settings where it has some for the
-    model, or for all.
+    A preset applies if the name is the preset's, or ends with it as a path or a Hub id may
+    (``openai-community/gpt2-xl``). Other models get five layers that start at 17 % of the depth.
+    Single-layer editors take the middle one of them, as do all editors on models that can be edited
+    in one layer only. An editor's own settings, for the model or for all models, take precedence.
 
     Args:
         name: of the model.

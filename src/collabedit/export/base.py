@@ -45,7 +45,7 @@ class Base:
         Args:
             delta: a complete delta.
             name: of the model on this machine, if not as the delta says.
-            trust_remote_code: whether Python code that comes with the model may run.
+            trust_remote_code: whether Python code that ships with the model may run.
 
         Raises:
             InputError: when there is no such model.

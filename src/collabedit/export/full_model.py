@@ -15,7 +15,7 @@ def export_model(job: ExportJob) -> list[str]:
     """A model directory with everything the original has, which plain transformers loads.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
     """
     check_output_directory(job.out, overwrite=job.overwrite)
     evaluation = job.measured(job.delta.changes)
@@ -42,7 +42,7 @@ def export_delta(job: ExportJob) -> list[str]:
     """The delta itself, in the present version of its format.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
     """
     check_output_file(job.out)
     job.delta.save(job.out)

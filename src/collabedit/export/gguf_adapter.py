@@ -49,7 +49,7 @@ def write_gguf_adapter(
     """Write an adapter in float32.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
         changes: the factors by weight name.
         loss: what truncation cost, for the card.
     """

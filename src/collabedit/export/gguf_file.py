@@ -99,7 +99,7 @@ def packed(weight: Any, precision: str, name: str) -> NewTensor:
     Args:
         weight: ``[d_out, d_in]``, float32.
         precision: ``f16`` or ``q8_0``.
-        name: for complaints.
+        name: for error messages.
 
     Raises:
         ModelError: when the type cannot hold it.

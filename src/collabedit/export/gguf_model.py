@@ -50,7 +50,7 @@ def export_gguf(
     """One GGUF file for llama.cpp and Ollama: the base's, with the edited weights replaced.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
         precision: type of the edited weights, ``f16`` or ``q8_0``; coarser ones lose edits.
         all_weights: store every matrix in that type, not the edited ones alone.
         base_gguf: the base model's GGUF file; where there is none, a Llama is converted.
@@ -101,8 +101,8 @@ def check_gguf(
     Args:
         out: the file.
         model: name of the model to edit.
-        overwrite: replace a file that is there.
-        trust_remote_code: whether Python code that comes with the model may run.
+        overwrite: replace an existing file.
+        trust_remote_code: whether Python code that ships with the model may run.
 
     Raises:
         InputError: when the file cannot be written.
@@ -135,8 +135,8 @@ def save_gguf(
         delta: a complete delta.
         out: the file.
         model: name of the unedited model.
-        overwrite: replace a file that is there.
-        trust_remote_code: whether Python code that comes with the model may run.
+        overwrite: replace an existing file.
+        trust_remote_code: whether Python code that ships with the model may run.
 
     Raises:
         InputError: when the file cannot be written; the message says where the delta is.

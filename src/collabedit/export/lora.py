@@ -78,7 +78,7 @@ def export_lora(job: ExportJob, *, rank: int | None = None) -> list[str]:
     """A LoRA adapter: a directory for PEFT and vLLM, or a .gguf file for llama.cpp.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
         rank: the most that the adapter may have, if less than the edits need; that loses part of
             them.
     """

@@ -37,7 +37,7 @@ class ExportJob:
         out: the file or directory to write.
         overwrite: replace what an earlier export wrote there.
         records: to measure the result on; none by default.
-        trust_remote_code: whether Python code that comes with the model may run.
+        trust_remote_code: whether Python code that ships with the model may run.
         delta_file: where the delta is stored, if it is.
     """
 
@@ -117,8 +117,8 @@ class ExportFormat:
         """Write the format.
 
         Args:
-            job: what and where.
-            options: of the format; its defaults where not given.
+            job: the delta, its base model and the output.
+            options: of the format; defaults for those not given.
 
         Returns:
             What the user should know of the result, a line each.
@@ -164,7 +164,7 @@ def resolve_format(name: str | None, out: Path) -> ExportFormat:
     """The format of a name, in any case of letters; without a name, the one of a file's suffix.
 
     Raises:
-        UnknownNameError: when there is none; the message lists those that are.
+        UnknownNameError: when there is none; the message lists the known ones.
     """
     if name is None:
         suffix = out.suffix.lower()

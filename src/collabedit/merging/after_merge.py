@@ -37,7 +37,7 @@ class AfterMerge:
     """A named function of a merged change.
 
     Attributes:
-        name: as it is written in results.
+        name: as written in results.
         function: ``f(update, weight, **options)``, of one weight ``[d_out, d_in]``, float64.
         options: its keyword options with their defaults.
         reference: address of the paper.
@@ -154,7 +154,7 @@ def after_merge(
     nothing to do it returns the very change that it was given.
 
     Args:
-        name: as it is written in results; it is found in any case of letters.
+        name: as written in results; lookup is case-insensitive.
         reference: address of the paper.
         since_unedited: whether it takes all changes since the unedited model.
 
@@ -177,10 +177,10 @@ def after_merges() -> list[AfterMerge]:
 
 
 def resolve_after_merge(name: str) -> AfterMerge:
-    """The step of a name, in any case of letters.
+    """The step with a name, case-insensitive.
 
     Raises:
-        UnknownNameError: when there is none; the message lists those that are.
+        UnknownNameError: when there is none; the message lists the known ones.
     """
     found = _AFTER_MERGES.get(name.strip().lower())
     if found is None:

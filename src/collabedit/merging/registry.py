@@ -31,7 +31,7 @@ class MergeMethod:
     """A named way to make one update of several parties' edits, for one weight.
 
     Attributes:
-        name: as it is written in results.
+        name: as written in results.
         merges: what it takes.
         function: ``f(statistics, prior, ridge, **options)`` or ``f(updates, **options)``. It may
             also take ``weights``, how much each party counts, and ``name``, the weight's name.
@@ -70,7 +70,7 @@ class MergeMethod:
             statistics: of the parties, or their sum as the only item.
             prior: the editor's.
             ridge: the editor's, see :func:`collabedit.algebra.solve`.
-            options: of the method; its defaults where not given.
+            options: of the method; defaults for those not given.
         """
         return self.function(statistics, prior, ridge, **self.checked(options or {}))
 
@@ -85,7 +85,7 @@ class MergeMethod:
 
         Args:
             updates: each party's update of the weight.
-            options: of the method; its defaults where not given.
+            options: of the method; defaults for those not given.
             weights: how much each party counts where the method weighs them, such as its number of
                 edits; all alike by default.
             name: the weight's name.
@@ -143,7 +143,7 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
     Its keyword-only parameters are the method's options, with their defaults and types.
 
     Args:
-        name: as it is written in results; it is found in any case of letters.
+        name: as written in results; lookup is case-insensitive.
         merges: what the method needs of the parties.
         reference: address of the paper.
 
@@ -171,10 +171,10 @@ def merge_methods() -> list[MergeMethod]:
 
 
 def resolve_method(name: str) -> MergeMethod:
-    """The method of a name, in any case of letters.
+    """The method with a name, case-insensitive.
 
     Raises:
-        UnknownNameError: when there is none; the message lists those that are.
+        UnknownNameError: when there is none; the message lists the known ones.
     """
     method = _METHODS.get(name.strip().lower())
     if method is None:

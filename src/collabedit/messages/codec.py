@@ -30,7 +30,7 @@ class JsonMessage(Header):
     """A message without arrays: a JSON document.
 
     Attributes:
-        what: what errors call it.
+        what: its name in error messages.
         error: what is raised about its content.
     """
 
@@ -47,7 +47,7 @@ class JsonMessage(Header):
 
         Args:
             data: the bytes.
-            source: where they are from, for errors.
+            source: their origin, for error messages.
 
         Raises:
             InputError: when they are not JSON.
@@ -81,7 +81,7 @@ class TensorMessage(ABC):
     """A message with arrays: safetensors, its metadata JSON values.
 
     Attributes:
-        what: what errors call it.
+        what: its name in error messages.
     """
 
     what: ClassVar[str]
@@ -100,7 +100,7 @@ class TensorMessage(ABC):
         Args:
             tensors: by name.
             metadata: JSON values.
-            source: where they are from, for errors.
+            source: their origin, for error messages.
 
         Raises:
             CollabEditError: when anything in them is malformed.

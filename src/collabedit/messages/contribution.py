@@ -91,7 +91,7 @@ class Contribution(TensorMessage):
     In a file: ``<weight>/keys [r, d_in]`` and ``<weight>/residuals [r, d_out]``.
 
     Attributes:
-        metadata: what it says about itself.
+        metadata: the header.
         statistics: factors by weight name; none in a contribution for detection only.
     """
 
@@ -113,7 +113,7 @@ class Contribution(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a contribution, trusting nothing in it.
+        """Read an untrusted contribution.
 
         Raises:
             ContributionError: when an array is missing, of a wrong kind, or not finite.

@@ -39,7 +39,7 @@ def parse_policy(name: str) -> Policy:
     """A policy from its name.
 
     Raises:
-        UnknownNameError: when there is none of that name.
+        UnknownNameError: when there is none with that name.
     """
     try:
         return Policy(name.strip().lower())

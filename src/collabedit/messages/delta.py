@@ -76,7 +76,7 @@ class Delta(TensorMessage):
     In a file: ``<weight>/B [d_out, r]`` and ``<weight>/A [r, d_in]``, float64.
 
     Attributes:
-        metadata: what it says about itself.
+        metadata: the header.
         changes: by weight name.
     """
 
@@ -204,7 +204,7 @@ class Delta(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a delta, trusting nothing in it.
+        """Read an untrusted delta.
 
         Raises:
             RoundError: when it is not a delta, or an array in it is malformed.

@@ -118,7 +118,7 @@ class Request(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a request, trusting nothing in it.
+        """Read an untrusted request.
 
         Raises:
             RoundError: when anything in it is malformed.

@@ -58,7 +58,7 @@ def parse_header(
     Args:
         kind: the header that is expected.
         values: what was found.
-        source: what to call the message in errors, such as its path.
+        source: name of the message in errors, such as its path.
         error_type: what to raise.
 
     Raises:

@@ -91,7 +91,7 @@ class Normaliser(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a normaliser, trusting nothing in it.
+        """Read an untrusted normaliser.
 
         Raises:
             RoundError: when it is not one, or an array in it is malformed.

@@ -203,7 +203,7 @@ class MaskedSum(TensorMessage):
     ``2^128``, in two's complement.
 
     Attributes:
-        metadata: what it says about itself.
+        metadata: the header.
         masked: the numbers.
     """
 

@@ -116,7 +116,7 @@ class RoundState(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a state, trusting nothing in it.
+        """Read an untrusted state.
 
         Raises:
             RoundError: when it is not a state, or an array in it is malformed.

@@ -21,7 +21,7 @@ class Fields:
 
     Args:
         item: the decoded record.
-        where: what complaints call it.
+        where: its name in error messages.
 
     Raises:
         RequestError: when it is no object, or gives a name twice.

@@ -46,7 +46,7 @@ class RequestFile:
     """What was understood of a source of edit requests.
 
     Attributes:
-        source: what messages call it.
+        source: its name in error messages.
         records: the good records.
         formats: how many records came in each form, by the form's name.
         faults: one line for each bad record, saying where it is.
@@ -298,7 +298,7 @@ class _Checks:
         earlier = self._by_id.get(record.case_id)
         if earlier is not None:
             return (
-                f"{where}: case_id {record.case_id} is already that of {earlier}; give every "
+                f"{where}: case_id {record.case_id} is already used by {earlier}; give every "
                 "record its own"
             )
         request = record.request

@@ -40,7 +40,7 @@ class Coordinator:
         config: the round.
         priors: ``A0`` by weight name (:func:`collabedit.rounds.static_priors`).
         method: how to merge.
-        options: of the method; its defaults where not given.
+        options: of the method; defaults for those not given.
         ledger: of the exchanges that are already finished, to continue from.
         normaliser: of the features of earlier rounds, where the editor normalises features.
 
@@ -155,7 +155,7 @@ class Coordinator:
         """Check the contributions of an exchange against each other, and the earlier exchanges.
 
         Args:
-            contributions: each checked already, by a name for each party that errors can use.
+            contributions: each checked already, by each party's name in error messages.
 
         Returns:
             What the ledger notes of them.
@@ -194,9 +194,9 @@ class Coordinator:
         """Merge one exchange.
 
         Args:
-            contributions: by a name for each party that errors can use, such as its file's.
-            party_weights: how much each party counts, in their order, where the method weighs
-                them; by their numbers of edits where not given.
+            contributions: by each party's name in error messages, such as its file's.
+            party_weights: the weight of each party, in order, if the method weights them; their
+                numbers of edits by default.
 
         Returns:
             The delta so far, with the exchange's layers added.
@@ -422,7 +422,7 @@ def merge_deltas(
     """Merge the parties' finished deltas, as users of model merging do.
 
     Args:
-        deltas: by a name for each party that complaints can use.
+        deltas: by each party's name in error messages.
         method: one that merges updates.
         options: of the method.
         party_weights: how much each party counts, in their order, where the method weighs them;

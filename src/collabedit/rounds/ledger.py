@@ -111,7 +111,7 @@ class Ledger(TensorMessage):
         """Check that an exchange is of the parties and edits of the earlier ones, each once.
 
         Args:
-            contributions: by a name for each party that errors can use.
+            contributions: by each party's name in error messages.
 
         Raises:
             ContributionError: when one is there twice, or comes from another party, or with other
@@ -123,7 +123,7 @@ class Ledger(TensorMessage):
         return tuple(entries.values())
 
     def check_entries(self, entries: Mapping[str, Entry]) -> None:
-        """Run the same checks on entries, by a name for each party that errors can use."""
+        """Run the same checks on entries, by each party's name in error messages."""
         _check_distinct(entries)
         if self.exchanges:
             self._check_same_parties(entries)

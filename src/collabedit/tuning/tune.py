@@ -57,7 +57,7 @@ def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
+        fresh: start a new run even if an unfinished one with these settings exists.
 
     Returns:
         The finished run.
