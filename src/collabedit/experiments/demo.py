@@ -46,8 +46,8 @@ def run_demo(results: Path, seed: int) -> None:
     out.print(methods_table(result, "20 facts of 4 parties, merged").rich())
     out.print(
         "ES, PS: how often the new object is likelier than the old one, after the edited prompt "
-        "and\nafter paraphrases. NS: how often the true object stays likelier for neighbouring facts.\n"
-        "Score: their harmonic mean. acc: how often the expected object is the likeliest of all.\n"
+        "and\nafter paraphrases. NS: how often the true object stays likelier for neighbouring "
+        "facts.\nScore: their harmonic mean. acc: how often the expected object is the likeliest of all.\n"
         "distance: from the weight update of GLOBAL, one party holding all 32 edits, the shared\n"
         "ones four times; CollabEdit computes the same update, averaging does not.\n"
     )

@@ -27,10 +27,10 @@ class Base:
     """The model that a delta was made for.
 
     Attributes:
-        name: what the user calls it.
+        name: as given by the user.
         delta: the delta.
         hf: the ``transformers`` model on the meta device.
-        directory: where its files lie; ``None`` if they are not on this machine.
+        directory: of its files; ``None`` if they are not on this machine.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Base:
 
         Raises:
             InputError: when there is no such model.
-            ModelError: when its structure cannot be made out.
+            ModelError: when its structure cannot be inferred.
             RoundError: when the delta is incomplete, or does not fit the model.
         """
         delta.require_complete()
@@ -73,7 +73,7 @@ class Base:
 
     @cached_property
     def structure(self) -> ModelStructure:
-        """Where the model's parts are."""
+        """The model's structure."""
         return infer_structure(self.hf)
 
     @cached_property
@@ -105,7 +105,7 @@ class Base:
 
 
 def unedited_weights(directory: Path | None, delta: Delta, prefix: str) -> dict[str, Tensor] | None:
-    """The weights that a delta changes, from a model's files, in the type that it was edited in.
+    """The weights that a delta changes, from a model's files, in the type of the edit.
 
     Args:
         directory: of the unedited model.
@@ -113,7 +113,7 @@ def unedited_weights(directory: Path | None, delta: Delta, prefix: str) -> dict[
         prefix: of the names of the model without its head (``base_model_prefix``).
 
     Returns:
-        ``None`` unless the files hold just the weights that the delta was made for.
+        ``None`` unless the files contain exactly the weights that the delta was made for.
     """
     if directory is None:
         return None

@@ -1,4 +1,4 @@
-"""A delta as a LoRA adapter in a GGUF file, which llama.cpp applies to any packing of the base."""
+"""A delta as a LoRA adapter in a GGUF file, which llama.cpp applies to any quantised base."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collabedit.files import atomic_path, write_text
 
 __all__ = ["architecture_of_model", "write_gguf_adapter"]
 
-#: GGUF's names of architectures that ``transformers`` names otherwise.
+#: GGUF's names of architectures that ``transformers`` names differently.
 _OTHER_NAMES = {
     "mistral": "llama",
     "gemma3_text": "gemma3",

@@ -1,4 +1,4 @@
-"""The registry of export formats: one decorated function in a file of its own each."""
+"""The registry of export formats: one decorated function in its own file each."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Evaluation: TypeAlias = "Mapping[str, Mapping[str, float]]"
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is to be exported, and where.
+    """An export to perform.
 
     Attributes:
-        base: the unedited model, which has the delta.
+        base: the unedited model, with the delta.
         out: the file or directory to write.
-        overwrite: replace what an earlier export wrote there.
-        records: to measure the result on; none by default.
+        overwrite: replace the output of an earlier export.
+        records: to evaluate the result on; none by default.
         trust_remote_code: whether Python code that ships with the model may run.
-        delta_file: where the delta is stored, if it is.
+        delta_file: file in which the delta is stored, if any.
     """
 
     base: Base
@@ -50,7 +50,7 @@ class ExportJob:
 
     @property
     def delta(self) -> Delta:
-        """What is exported."""
+        """The delta to export."""
         return self.base.delta
 
     def measured(self, changes: Mapping[str, LowRankUpdate]) -> Evaluation:
@@ -80,11 +80,11 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A way for edits to leave collabedit.
+    """An export format.
 
     Attributes:
-        name: as it is given to ``--to``.
-        function: ``f(job, **options)``; it returns what the user should know of the result.
+        name: value of ``--to``.
+        function: ``f(job, **options)``; it returns notes for the user.
         suffix: of the file that it writes; empty for a directory.
         options: its keyword options with their defaults.
     """
@@ -100,10 +100,10 @@ class ExportFormat:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     def check_options(self, options: Iterable[str]) -> None:
-        """Check that the format has some options.
+        """Check that the format has the given options.
 
         Raises:
-            InputError: when it lacks one; the message lists those that it has.
+            InputError: when it lacks one; the message lists its options.
         """
         for option in options:
             if option not in self.options:
@@ -121,7 +121,7 @@ class ExportFormat:
             options: of the format; defaults for those not given.
 
         Returns:
-            What the user should know of the result, a line each.
+            Notes for the user, one line each.
 
         Raises:
             InputError: when the format has no such option, or the target cannot be written.
@@ -142,7 +142,7 @@ def export_format(
     Its keyword-only parameters are the format's options, with their defaults.
 
     Args:
-        name: as it is given to ``--to``.
+        name: value of ``--to``.
         suffix: of the file that it writes; empty for a directory.
     """
 
