@@ -72,7 +72,7 @@ def test_a_finished_delta_takes_the_same_steps(
     assert later.metadata.after_merge == at_once.metadata.after_merge
     assert later.metadata.edits == 4
     line = fails("merge", tmp_path / "later.safetensors", *STEP, "-o", tmp_path / "no.safetensors")
-    assert "the delta is after RECT (keep = 0.2), then SPHERE" in line
+    assert "the delta has already been through RECT (keep = 0.2), then SPHERE" in line
     assert not (tmp_path / "no.safetensors").exists()
 
 

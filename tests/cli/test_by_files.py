@@ -388,7 +388,7 @@ def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) 
         (["--weights", "3,1", "--method", "wsa"], "parties: 1, weights: 2"),
         (["--weights", "0", "--method", "wsa"], "WSA: weights must be positive and finite"),
         (["--weights", "1;2", "--method", "wsa"], "--weights: cannot read '1;2'"),
-        (["--weights", "1"], "CollabEdit does not weigh the parties; methods that do: WSA"),
+        (["--weights", "1"], "CollabEdit does not weight the parties; methods that do: WSA"),
     ],
 )
 def test_merge_options_are_checked(

@@ -35,8 +35,8 @@ class CaseResult(_Case, total=False):
     """A model's results on one record's prompts, in the layout of ROME's and MEMIT's result files.
 
     ``counterfact``: ``*_probs`` has one entry per prompt, ``*_correct`` says for each prompt
-    whether every token of the object is the most likely one; the object is ``target_new`` for rewrite and
-    paraphrase prompts, ``target_true`` for neighbourhood prompts.
+    whether every token of the object is the most likely one. The object is ``target_new`` for
+    rewrite and paraphrase prompts, ``target_true`` for neighbourhood prompts.
 
     ``zsre``: no ``*_probs``; ``*_correct`` has one entry per target token, over all prompts of the
     list; the target is the answer, or ``neighborhood_target``.

@@ -45,11 +45,11 @@ def run_demo(results: Path, seed: int) -> None:
     result = SingleRoundResult.load(run.folder)
     out.print(methods_table(result, "20 facts of 4 parties, merged").rich())
     out.print(
-        "ES, PS: how often the new object is likelier than the old one, after the edited prompt "
-        "and\nafter paraphrases. NS: how often the true object stays likelier for neighbouring "
-        "facts.\nScore: their harmonic mean. acc: how often the expected object is the likeliest of all.\n"
-        "distance: from the weight update of GLOBAL, one party holding all 32 edits, the shared\n"
-        "ones four times; CollabEdit computes the same update, averaging does not.\n"
+        "ES, PS: how often the new object is likelier than the old one, after the edited prompt\n"
+        "and after paraphrases. NS: how often the true object stays likelier for neighbouring\n"
+        "facts. Score: their harmonic mean. acc: how often the expected object is the likeliest\n"
+        "of all. distance: from the weight update of GLOBAL, one party holding all 32 edits, the\n"
+        "shared ones four times; CollabEdit computes the same update, averaging does not.\n"
     )
     came = _outcomes(run.folder, seed)
     out.print(outcome_table(came.each[:_SHOWN]).rich())

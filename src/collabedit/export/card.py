@@ -59,8 +59,9 @@ def model_card(
         _evaluation(evaluation or {}),
         "## Intended use",
         "As the base model's, wherever the corrected facts are wanted. An edited model states the "
-        "new facts to anyone who asks. Check what matters to you: an edit can fail in other wordings, "
-        "other languages or longer answers, and can change answers about related subjects.",
+        "new facts to anyone who asks. Check what matters to you: an edit can fail in other "
+        "wordings, other languages or longer answers, and can change answers about related "
+        "subjects.",
         "## Licence",
         _licence(licence),
         "## How to undo the edits",

@@ -17,24 +17,24 @@ __all__ = ["MergeMethod", "Merges", "merge_method", "merge_methods", "resolve_me
 
 
 class Merges(Enum):
-    """What a method needs of the parties."""
+    """What a method needs from the parties."""
 
     SUM = "sum"
-    """The sum of their statistics, solved under the prior; it need not see any party's share."""
+    """The sum of their statistics, solved under the prior; no party's share need be visible."""
 
     UPDATES = "updates"
-    """Each party's finished update, as users of model merging have."""
+    """Each party's finished update, as in ordinary model merging."""
 
 
 @dataclass(frozen=True)
 class MergeMethod:
-    """A named way to make one update of several parties' edits, for one weight.
+    """A named way to merge several parties' edits of one weight.
 
     Attributes:
         name: as written in results.
         merges: what it takes.
         function: ``f(statistics, prior, ridge, **options)`` or ``f(updates, **options)``. It may
-            also take ``weights``, how much each party counts, and ``name``, the weight's name.
+            also take ``weights``, the parties' weights, and ``name``, the weight's name.
         options: its keyword options with their defaults.
         reference: address of the paper.
         parameters: names of all parameters of the function.
@@ -54,7 +54,7 @@ class MergeMethod:
 
     @property
     def weighted(self) -> bool:
-        """Whether it weighs the parties."""
+        """Whether it weights the parties."""
         return "weights" in self.parameters
 
     def merge_statistics(
@@ -86,8 +86,8 @@ class MergeMethod:
         Args:
             updates: each party's update of the weight.
             options: of the method; defaults for those not given.
-            weights: how much each party counts where the method weighs them, such as its number of
-                edits; all alike by default.
+            weights: of the parties, if the method weights them, such as their numbers of
+                edits; equal by default.
             name: the weight's name.
         """
         context = {"weights": weights, "name": name}
@@ -95,19 +95,19 @@ class MergeMethod:
         return self.function(updates, **asked, **self.checked(options or {}))
 
     def check_weights(self, weights: Sequence[float], parties: int) -> None:
-        """Check weights that a user gave.
+        """Check a user's weights.
 
         Args:
-            weights: how much each party counts.
-            parties: how many there are.
+            weights: of the parties.
+            parties: number of parties.
 
         Raises:
-            InputError: when the method weighs no parties, when there is not one weight a party, or
+            InputError: when the method has no weights, when there is not one weight per party, or
                 when one is not positive and finite.
         """
         if not self.weighted:
             others = ", ".join(method.name for method in merge_methods() if method.weighted)
-            raise InputError(f"{self.name} does not weigh the parties; methods that do: {others}")
+            raise InputError(f"{self.name} does not weight the parties; methods that do: {others}")
         if len(weights) != parties:
             raise InputError(
                 f"{self.name} needs a weight for each party; "
@@ -121,7 +121,7 @@ class MergeMethod:
         """The options with defaults filled in, each of the type that the function declares.
 
         Args:
-            options: values, or texts as they come from the command line.
+            options: values, or texts from the command line.
 
         Raises:
             InputError: when an option is not one of the method's, or not of its type.
@@ -129,7 +129,7 @@ class MergeMethod:
         return checked_options(self.name, self.function, self.options, options)
 
 
-#: Parameters that a method is given by whoever merges, and no options.
+#: Parameters that the caller passes; they are not options.
 _CONTEXT = frozenset({"weights", "name"})
 
 _METHODS: dict[str, MergeMethod] = {}
@@ -144,7 +144,7 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
 
     Args:
         name: as written in results; lookup is case-insensitive.
-        merges: what the method needs of the parties.
+        merges: what the method needs from the parties.
         reference: address of the paper.
 
     Raises:

@@ -31,7 +31,7 @@ class JsonMessage(Header):
 
     Attributes:
         what: its name in error messages.
-        error: what is raised about its content.
+        error: exception type for invalid content.
     """
 
     what: ClassVar[str]
@@ -43,7 +43,7 @@ class JsonMessage(Header):
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "message") -> Self:
-        """Read a document from anyone.
+        """Read an untrusted document.
 
         Args:
             data: the bytes.
@@ -51,7 +51,7 @@ class JsonMessage(Header):
 
         Raises:
             InputError: when they are not JSON.
-            CollabEditError: of the message's own kind, when they are another document.
+            CollabEditError: of the message's own type, when they are another document.
         """
         return cls._parse(parse_json(data, source), source)
 
@@ -66,7 +66,7 @@ class JsonMessage(Header):
 
     @classmethod
     def from_values(cls, values: Any, source: str = "message") -> Self:
-        """Read a document that is JSON values already; raises as :meth:`from_bytes` does."""
+        """Read a decoded JSON document; raises as :meth:`from_bytes` does."""
         return cls._parse(values, source)
 
     @classmethod
@@ -95,7 +95,7 @@ class TensorMessage(ABC):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """The message in arrays and metadata that may come from anyone.
+        """Read the message from untrusted arrays and metadata.
 
         Args:
             tensors: by name.
@@ -112,7 +112,7 @@ class TensorMessage(ABC):
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "message") -> Self:
-        """Read a message from anyone.
+        """Read an untrusted message.
 
         Raises:
             InputError: when the bytes are not safetensors.

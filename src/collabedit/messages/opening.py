@@ -1,4 +1,4 @@
-"""How a round over a network begins: what the coordinator announces, and who joins."""
+"""The start of a round over a network: the coordinator's announcement, and who joins."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Opening(TensorMessage):
     Attributes:
         config: the round.
         roster: names of the parties that are asked to join.
-        changes: by weight name, what earlier rounds wrote into the unedited model; this round
-            begins with it. The keys of those rounds stay with the coordinator.
+        changes: by weight name, the changes of earlier rounds to the unedited model, from which
+            this round starts. The keys of those rounds stay with the coordinator.
     """
 
     what: ClassVar[str] = "opening"
@@ -69,12 +69,12 @@ class Opening(TensorMessage):
 
 
 class Joined(JsonMessage):
-    """A party's word that it takes part.
+    """A party's statement that it takes part.
 
     Attributes:
         round_sha256: the round.
-        model_sha256: SHA-256 of each edited weight of its model, as the round finds it.
-        editors: names of the editors that its version knows.
+        model_sha256: SHA-256 of each edited weight of its model at the start of the round.
+        editors: names of the editors that its version supports.
     """
 
     what: ClassVar[str] = "reply"
