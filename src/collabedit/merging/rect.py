@@ -29,7 +29,9 @@ def rect(update: LowRankUpdate, weight: Tensor, *, keep: float = 0.4) -> LowRank
     if not 0 < keep <= 1:
         raise InputError(f"RECT: keep must be above 0 and at most 1, found {keep}")
     delta = update.dense()
-    relative = torch.nan_to_num((delta / weight).abs(), nan=0.0, posinf=torch.inf)  # 0 / 0 is no
-    change dropped = relative.numel() - int(keep * relative.numel()) if dropped == 0: return update
-    threshold = relative.flatten().kthvalue(min(dropped + 1, relative.numel())).values return
-    LowRankUpdate.from_dense(torch.where(relative >= threshold, delta, 0.0))
+    relative = torch.nan_to_num((delta / weight).abs(), nan=0.0, posinf=torch.inf)  # 0 / 0 is none
+    dropped = relative.numel() - int(keep * relative.numel())
+    if dropped == 0:
+        return update
+    threshold = relative.flatten().kthvalue(min(dropped + 1, relative.numel())).values
+    return LowRankUpdate.from_dense(torch.where(relative >= threshold, delta, 0.0))
