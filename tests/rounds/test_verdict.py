@@ -41,7 +41,7 @@ def test_the_share_of_the_votes_decides(
     assert verdict.accepted is accepted
     assert verdict.votes.keys() == accepts.keys()
     against = [party for party, kept in accepts.items() if not kept]
-    assert all(f"{party} rejects: held-out text is 9" in verdict.reason for party in against) or (
+    assert all(f"{party} rejects: held-out perplexity is 9" in verdict.reason for party in against) or (
         accepted and not verdict.reason
     )
 
