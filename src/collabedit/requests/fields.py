@@ -1,4 +1,4 @@
-"""Reading the fields of one record, with complaints that name it."""
+"""Reading the fields of one record, with errors that name it."""
 
 from __future__ import annotations
 
