@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 
@@ -161,14 +160,14 @@ def test_a_level_shows_what_the_shorter_ones_show() -> None:
 
 
 @pytest.fixture
-def certainty() -> Iterator[Metric]:
+def certainty(monkeypatch: pytest.MonkeyPatch) -> Metric:
     """A metric of one's own, registered through the public interface only."""
 
     def values(result: CaseResult) -> list[float]:
         return [math.exp(-each["target_new"]) for each in result["rewrite_prompts_probs"]]
 
-    yield register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
-    del _METRICS["certainty"]
+    monkeypatch.setattr("collabedit.evaluation.metrics._METRICS", _METRICS.copy())
+    return register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
 
 
 def test_a_metric_of_ones_own_is_summarised_and_shown(certainty: Metric) -> None:

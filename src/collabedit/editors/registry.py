@@ -19,7 +19,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from collabedit.editors.priors import CovariancePrior, IdentityPrior, NullSpacePrior, PriorSpec
-from collabedit.errors import InputError, UnknownNameError
+from collabedit.errors import InputError
+from collabedit.names import Registry
 
 if TYPE_CHECKING:
     from collabedit.editors.hyperparameters import Hyperparameters
@@ -155,12 +156,12 @@ class Editor:
 #: The default editor.
 DEFAULT_EDITOR = "MEMIT"
 
-_EDITORS: dict[str, Editor] = {}
+_EDITORS: Registry[Editor] = Registry("editor")
 
 
 def register_editor(editor: Editor) -> Editor:
     """Add an editor to the registry; names are case-insensitive."""
-    _EDITORS[editor.name.lower()] = editor
+    _EDITORS.add(editor.name, editor)
     return editor
 
 
@@ -227,7 +228,7 @@ for _editor in (
 
 def editors() -> list[Editor]:
     """All editors."""
-    return list(_EDITORS.values())
+    return list(_EDITORS)
 
 
 def resolve_editor(name: str) -> Editor:
@@ -236,7 +237,4 @@ def resolve_editor(name: str) -> Editor:
     Raises:
         UnknownNameError: when there is none; the message lists the known ones.
     """
-    editor = _EDITORS.get(name.strip().lower())
-    if editor is None:
-        raise UnknownNameError("editor", name, [editor.name for editor in editors()])
-    return editor
+    return _EDITORS.find(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from collabedit.errors import UnknownNameError
+from collabedit.names import enum_member
 
 __all__ = ["Schedule", "parse_schedule"]
 
@@ -30,7 +30,4 @@ def parse_schedule(name: str) -> Schedule:
     Raises:
         UnknownNameError: when there is none with that name.
     """
-    try:
-        return Schedule(name.strip().lower())
-    except ValueError:
-        raise UnknownNameError("schedule", name, [s.value for s in Schedule]) from None
+    return enum_member(Schedule, name, "schedule")

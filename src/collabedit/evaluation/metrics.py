@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean, harmonic_mean
 from typing import Any, Literal
 
-from collabedit.errors import UnknownNameError
 from collabedit.evaluation.cases import CaseResult
+from collabedit.names import Registry
 
 __all__ = [
     "Direction",
@@ -68,30 +68,28 @@ class Metric:
     values: _Values | None = None
 
 
-_METRICS: dict[str, Metric] = {}
+_METRICS: Registry[Metric] = Registry("metric")
 
 
 def register_metric(new: Metric) -> Metric:
     """Add a metric to the registry; it appears in summaries and tables from then on."""
-    _METRICS[new.key] = new
+    _METRICS.add(new.key, new)
     return new
 
 
 def metrics(level: Level = "detail") -> list[Metric]:
     """The metrics that tables of a level show, in order; all by default."""
     shown = _LEVELS[: _LEVELS.index(level) + 1]
-    return [each for each in _METRICS.values() if each.level in shown]
+    return [each for each in _METRICS if each.level in shown]
 
 
 def metric(key: str) -> Metric:
-    """The metric of a key.
+    """The metric with a key.
 
     Raises:
         UnknownNameError: when there is none.
     """
-    if key not in _METRICS:
-        raise UnknownNameError("metric", key, _METRICS)
-    return _METRICS[key]
+    return _METRICS.find(key)
 
 
 def summarise(results: Sequence[CaseResult]) -> Summary:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.errors import InputError, UnknownNameError
+from collabedit.errors import InputError
 from collabedit.export.base import Base
 from collabedit.messages import Delta
+from collabedit.names import Registry
 from collabedit.progress import say
 from collabedit.requests import Record
 
@@ -131,7 +132,7 @@ class ExportFormat:
         return self.function(job, **(options or {}))
 
 
-_FORMATS: dict[str, ExportFormat] = {}
+_FORMATS: Registry[ExportFormat] = Registry("export format")
 
 
 def export_format(
@@ -149,7 +150,7 @@ def export_format(
     def register(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
         parameters = inspect.signature(function).parameters.values()
         options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        _FORMATS[name] = ExportFormat(name, function, suffix, options)
+        _FORMATS.add(name, ExportFormat(name, function, suffix, options))
         return function
 
     return register
@@ -157,19 +158,16 @@ def export_format(
 
 def export_formats() -> list[ExportFormat]:
     """All registered formats."""
-    return list(_FORMATS.values())
+    return list(_FORMATS)
 
 
 def resolve_format(name: str | None, out: Path) -> ExportFormat:
-    """The format of a name, in any case of letters; without a name, the one of a file's suffix.
+    """The format with a name, case-insensitive; without a name, the one for a file's suffix.
 
     Raises:
         UnknownNameError: when there is none; the message lists the known ones.
     """
     if name is None:
         suffix = out.suffix.lower()
-        name = next((f.name for f in _FORMATS.values() if suffix and f.suffix == suffix), "model")
-    found = _FORMATS.get(name.strip().lower())
-    if found is None:
-        raise UnknownNameError("export format", name, _FORMATS)
-    return found
+        name = next((f.name for f in _FORMATS if suffix and f.suffix == suffix), "model")
+    return _FORMATS.find(name)

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.errors import UnknownNameError
 from collabedit.merging.options import (
     checked_options,
     declared_options,
     parse_options,
     summary_of,
 )
+from collabedit.names import Registry
 
 __all__ = [
     "AfterMerge",
@@ -140,7 +140,7 @@ def apply_steps(
     return found
 
 
-_AFTER_MERGES: dict[str, AfterMerge] = {}
+_AFTER_MERGES: Registry[AfterMerge] = Registry("step after merging")
 
 Function = TypeVar("Function", bound=Callable[..., LowRankUpdate])
 
@@ -165,7 +165,7 @@ def after_merge(
 
     def register(function: Function) -> Function:
         options = declared_options(name, function)
-        _AFTER_MERGES[name.lower()] = AfterMerge(name, function, options, reference, since_unedited)
+        _AFTER_MERGES.add(name, AfterMerge(name, function, options, reference, since_unedited))
         return function
 
     return register
@@ -173,7 +173,7 @@ def after_merge(
 
 def after_merges() -> list[AfterMerge]:
     """All registered steps."""
-    return list(_AFTER_MERGES.values())
+    return list(_AFTER_MERGES)
 
 
 def resolve_after_merge(name: str) -> AfterMerge:
@@ -182,8 +182,4 @@ def resolve_after_merge(name: str) -> AfterMerge:
     Raises:
         UnknownNameError: when there is none; the message lists the known ones.
     """
-    found = _AFTER_MERGES.get(name.strip().lower())
-    if found is None:
-        names = [step.name for step in after_merges()]
-        raise UnknownNameError("step after merging", name, names)
-    return found
+    return _AFTER_MERGES.find(name)

@@ -10,8 +10,9 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from collabedit.algebra import LowRankUpdate, Prior, Statistics
-from collabedit.errors import InputError, UnknownNameError
+from collabedit.errors import InputError
 from collabedit.merging.options import checked_options, declared_options, summary_of
+from collabedit.names import Registry
 
 __all__ = ["MergeMethod", "Merges", "merge_method", "merge_methods", "resolve_method"]
 
@@ -132,7 +133,7 @@ class MergeMethod:
 #: Parameters that the caller passes; they are not options.
 _CONTEXT = frozenset({"weights", "name"})
 
-_METHODS: dict[str, MergeMethod] = {}
+_METHODS: Registry[MergeMethod] = Registry("merge method")
 
 Function = TypeVar("Function", bound=Callable[..., LowRankUpdate])
 
@@ -159,7 +160,7 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
             raise TypeError(f"{name}: the sum has no {asked[0]}; only finished updates do")
         options = declared_options(name, function, _CONTEXT)
         method = MergeMethod(name, merges, function, options, reference, frozenset(parameters))
-        _METHODS[name.lower()] = method
+        _METHODS.add(name, method)
         return function
 
     return register
@@ -167,7 +168,7 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
 
 def merge_methods() -> list[MergeMethod]:
     """All registered methods."""
-    return list(_METHODS.values())
+    return list(_METHODS)
 
 
 def resolve_method(name: str) -> MergeMethod:
@@ -176,7 +177,4 @@ def resolve_method(name: str) -> MergeMethod:
     Raises:
         UnknownNameError: when there is none; the message lists the known ones.
     """
-    method = _METHODS.get(name.strip().lower())
-    if method is None:
-        raise UnknownNameError("merge method", name, [m.name for m in _METHODS.values()])
-    return method
+    return _METHODS.find(name)

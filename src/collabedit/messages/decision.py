@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
-from collabedit.errors import RoundError, UnknownNameError
+from collabedit.errors import RoundError
 from collabedit.files import sha256_of_json
 from collabedit.messages.codec import JsonMessage
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.names import enum_member
 
 __all__ = ["Decision", "Policy", "identify", "parse_policy"]
 
@@ -41,10 +42,7 @@ def parse_policy(name: str) -> Policy:
     Raises:
         UnknownNameError: when there is none with that name.
     """
-    try:
-        return Policy(name.strip().lower())
-    except ValueError:
-        raise UnknownNameError("policy", name, [p.value for p in Policy]) from None
+    return enum_member(Policy, name, "policy")
 
 
 class Decision(JsonMessage):

@@ -54,21 +54,21 @@ def run(
 
     After an interruption, run it again to continue after the last finished exchange.
     """
-    from collabedit.errors import UnknownNameError
     from collabedit.federation.folder import Settings
     from collabedit.messages import RoundConfig
+    from collabedit.names import enum_member
     from collabedit.rounds import Dropout
 
     config = RoundConfig.load(round_file)
     usual = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
-    if on_dropout not in (None, *(way.value for way in Dropout)):
-        raise UnknownNameError("way to go on", on_dropout or "", [way.value for way in Dropout])
     settings = Settings(
         covariance=covariance.resolve(),
         method=method,
         beta=beta,
         min_parties=min_parties,
-        on_dropout=usual if on_dropout is None else Dropout(on_dropout),
+        on_dropout=usual
+        if on_dropout is None
+        else enum_member(Dropout, on_dropout, "way to go on"),
         timeout=timeout,
         memory_budget=read_bytes(memory_budget),
     )
