@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -14,7 +15,6 @@ from collabedit.evaluation import (
     summarise,
 )
 from collabedit.evaluation.cases import CaseResult, Probabilities
-from collabedit.evaluation.metrics import _METRICS
 from collabedit.reporting.results import SingleRoundResult
 from collabedit.reporting.tables import methods_table
 
@@ -166,7 +166,8 @@ def certainty(monkeypatch: pytest.MonkeyPatch) -> Metric:
     def values(result: CaseResult) -> list[float]:
         return [math.exp(-each["target_new"]) for each in result["rewrite_prompts_probs"]]
 
-    monkeypatch.setattr("collabedit.evaluation.metrics._METRICS", _METRICS.copy())
+    module = importlib.import_module("collabedit.evaluation.metrics")  # not the function
+    monkeypatch.setattr(module, "_METRICS", module._METRICS.copy())
     return register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
 
 
