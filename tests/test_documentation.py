@@ -66,6 +66,7 @@ MODEL = "smollm2-135m"
 REGISTRIES = {
     "editors.registry": "_EDITORS",
     "merging.registry": "_METHODS",
+    "merging.after_merge": "_AFTER_MERGES",
     "evaluation.metrics": "_METRICS",
     "export.registry": "_FORMATS",
 }
@@ -195,7 +196,7 @@ def workplace(tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(collaboration, "load_model", lambda name: load_model(stand_in(name)))
     for module, name in REGISTRIES.items():
         registry = importlib.import_module(f"collabedit.{module}")
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+        monkeypatch.setattr(registry, name, getattr(registry, name).copy())
     return tmp_path
 
 

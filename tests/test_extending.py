@@ -5,12 +5,12 @@ Only public functions are used; the registries are put back afterwards.
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,14 +19,10 @@ from torch import Tensor
 from collabedit.algebra import LowRankUpdate, Prior, relative_distance
 from collabedit.editing import measure
 from collabedit.editors import Editor, PriorSpec, register_editor, resolve_editor
-from collabedit.editors import registry as editor_registry
 from collabedit.errors import UnknownNameError
 from collabedit.evaluation import Metric, evaluate, register_metric, summarise
-from collabedit.evaluation.metrics import _METRICS
 from collabedit.export import Base, ExportJob, export_format, resolve_format
-from collabedit.export import registry as export_registry
 from collabedit.merging import Merges, merge_method, resolve_method
-from collabedit.merging import registry as merging_registry
 from collabedit.models import LanguageModel
 from collabedit.parties import Party, new_round
 from collabedit.reporting.tables import measured_columns
@@ -36,6 +32,7 @@ from collabedit.transports import run_in_process
 from tests.cli.commands import collabedit
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.export.saving import load, original, random_delta
+from tests.test_documentation import REGISTRIES
 from tests.transports.test_in_process import SETTINGS, covariance_of
 
 
@@ -48,19 +45,11 @@ class RidgePrior(PriorSpec):
 
 
 @pytest.fixture(autouse=True)
-def registries() -> Iterator[None]:
-    """Put the registries back as they were."""
-    tables: list[dict[str, Any]] = [
-        editor_registry._EDITORS,
-        merging_registry._METHODS,
-        _METRICS,
-        export_registry._FORMATS,
-    ]
-    before = [dict(table) for table in tables]
-    yield
-    for table, rows in zip(tables, before, strict=True):
-        table.clear()
-        table.update(rows)
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test adds is gone after it."""
+    for module, name in REGISTRIES.items():
+        registry = importlib.import_module(f"collabedit.{module}")
+        monkeypatch.setattr(registry, name, getattr(registry, name).copy())
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ BAD_MESSAGES = {
     "truncated": WHOLE[:-1],
     "longer than it says": WHOLE + b"\0",
     "header is a list": message([1]),
-    "header is no JSON": message(b"{x"),
+    "header is not a JSON": message(b"{x"),
     "header is no text": message(b"\x80\x81{}"),
     "too deep": message(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
     "5,000 digits": message(b'{"a": ' + b"9" * 5000 + b"}"),

@@ -48,7 +48,7 @@ def run_all(asked: list[str], corpus: Path, seconds: int) -> int:
 
     known = [parser.name for parser in parsers()]
     if unknown := set(asked) - set(known):
-        sys.exit(f"no such target: {', '.join(sorted(unknown))}; choose of {', '.join(known)}")
+        sys.exit(f"no such target: {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     status = 0
     for name in asked or known:
         command = [sys.executable, "-m", "tools.fuzz", "--inside", name]

@@ -1,4 +1,4 @@
-"""The version, at the ground floor so that everything may import it."""
+"""The version, in the lowest layer so that everything may import it."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@
     │   ├── DatasetError      a data set by name, or its partition over parties
     │   └── UnknownNameError  a name that is not in a registry
     ├── ModelError            a model that cannot be loaded or edited
-    ├── CovarianceError       statistics that are missing, foreign or unusable
+    ├── CovarianceError       statistics that are missing, of another model, or unusable
     ├── RoundError            messages that do not belong to the round
     │   └── ContributionError  what a party sent is malformed or hostile
     └── MissingExtraError     an optional dependency that is not installed
 
-The message of each is one line that says what is wrong, where, and how to mend it. The command
-line prints that line and exits with status 2; nothing half-written is left behind.
+Every message is one line that says what is wrong, where, and how to fix it. The command
+line prints that line and exits with status 2; no partial output is left behind.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class CovarianceError(CollabEditError):
 
 
 class RoundError(CollabEditError):
-    """Messages that do not belong to this round, or that come at the wrong time.
+    """A message does not belong to this round, or comes at the wrong time.
 
     Attributes:
-        party: the party that it is about, if it is about one.
+        party: the party concerned, if there is one.
     """
 
     def __init__(self, message: str, *, party: str | None = None) -> None:
@@ -98,7 +98,7 @@ class MissingExtraError(CollabEditError):
 
 
 def one_line(error: ValidationError) -> str:
-    """The first complaint of a validation error, as one line that names the field."""
+    """The first problem of a validation error, as one line that names the field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     parts = (str(part) for part in first["loc"])
     place = ".".join(
@@ -109,7 +109,7 @@ def one_line(error: ValidationError) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of a user's as a message shows it: on one line, and at most about 80 characters."""
+    """A user's value as shown in messages: on one line, and at most about 80 characters."""
     return _SHORT.repr(value)
 
 

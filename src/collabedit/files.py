@@ -60,7 +60,7 @@ StrPath: TypeAlias = "str | os.PathLike[str]"
 _MAX_BYTES = 512 << 20
 
 _LFS_POINTER = b"version https://git-lfs"
-#: What files that are not UTF-8 text begin with, what they are, and the remedy.
+#: First bytes of files that are not UTF-8 text, what the files are, and the remedy.
 _FOREIGN_FILES = (
     (b"\xff\xfe\x00\x00", "UTF-32 text", "save it as UTF-8"),
     (b"\x00\x00\xfe\xff", "UTF-32 text", "save it as UTF-8"),
@@ -82,7 +82,7 @@ _FOREIGN_FILES = (
     (_LFS_POINTER, "a Git LFS pointer, not the file", "run 'git lfs pull'"),
 )
 
-#: Longest header of a ``.safetensors`` file that is read; it names tensors and holds metadata.
+#: Longest accepted header of a ``.safetensors`` file, which names tensors and holds metadata.
 MAX_HEADER_BYTES = 32 * 2**20
 #: Bytes of one number by the format's name of its type; collabedit writes no other types.
 _ITEM_BYTES = {
@@ -103,8 +103,8 @@ _MAX_DIMENSIONS = 8
 def cache_directory(*parts: str) -> Path:
     """Folder of collabedit's cache, made readable by this user only.
 
-    ``COLLABEDIT_CACHE`` overrides the platform's default place. A cache that cannot be written is
-    no error here: reading finds nothing there, and writing says why it fails.
+    ``COLLABEDIT_CACHE`` overrides the platform's default folder. An unwritable cache is
+    not an error here: reading finds nothing, and writing says why it fails.
     """
     from platformdirs import user_cache_path
 
@@ -138,14 +138,14 @@ def make_directory(path: StrPath) -> Path:
 
 
 def check_writable(path: StrPath, size: int = 0) -> None:
-    """Check, before any work, that a file or folder can be made at ``path``; leaves no trace.
+    """Check, before any work, that a file or folder can be created at ``path``; leaves no trace.
 
     Args:
-        path: what is to be made; folders above it need not exist.
+        path: of the file or folder; its parents need not exist.
         size: bytes that must be free there.
 
     Raises:
-        InputError: when it cannot be made, or the disk has too little room.
+        InputError: when it cannot be created, or the disk has too little space.
     """
     _refuse_device(path)
     target = Path(path).absolute()
@@ -263,7 +263,7 @@ def read_text(path: StrPath, what: str = "file", *, limit: int = _MAX_BYTES) -> 
 
 
 def read_bounded(stream: IO[bytes], source: str, *, limit: int = _MAX_BYTES) -> bytes:
-    """All bytes of a stream, refused before they fill the memory.
+    """All bytes of a stream; too many are refused before they fill the memory.
 
     Raises:
         InputError: when there are more than ``limit``, 512 MiB by default.
@@ -276,7 +276,7 @@ def read_bounded(stream: IO[bytes], source: str, *, limit: int = _MAX_BYTES) -> 
 
 
 def _size(stream: IO[bytes]) -> int:
-    """Bytes of a regular file; 0 of what does not tell its size."""
+    """Size of a regular file in bytes; 0 for anything else."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, AttributeError):
@@ -307,10 +307,10 @@ def decode_text(raw: bytes, source: str) -> str:
 
 
 def decode_json(text: str, source: str) -> Any:
-    """Decode JSON text; an object that gives a name twice becomes a :class:`RepeatedNames`.
+    """Decode JSON text; an object that repeats a name becomes a :class:`RepeatedNames`.
 
     Raises:
-        InputError: when it is not JSON, nested too deeply, or has a number of too many digits.
+        InputError: when it is not JSON, nested too deeply, or has a number with too many digits.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -323,9 +323,9 @@ def decode_json(text: str, source: str) -> Any:
     except ValueError:  # CPython's limit on the digits of an integer
         found = re.search(r"\d{1000,}", text)
         before = text[: found.start()].count("\n") if found else 0
-        place = f" (line {before + 1})" if "\n" in text else ""
+        where = f" (line {before + 1})" if "\n" in text else ""
         raise InputError(
-            f"{source}: a number of too many digits{place}; put it in quotes or shorten it"
+            f"{source}: a number with too many digits{where}; put it in quotes or shorten it"
         ) from None
 
 
@@ -351,10 +351,10 @@ def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
 
 
 class RepeatedNames(dict[str, Any]):
-    """A JSON object that gives a name more than once; as in :mod:`json`, the last value counts.
+    """A JSON object with a repeated name; as in :mod:`json`, the last value counts.
 
     Attributes:
-        repeated: the first name that it repeats.
+        repeated: the first name that occurs again.
     """
 
     repeated: str
@@ -380,11 +380,11 @@ def read_json(path: StrPath, what: str = "file") -> Any:
 
 
 def parse_json(data: bytes, source: str) -> Any:
-    """Parse JSON that may come from anyone.
+    """Parse untrusted JSON.
 
     Args:
         data: UTF-8 text.
-        source: what complaints call it.
+        source: its name in error messages.
 
     Raises:
         InputError: when it is not JSON, is nested too deeply, repeats a name in an object, or holds
@@ -447,7 +447,7 @@ def tensors_to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str,
 def cache_tensors(
     path: StrPath, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Keep tensors in a cache; one that cannot be written costs time later, not the work now."""
+    """Keep tensors in a cache; if it cannot be written, that costs time later, not the work now."""
     try:
         save_tensors(path, tensors, metadata)
     except InputError as error:
@@ -474,13 +474,13 @@ def _metadata_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
 def tensors_from_bytes(
     data: bytes, what: str = "message"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata of what :func:`tensors_to_bytes` made, which may come from anyone.
+    """Tensors and metadata of untrusted bytes, as :func:`tensors_to_bytes` writes them.
 
-    Sizes are checked before memory is taken.
+    Sizes are checked before memory is allocated.
 
     Args:
         data: the bytes.
-        what: what complaints call it.
+        what: their name in error messages.
 
     Raises:
         InputError: when the bytes are not a whole ``.safetensors`` file of collabedit's.
@@ -516,19 +516,19 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_header(stream: BinaryIO, size: int, what: str) -> dict[str, Any]:
-    """Metadata of a ``.safetensors`` stream, after a check of all sizes that it announces."""
+    """Metadata of a ``.safetensors`` stream, after checking all the sizes that it declares."""
     try:
         header = _read_header(stream, size, what)
         metadata = header.pop("__metadata__", {})
         end = max([0, *(_end_of_tensor(name, about) for name, about in header.items())])
         if end != size - stream.tell():
-            raise ValueError(f"it announces {end:,} bytes and has {size - stream.tell():,}")
+            raise ValueError(f"it declares {end:,} bytes and has {size - stream.tell():,}")
     except ValueError as error:
         raise InputError(f"{what}: not a safetensors file ({error})") from None
     try:
         return {key: _strict_json(value, what) for key, value in metadata.items()}
     except (InputError, AttributeError, TypeError):
-        raise InputError(f"{what}: its metadata is not collabedit's") from None
+        raise InputError(f"{what}: its metadata was not written by collabedit") from None
 
 
 def _read_header(stream: BinaryIO, size: int, what: str) -> dict[str, Any]:
@@ -542,7 +542,7 @@ def _read_header(stream: BinaryIO, size: int, what: str) -> dict[str, Any]:
         raise ValueError(f"its header of {length:,} bytes is too long")
     header = parse_json(stream.read(length), f"{what}: not a safetensors file; its header")
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     return header
 
 
@@ -557,11 +557,11 @@ def _end_of_tensor(name: str, about: Any) -> int:
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise ValueError(f"{name} has the unknown type {str(dtype)[:20]!r}")
     if not _whole_numbers(shape, _MAX_DIMENSIONS) or not _whole_numbers(offsets, 2):
-        raise ValueError(f"{name} has a malformed shape or place")
+        raise ValueError(f"{name} has a malformed shape or offset")
     if math.prod(max(length, 1) for length in shape) >= 2**62 or len(offsets) != 2:
         raise ValueError(f"{name} has an impossible shape")
     if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise ValueError(f"{name} has not the size that its shape says")
+        raise ValueError(f"{name} does not have the size of its shape")
     return int(offsets[1])
 
 
@@ -598,11 +598,11 @@ def load_tensors(
 
 
 class StoredTensors(Mapping[str, "torch.Tensor"]):
-    """The tensors of a ``.safetensors`` file, each read when it is asked for and not kept.
+    """The tensors of a ``.safetensors`` file, each read on access and not kept.
 
     Args:
         path: the file.
-        what: what complaints call it.
+        what: its name in error messages.
 
     Raises:
         InputError: when the file is missing or not safetensors.

@@ -72,7 +72,7 @@ def test_a_finished_delta_takes_the_same_steps(
     assert later.metadata.after_merge == at_once.metadata.after_merge
     assert later.metadata.edits == 4
     line = fails("merge", tmp_path / "later.safetensors", *STEP, "-o", tmp_path / "no.safetensors")
-    assert "the delta is after RECT (keep = 0.2), then SPHERE" in line
+    assert "the delta has already been through RECT (keep = 0.2), then SPHERE" in line
     assert not (tmp_path / "no.safetensors").exists()
 
 
@@ -109,7 +109,7 @@ def test_in_a_layerwise_round_it_waits_for_the_last_layer(
         files = ("--round", config, "-C", place / "cov.safetensors", "-o", out)
         printed = collabedit("merge", sent, *files, *so_far, *STEP)
         so_far = ("--delta", out)
-        waits = "taken once all layers are merged" in printed
+        waits = "runs once all layers are merged" in printed
         assert waits == (name == "first")
         assert bool(Delta.load(out).metadata.after_merge) != waits
 

@@ -266,7 +266,7 @@ def test_duplicate_case_ids_are_refused(place: Path, tmp_path: Path) -> None:
     record = {"case_id": 4, "prompt": "{} is", "subject": "France", "target": "Rome"}
     path.write_text(json.dumps([record, record]))
     error = fails("edit", "--model", place / "model", "-r", path, "-o", tmp_path / "out")
-    assert "case_id 4 is already that of record 0" in error
+    assert "case_id 4 is already used by record 0" in error
 
 
 def test_unreadable_files_are_named(place: Path, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) 
         (["--weights", "3,1", "--method", "wsa"], "parties: 1, weights: 2"),
         (["--weights", "0", "--method", "wsa"], "WSA: weights must be positive and finite"),
         (["--weights", "1;2", "--method", "wsa"], "--weights: cannot read '1;2'"),
-        (["--weights", "1"], "CollabEdit does not weigh the parties; methods that do: WSA"),
+        (["--weights", "1"], "CollabEdit does not weight the parties; methods that do: WSA"),
     ],
 )
 def test_merge_options_are_checked(

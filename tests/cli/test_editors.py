@@ -100,7 +100,7 @@ def test_fine_tuned_deltas_are_merged(place: Path, settings: dict[str, Path]) ->
     [
         ("ROME", "ROME takes one edit at a time.*use EMMET with a single layer"),
         ("FT-L", "FT-L has no statistics to exchange.*collabedit merge"),
-        ("UltraEdit", "UltraEdit needs two messages of each party, and files carry one"),
+        ("UltraEdit", "UltraEdit needs two messages from each party, and files carry one"),
         ("MEND", "unknown editor 'MEND'; choose one of: MEMIT, PMET, EMMET, ROME, AlphaEdit"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_coordinator_hears_at_once_what_is_wrong(federation: Path, tmp_path: P
 
 
 def test_results_tell_what_became_of_each_round(tmp_path: Path) -> None:
-    assert "holds no rounds" in fails("federation", "coordinator", "results", "-o", tmp_path)
+    assert "contains no rounds" in fails("federation", "coordinator", "results", "-o", tmp_path)
     folder = RoundFolder.begin(tmp_path, make_config())
     assert "unfinished" in collabedit("federation", "coordinator", "results", "-o", tmp_path)
     report = Report(

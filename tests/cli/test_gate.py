@@ -120,5 +120,5 @@ def test_a_party_with_too_many_edits_hears_of_it_at_once(
     round_file = open_round(place, tmp_path / "round.json", "--party-edits", 2)
     requests = write_requests(tmp_path / "mine.jsonl", 0, 3)
     said = fails("contribute", "--round", round_file, "-r", requests, "-o", tmp_path / "out")
-    assert "this party: it has 3 edits, and the round takes at most 2 of a party" in said
+    assert "this party: it has 3 edits, and the round allows at most 2 per party" in said
     assert not (tmp_path / "out").exists()

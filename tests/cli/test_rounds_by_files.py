@@ -105,7 +105,7 @@ def test_what_does_not_fit_together_is_refused(place: Path, rounds: Path) -> Non
     state, cov = rounds / "state.safetensors", place / "cov64.safetensors"
     sent = rounds / "round1-bank.safetensors"
     both = ("--round", rounds / "round1.json", "-C", cov, "-o", rounds / "x.safetensors")
-    assert "not the state that this round begins with" in fails(
+    assert "not the state that this round starts from" in fails(
         "merge", sent, *both, "--state", state
     )
     assert "--beta needs --state" in fails("merge", sent, *both, "--beta", 1)
@@ -130,7 +130,7 @@ def test_a_file_given_twice_is_refused(place: Path, rounds: Path) -> None:  # no
     )
     copy = rounds / "copy.safetensors"
     copy.write_bytes(sent.read_bytes())
-    assert "again; give each party's once" in fails(
+    assert "repeats the contribution of" in fails(
         *("merge", sent, copy, "--round", rounds / "round1.json"),
         *("-C", place / "cov64.safetensors", "-o", rounds / "x.safetensors"),
     )

@@ -42,7 +42,7 @@ def test_a_party_is_taken_out_exactly(place: Path, tmp_path: Path, schedule: str
         *options(place, round_file, tmp_path / "rest"),
     )
     digest = Contribution.load(sent["bank"]).sha256
-    assert f"taken out: bank, contribution {digest}" in said
+    assert f"removed: bank, contribution {digest}" in said
     assert ("runs 'collabedit contribute' again" in said) is (schedule == "layerwise")
     rest, never = Delta.load(tmp_path / "rest"), Delta.load(tmp_path / "two")
     for name, change in never.changes.items():

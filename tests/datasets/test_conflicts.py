@@ -92,7 +92,7 @@ def test_another_right_answer_is_no_conflict() -> None:
     for seed in range(20):
         (made,) = conflicting([record], seed, [right, other])
         assert made.request.target_new == "Lima"
-    with pytest.raises(DatasetError, match="none but those of its own question"):
+    with pytest.raises(DatasetError, match="only those of its own question"):
         conflicting([record], 0, [right])
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +15,6 @@ from collabedit.evaluation import (
     summarise,
 )
 from collabedit.evaluation.cases import CaseResult, Probabilities
-from collabedit.evaluation.metrics import _METRICS
 from collabedit.reporting.results import SingleRoundResult
 from collabedit.reporting.tables import methods_table
 
@@ -161,14 +160,15 @@ def test_a_level_shows_what_the_shorter_ones_show() -> None:
 
 
 @pytest.fixture
-def certainty() -> Iterator[Metric]:
+def certainty(monkeypatch: pytest.MonkeyPatch) -> Metric:
     """A metric of one's own, registered through the public interface only."""
 
     def values(result: CaseResult) -> list[float]:
         return [math.exp(-each["target_new"]) for each in result["rewrite_prompts_probs"]]
 
-    yield register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
-    del _METRICS["certainty"]
+    module = importlib.import_module("collabedit.evaluation.metrics")  # not the function
+    monkeypatch.setattr(module, "_METRICS", module._METRICS.copy())
+    return register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
 
 
 def test_a_metric_of_ones_own_is_summarised_and_shown(certainty: Metric) -> None:

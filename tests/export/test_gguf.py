@@ -150,7 +150,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     name = next(iter(changes))
     changes[name] = LowRankUpdate(1e10 * changes[name].left, changes[name].right)
     huge = Delta(task.delta.metadata, changes)
-    with pytest.raises(ModelError, match="numbers too large for F16; take --precision q8_0"):
+    with pytest.raises(ModelError, match="numbers too large for F16; use --precision q8_0"):
         export_gguf(job(tmp_path, "x.gguf", huge))
     assert not task.out.exists()
 
@@ -165,7 +165,7 @@ def test_another_models_file_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         model.weight("model.layers.1.mlp.down_proj.weight").neg_()
     model.hf.save_pretrained(weights)
-    with pytest.raises(ModelError, match=r"is of another model than .*: blk\.1\.ffn_down"):
+    with pytest.raises(ModelError, match=r"is a different model from .*: blk\.1\.ffn_down"):
         export_gguf(task, base_gguf=unedited(other))
     with pytest.raises(InputError, match=r"--base-gguf must be a \.gguf file"):
         export_gguf(task, base_gguf=weights)

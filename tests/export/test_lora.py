@@ -132,7 +132,7 @@ def test_ranks_are_those_of_vllm_or_exact() -> None:
 def test_a_smaller_rank_says_what_it_costs(tmp_path: Path) -> None:
     task = job(tmp_path, "lora")
     notes = export_lora(task, rank=1)
-    assert "from rank 2 to 1, which misses" in notes[0]
+    assert "from rank 2 to 1, which loses" in notes[0]
     assert "--requests" in notes[2]
     assert notes[0] in (task.out / "README.md").read_text()
     assert json.loads((task.out / "adapter_config.json").read_text())["r"] == 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,8 @@ def job(folder: Path, out: str, family: str = "llama") -> ExportJob:
 
 
 @pytest.fixture
-def added() -> Iterator[None]:
-    before = dict(registry._FORMATS)
-    yield
-    registry._FORMATS.clear()
-    registry._FORMATS.update(before)
+def added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_FORMATS", registry._FORMATS.copy())
 
 
 @pytest.mark.usefixtures("added")

@@ -81,7 +81,7 @@ def test_a_model_that_was_changed_since_is_refused(tmp_path: Path) -> None:
 def test_what_keeps_nothing_is_refused(tmp_path: Path) -> None:
     model = edited(tmp_path)
     (model / UNDO).unlink()
-    with pytest.raises(InputError, match="keeps nothing to undo its edits with"):
+    with pytest.raises(InputError, match="has no data to undo its edits with"):
         revert_model(model, tmp_path / "back")
     with pytest.raises(InputError, match="is not a model that collabedit edited"):
         revert_model(tmp_path / "original", tmp_path / "back")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,6 @@ from collabedit.merging import (
     resolve_after_merge,
     sphere,
 )
-from collabedit.merging.after_merge import _AFTER_MERGES
 from tests.algebra.test_algebra import random, relative
 
 OFFICIAL = {
@@ -198,11 +198,9 @@ def test_other_steps_take_what_the_round_merged() -> None:
 
 
 @pytest.fixture
-def _registry() -> Iterator[None]:
-    known = dict(_AFTER_MERGES)
-    yield
-    _AFTER_MERGES.clear()
-    _AFTER_MERGES.update(known)
+def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("collabedit.merging.after_merge")  # not the decorator
+    monkeypatch.setattr(module, "_AFTER_MERGES", module._AFTER_MERGES.copy())
 
 
 @pytest.mark.usefixtures("_registry")

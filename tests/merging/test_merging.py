@@ -167,8 +167,8 @@ def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
         ("WSA", [1, 0, 3], "WSA: weights must be positive and finite, found 1, 0, 3"),
         ("WSA", [1, float("inf"), 3], "WSA: weights must be positive and finite, found 1, inf, 3"),
         ("WSA", [1, float("nan"), 3], "WSA: weights must be positive and finite, found 1, nan, 3"),
-        ("SA", [1, 2, 3], "SA does not weigh the parties; methods that do: WSA"),
-        ("CollabEdit", [1, 2, 3], "CollabEdit does not weigh the parties"),
+        ("SA", [1, 2, 3], "SA does not weight the parties; methods that do: WSA"),
+        ("CollabEdit", [1, 2, 3], "CollabEdit does not weight the parties"),
     ],
 )
 def test_weights_of_a_user_are_checked(method: str, weights: list[float], message: str) -> None:

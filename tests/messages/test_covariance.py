@@ -128,7 +128,7 @@ def test_files_that_are_no_safetensors(tmp_path):
 @pytest.mark.parametrize("value", ["not JSON", "[" * 100_000])
 def test_metadata_that_is_no_json(tmp_path, value):
     save_file({"h.1.w/second_moment": torch.eye(3)}, tmp_path / "c", {"format": value})
-    with pytest.raises(InputError, match="metadata is not collabedit's"):
+    with pytest.raises(InputError, match="metadata was not written by collabedit"):
         Covariance.load(tmp_path / "c")
 
 

@@ -61,7 +61,7 @@ def test_a_vote_in_words() -> None:
     assert Gate().words(vote(hits(4, 0), 1.0)) == "accepts"
     assert Gate().words(vote(hits(1, 5), 32.5)) == (
         "rejects: 1 of 4 edited prompts give the new object, 50% must; 5 of 8 neighbouring prompts "
-        "are lost, 50% may be; held-out text is 32.5 times as perplexing as before, 1.5 times is "
+        "are lost, 50% may be; held-out perplexity is 32.5 times as high as before, 1.5 times is "
         "allowed"
     )
     hidden = vote(hits(1, 5), 1.0).model_copy(update={"hits": {}})
@@ -90,7 +90,7 @@ def test_bounds_name_the_party() -> None:
     bounds.check_edits("bank", 3)
     bounds.check_rank("bank", 2)
     with pytest.raises(
-        ContributionError, match="bank: it has 4 edits, and the round takes at most 3"
+        ContributionError, match="bank: it has 4 edits, and the round allows at most 3"
     ):
         bounds.check_edits("bank", 4)
     with pytest.raises(ContributionError, match="bank: its statistics have 3 directions"):

@@ -235,7 +235,7 @@ def test_a_fault_names_the_case_id_where_there_is_one() -> None:
 
 
 def test_case_ids_must_differ() -> None:
-    with pytest.raises(RequestError, match="record 2: case_id 12 is already that of record 0"):
+    with pytest.raises(RequestError, match="record 2: case_id 12 is already used by record 0"):
         parse_records([COUNTERFACT, SHORT, COUNTERFACT], "facts.json")
     with pytest.raises(RequestError, match="record 1: case_id 1 is already"):
         parse_records([{**SHORT, "case_id": 1}, SHORT], "facts.json")  # its place is its id
@@ -272,7 +272,7 @@ def test_files_of_both_kinds(tmp_path: Path, encoding: str) -> None:
         ("facts.json", b'["\n\xe9"]', "not UTF-8 text (line 2, byte 3); save it as UTF-8"),
         ("facts.json", b"[" * 100_000, "nested too deeply"),
         ("facts.jsonl", SHORT_LINE + b"\n" + b"[" * 100_000, "line 2: its JSON is nested too"),
-        ("facts.json", b"[\n" + b"1" * 5000 + b"]", "a number of too many digits (line 2)"),
+        ("facts.json", b"[\n" + b"1" * 5000 + b"]", "a number with too many digits (line 2)"),
         ("facts.jsonl", SHORT_LINE[:-1] + b',"case_id":' + b"1" * 5000 + b"}", "too many digits"),
         ("facts.xlsx", b"PK\x03\x04...", "a zip archive or an Excel workbook; unpack it, or save"),
         ("facts.parquet", b"PAR1...", "a Parquet file; convert it to JSON Lines or CSV"),

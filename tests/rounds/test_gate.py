@@ -233,7 +233,7 @@ def test_bounds_leave_a_party_out_by_name(tiny_llama: LanguageModel, keys: float
 def test_bounds_on_edits_and_rank(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama, bounds=Bounds(edits=2))
     parties = make_parties(tiny_llama, config)
-    with pytest.raises(ContributionError, match="clinic: it has 3 edits, and the round takes"):
+    with pytest.raises(ContributionError, match="clinic: it has 3 edits, and the round allows"):
         gated(parties)
     with pytest.raises(ContributionError, match="this party: it has 3 edits"):
         Party(tiny_llama, SHARES[1], config).prepare()

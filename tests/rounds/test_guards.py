@@ -62,7 +62,7 @@ def test_merging_warns_of_them_and_refuses_a_replay(
     sent: dict[str, Contribution], config: RoundConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator = Coordinator(config, make_priors(config), resolve_method("CollabEdit"))
-    with pytest.raises(ContributionError, match="the contribution of bank again"):
+    with pytest.raises(ContributionError, match="repeats the contribution of bank"):
         coordinator.merge({**sent, "clinic": sent["bank"]})
     with caplog.at_level(logging.WARNING):
         coordinator.merge({**sent, "clinic": scaled(sent["clinic"], 1000, 1000)})

@@ -59,7 +59,7 @@ def test_another_party_is_refused(
 ) -> None:
     late = {"newsroom": Party(tiny_llama, REQUESTS[4:], begun.config)}
     answers = {**sent(parties, begun.delta), **sent(late, begun.delta)}
-    with pytest.raises(ContributionError, match="newsroom: it is not of the party") as caught:
+    with pytest.raises(ContributionError, match="newsroom: its party and edits did not") as caught:
         begun.merge(answers)
     assert caught.value.party == "newsroom"
 
@@ -70,7 +70,7 @@ def test_other_edits_of_a_party_are_refused(
     """The same party with the same secret and the same number of edits, but others."""
     bank = parties["bank"]
     parties["bank"] = Party(tiny_llama, REQUESTS[4:5], begun.config, secret=bank._secret)
-    with pytest.raises(ContributionError, match="bank: it is not of the party and the edits"):
+    with pytest.raises(ContributionError, match="bank: its party and edits did not take part"):
         begun.merge(sent(parties, begun.delta))
 
 
@@ -93,7 +93,7 @@ def test_the_same_contribution_under_two_names_is_refused(
     coordinator = coordinator_of(parties["bank"].config)
     answers = sent(parties, coordinator.delta)
     copy = sent(parties, coordinator.delta)["bank"] if fresh else answers["bank"]
-    with pytest.raises(ContributionError, match="copy: it is the contribution of bank again"):
+    with pytest.raises(ContributionError, match="copy: it repeats the contribution of bank"):
         coordinator.merge({**answers, "copy": copy})
     assert not coordinator.delta.changes
 

@@ -329,7 +329,7 @@ def test_priors_of_another_width_are_refused(tiny_llama: LanguageModel) -> None:
 def test_unfinished_deltas_are_not_merged(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     partial = coordinator_of(config).merge({"bank": one_update(tiny_llama, config)})
-    with pytest.raises(RoundError, match="bank: the delta holds layers \\[1\\]"):
+    with pytest.raises(RoundError, match="bank: the delta contains layers \\[1\\]"):
         merge_deltas({"bank": partial}, resolve_method("SA"))
 
 

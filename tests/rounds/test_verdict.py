@@ -41,9 +41,9 @@ def test_the_share_of_the_votes_decides(
     assert verdict.accepted is accepted
     assert verdict.votes.keys() == accepts.keys()
     against = [party for party, kept in accepts.items() if not kept]
-    assert all(f"{party} rejects: held-out text is 9" in verdict.reason for party in against) or (
-        accepted and not verdict.reason
-    )
+    assert all(
+        f"{party} rejects: held-out perplexity is 9" in verdict.reason for party in against
+    ) or (accepted and not verdict.reason)
 
 
 @pytest.mark.parametrize("least_share", [0.0, 1.0])

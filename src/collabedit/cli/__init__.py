@@ -1,4 +1,4 @@
-"""The command line: one small file a verb, heavy imports only inside the commands."""
+"""The command line: one small file per verb, heavy imports only inside the commands."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help=(
-        "Correct facts in a language model, alone or together with other parties.\n\n"
+        "Correct facts in a language model, on your own or together with other parties.\n\n"
         "Several parties each edit the same open model. Merging their edits loses nothing, and the "
-        "text of a request never leaves its party. What its numbers tell, and how to hide whose "
-        "they are, is in docs/explanation/privacy.md. "
-        "Begin with [bold]collabedit demo[/bold]."
+        "text of a request never leaves its party. docs/explanation/privacy.md says what the "
+        "numbers reveal, and how to hide whose they are. "
+        "Start with [bold]collabedit demo[/bold]."
     ),
 )
 app.add_typer(models.app, name="models")
@@ -96,7 +96,7 @@ def _options(
         typer.Option(
             "--log-json",
             metavar="FILE",
-            help="Write stages, counts and times to FILE, one JSON object a line; no text of a "
+            help="Write stages, counts and times to FILE, one JSON object per line; no text of a "
             "request, no path and no message.",
         ),
     ] = None,
@@ -107,7 +107,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; errors raised on purpose become one line and exit status 2."""
+    """Run the command line; deliberate errors become one line and exit status 2."""
     limit_threads()
     try:
         app()

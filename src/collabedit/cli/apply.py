@@ -31,7 +31,7 @@ def apply(
         typer.Option(
             "--requests",
             "-r",
-            help="Your own edits: ask for each, and say which took.",
+            help="Your own edits: ask for each, and show which took.",
         ),
     ] = None,
     strict: StrictOption = False,
@@ -40,7 +40,7 @@ def apply(
 ) -> None:
     """Write a delta into the model and save it; plain transformers loads the result.
 
-    With --requests a table shows in the end what the model says of your edits, before and after.
+    With --requests, a table at the end shows the model's answers for your edits, before and after.
     """
     from collabedit.evaluation.outcomes import ask_edits, outcomes
     from collabedit.export import save_edited_model

@@ -29,20 +29,20 @@ def ask(
         str,
         typer.Argument(
             metavar="MODEL|DELTA",
-            help="A delta (.safetensors), asked before and after; or a model: a built-in name, a "
+            help="A delta (.safetensors), to ask before and after; or a model: a built-in name, a "
             "directory, a .gguf file, a Hub id.",
         ),
     ],
     questions: Annotated[list[str] | None, typer.Argument(help="What to ask.")] = None,
     requests: Annotated[
         Path | None,
-        typer.Option("--requests", "-r", help="A file of edits: ask for each, and say which took."),
+        typer.Option("--requests", "-r", help="A file of edits: ask for each; show which took."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="The unedited model, if not as the delta says."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 40,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 40,
     strict: StrictOption = False,
     dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
@@ -69,8 +69,8 @@ def ask(
         dtype = delta.metadata.dtype
     if requests is not None and delta is None and model is None:
         raise InputError(
-            f"--requests compares before and after; give the unedited model, too: --model NAME, or "
-            f"a delta instead of {target}"
+            f"--requests compares before and after; give the unedited model as well: --model NAME, "
+            f"or a delta instead of {target}"
         )
     given = model or (delta.metadata.model if delta else target)
     before = load_model(given, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
@@ -92,7 +92,7 @@ def ask(
 
 
 class _Pair:
-    """A model before and after its edits; one and the same where there are none."""
+    """A model before and after its edits; the same model twice if there are none."""
 
     def __init__(self, before: LanguageModel, after: LanguageModel, delta: Delta | None) -> None:
         self.before, self._after, self._delta = before, after, delta
@@ -115,7 +115,7 @@ class _Pair:
 
 
 def _show(pair: _Pair, questions: list[str], max_tokens: int) -> None:
-    """Print what the models write after each question as a plain text, and in a chat."""
+    """Print what the models write after each question as plain text, and in a chat."""
     from collabedit.evaluation.answers import write
     from collabedit.evaluation.forms import raw_and_chat
     from collabedit.reporting.outcome_tables import side_by_side

@@ -1,4 +1,4 @@
-"""``collabedit audit``: play the attacker on what a round sends."""
+"""``collabedit audit``: attack the messages of a round."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def audit(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Where the unedited model lies, if not as round.json says."
+            "--model", "-m", help="Path of the unedited model, if not as round.json says."
         ),
     ] = None,
     covariance: CovarianceOption = None,
@@ -48,7 +48,7 @@ def audit(
         bool,
         typer.Option(
             "--any-relation",
-            help="Count non-members of other relations than the members', too: an easier game.",
+            help="Also count non-members of other relations than the members': an easier attack.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -58,10 +58,10 @@ def audit(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Measure what files give away: play the attacker, who guesses facts, on a round of your own.
+    """Measure what files give away: attack a round of your own by guessing facts.
 
     Membership: is this fact among the edits of this file? Attribution: which of the files holds it?
-    An attack that fails here is no proof; one that succeeds is. All is computed on this machine.
+    An attack that fails here proves nothing; one that succeeds does. All runs on this machine.
     """
     import json
 

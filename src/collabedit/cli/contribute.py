@@ -1,4 +1,4 @@
-"""``collabedit contribute``: what a party sends."""
+"""``collabedit contribute``: compute a party's contribution."""
 
 from __future__ import annotations
 
@@ -35,19 +35,17 @@ def contribute(
     round_file: RoundOption,
     requests: Annotated[
         Path,
-        typer.Option(
-            "--requests", "-r", help="Your edits, in any form of the field; they stay here."
-        ),
+        typer.Option("--requests", "-r", help="Your edits, in any common format; they stay here."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The contribution to send.")],
     delta: SoFarOption = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Where the model lies here, if not as round.json says."),
+        typer.Option("--model", "-m", help="Path of the model here, if not as round.json says."),
     ] = None,
     party: Annotated[
         str,
-        typer.Option(help="What you call yourself to the coordinator; nothing by default."),
+        typer.Option(help="Your name towards the coordinator; none by default."),
     ] = "",
     dtype: Annotated[
         str, typer.Option("--upload-dtype", help="float64, or float32 for half the size.")
@@ -57,14 +55,14 @@ def contribute(
         Path | None,
         typer.Option(
             help="Add fingerprints for 'collabedit detect', under the key in this file, which all "
-            "parties share and the coordinator lacks."
+            "parties share and the coordinator does not have."
         ),
     ] = None,
     fingerprints_only: Annotated[
         bool,
         typer.Option(
             "--fingerprints-only",
-            help="Write no statistics: all that 'collabedit detect' needs, before anything is "
+            help="Write no statistics, only what 'collabedit detect' needs, before anything is "
             "measured.",
         ),
     ] = False,
@@ -74,7 +72,7 @@ def contribute(
     ] = None,
     identity: Annotated[
         Path | None,
-        typer.Option(help="Secure aggregation: your key, of 'collabedit round key'."),
+        typer.Option(help="Secure aggregation: your key, from 'collabedit round key'."),
     ] = None,
     roster: RosterOption = None,
     sum_again: SumAgainOption = False,
@@ -92,10 +90,10 @@ def contribute(
     skip_bad: SkipBadOption = False,
     workers: WorkersOption = None,
 ) -> None:
-    """Compute what a party sends: statistics of its edits, and no text.
+    """Compute a party's contribution: statistics of its edits, and no text.
 
     In a layerwise round, run it again after each exchange with the merged --delta and all other
-    options as they were, since every exchange must be about the same edits. Targets are kept in a
+    options unchanged, since every exchange must be about the same edits. Targets are kept in a
     cache that only you can read.
     """
     from collabedit.editing import TargetCache
@@ -146,8 +144,7 @@ def contribute(
     if config.secure_aggregation is not None and not fingerprints_only:
         if identity is None:
             raise InputError(
-                f"{round_file} asks for secure aggregation; give your --identity "
-                "(collabedit round key)"
+                f"{round_file} uses secure aggregation; give your --identity (collabedit round key)"
             )
         require_roster(identity, roster)
         edits = [record.request for record in records]
@@ -159,7 +156,7 @@ def contribute(
         answer(config, asked, identity, roster, make_party, confirming, out)
         return
     if identity is not None or request is not None:
-        raise InputError(f"{round_file} asks for no secure aggregation; --identity has no use")
+        raise InputError(f"{round_file} does not use secure aggregation; remove --identity")
     ours = make_party()
     if fingerprints_only:
         made = ours.announce()

@@ -1,4 +1,4 @@
-"""Defaults of options: the settings state them, and the command line reads them there."""
+"""Defaults of options: defined in the settings, where the command line reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["default_of"]
 
 @dataclass(frozen=True)
 class _Default:
-    """A default that is read when it is used or shown, so that starting loads no pydantic."""
+    """A default that is read when used or shown, so that start-up does not load pydantic."""
 
     settings: str
     field: str
@@ -30,7 +30,7 @@ class _Default:
 
 
 def default_of(field: str, settings: str = "StudySettings") -> Any:
-    """The default of an option: that of a field of the settings, as a user would type it.
+    """The default of an option: that of a settings field, as a user would type it.
 
     Args:
         field: its name.

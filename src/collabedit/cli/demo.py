@@ -17,7 +17,7 @@ def demo(
 ) -> None:
     """Show the main job on a real model: four parties, eight facts each, five ways to merge.
 
-    Takes a few minutes on two cores, and nothing but this package.
+    Takes a few minutes on two cores, and needs only this package.
     """
     from collabedit.experiments.demo import run_demo
 

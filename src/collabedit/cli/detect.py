@@ -1,4 +1,4 @@
-"""``collabedit detect``: overlaps and conflicts between the parties' updates."""
+"""``collabedit detect``: overlaps and conflicts between the parties' contributions."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _NOTE = "overlapping / conflicting questions of two parties; on the diagonal, wi
 def detect(
     updates: Annotated[
         list[Path],
-        typer.Argument(help="Update files made with --fingerprint-key, one of each party."),
+        typer.Argument(help="Contributions made with --fingerprint-key, one from each party."),
     ],
     policy: Annotated[
         str,
         typer.Option(
             help="Whose edit of a shared question stays: 'report' everyone's; 'first' that of the "
-            "first file; 'majority' what most parties write; 'prefer' that of --prefer; 'drop' "
+            "first file; 'majority' the most common one; 'prefer' that of --prefer; 'drop' "
             "nobody's in a conflict."
         ),
     ] = "report",
     prefer: Annotated[
-        Path | None, typer.Option(help="The update file that --policy prefer goes by.")
+        Path | None, typer.Option(help="The contribution that --policy prefer gives precedence.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where to write the decision.json.")
     ] = None,
 ) -> None:
-    """Find edits that parties have in common or contradict each other in; the coordinator's part.
+    """Find edits that parties share or contradict each other in; the coordinator's part.
 
-    It sees how many there are, and not what they say. With a policy it decides which stay: the
-    parties then make their updates with that --decision, before anything is merged.
+    The coordinator sees how many there are, not what they say. With a policy it decides which stay:
+    the parties then contribute with that --decision, before anything is merged.
     """
     from collabedit.messages import ContributionMetadata, parse_policy
     from collabedit.privacy import decide
@@ -69,7 +69,7 @@ def show_detection(detection: Detection) -> None:
 
 
 def print_shared(updates: Mapping[str, ContributionMetadata]) -> None:
-    """Say in one line what updates have in common, if fingerprints tell that they do.
+    """Say in one line what contributions have in common, if their fingerprints overlap.
 
     Raises:
         ContributionError: when the fingerprints were made with different keys.
@@ -89,7 +89,7 @@ def _warn_of_subjects(detection: Detection) -> None:
         print(
             f"{subjects} different facts of several parties: each found its change without the "
             "others', so some of these edits may not take; let one party make all edits of a "
-            "subject, and ask for them after merging"
+            "subject, and check them after merging"
         )
 
 
@@ -148,6 +148,6 @@ def _report_decision(detection: Detection, decision: Decision, out: Path) -> Non
         else:
             print(f"{party}: leaves out {count} of {len(fingerprints)} edits")
     print(
-        f"{out}: send it to all parties; each makes its updates with --decision {out.name}, "
+        f"{out}: send it to all parties; each contributes with --decision {out.name}, "
         "in every exchange from the first on"
     )

@@ -11,10 +11,10 @@ __all__ = ["start_display"]
 
 
 class _AboveTheBar(logging.Handler):
-    """Prints log records where they do not break a bar."""
+    """Prints log records without breaking progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record; under ``--quiet`` only warnings get here."""
+        """Print a record; with ``--quiet`` only warnings arrive here."""
         from collabedit.progress import say
 
         say(self.format(record), always=True)
@@ -23,13 +23,13 @@ class _AboveTheBar(logging.Handler):
 def start_display(
     context: typer.Context, *, quiet: bool, verbose: bool, log_json: Path | None
 ) -> None:
-    """Show and log what the options ask for until the command ends.
+    """Set up display and logging as the options ask, until the command ends.
 
     Args:
         context: of the command.
         quiet: show neither progress nor notices; warnings and errors stay.
         verbose: show more.
-        log_json: the file that gets the events.
+        log_json: the file for the events.
 
     Raises:
         InputError: when the log cannot be written.

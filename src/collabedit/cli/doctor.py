@@ -50,16 +50,17 @@ def doctor(
         bool,
         typer.Option(
             "--trial/--no-trial",
-            help="Run every stage with two edits and 2,048 tokens, and estimate times by them; "
-            "without, only the model's structure is read, and times follow from a product's rate.",
+            help="Run every stage with two edits and 2,048 tokens, and base times on that; "
+            "without, only the model's structure is read, and times derive from the speed of a "
+            "matrix product.",
         ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what an edit would take, stage by stage: memory and time, and whether it fits here.
+    """Estimate the memory and time of an edit, stage by stage, and say whether it fits here.
 
-    The edits of all parties are counted as made on this machine, as 'collabedit run' does. Memory
-    is that of the process at each stage's peak. Nothing is edited.
+    Assumes that the edits of all parties are made on this machine, as in 'collabedit run'. Memory
+    is the process's peak in each stage. Nothing is edited.
     """
     import torch
 
@@ -136,7 +137,7 @@ def doctor(
 def _rows(
     costs: Mapping[str, Cost], rates: Rates, tried: Trial | None
 ) -> dict[str, dict[str, float]]:
-    """By stage: bytes and seconds, and those of the trial if there was one."""
+    """Bytes and seconds by stage, and the trial's if there was one."""
     rows: dict[str, dict[str, float]] = {}
     for stage, cost in costs.items():
         rows[stage] = {"bytes": int(cost.memory), "seconds": cost.amount / rates[stage]}
@@ -151,7 +152,7 @@ def _rows(
 
 
 def _verdict(shape: ModelShape, work: Workload, room: int, tried: Trial | None) -> dict[str, Any]:
-    """Whether it fits by the estimates, and by what the trial took at the very least."""
+    """Whether it fits, by the estimates and by what the trial measured."""
     from collabedit.planning import estimate, peak, remedy
 
     stage, needed = peak(estimate(shape, work))

@@ -1,4 +1,4 @@
-"""``collabedit edit``: edit a model alone."""
+"""``collabedit edit``: edit a model on your own."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ from collabedit.errors import InputError
 def edit(
     requests: Annotated[
         Path,
-        typer.Option(
-            "--requests", "-r", help="Your edits, in any form of the field; - reads stdin."
-        ),
+        typer.Option("--requests", "-r", help="Your edits, in any common format; - reads stdin."),
     ],
     out: Annotated[
         Path,
@@ -70,10 +68,10 @@ def edit(
     strict: StrictOption = False,
     workers: WorkersOption = None,
 ) -> None:
-    """Edit a model alone: one party, all in one go.
+    """Edit a model on your own, in one go.
 
-    In the end a table shows what the model says of each edit, before and after, after the prompt as
-    edited and in a chat: whether it took, did not, or lost its subject.
+    A table at the end shows the model's answers for each edit, before and after, to the prompt as
+    edited and in a chat: whether the edit took, did not, or lost its subject.
     """
     from collabedit.collaboration import edit_alone, edit_and_ask
     from collabedit.editing import TargetCache
@@ -91,7 +89,7 @@ def edit(
     from collabedit.workers import ModelSource, check_workers, solving_targets
 
     if strict and not ask:
-        raise InputError("--strict needs the answers; leave out --no-ask")
+        raise InputError("--strict needs the answers; remove --no-ask")
     check_workers(workers)
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)

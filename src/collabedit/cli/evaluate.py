@@ -1,4 +1,4 @@
-"""``collabedit evaluate``: what edits cost elsewhere, by tasks of the lm-evaluation-harness."""
+"""``collabedit evaluate``: side effects of edits on tasks of the lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def evaluate(
         str, typer.Argument(help="A built-in name, a directory, a .gguf file, or a Hub id.")
     ],
     delta: Annotated[
-        Path | None, typer.Option("--delta", help="Measure the model with this delta beside it.")
+        Path | None, typer.Option("--delta", help="Also evaluate the model with this delta.")
     ] = None,
     tasks: Annotated[
         str,
@@ -32,7 +32,7 @@ def evaluate(
     ] = "capitals,opposites,everyday",
     include: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="A folder of further tasks (YAML)."),
+        typer.Option(exists=True, file_okay=False, help="A folder of additional tasks (YAML)."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Items of a task; all by default.")
@@ -43,7 +43,7 @@ def evaluate(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Measure a model on downstream tasks, with a delta edited beside unedited.
+    """Evaluate a model on downstream tasks; with a delta, edited and unedited side by side.
 
     Needs the extra lm-eval.
     """

@@ -20,7 +20,7 @@ def export(
     to: Annotated[
         str | None,
         typer.Option(
-            help="lora, gguf, model or delta; by default what the name of --out says, or model."
+            help="lora, gguf, model or delta; by default as the name of --out says, or model."
         ),
     ] = None,
     model: Annotated[
@@ -29,9 +29,7 @@ def export(
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(
-            help="lora: the most that the adapter may have; less than needed loses edits."
-        ),
+        typer.Option(help="lora: maximum rank of the adapter; less than needed loses edits."),
     ] = None,
     precision: Annotated[
         str | None,
@@ -45,14 +43,14 @@ def export(
     ] = False,
     base_gguf: Annotated[
         Path | None,
-        typer.Option(help="gguf: the base model's GGUF file, if the delta names no such file."),
+        typer.Option(help="gguf: the base model's GGUF file, if the delta does not name one."),
     ] = None,
     requests: Annotated[
         Path | None,
         typer.Option(
             "--requests",
             "-r",
-            help="Measure the result on these requests, for the model card; no text of them gets "
+            help="Evaluate the result on these requests, for the model card; no text of them gets "
             "into it.",
         ),
     ] = None,
@@ -64,7 +62,7 @@ def export(
     public: PublicOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write edits in the form that others load: LoRA, GGUF, a model directory, or the delta."""
+    """Export edits as LoRA, GGUF, a model directory, or a delta."""
     from collabedit.export import Base, ExportJob, resolve_format
     from collabedit.export.hub import check_repository, push
     from collabedit.messages import Delta
@@ -96,8 +94,8 @@ def revert(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the unedited model.")],
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Undo the edits of a saved model; its weights become the very bytes that they were."""
+    """Undo the edits of a saved model; its weights are restored byte for byte."""
     from collabedit.export import revert_model
 
     count = revert_model(model, out, overwrite=overwrite)
-    print(f"{out}: the unedited model; {count} weights were turned back")
+    print(f"{out}: the unedited model; {count} weights were restored")

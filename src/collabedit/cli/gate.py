@@ -27,20 +27,18 @@ def vote(
             help="Your edits; they stay here. Without them a coordinator that has the model votes.",
         ),
     ] = None,
-    party: Annotated[
-        str | None, typer.Option(help="What you call yourself, as in your contribution.")
-    ] = None,
+    party: Annotated[str | None, typer.Option(help="Your name, as in your contribution.")] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Where the model lies here, if not as round.json says."),
+        typer.Option("--model", "-m", help="Path of the model here, if not as round.json says."),
     ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     skip_bad: SkipBadOption = False,
 ) -> None:
-    """Try a merged delta before it is kept: your edits, their neighbours, and held-out text.
+    """Try a merged delta before it is kept, on your edits, their neighbours and held-out text.
 
-    The file holds counts and a ratio, and whether you accept by the limits in round.json.
+    The vote contains counts, a ratio, and whether you accept by the limits in round.json.
     """
     from collabedit.messages import Delta, RoundConfig
     from collabedit.models import load_model
@@ -65,7 +63,7 @@ def vote(
     for kind, hits in made.hits.items():
         if hits.of:
             print(f"{kind} prompts: {hits.before} of {hits.of} before, {hits.after} after")
-    print(f"held-out text: {made.perplexity:.3g} times as perplexing as before")
+    print(f"held-out text: perplexity {made.perplexity:.3g} times as high as before")
     print(f"{out}: {name or 'this party'} {config.vote_by.words(made)}")
 
 
@@ -74,15 +72,13 @@ def decide(
     round_file: RoundOption,
     state: Annotated[
         Path | None,
-        typer.Option(
-            help="Several rounds: the state between them, which is written if the delta is kept."
-        ),
+        typer.Option(help="Several rounds: the state between them, written if the delta is kept."),
     ] = None,
 ) -> None:
-    """Count the votes on a merged delta: keep it, or roll back; the coordinator's part.
+    """Count the votes on a merged delta: keep it or roll back; the coordinator's part.
 
-    The verdict goes into the ledger beside round.json. A round that is rolled back leaves the state
-    as it was, and the exit status is 1.
+    The verdict goes into the ledger beside round.json. Rolling back leaves the state
+    unchanged, and exits with status 1.
     """
     from dataclasses import replace
 
@@ -103,7 +99,7 @@ def decide(
         print(f"{party} {config.vote_by.words(each)}")
     if not verdict.accepted:
         print(f"rolled back: {verdict.reason}")
-        print("Nobody applies the delta; the next round begins where this one did")
+        print("Nobody applies the delta; the next round starts where this one did")
         raise typer.Exit(1)
     print(f"accepted: each party runs 'collabedit apply --model {config.model} DELTA -o DIR'")
     line = keep_state(state, before, ledger)
@@ -112,11 +108,11 @@ def decide(
 
 
 def _named(paths: list[Path], config: RoundConfig, delta_sha256: str) -> dict[str, Evaluation]:
-    """The votes by party, or by file where a party does not name itself.
+    """The votes by party, or by file if a party does not name itself.
 
     Raises:
-        InputError: when two are of one party.
-        RoundError: when one is of another round or another delta.
+        InputError: when a party votes twice.
+        RoundError: when a vote is on another round or another delta.
     """
     from collabedit.errors import InputError, RoundError
     from collabedit.messages import Evaluation
@@ -130,7 +126,7 @@ def _named(paths: list[Path], config: RoundConfig, delta_sha256: str) -> dict[st
             raise RoundError(f"{path}: {error}") from None
         name = cast.party or str(path)
         if name in named:
-            raise InputError(f"{path}: a second vote of {name}; give each party's once")
+            raise InputError(f"{path}: a second vote of {name}; give one per party")
         named[name] = cast
     return named
 
@@ -142,7 +138,7 @@ def gate_section(
     most_perplexity: float | None,
     least_share: float | None,
 ) -> Gate | None:
-    """What ``round new`` writes of the gate: the limits that are given, defaults for the others."""
+    """The gate for ``round new``: limits as given, defaults for the others."""
     from collabedit.messages import Gate
 
     given = {
@@ -156,10 +152,10 @@ def gate_section(
 
 
 def bounds_section(edits: int | None, rank: int | None, norm: float | None) -> Bounds | None:
-    """What ``round new`` writes of the bounds on a contribution.
+    """The bounds on contributions for ``round new``.
 
     Raises:
-        InputError: when a bound on norms would leave no party.
+        InputError: when a bound on norms would refuse every party.
     """
     from collabedit.errors import InputError
     from collabedit.messages import Bounds

@@ -1,4 +1,4 @@
-"""What every command shares: options that may stand anywhere, Ctrl-C, and the log of events."""
+"""Shared by all commands: global options in any position, Ctrl-C, and the log of events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 __all__ = ["CommandGroup", "hoisted"]
 
-#: Options of the program that may also stand behind the command, and whether they take a value.
+#: Options of the program that may also follow the command, and whether they take a value.
 _ANYWHERE = {"--quiet": False, "--verbose": False, "-v": False, "--log-json": True}
 
 
@@ -23,7 +23,7 @@ class CommandGroup(TyperGroup):
     """The program's group of commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Accept the program's own options behind the command as well."""
+        """Accept the program's own options after the command as well."""
         return super().parse_args(ctx, hoisted(args))
 
     def invoke(self, ctx: Any) -> Any:
@@ -89,7 +89,7 @@ def _interrupted() -> str:
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """The program's own options first, wherever they stand before a ``--``."""
+    """Move the program's own options to the front, wherever they are before a ``--``."""
     own: list[str] = []
     rest = list(arguments)
     position = 0

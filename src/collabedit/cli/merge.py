@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collabedit.rounds import Coordinator, RoundFiles
 
 
-#: Formats of what is merged, those of version 1 among them.
+#: Formats that can be merged, including those of version 1.
 _MERGED = ("collabedit.contribution", "collabedit.update", "collabedit.delta")
 
 
@@ -43,15 +43,15 @@ def merge(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The delta file to write.")],
     round_file: Annotated[
-        Path | None, typer.Option("--round", help="The round.json; needed for contributions.")
+        Path | None, typer.Option("--round", help="The round.json; required for contributions.")
     ] = None,
     covariance: Annotated[
         Path | None,
         typer.Option(
-            "--covariance", "-C", help="File of 'collabedit stats collect', of the unedited model."
+            "--covariance", "-C", help="File from 'collabedit stats collect' on the unedited model."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="Merge method, in any case.")] = "CollabEdit",
+    method: Annotated[str, typer.Option(help="Merge method, case-insensitive.")] = "CollabEdit",
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="An option of the method, such as keep=0.1; repeatable."),
@@ -60,17 +60,17 @@ def merge(
         str | None,
         typer.Option(
             "--weights",
-            help="How much each file counts, in their order, such as 3,1,2; for methods that weigh "
-            "the parties (WSA), by their numbers of edits if not given.",
+            help="The weight of each file, in order, such as 3,1,2; for methods that weight "
+            "the parties (WSA). By default, their numbers of edits.",
         ),
     ] = None,
     delta: SoFarOption = None,
     state: Annotated[
         Path | None,
         typer.Option(
-            help="Several rounds: the state between them, which is read if it is there and written "
-            "when the round is complete; where it has a gate, 'round decide' writes it. The next "
-            "round begins with 'collabedit round new --state'."
+            help="Several rounds: the state between them, read if it exists and written "
+            "when the round is complete (with a gate, 'round decide' writes it). The next "
+            "round starts with 'collabedit round new --state'."
         ),
     ] = None,
     beta: Annotated[
@@ -87,7 +87,7 @@ def merge(
         typer.Option(
             "--model",
             "-m",
-            help="With --after-merge: the model as the round found it, if not as the round says.",
+            help="With --after-merge: the model before this round, if not as the round says.",
         ),
     ] = None,
     memory_budget: MemoryOption = None,
@@ -95,14 +95,14 @@ def merge(
     """Merge the parties' contributions into one delta; the coordinator's part.
 
     Under secure aggregation an exchange has five steps: each call takes the parties' answers to one
-    and writes the request of the next, and the last one writes the delta.
+    step and writes the request for the next; the last one writes the delta.
 
     In a layerwise round each exchange merges one layer: give the result as --delta to the next
-    'contribute' and 'merge', until this command says that the round is complete. Who took part is
-    kept beside round.json, as ROUND.ledger.safetensors: keep it to yourself until the round ends.
+    'contribute' and 'merge', until this command says that the round is complete. A ledger of the
+    round is kept beside round.json, as ROUND.ledger.safetensors: keep it private.
 
-    The steps of --after-merge need the weights that the delta is added to, and are taken once all
-    layers are merged. Given a single finished delta, they are all that is done.
+    The steps of --after-merge need the weights that the delta is added to, and run once all
+    layers are merged. With a single finished delta, only these steps run.
     """
     from collabedit.errors import InputError
     from collabedit.files import tensor_metadata
@@ -165,7 +165,7 @@ def _refuse_twice(inputs: list[Path]) -> None:
 
 @dataclass(frozen=True)
 class _Finish:
-    """The steps that are taken once all layers are merged, and where the weights are from."""
+    """The steps that run once all layers are merged, and where their weights come from."""
 
     steps: tuple[AfterMergeStep, ...]
     model: str | None
@@ -191,7 +191,7 @@ class _Finish:
 def _write(
     by_files: RoundFiles, finish: _Finish, coordinator: Coordinator, merged: Delta, out: Path
 ) -> None:
-    """Write the delta, and what the round keeps."""
+    """Write the delta, and the round's ledger and state."""
     complete = not coordinator.pending_layers
     result = finish.taken(merged, by_files.earlier) if complete else merged
     result.save(out)
@@ -200,7 +200,7 @@ def _write(
         print(line)
     _report(result, out, by_files.config)
     if finish.steps and not complete:
-        print("--after-merge: taken once all layers are merged; give it with the last exchange")
+        print("--after-merge: runs once all layers are merged; give it with the last exchange")
 
 
 def _merge_files(
@@ -234,9 +234,9 @@ def _report(result: Delta, out: Path, config: RoundConfig | None = None) -> None
             f"The round is complete. Each party votes: collabedit round vote {out} --round ROUND "
             "-r EDITS -o VOTE"
         )
-        print("Then the coordinator counts: collabedit round decide VOTES --round ROUND")
+        print("Then the coordinator counts the votes: collabedit round decide VOTES --round ROUND")
     elif about.complete:
         print(f"The round is complete: collabedit apply --model {about.model} {out} -o DIR")
-        print(f"Each party sees which of its edits took: collabedit ask {out} --requests EDITS")
+        print(f"Each party can see which edits took: collabedit ask {out} --requests EDITS")
     else:
         print(f"Not complete yet: each party runs 'collabedit contribute' again with --delta {out}")

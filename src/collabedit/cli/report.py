@@ -1,4 +1,4 @@
-"""``collabedit report``: finished runs as one page."""
+"""``collabedit report``: finished runs as a page."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def report(
 ) -> None:
     """Write a page that shows a finished run, or several side by side.
 
-    One HTML file that needs no network. It holds the text of the edits: share it only with those
-    who may read them.
+    A single HTML file that needs no network. It contains the text of the edits: share it only with
+    people who may read them.
     """
     from collabedit.files import check_output_file, write_text
     from collabedit.reporting.html import report_page

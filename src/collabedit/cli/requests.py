@@ -1,4 +1,4 @@
-"""``collabedit requests``: what a file of edit requests says, before anything is edited."""
+"""``collabedit requests``: inspect a file of edit requests before anything is edited."""
 
 from __future__ import annotations
 
@@ -18,21 +18,19 @@ app = typer.Typer(no_args_is_help=True, help="Inspect files of edit requests.")
 
 @app.callback()
 def _group() -> None:
-    """Keep ``check`` a command of its own while it is the only one."""
+    """Keep ``check`` a subcommand although it is the only one."""
 
 
 @app.command()
 def check(
     file: Annotated[
         str,
-        typer.Argument(
-            help="JSON, JSON Lines, CSV or TSV in any form of the field; - reads stdin."
-        ),
+        typer.Argument(help="JSON, JSON Lines, CSV or TSV in any common format; - reads stdin."),
     ],
     skip_bad: SkipBadOption = False,
     show: Annotated[int, typer.Option(min=0, help="How many records to show.")] = 5,
 ) -> None:
-    """Show what is understood of a file of edit requests, and all that is wrong with it.
+    """Show how a file of edit requests is understood, and everything that is wrong with it.
 
     Fails when a request cannot be used, unless --skip-bad is given.
     """
@@ -93,6 +91,6 @@ def _table(records: Sequence[Record]) -> Table:
 
 
 def _cell(text: str) -> str:
-    """A text on one line, and short."""
+    """A text on one line, shortened."""
     line = " ".join(text.split())
     return line if len(line) <= 60 else f"{line[:59]}…"

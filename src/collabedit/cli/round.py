@@ -1,4 +1,4 @@
-"""``collabedit round``: agree on a round, and on whether its delta is kept."""
+"""``collabedit round``: agree on a round, and on whether to keep its delta."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def new(
     state: Annotated[
         Path | None,
         typer.Option(
-            help="Not the first round: the state that 'collabedit merge --state' wrote. --model is "
+            help="For later rounds: the state that 'collabedit merge --state' wrote. --model is "
             "then the model with all earlier deltas applied."
         ),
     ] = None,
@@ -56,13 +56,13 @@ def new(
     ] = None,
     party_rank: Annotated[
         int | None,
-        typer.Option(min=1, help="Refuse parties whose statistics have more directions a layer."),
+        typer.Option(min=1, help="Refuse parties whose statistics have a higher rank in a layer."),
     ] = None,
     party_norm: Annotated[
         float | None,
         typer.Option(
-            help="Refuse parties whose keys or residuals are, per edit, more than so many times as "
-            "large, or as small, as the median party's."
+            help="Refuse parties whose keys or residuals per edit are larger or smaller than the "
+            "median party's by more than this factor."
         ),
     ] = None,
     gate: Annotated[
@@ -78,7 +78,7 @@ def new(
         typer.Option(
             min=0,
             max=1,
-            help="Gate: share of its edited prompts that a party must find edited; 0.5 by default.",
+            help="Gate: share of a party's edited prompts that must hold; 0.5 by default.",
         ),
     ] = None,
     most_loss: Annotated[
@@ -86,14 +86,14 @@ def new(
         typer.Option(
             min=0,
             max=1,
-            help="Gate: share of its neighbouring prompts that may be lost; 0.5 by default.",
+            help="Gate: share of a party's neighbouring prompts that may be lost; 0.5 by default.",
         ),
     ] = None,
     most_perplexity: Annotated[
         float | None,
         typer.Option(
             min=0.01,
-            help="Gate: how many times as perplexing held-out text may become; 1.5 by default.",
+            help="Gate: highest allowed ratio of held-out perplexity to before; 1.5 by default.",
         ),
     ] = None,
     least_share: Annotated[
@@ -108,7 +108,7 @@ def new(
         bool,
         typer.Option(
             "--secure-aggregation",
-            help="The coordinator learns sums over the parties, and nothing of a single one "
+            help="The coordinator learns sums over the parties, and nothing about a single one "
             "(docs/explanation/privacy.md).",
         ),
     ] = False,
@@ -126,11 +126,11 @@ def new(
     ] = None,
     max_edits: Annotated[
         int | None,
-        typer.Option(help="Secure aggregation: most edits of all parties together."),
+        typer.Option(help="Secure aggregation: maximum number of edits of all parties together."),
     ] = None,
     sum_form: Annotated[
         str,
-        typer.Option(help="Secure aggregation: dense, sketched, or auto for the smaller one."),
+        typer.Option(help="Secure aggregation: dense, sketched, or auto for the smaller."),
     ] = "auto",
     seed: SeedOption = default_of("seed"),
     dtype: DtypeOption = default_of("dtype"),
@@ -139,7 +139,7 @@ def new(
 ) -> None:
     """Make the configuration of a round: model, editor, layers, schedule, settings and contexts.
 
-    Send the file to all parties. It holds no fact of anyone's.
+    Send the file to all parties. It contains nobody's facts.
     """
     from collabedit.editors import load_contexts, resolve_editor
     from collabedit.messages import RoundState, parse_schedule
@@ -186,13 +186,13 @@ def new(
 
 @app.command("key")
 def key(
-    party: Annotated[str, typer.Argument(help="What the roster calls you.")],
+    party: Annotated[str, typer.Argument(help="Your name in the roster.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to keep the secret key.")],
 ) -> None:
     """Make your key for secure aggregation, and print its public half for the roster.
 
-    The file is secret: it stays with you. Tell the public key to the other parties on a way that
-    the coordinator does not control; all keys together are the roster, a JSON object.
+    The file is secret: keep it to yourself. Send the public key to the other parties through a
+    channel that the coordinator does not control; all keys together form the roster, a JSON object.
     """
     from collabedit.privacy.secure import Identity
 
@@ -211,11 +211,11 @@ def _refuse_rounds_by_files(editor: Editor) -> None:
         )
     if editor.normalises:
         raise InputError(
-            f"{editor.name} needs two messages of each party, and files carry one; run it over a "
+            f"{editor.name} needs two messages from each party, and files carry one; run it over a "
             "network (collabedit federation) or in one process (collabedit run)"
         )
     if not editor.at_once:
         raise InputError(
-            f"{editor.name} takes one edit at a time, which would be one exchange of files an "
+            f"{editor.name} takes one edit at a time, which would take one exchange of files per "
             "edit; use EMMET with a single layer, which takes all of them together"
         )

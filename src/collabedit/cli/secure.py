@@ -1,4 +1,4 @@
-"""Secure aggregation by files: what ``contribute`` and ``merge`` do in such a round."""
+"""Secure aggregation by files: ``contribute`` and ``merge`` in such a round."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["answer", "next_step", "open_request", "require_roster", "secure_sect
 def secure_section(
     roster: Path | None, threshold: int | None, max_edits: int | None, form: str
 ) -> Callable[[int, int], SecureAggregation]:
-    """What ``round new`` writes of secure aggregation, once the model's widths are known.
+    """Settings of secure aggregation for ``round new``, once the model's widths are known.
 
     Raises:
         InputError: when an option is missing or out of range.
@@ -102,11 +102,11 @@ def answer(
     confirming: Callable[[str, Sequence[str]], None],
     out: Path,
 ) -> None:
-    """Answer one step of a summation, and remember it in the user's cache.
+    """Answer one step of a summation, and record it in the user's cache.
 
     Args:
         config: the round.
-        request: the coordinator's.
+        request: from the coordinator.
         identity_file: of the party.
         roster_file: the roster as the party knows it.
         make_party: loads the model and measures; called in the one step that needs it.
@@ -173,7 +173,7 @@ def next_step(
     summation = _summation(coordinator, kept, inputs)
     if summation.delta.sha256 != coordinator.delta.sha256:
         raise RoundError(
-            "the summation is on top of another delta; give the --delta that 'collabedit merge' "
+            "the summation builds on another delta; give the --delta that 'collabedit merge' "
             "wrote last"
         )
     summation.advance(_read(summation, path) for path in inputs)  # one in memory at a time
@@ -206,8 +206,8 @@ def _summation(coordinator: Coordinator, kept: Path, answers: list[Path]) -> Sum
         return coordinator.summation()
     if not kept.is_file():
         raise RoundError(
-            f"{kept} is missing, which knows the steps before this one; put it back beside the "
-            "round file, or begin again with the parties' first answers"
+            f"{kept} is missing, which records the earlier steps; put it back beside the "
+            "round file, or start again from the parties' first answers"
         )
     return Summation.resume(coordinator.config, *load_tensors(kept, "summation"), str(kept))
 

@@ -1,4 +1,4 @@
-"""How many threads torch starts with, and how they wait: decided before torch is imported."""
+"""Set torch's number of threads, and how they wait, before torch is imported."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def limit_threads() -> None:
-    """Use no more threads than there are cores for this process, and let idle ones sleep.
+    """Use no more threads than this process has cores, and let idle ones sleep.
 
-    Variables that the user has set stay as they are.
+    Variables set by the user are left alone.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: of its affinity and its control group's quota."""
+    """Cores that this process may use, by its affinity and its control group's quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -30,7 +30,7 @@ def usable_cores() -> int:
 
 
 def _quota() -> float:
-    """Cores' worth of time that the control group grants; infinite where it sets no limit."""
+    """CPU quota of the control group, in cores; infinite if there is none."""
     try:
         most, period = _QUOTA.read_text(encoding="ascii").split()
         return math.inf if most == "max" else int(most) / int(period)

@@ -35,28 +35,28 @@ def tune(
         typer.Option(
             "--dataset",
             "-D",
-            help="worldfacts, multi_counterfact, counterfact, or a file of such records; others "
-            "than those that edits will be judged by.",
+            help="worldfacts, multi_counterfact, counterfact, or a file of such records; use other "
+            "records than those you will evaluate on.",
         ),
     ] = default_of("dataset", "TuneSettings"),
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where to write the preset as well, for --hparams."),
+        typer.Option("--out", "-o", help="Also write the preset here, for --hparams."),
     ] = None,
     trials: Annotated[
         int,
         typer.Option(
-            help="Kinds of targets (layers, clamp, steps) to try, each with three weights of the "
-            "prior; 0 only traces."
+            help="Settings of targets (layers, clamp, steps) to try, each with three weights of "
+            "the prior; 0 only traces."
         ),
     ] = default_of("trials", "TuneSettings"),
     records: Annotated[
-        int, typer.Option(help="Records edited and measured in every trial; more tell more.")
+        int, typer.Option(help="Records edited and evaluated in each trial; more reduce noise.")
     ] = default_of("records", "TuneSettings"),
-    facts: Annotated[int, typer.Option(help="Facts that the model knows, to trace.")] = default_of(
+    facts: Annotated[int, typer.Option(help="Known facts to trace.")] = default_of(
         "facts", "TuneSettings"
     ),
-    draws: Annotated[int, typer.Option(help="Draws of the noise for each of them.")] = default_of(
+    draws: Annotated[int, typer.Option(help="Draws of the noise for each fact.")] = default_of(
         "draws", "TuneSettings"
     ),
     editor: EditorOption = default_of("editor", "TuneSettings"),
@@ -78,8 +78,8 @@ def tune(
     """Choose the layers to edit and the other settings for a model.
 
     Causal tracing finds the layers whose MLPs recall facts: noise on the subject makes the model
-    forget the object, and a layer's own state, put back, brings it back. The layers with the
-    largest effect, the present settings (or those of --hparams) and, at the best layers, other
+    forget the object, and restoring a layer's state brings it back. The layers with the
+    largest effect, the current settings (or those of --hparams) and, at the best layers, other
     clamps and steps are then tried on a few records, each with three values of lambda. The best
     Score wins; the preset is a file for --hparams of all commands.
 
@@ -111,7 +111,7 @@ def tune(
 
 
 def show(run: Run, model: str, out: Path | None) -> None:
-    """Print what tuning found, plot it, keep the preset and say how to use it."""
+    """Print and plot the results of tuning, save the preset and say how to use it."""
     from collabedit.cli.run.showing import show_result
     from collabedit.files import write_json
     from collabedit.reporting.results import TuneResult
@@ -125,18 +125,18 @@ def show(run: Run, model: str, out: Path | None) -> None:
 
 
 def _verdict(result: TuneResult) -> str:
-    """What the search says, in a sentence or two."""
+    """The search's conclusion, in a sentence or two."""
     if result.preset is None:
         ranges = ", ".join(f"{layers[0]}-{layers[-1]}" for layers in result.ranges)
         return f"Layers to try, by the effect of their MLPs: {ranges}."
     best, trial = next(iter(result.methods.items()))
     row = trial.metrics
     if trial.present:
-        return f"The present settings are the best of those tried: {best}."
+        return f"The current settings are the best of those tried: {best}."
     found = (
-        f"Best: {best}; Score {row['score']:.1f}, {row['gain']:.1f} above the present settings, "
+        f"Best: {best}; Score {row['score']:.1f}, {row['gain']:.1f} above the current settings, "
         f"with a standard error of {row['gain_error']:.1f}."
     )
     if row["gain"] <= 2 * row["gain_error"]:
-        found += " That is within the noise of so few records; more --records would tell."
+        found += " That is within the noise of so few records; try more --records."
     return found

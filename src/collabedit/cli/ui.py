@@ -10,10 +10,10 @@ import typer
 
 def ui(
     results: Annotated[
-        Path, typer.Option(help="The folder of results whose reports the page lists.")
+        Path, typer.Option(help="The folder of results for the Reports tab.")
     ] = Path("results"),
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 picks a free one.")
     ] = 0,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in your browser.")
@@ -21,8 +21,8 @@ def ui(
 ) -> None:
     """Open a page in your browser to edit a model, merge a round, and read reports.
 
-    It is served by this machine to this machine alone, under an address with a random token.
-    Nothing is sent anywhere. It needs the extra "ui".
+    The page is served on this machine only, at an address with a random token.
+    No data leaves the machine. Needs the extra "ui".
     """
     from collabedit.ui.server import serve
 

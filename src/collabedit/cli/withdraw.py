@@ -1,4 +1,4 @@
-"""``collabedit withdraw``: take a party out of a finished round."""
+"""``collabedit withdraw``: remove a party from a finished round."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def withdraw(
         list[str],
         typer.Option(
             "--without",
-            help="The party to take out: its name, its file, or the SHA-256 of its contribution in "
+            help="The party to remove: its name, its file, or the SHA-256 of its contribution in "
             "the ledger; repeatable.",
         ),
     ],
@@ -34,12 +34,12 @@ def withdraw(
     out: Annotated[Path, typer.Option("--out", "-o", help="The delta file to write.")],
     memory_budget: MemoryOption = None,
 ) -> None:
-    """Take a party out of a finished round, exactly: as if it had never joined.
+    """Remove a party from a finished round, exactly as if it had never joined.
 
     Statistics add up, so a one-shot round is merged again without the party. In a layerwise round
-    the later layers were measured on top of what the party wrote: the first layer is merged again
-    here, and the other parties run the remaining exchanges again. What is taken out is found by the
-    digests in the ledger beside the round file, which then tells of the round without the party.
+    the later layers were measured on top of the party's edits: the first layer is merged again
+    here, and the other parties run the remaining exchanges again. The digests in the ledger beside
+    the round file identify the contribution; afterwards the ledger describes the round without it.
     """
     from collabedit.errors import InputError
     from collabedit.merging import resolve_method
@@ -55,7 +55,7 @@ def withdraw(
     gone = _taken_out(ledger, sent, without)
     rest = {name: each for name, each in sent.items() if each.sha256 not in gone}
     if not rest:
-        raise InputError("no party is left; without edits there is no delta to make")
+        raise InputError("no party is left, so there is no delta to make; keep at least one")
     about = ledger.delta.metadata
     coordinator = Coordinator(
         config,
@@ -67,17 +67,17 @@ def withdraw(
     delta.save(out)
     coordinator.ledger.save(ledger_file)
     for sha256, party in gone.items():
-        print(f"taken out: {party}, contribution {sha256}")
+        print(f"removed: {party}, contribution {sha256}")
     if delta.metadata.complete:
         print(
             f"{out}: {delta.metadata.edits} edits of {delta.metadata.parties} parties, exactly "
             "as if the round had been made without"
         )
-        print("Apply it to the unedited model; models that carry the old delta still say the facts")
+        print("Apply it to the unedited model; models with the old delta still state the facts")
     else:
         print(
             f"{out}: the first layer without it. The later ones depended on it: each party runs "
-            f"'collabedit contribute' again with --delta {out}, as in the round before"
+            f"'collabedit contribute' again with --delta {out}, as in the original round"
         )
 
 
@@ -86,21 +86,21 @@ def _require_separable(config: RoundConfig) -> None:
 
     if config.secure_aggregation is not None:
         raise RoundError(
-            "under secure aggregation the coordinator has the sum only, and can't take a party "
-            "out of it; make a new round without the party"
+            "under secure aggregation the coordinator only has the sum, and can't remove a party "
+            "from it; run a new round without the party"
         )
     if config.state_sha256:
         raise RoundError(
-            "the round follows earlier ones, whose state it changed; make it again from the state "
+            "the round follows earlier ones, whose state it changed; repeat it from the state "
             "before it, without the party"
         )
 
 
 def _taken_out(ledger: Ledger, sent: dict[str, Contribution], without: list[str]) -> dict[str, str]:
-    """The parties that go, by the digest of their contribution.
+    """The parties to remove, by the digest of their contribution.
 
     Raises:
-        InputError: when a file is not of the round, one is missing, or no party is called so.
+        InputError: when a file is not from the round, one is missing, or a party is unknown.
     """
     from collabedit.errors import InputError
 

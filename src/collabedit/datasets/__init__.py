@@ -1,4 +1,4 @@
-"""Data sets by name or file, their partition over parties, and conflicting answers to them."""
+"""Data sets by name or file, their partition among parties, and conflicting answers."""
 
 from collabedit.datasets.catalogue import load_dataset, take
 from collabedit.datasets.conflicts import check_conflicts, conflicting

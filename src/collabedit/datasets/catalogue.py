@@ -1,4 +1,4 @@
-"""Data sets by name: one comes with the package, the field's own come from their publishers."""
+"""Data sets by name: one ships with the package, the others come from their publishers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["NamedDataset", "entry", "fetch", "load_dataset", "names", "recorded_
 
 _TIMEOUT_SECONDS = 30
 
-#: Suffixes that distinguish a missing file from a misspelt name.
+#: Suffixes that tell a missing file from a misspelt name.
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 
 
@@ -31,12 +31,12 @@ class NamedDataset:
     """One row of the catalogue.
 
     Attributes:
-        title: what it is, and whose.
+        title: its name and authors.
         licence: as its publisher states it.
         megabytes: size of the download, roughly.
-        url: where the publisher keeps it; ``None`` when it is part of this package.
-        sha256: of the file, where it is known beforehand. Where it is not, the first download is
-            trusted: its checksum is kept beside it and verified whenever it is read.
+        url: the publisher's address; ``None`` if it is part of this package.
+        sha256: of the file, if known beforehand. Otherwise the first download is
+            trusted: its checksum is kept beside it and verified at every read.
     """
 
     title: str
@@ -96,7 +96,7 @@ def load_dataset(name_or_path: str | os.PathLike[str]) -> list[Record]:
             set may contradict itself; a warning says so.
 
     Raises:
-        UnknownNameError: when it is neither a name nor looks like a file.
+        UnknownNameError: when it is not a name and does not look like a file.
         DatasetError: when a download fails or a checksum is wrong.
         InputError: when a file cannot be read; RequestError when a record in it is malformed.
     """
@@ -123,11 +123,11 @@ def take(records: Sequence[Record], limit: int | None) -> list[Record]:
 
 
 def fetch(name: str) -> Path:
-    """The file of a published data set, downloaded into the cache at first use and verified.
+    """The file of a published data set, downloaded into the cache on first use and verified.
 
     Raises:
         UnknownNameError: when there is no such data set.
-        DatasetError: when the download fails, or the file is not the one that it should be.
+        DatasetError: when the download fails, or the file has the wrong checksum.
     """
     path, dataset = _path(name), entry(name)
     if not path.is_file():
@@ -145,7 +145,7 @@ def fetch(name: str) -> Path:
 
 
 def recorded_sha256(name: str) -> str | None:
-    """The checksum of a downloaded data set as it was first seen, or ``None``."""
+    """The checksum of a data set's first download, or ``None``."""
     path = _checksum_path(_path(name))
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
@@ -174,7 +174,7 @@ def _packaged(name: str) -> list[Any]:
 
 
 def _download(name: str, dataset: NamedDataset, path: Path) -> None:
-    """Download a data set; it is kept only when it is whole, has records and the checksum."""
+    """Download a data set; keep it only if it is complete, has records and the right checksum."""
     say(f"Fetching {name}: {dataset.title}, about {dataset.megabytes} MB, from {dataset.url}")
     with atomic_path(path) as temporary:
         try:

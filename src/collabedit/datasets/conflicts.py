@@ -18,17 +18,17 @@ def conflicting(
 ) -> list[Record]:
     """The same records with another object: set B of the paper's conflict experiments.
 
-    Each takes a random object that other records of its relation have, or any record where its
-    relation has no other object; never one that a record of the same subject and relation has, as
-    its new or its true one, since a fact can have several right answers.
+    Each takes a random object from other records of its relation, or from any record if its
+    relation has no other object; never the new or true object of a record with the same subject
+    and relation, since a fact can have several right answers.
 
     Args:
         records: set A.
-        seed: of the choice.
-        dataset: further records whose objects can be chosen, such as all that A is taken from.
+        seed: for the choice.
+        dataset: further records to choose objects from, such as the data set that A is part of.
 
     Raises:
-        DatasetError: when the records know no third object for one of them.
+        DatasetError: when there is no third object for a record.
     """
     by_relation: dict[str | None, set[str]] = defaultdict(set)
     by_question: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -44,7 +44,7 @@ def conflicting(
         if not others:
             raise DatasetError(
                 f"no conflicting object can be found for case {record.case_id}: the data set has "
-                "none but those of its own question; give a file of conflicting records instead"
+                "only those of its own question; give a file of conflicting records instead"
             )
         request = replace(record.request, target_new=chooser.choice(sorted(others)))
         made.append(replace(record, request=request))

@@ -1,4 +1,4 @@
-"""Dealing records out to parties."""
+"""Partitioning records among parties."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def partition(
     by: PartitionKind = "iid",
     seed: int = 0,
 ) -> list[list[Record]]:
-    """Deal records out to parties; none is dealt twice.
+    """Partition records among parties; no record is dealt twice.
 
     Args:
-        records: all available records; those left over are not dealt.
+        records: all available records; some may be left over.
         parties: number of parties.
         per_party: records of each party: one number for all, or one each.
-        by: ``iid`` deals at random; ``relation`` gives every party as few relations as it can,
-            as when each organisation knows about one thing.
-        seed: of the shuffle; the same seed deals the same.
+        by: ``iid`` deals at random; ``relation`` gives every party as few relations as possible,
+            as when each organisation knows one domain.
+        seed: for the shuffle; the same seed gives the same partition.
 
     Returns:
-        One list a party, of the sizes asked for.
+        One list per party, of the requested sizes.
 
     Raises:
         DatasetError: when the sizes are invalid or there are too few records.
@@ -72,7 +72,7 @@ def _deal_evenly(records: Sequence[Record], sizes: Sequence[int]) -> list[list[R
 
 
 def _deal_by_relation(records: Sequence[Record], sizes: Sequence[int]) -> list[list[Record]]:
-    """Large parties first, each from the smallest group that fills it, else from the largest.
+    """Large parties first, each from the smallest group that fills it, otherwise from the largest.
 
     Records whose relation is unknown are one group.
     """
@@ -97,4 +97,4 @@ PARTITIONS: dict[str, Callable[[Sequence[Record], Sequence[int]], list[list[Reco
     "iid": _deal_evenly,
     "relation": _deal_by_relation,
 }
-"""Kinds of partition and the functions that deal shuffled records out."""
+"""Kinds of partition and the functions that deal shuffled records."""

@@ -1,8 +1,8 @@
 """Round-edit records: a fact that is edited away, then reversed against a conflicting answer.
 
-The form is that of "Unveiling the Pitfalls of Knowledge Editing" (Li et al., ICLR 2024) as
-CollabEdit publishes it: ``edit`` with ``relation``, ``subject``, ``object`` (the preferred
-answer), ``new_object`` and perhaps ``conflict_object``; and ``true_objects``, all right answers.
+The format is that of "Unveiling the Pitfalls of Knowledge Editing" (Li et al., ICLR 2024) as
+published by CollabEdit: ``edit`` with ``relation``, ``subject``, ``object`` (the preferred
+answer), ``new_object`` and optionally ``conflict_object``; and ``true_objects``, all right answers.
 Any CounterFact records can stand in for them.
 """
 
@@ -62,16 +62,16 @@ def load_round_edits(
     wordings: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> list[RoundEdit]:
-    """Round-edit records of a file, or made of CounterFact records.
+    """Round-edit records from a file, or made from CounterFact records.
 
-    Of CounterFact records the true object is the preferred one, their paraphrase prompts are other
-    wordings, and a conflicting object is chosen among those of the same relation; so it is, too,
-    where a round-edit record has none. It is never a further true object of the record.
+    For CounterFact records the true object is the preferred one, and their paraphrase prompts are
+    the other wordings. If a record has no conflicting object, one of the same relation is chosen,
+    but never a further true object of the record.
 
     Args:
         dataset: a data set's name or a file.
         wordings: other prompts by relation id.
-        seed: of the choice of conflicting objects.
+        seed: for the choice of conflicting objects.
 
     Raises:
         InputError: when the file cannot be read.
@@ -112,7 +112,7 @@ def load_wordings(path: str | os.PathLike[str]) -> dict[str, list[str]]:
 
 
 def _is_round_edit(value: Any) -> bool:
-    """Whether an object is of this form; RippleEdits have ``edit``, too, but no relation in it."""
+    """Whether an object has this form; RippleEdits also have ``edit``, but no relation in it."""
     edit = value.get("edit") if isinstance(value, Mapping) else None
     return isinstance(edit, Mapping) and isinstance(edit.get("relation"), Mapping)
 
@@ -165,7 +165,7 @@ def _check_case_ids(items: Sequence[RoundEdit], source: str) -> None:
         earlier = places.setdefault(item.case_id, place)
         if earlier != place:
             raise RequestError(
-                f"{source}, record {place}: case_id {item.case_id} is already that of record "
+                f"{source}, record {place}: case_id {item.case_id} is already used by record "
                 f"{earlier}; give every record its own"
             )
 

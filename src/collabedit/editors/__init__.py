@@ -1,7 +1,7 @@
-"""Editors: how edits become a change of weights, and the settings and contexts they work with.
+"""Editors: how edits become a change of weights, with their settings and contexts.
 
-Needs no model. An editor is a row of the registry with a prior of its own
-(``collabedit.editors.priors``); how its edits are measured is in :mod:`collabedit.editing`.
+Needs no model. An editor is a row of the registry with its prior
+(``collabedit.editors.priors``); :mod:`collabedit.editing` measures its edits.
 """
 
 from importlib import import_module
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     )
     from collabedit.editors.schedule import Schedule, parse_schedule
 
-#: Where each name is defined. They are imported at first use, so that the command line can name the
-#: editors without loading pydantic.
+#: Where each name is defined. Names are imported on first use, so that the command line can list
+#: the #: editors without loading pydantic.
 _HOMES = {
     "contexts": (
         "Contexts",

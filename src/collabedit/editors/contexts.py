@@ -1,15 +1,15 @@
-"""Context templates: the texts in which a fact is read.
+"""Context templates: the texts in which a fact appears.
 
 A key and a target averaged over several contexts depend less on any one of them. Contexts are part
 of a round's configuration, since parties with different ones would edit differently; making them
-takes a model (:func:`collabedit.editing.default_contexts`).
+requires a model (:func:`collabedit.editing.default_contexts`).
 
 A template of a fact has ``{}`` for the edit's prompt, or ``{question}`` for the fact as a question.
-With ``{answer}`` after it, as in a conversation, the answer is the whole sentence: prompt, object
-and what the template has behind it; it is the object alone where the prompt is a question.
+With ``{answer}`` after it, as in a conversation, the answer is the whole sentence: the prompt, the
+object and the rest of the template; if the prompt is a question, it is the object alone.
 
-A template with ``{subject}`` twice keeps what is said about the subject: the model must go on from
-the second one, and write it, as it did before the edit.
+A template with ``{subject}`` twice preserves what the model says about the subject: it must write
+the second one and continue from it as it did before the edit.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def validate_contexts(contexts: Contexts) -> Contexts:
     """Check templates.
 
     Raises:
-        ValueError: when a group is empty, a template is none of a fact's or a subject's, or the
-            first template is not the bare prompt.
+        ValueError: when a group is empty, a template is neither for a fact nor for a subject, or
+        the first template is not the bare prompt.
     """
     if not contexts or not all(contexts):
         raise ValueError("contexts must be non-empty groups of templates")
@@ -100,7 +100,7 @@ def context_weights(contexts: Contexts) -> list[tuple[str, float]]:
 def target_weights(contexts: Contexts) -> list[tuple[str, float]]:
     """Each template of facts with its weight in a target's loss.
 
-    Templates count alike (MEMIT, ``compute_z``); conversations make up half of the loss.
+    Templates have equal weights (MEMIT, ``compute_z``); conversations make up half of the loss.
     """
     return [
         (template, share / sum(map(len, kind)))
@@ -111,7 +111,7 @@ def target_weights(contexts: Contexts) -> list[tuple[str, float]]:
 
 
 def _kinds(contexts: Contexts) -> list[tuple[list[list[str]], float]]:
-    """The groups of plain texts, and those of conversations, each with its share in means."""
+    """The groups of plain texts and of conversations, each with its weight in means."""
     facts = [[template for template in group if _is_of_fact(template)] for group in contexts]
     plain = [[t for t in group if ANSWER not in t] for group in facts]
     talks = [[t for t in group if ANSWER in t] for group in facts]
@@ -120,7 +120,7 @@ def _kinds(contexts: Contexts) -> list[tuple[list[list[str]], float]]:
 
 
 def kept_templates(contexts: Contexts) -> list[str]:
-    """The templates in which what the model says about the subject must not change."""
+    """The templates whose continuations about the subject must not change."""
     return [template for group in contexts for template in group if _keeps(template)]
 
 

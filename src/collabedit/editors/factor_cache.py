@@ -1,4 +1,4 @@
-"""Factors of wide second moments on disk: of the order of ``d_in^3`` once, not once a process."""
+"""Factors of wide second moments on disk: ``O(d_in^3)`` once, not in every process."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["null_space_prior_of", "prior_of"]
 
 logger = logging.getLogger(__name__)
 
-#: Narrower matrices are factored faster than their factors are read.
+#: Factoring narrower matrices is faster than reading their factors.
 SMALLEST_WIDTH = 4096
 
 
 def prior_of(second_moment: Tensor, weight: float) -> Prior:
     """MEMIT's prior ``lambda C``, with the Cholesky factor of ``C`` kept in the user's cache.
 
-    A factor is found by the digest of ``C``, so it serves every ``lambda``. That of a singular
+    A factor is keyed by the digest of ``C``, so it serves every ``lambda``. That of a singular
     ``C`` is kept with the shift that made it definite.
 
     Args:

@@ -18,14 +18,14 @@ __all__ = [
     "preset_names",
 ]
 
-#: Where the five edited layers begin, as a share of the depth; the published presets and the tuned
-#: ones lie between 0.11 and 0.27.
+#: Where the five edited layers start, as a share of the depth; published and tuned presets
+#: start between 0.11 and 0.27.
 _FIRST_LAYER = 0.17
 _LAYER_COUNT = 5
 
 
 class Depth(Protocol):
-    """What the defaults depend on of a model; its ``ModelStructure`` has it."""
+    """What the defaults need to know about a model; its ``ModelStructure`` provides it."""
 
     @property
     def n_layers(self) -> int:
@@ -33,7 +33,7 @@ class Depth(Protocol):
 
     @property
     def single_layer(self) -> bool:
-        """Whether the model takes edits in one layer only."""
+        """Whether the model can be edited in one layer only."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Preset:
 
     Attributes:
         hyperparameters: the settings.
-        source: the preset and what it rests on, or that they were scaled by depth and not tuned.
+        source: the preset and its evidence, or that they were scaled by depth and not tuned.
     """
 
     hyperparameters: Hyperparameters

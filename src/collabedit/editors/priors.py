@@ -1,7 +1,7 @@
-"""What an editor protects: a description of its prior, from which the prior is built.
+"""What an editor protects: specifications of priors, from which priors are built.
 
-A description is a small frozen dataclass, so that it can serve as the key of a cache: two rounds
-with equal descriptions on the same weights have the same priors.
+A specification is a small frozen dataclass, so that it can be a cache key: two rounds
+with equal specifications on the same weights have the same priors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-if TYPE_CHECKING:  # torch is loaded when a prior is built, so that commands name editors at once
+if TYPE_CHECKING:  # torch is loaded only when a prior is built, so that commands start fast
     from torch import Tensor
 
     from collabedit.algebra import Prior
@@ -23,8 +23,8 @@ class PriorSpec(ABC):
     """Describes the prior ``A0`` of an editor; subclasses are frozen, hashable dataclasses.
 
     Attributes:
-        needs_covariance: whether it depends on ordinary text; no covariance is collected where it
-            does not.
+        needs_covariance: whether it depends on ordinary text; otherwise no covariance is
+            collected.
     """
 
     needs_covariance: ClassVar[bool] = True
@@ -35,16 +35,16 @@ class PriorSpec(ABC):
 
         Args:
             second_moment: ``C [d_in, d_in]``, float64, of the weight's inputs on ordinary text; the
-                identity where no covariance is needed.
+                identity if no covariance is needed.
 
         Raises:
-            CovarianceError: when no prior can be made of it.
+            CovarianceError: when no prior can be made from it.
         """
 
 
 @dataclass(frozen=True)
 class CovariancePrior(PriorSpec):
-    """``A0 = lambda C + lambda_n I``: what a change does to ordinary text, and its own norm.
+    """``A0 = lambda C + lambda_n I``: penalises a change on ordinary text, and its own norm.
 
     Attributes:
         weight: ``lambda`` (Meng et al., 2023, eq. 15).
@@ -67,10 +67,10 @@ class CovariancePrior(PriorSpec):
 
 @dataclass(frozen=True)
 class NullSpacePrior(PriorSpec):
-    """``A0 = lambda_2 I`` where ordinary text hardly is, and no change elsewhere (AlphaEdit).
+    """``A0 = lambda_2 I`` where ordinary text hardly reaches, no change elsewhere (AlphaEdit).
 
     Attributes:
-        threshold: the directions that may change have an eigenvalue of ``C`` below it.
+        threshold: directions with an eigenvalue of ``C`` below it may change.
         weight: ``lambda_2`` (Fang et al., 2025).
     """
 
@@ -86,7 +86,7 @@ class NullSpacePrior(PriorSpec):
 
 @dataclass(frozen=True)
 class IdentityPrior(PriorSpec):
-    """``A0 = w I``: all directions of keys count alike, and no ordinary text is needed.
+    """``A0 = w I``: all directions of keys have the same weight; needs no ordinary text.
 
     Attributes:
         weight: ``w``.

@@ -1,4 +1,4 @@
-"""Hyper-parameter files that the field publishes, read setting by setting.
+"""Published hyper-parameter files, read setting by setting.
 
 ROME, MEMIT, PMET, EMMET, ENCORE, AlphaEdit and fine-tuning share one vocabulary, in the JSON files
 of their authors and in EasyEdit's YAML files; UltraEdit's files have another, which is translated.
@@ -20,7 +20,7 @@ __all__ = ["is_published", "read_published"]
 
 logger = logging.getLogger(__name__)
 
-#: Our names by the published ones.
+#: Published names and ours.
 _USED = {
     "layers": "layers",
     "mom2_update_weight": "prior_weight",
@@ -44,8 +44,8 @@ _USED = {
     "prob_cutoff": "target_stop",
 }
 
-#: Settings that the model, the covariance, the contexts or other options decide here, and those
-#: that only matter beside a value that is refused.
+#: Settings that are determined here by the model, the covariance, the contexts or other options,
+#: and #: those that only matter together with a refused value.
 _WITHOUT_MEANING = frozenset(
     {
         *("alg_name", "model_name", "stats_dir", "P_loc", "device", "model_parallel", "fp16"),
@@ -60,12 +60,12 @@ _WITHOUT_MEANING = frozenset(
 
 @dataclass(frozen=True)
 class _Only:
-    """A setting of which one value is supported.
+    """A setting with only one supported value.
 
     Attributes:
         value: the supported one.
         instead: what happens regardless of the file.
-        warns: whether another value is warned about rather than refused.
+        warns: whether other values cause a warning instead of an error.
     """
 
     value: Any
@@ -94,7 +94,7 @@ _ONLY = {
     ),
 }
 
-#: Editors by the names that files give them; R-ROME is ROME with the same keys throughout.
+#: Editors by their names in files; R-ROME is ROME with the same keys throughout.
 _EDITORS = frozenset(
     {
         *("rome", "r-rome", "memit", "pmet", "emmet", "encore", "alphaedit", "ultraedit"),
@@ -111,16 +111,16 @@ _OUR_NAMES = frozenset(_USED.values())
 
 
 def is_published(values: Mapping[str, Any]) -> bool:
-    """Whether settings have a name of the field's vocabulary that is not ours, too."""
+    """Whether settings have a published name that is not also ours."""
     return any(name in _KNOWN - _OUR_NAMES for name in values)
 
 
 def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Our settings for those of a published file; settings that cannot be followed cause a warning.
+    """Our settings for those of a published file; unsupported ones cause a warning or an error.
 
     Args:
         values: the file's settings.
-        source: what messages call the file.
+        source: name of the file in messages.
 
     Raises:
         InputError: when a setting has a value that changes the method and is not supported.
@@ -159,7 +159,7 @@ def _settle_switches(found: dict[str, Any], source: str) -> None:
     """Give settings whose published values are switches the values that they have here."""
     if found.get("ft_norm_bound") is False:
         found["ft_norm_bound"] = None
-    if "norm_anchor" in found:  # NAS is on or off there, and measures its anchor
+    if "norm_anchor" in found:  # there NAS is on or off, and measures its anchor
         found["norm_anchor"] = 0.0 if found["norm_anchor"] else None
     if "target_stop" in found:
         found["target_stop"] = _stop_of(found["target_stop"], source)
@@ -220,7 +220,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _check_module(module: Any, setting: str) -> None:
-    """Check that a template of a module's name is the MLP's down-projection, which is edited."""
+    """Check that a template of a module's name is the MLP's down-projection, the edited module."""
     *parents, last = str(module).removesuffix(".weight").split(".")
     remedy = "only the MLP's down-projection is edited; give a file that names it"
     if any(re.search("attn|attention", part, re.IGNORECASE) for part in (*parents, last)):
@@ -232,7 +232,7 @@ def _check_module(module: Any, setting: str) -> None:
 
 
 def _equal(value: Any, wanted: Any) -> bool:
-    """Equality under which ``false`` and "0" are 0, as in files that mix them."""
+    """Equality that treats ``false`` and "0" as 0, since files mix them."""
     if isinstance(wanted, bool) or not isinstance(wanted, int):
         return bool(value == wanted)
     try:

@@ -1,13 +1,13 @@
-"""The editors: one row each, and nothing else in the package asks for an editor by its name.
+"""The editors: one row each; nothing else in the package refers to an editor by name.
 
 In closed form they are one least-squares problem. With keys ``K``, residuals ``R`` and a prior
-``A0``, and the notation of :mod:`collabedit.algebra`, an editor chooses
+``A0``, in the notation of :mod:`collabedit.algebra`, an editor chooses
 
 - the prior: ``lambda C``, or ``lambda_2 I`` on the near-null space of ``C``;
-- the ridge ``e``: 1 weighs the edits against the prior, 0 satisfies them exactly;
+- the ridge ``e``: 1 balances the edits against the prior, 0 satisfies them exactly;
 - the share of the residual that each layer takes.
 
-The statistics of edits are the same for all of them, so that all merge without loss.
+The statistics of edits are the same for all editors, so all of them merge without loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from collabedit.editors.priors import CovariancePrior, IdentityPrior, NullSpacePrior, PriorSpec
-from collabedit.errors import InputError, UnknownNameError
+from collabedit.errors import InputError
+from collabedit.names import Registry
 
 if TYPE_CHECKING:
     from collabedit.editors.hyperparameters import Hyperparameters
@@ -35,7 +36,7 @@ __all__ = [
 
 
 class Procedure(Enum):
-    """How an editor takes the edits of a round."""
+    """How an editor processes the edits of a round."""
 
     TOGETHER = "together"
     """All at once, in closed form, with targets found on the unedited model."""
@@ -45,7 +46,7 @@ class Procedure(Enum):
     agree on a normaliser of their features."""
 
     ONE_BY_ONE = "one by one"
-    """In closed form, each edit on the model that the one before it left."""
+    """In closed form, each edit on the model after the previous one."""
 
     FINE_TUNING = "fine-tuning"
     """By gradient descent; there are no statistics to merge."""
@@ -75,7 +76,7 @@ class Editor:
     """A way to turn edits into a change of the weights.
 
     Attributes:
-        name: as it is written in results.
+        name: as written in results.
         summary: what it does, in a line, and where it is published.
         reference: address of the paper.
         procedure: how it takes the edits of a round.
@@ -102,7 +103,7 @@ class Editor:
 
     @property
     def has_statistics(self) -> bool:
-        """Whether it is a closed form, of statistics that parties can send."""
+        """Whether it has a closed form in statistics that parties can send."""
         return self.procedure is not Procedure.FINE_TUNING
 
     @property
@@ -117,11 +118,11 @@ class Editor:
 
     @property
     def has_targets(self) -> bool:
-        """Whether it searches for targets of its edits."""
+        """Whether it searches for targets."""
         return self.procedure in (Procedure.TOGETHER, Procedure.ONE_BY_ONE)
 
     def needs_covariance(self, settings: Hyperparameters) -> bool:
-        """Whether what it protects is measured on ordinary text."""
+        """Whether its prior depends on ordinary text."""
         return self.has_statistics and self.prior_spec(settings).needs_covariance
 
     def share(self, index: int, count: int) -> float:
@@ -129,7 +130,7 @@ class Editor:
         return 1 / math.pow(count - index, self.spread)
 
     def ridge_of(self, settings: Hyperparameters) -> float:
-        """``e`` under these settings, which may soften the equality of edits made together."""
+        """``e`` under these settings, which may relax the equality of edits made together."""
         soft = settings.equality_ridge if self.ridge == 0 and self.at_once else None
         return self.ridge if soft is None else soft
 
@@ -137,8 +138,8 @@ class Editor:
         """Check that it can edit with these settings.
 
         Raises:
-            InputError: when they give several layers and it edits one, or an anchor for targets
-                that it does not search for.
+            InputError: when they give several layers and it edits one, or a norm anchor although
+                it searches for no targets.
         """
         if self.single_layer and len(settings.layers) > 1:
             raise InputError(
@@ -147,20 +148,20 @@ class Editor:
             )
         if settings.norm_anchor is not None and not self.has_targets:
             raise InputError(
-                f"{self.name} searches for no targets, so that norm_anchor has nothing to scale; "
+                f"{self.name} searches for no targets, so norm_anchor has nothing to scale; "
                 "remove it from the hyper-parameters"
             )
 
 
-#: The editor where none is named.
+#: The default editor.
 DEFAULT_EDITOR = "MEMIT"
 
-_EDITORS: dict[str, Editor] = {}
+_EDITORS: Registry[Editor] = Registry("editor")
 
 
 def register_editor(editor: Editor) -> Editor:
-    """Add an editor to the registry, under its name in any case of letters."""
-    _EDITORS[editor.name.lower()] = editor
+    """Add an editor to the registry; names are case-insensitive."""
+    _EDITORS.add(editor.name, editor)
     return editor
 
 
@@ -197,7 +198,7 @@ for _editor in (
         "https://arxiv.org/abs/2410.02355",
         prior_spec=_null_space_prior,
         weight_setting="null_space_weight",
-        beta=1.0,  # the paper and its code add up past keys as they are
+        beta=1.0,  # the paper and its code add past keys unweighted
     ),
     Editor(
         "UltraEdit",
@@ -205,7 +206,7 @@ for _editor in (
         "https://arxiv.org/abs/2505.14679",
         procedure=Procedure.GRADIENTS,
         prior_spec=_identity_prior,
-        beta=0.0,  # the paper keeps nothing of earlier rounds but the normaliser
+        beta=0.0,  # the paper keeps only the normaliser from earlier rounds
     ),
     Editor(
         "FT-L",
@@ -227,16 +228,13 @@ for _editor in (
 
 def editors() -> list[Editor]:
     """All editors."""
-    return list(_EDITORS.values())
+    return list(_EDITORS)
 
 
 def resolve_editor(name: str) -> Editor:
-    """The editor of a name, in any case of letters.
+    """The editor with a name, case-insensitive.
 
     Raises:
-        UnknownNameError: when there is none; the message lists those that are.
+        UnknownNameError: when there is none; the message lists the known ones.
     """
-    editor = _EDITORS.get(name.strip().lower())
-    if editor is None:
-        raise UnknownNameError("editor", name, [editor.name for editor in editors()])
-    return editor
+    return _EDITORS.find(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from collabedit.errors import UnknownNameError
+from collabedit.names import enum_member
 
 __all__ = ["Schedule", "parse_schedule"]
 
@@ -20,7 +20,7 @@ class Schedule(str, Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> Schedule | None:
-        """The name that files of version 1 use, and that the command line still takes."""
+        """The name in files of version 1, which the command line still accepts."""
         return cls.LAYERWISE if value == "sequential" else None
 
 
@@ -28,9 +28,6 @@ def parse_schedule(name: str) -> Schedule:
     """A schedule from its name; ``sequential`` is another name of ``layerwise``.
 
     Raises:
-        UnknownNameError: when there is none of that name.
+        UnknownNameError: when there is none with that name.
     """
-    try:
-        return Schedule(name.strip().lower())
-    except ValueError:
-        raise UnknownNameError("schedule", name, [s.value for s in Schedule]) from None
+    return enum_member(Schedule, name, "schedule")

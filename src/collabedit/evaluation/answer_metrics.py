@@ -15,7 +15,7 @@ _CHAT = ("question", "complete", "example")
 
 
 def _share(key: str, heading: str, definition: str, *forms: str, of: str = "right") -> Metric:
-    """Share of the answers in some forms that have a property; of all forms, if none is named."""
+    """Share of the answers in the given forms (all by default) that have a property."""
 
     def values(result: CaseResult) -> Sequence[bool]:
         found: list[Answer] = result.get("answers", [])
@@ -64,7 +64,7 @@ ANSWER_METRICS: tuple[Metric, ...] = (
     _share("subject", "subject", "that name the subject, in chat", *_CHAT, of="subject"),
     _share("old", "old", "that hold the old object, in chat", *_CHAT, of="old"),
     _share("ended", "ended", "that end within the limit, in chat", *_CHAT, of="ended"),
-    _share("loops", "loops", "that end by saying the same three times", of="loops"),
+    _share("loops", "loops", "that end by repeating the same text three times", of="loops"),
     _share(
         "neighbour",
         "neighb.",
@@ -87,10 +87,10 @@ ANSWER_METRICS: tuple[Metric, ...] = (
     _share(
         "follows",
         "follows",
-        "that hold what follows from the edit (two hops, reversed), in the chat template",
+        "that hold what the edit implies (two hops, reversed), in the chat template",
         "follows",
     ),
-    _share("judged", "judged", "that the judge finds right, over all forms", of="judged"),
+    _share("judged", "judged", "that the judge accepts, over all forms", of="judged"),
 )
 
 for _metric in ANSWER_METRICS:

@@ -1,7 +1,7 @@
-"""What an edited model writes when it is asked, and what that shows.
+"""An edited model's written answers, and how they are judged.
 
-Probabilities after the edited prompt say little about what users of a chat model read (Yang et al.,
-The Mirage of Model Editing, 2025): here the model writes greedily, in several forms.
+Probabilities after the edited prompt say little about what users of a chat model see (Yang et al.,
+The Mirage of Model Editing, 2025): here the model answers greedily, asked in several forms.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ __all__ = ["Answer", "answer_probes", "answer_records", "fitting", "is_about", "
 #: A bare answer has at most this many words, or those of the object.
 _BARE_WORDS = 3
 
-#: Where the first sentence of a plain text ends: a full stop after an abbreviation does not count.
+#: End of the first sentence of a plain text; a full stop after an abbreviation does not count.
 _SENTENCE_END = re.compile(r"\S\s*\n|\w{4,}[\"'”’)]*[.!?][\"'”’)]*\s|[。\uff01\uff1f]")
 
 
 class Answer(TypedDict, total=False):
-    """What a model wrote, and what that shows.
+    """A model's answer and its properties.
 
     Attributes:
         form: key of the form (:data:`collabedit.evaluation.forms.FORMS`).
         prompt: what was asked, before any template.
         text: what the model wrote.
-        right: whether it contains a right answer, bounded.
-        old: whether it contains the old object; absent where none is known.
+        right: whether it contains a right answer as whole words.
+        old: whether it contains the old object; absent if none is known.
         subject: whether it names the subject.
         about: whether it is right, and names the subject or is a bare answer: at most three words,
             or as many as the object has.
         ended: whether the model ended it within the limit.
-        loops: whether it ends by saying the same three times.
-        judged: what the judge says, if there is one.
+        loops: whether it ends by repeating the same text three times.
+        judged: the judge's verdict, if there is one.
     """
 
     form: str
@@ -60,10 +60,10 @@ class Answer(TypedDict, total=False):
 
 
 def sample_of(records: Sequence[Record], count: int | None, seed: int) -> list[int]:
-    """Places of ``count`` records chosen at random, all of them for ``None``.
+    """Indices of ``count`` records chosen at random, all of them for ``None``.
 
-    A record's luck depends on the seed and its own edit, so that samples of overlapping sets
-    overlap.
+    Whether a record is chosen depends on the seed and its own edit, so that samples of overlapping
+    sets overlap.
     """
     if count is None or count >= len(records):
         return list(range(len(records)))
@@ -84,18 +84,18 @@ def answer_records(
     max_tokens: int = 20,
     judge: Judge | None = None,
 ) -> list[list[Answer]]:
-    """Ask a model for records' facts and what lies around them, and read its answers.
+    """Ask a model about records' facts and related ones, and judge its answers.
 
     Args:
         model: the model, edited or not.
         records: the records.
-        forms: how to ask; in all forms that a record allows by default.
-        max_tokens: most tokens of an answer.
+        forms: how to ask; by default, in all forms that a record supports.
+        max_tokens: maximum tokens of an answer.
         judge: grades the answers as well.
 
     Returns:
-        A list of answers a record, in the order of the forms; a prompt that leaves the model's
-        context no room has none.
+        A list of answers for each record, in the order of the forms; prompts that fill the
+        model's context are skipped.
 
     Raises:
         InputError: when the judge cannot be asked.
@@ -112,7 +112,7 @@ def answer_probes(
     max_tokens: int = 20,
     judge: Judge | None = None,
 ) -> list[list[Answer]]:
-    """Likewise, asking each record what ``asked`` has for it."""
+    """As :func:`answer_records`, with the given questions for each record."""
     flat = [probe for own in asked for probe in own]
     written = iter(write(model, flat, max_tokens=max_tokens))
     found = [
@@ -127,12 +127,12 @@ def answer_probes(
 def write(
     model: LanguageModel, asked: Sequence[Probe], *, max_tokens: int = 20
 ) -> list[tuple[str, Continuation]]:
-    """What a model writes after probes: the text, trimmed, and its tokens.
+    """What a model writes after probes: the stripped text, and its tokens.
 
-    A plain text goes on for one sentence; a turn of a conversation to its end or to the limit.
+    A plain text continues for one sentence; a chat turn runs to its end or to the limit.
 
     Raises:
-        RequestError: when a prompt is empty, or leaves the model's context no room.
+        RequestError: when a prompt is empty, or fills the model's context.
     """
     tokens = [_row(model, probe) for probe in asked]
     if not all(_fits(model, row) for row in tokens):
@@ -166,7 +166,7 @@ def _row(model: LanguageModel, probe: Probe) -> Row:
 
 
 def fitting(model: LanguageModel, asked: Sequence[Probe]) -> list[Probe]:
-    """Those probes that leave the model's context room for an answer."""
+    """The probes that leave room for an answer in the model's context."""
     return [probe for probe in asked if _fits(model, _row(model, probe))]
 
 

@@ -1,4 +1,4 @@
-"""Measuring edits record by record: the blocks that result files carry."""
+"""Measuring edits record by record: the blocks of result files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["CaseResult", "Probabilities", "evaluate"]
 class Probabilities(TypedDict, total=False):
     """Mean negative log-likelihood per token, in nats, of both objects after one prompt.
 
-    ``target_true`` is absent where the record names no true object.
+    ``target_true`` is absent if the record names no true object.
     """
 
     target_new: float
@@ -32,13 +32,13 @@ class _Case(TypedDict):
 
 
 class CaseResult(_Case, total=False):
-    """How a model takes one record's prompts, in the layout of ROME's and MEMIT's result files.
+    """A model's results on one record's prompts, in the layout of ROME's and MEMIT's result files.
 
-    ``counterfact``: ``*_probs`` has one entry a prompt, ``*_correct`` says of each prompt whether
-    every token of the object is the most likely one; the object is ``target_new`` for rewrite and
-    paraphrase prompts, ``target_true`` for neighbourhood prompts.
+    ``counterfact``: ``*_probs`` has one entry per prompt, ``*_correct`` says for each prompt
+    whether every token of the object is the most likely one. The object is ``target_new`` for
+    rewrite and paraphrase prompts, ``target_true`` for neighbourhood prompts.
 
-    ``zsre``: no ``*_probs``; ``*_correct`` has one entry a target token, over all prompts of the
+    ``zsre``: no ``*_probs``; ``*_correct`` has one entry per target token, over all prompts of the
     list; the target is the answer, or ``neighborhood_target``.
 
     ``ngram_entropy`` to ``text`` come from :func:`collabedit.evaluation.evaluate_generations`,
@@ -67,11 +67,11 @@ def evaluate(
     Args:
         model: the model, edited or not.
         records: the records; a counterfact record without a true object is measured on the new
-            one only, and its neighbourhood prompts not at all.
+            object only, and its neighbourhood prompts are skipped.
         max_tokens: see :func:`collabedit.evaluation.score`.
 
     Returns:
-        One result a record, in the order of the records; it can be written as JSON.
+        One result per record, in the order of the records; it can be written as JSON.
 
     Raises:
         RequestError: when a prompt or a target cannot be scored.
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def _pairs(record: Record) -> list[tuple[str, str]]:
-    """What to score of a record, in the order in which :func:`_result` takes it."""
+    """The prompts and targets of a record to score, in the order that :func:`_result` expects."""
     request = record.request
     edited = [request.text, *record.paraphrase_prompts]
     if record.kind == "zsre":

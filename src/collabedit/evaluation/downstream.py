@@ -1,4 +1,4 @@
-"""What an edit costs elsewhere: tasks of the lm-evaluation-harness, on a model as it is now."""
+"""Side effects of an edit: tasks of the lm-evaluation-harness, on a model in its current state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from collabedit.progress import say
 
 __all__ = ["OWN_TASKS", "TaskScores", "check_tasks", "downstream"]
 
-#: Tasks that come with the package, and work offline: what everyone knows, four choices each.
+#: Tasks that ship with the package and work offline: common knowledge, four choices each.
 OWN_TASKS = ("capitals", "opposites", "everyday")
 
 #: By task, the metrics that it has, such as ``acc`` and ``acc_stderr``.
@@ -47,7 +47,7 @@ def downstream(
     limit: int | None = None,
     batch_size: int = 16,
 ) -> TaskScores:
-    """Measure a model on tasks.
+    """Evaluate a model on tasks.
 
     Args:
         model: the model, edited or not.
@@ -88,7 +88,7 @@ def downstream(
             )
         except (OSError, ConnectionError) as error:
             first = str(error).partition("\n")[0]
-            raise InputError(f"the data of {', '.join(tasks)} can't be had: {first}") from None
+            raise InputError(f"the data of {', '.join(tasks)} are unavailable: {first}") from None
     return {task: _numbers(scores) for task, scores in found["results"].items()}
 
 
@@ -169,7 +169,7 @@ def _check_items(path: Path) -> None:
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
-    """``acc`` of the harness's ``acc,none``; what is no number is left out."""
+    """``acc`` from the harness's ``acc,none``; non-numbers are left out."""
     return {
         key.partition(",")[0]: float(value)
         for key, value in scores.items()
@@ -179,7 +179,7 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness and its data sets say much that nobody asked for."""
+    """Silence the harness and its data sets."""
     import datasets
 
     logger = logging.getLogger("lm_eval")

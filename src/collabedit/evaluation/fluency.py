@@ -45,10 +45,10 @@ _IDF_WORD = re.compile(r"\b\w\w+\b")  # as scikit-learn's TfidfVectorizer finds 
 
 
 class GenerationResult(TypedDict, total=False):
-    """What generations of one record show; the keys are those of ROME's result files.
+    """Measurements of one record's generations; the keys are those of ROME's result files.
 
-    ``reference_score`` is absent where the record has no reference texts. Scores of different
-    ``idf_version`` can't be compared, nor with scores that have none.
+    ``reference_score`` is absent if the record has no reference texts. Scores are only comparable
+    under the same ``idf_version``.
     """
 
     ngram_entropy: float
@@ -75,7 +75,7 @@ def evaluate_generations(
         top_k: the most likely tokens to sample from.
 
     Returns:
-        One result a record, in the order of the records.
+        One result per record, in the order of the records.
 
     Raises:
         RequestError: when a prompt is longer than the model's context.
@@ -83,7 +83,7 @@ def evaluate_generations(
     """
     prompts = [prompt for record in records for prompt in record.generation_prompts]
     if prompts:
-        _tokenizers()  # fail before the generation, which takes long
+        _tokenizers()  # fail before generating, which takes long
     texts = iter(generate(model, prompts, seed=seed, max_length=max_length, top_k=top_k))
     return [
         _measure(list(islice(texts, len(record.generation_prompts))), record) for record in records
@@ -152,10 +152,10 @@ def _entropy(words: Sequence[str], n: int) -> float:
 
 @dataclass(frozen=True)
 class InverseDocumentFrequencies:
-    """How much each word counts in a comparison of texts; rare words count more.
+    """The weight of each word in a comparison of texts; rare words count more.
 
     Attributes:
-        version: of the table; consistencies of different versions can't be compared.
+        version: of the table; consistencies are only comparable under the same version.
         weights: ``ln((1 + documents) / (1 + documents with the word)) + 1`` for each known word,
             in lower case.
         unknown: the weight of any other word.
@@ -170,7 +170,7 @@ class InverseDocumentFrequencies:
 def english_idf() -> InverseDocumentFrequencies:
     """The packaged table, counted over paragraphs of English Wikipedia.
 
-    A word that the table lacks weighs as much as one that occurs in a single paragraph.
+    A word that the table lacks has the weight of one that occurs in a single paragraph.
     """
     packed = files("collabedit.evaluation").joinpath("english_idf.json.gz").read_bytes()
     table = json.loads(gzip.decompress(packed))
@@ -189,9 +189,9 @@ def english_idf() -> InverseDocumentFrequencies:
 def consistency(text: str, reference: str, idf: InverseDocumentFrequencies | None = None) -> float:
     """Cosine of two texts' tf-idf vectors, 0 to 1; 0 when they share no word.
 
-    The weights of words are the same for all runs, so values of different runs can be compared.
-    Earlier versions fitted the weights to the records of each run: their values can't be
-    compared with these, nor with each other.
+    The weights of words are the same for all runs, so values of different runs are comparable.
+    Earlier versions fitted the weights to the records of each run: their values are comparable
+    neither with these nor with each other.
 
     Args:
         text: the generations of one record, joined.

@@ -1,10 +1,10 @@
-"""Many rows of tokens in one: what several rows have in common is computed once.
+"""Many rows of tokens in one sequence: shared prefixes are computed once.
 
-Prompts that measure edits begin alike ("The mother tongue of ..."), and a prompt with one target
-begins as the same prompt with another. The rows' trie, laid out in preorder, is one sequence in
-which every token sees its own beginning only: the attention mask says which earlier tokens are its
-ancestors, the position ids how deep it lies. For a causal model the result is that of the rows one
-by one, at the cost of the trie's nodes, and without padding.
+Evaluation prompts share prefixes ("The mother tongue of ..."), as does one prompt with several
+targets. The rows' trie, laid out in preorder, is one sequence in
+which every token sees only its own prefix: the attention mask marks its ancestors, and the position
+ids are its depth. For a causal model the result is that of the separate rows, at the cost of the
+trie's nodes, and without padding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Forest:
     Attributes:
         tokens: the nodes' token ids.
         depths: the nodes' positions in their rows.
-        ends: for each node, the place after the last node below it.
+        ends: for each node, the index after the last node below it.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -56,12 +56,12 @@ def plant(
 
     Args:
         rows: rows of token ids; they may repeat.
-        size: most tokens of a forest (a longer row is a forest of its own).
-        branching: without it every forest is a single row, for models that take no such masks;
-            rows that begin another are still read from the longer one.
+        size: maximum tokens of a forest (a longer row is a forest by itself).
+        branching: if false, every forest is a single row, for models that accept no such masks;
+            rows that are prefixes of another are still read from the longer one.
 
     Returns:
-        The forests, and for every row its forest's place and its tokens' places therein.
+        The forests, and for every row the index of its forest and of its tokens therein.
     """
     forests: list[Forest] = []
     places: dict[tuple[int, ...], tuple[int, list[int]]] = {}
@@ -99,9 +99,9 @@ def logits_at(
 
     Args:
         model: the model.
-        batch: the batch, made of the forests' tokens.
-        forests: the batch's forests, in its order.
-        rows: ``[n]``, forests by their place in the batch.
+        batch: the forests' tokens.
+        forests: the batch's forests, in order.
+        rows: ``[n]``, indices of forests in the batch.
         nodes: ``[n]``, nodes in them.
         branching: whether the forests may branch; if not, the model sees ordinary padded rows.
 
@@ -135,9 +135,9 @@ def _branching_inputs(
 
 
 def attention_window(model: LanguageModel) -> int | None:
-    """How far back the model's local attention sees, or ``None`` where it has none.
+    """The window of the model's local attention, or ``None`` if it has none.
 
-    A forest's own mask stands for all masks, so neither rows nor forests may be longer.
+    A forest's mask replaces all masks, so neither rows nor forests may be longer.
     """
     config = model.hf.config
     window: int | None = getattr(config, "sliding_window", getattr(config, "window_size", None))
@@ -146,10 +146,10 @@ def attention_window(model: LanguageModel) -> int | None:
 
 @torch.no_grad()
 def can_branch(model: LanguageModel, longest: int) -> bool:
-    """Whether the model, with rows of at most ``longest`` tokens, computes forests rightly.
+    """Whether the model, with rows of at most ``longest`` tokens, computes forests correctly.
 
-    Some architectures take no mask of one's own or no position ids (ALiBi, recurrent layers); a
-    forest of two rows is tried against the rows one by one rather than keeping a list of names.
+    Some architectures accept no custom mask or no position ids (ALiBi, recurrent layers). A
+    forest of two rows is compared with the separate rows, which needs no list of names.
     """
     window = attention_window(model)
     if window is not None and longest > window:

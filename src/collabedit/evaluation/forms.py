@@ -1,4 +1,4 @@
-"""The forms in which a record's fact, and what lies around it, is asked."""
+"""The forms in which a record's fact, and related facts, are asked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collabedit.requests import Question, Record, join, natural_question, stem
 
 __all__ = ["FORMS", "Form", "Probe", "Wants", "form_of", "probes", "raw_and_chat"]
 
-#: What an answer should hold: the edit's new object; the answer it had before; or an answer that
-#: follows from the edit.
+#: What an answer should contain: the edit's new object; the previous answer; or an answer implied
+#: by the edit.
 Wants = Literal["new", "kept", "follows"]
 
 _Asks = Callable[[Record], Sequence[Question]]
@@ -28,9 +28,9 @@ class Form:
 
     Attributes:
         key: its name in files and options.
-        definition: what it is, in a line.
-        wants: what its answers should hold.
-        asks: the prompts of a record, with the answers that are right.
+        definition: one line.
+        wants: what its answers should contain.
+        asks: the prompts of a record, with the right answers.
         template: around the prompt in the user's turn; ``None`` for a plain text.
         example: whether a system prompt and an example come first.
     """
@@ -63,7 +63,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Probe:
-    """One text for a model to go on from.
+    """One text for a model to continue.
 
     Attributes:
         form: how it asks.
@@ -91,7 +91,7 @@ def probes(
         record: the record.
         tokenizer: the model's; without a chat template, chat forms are left out.
         forms: the forms; all by default.
-        most: prompts of a form.
+        most: maximum prompts per form.
     """
     found = []
     for form in FORMS if forms is None else forms:
@@ -119,7 +119,7 @@ def _question(record: Record) -> Sequence[Question]:
 
 
 def _cloze(record: Record) -> Sequence[Question]:
-    """The prompt to complete, where it is not a question already."""
+    """The prompt to complete, unless it is a question."""
     return [] if natural_question(record.request) == _as_question(record) else _edited(record)
 
 
@@ -195,6 +195,6 @@ def form_of(key: str) -> Form:
 
 
 def raw_and_chat(question: str, tokenizer: Any) -> list[Probe]:
-    """A text of a user's as it is, and as a turn of a chat where the model has a template."""
+    """A user's text as it is, and as a chat turn if the model has a template."""
     forms = ["raw", "question"] if has_chat(tokenizer) else ["raw"]
     return [Probe(form_of(key), question, ()) for key in forms]

@@ -31,9 +31,9 @@ def generate(
 ) -> list[str]:
     """Continue prompts by top-k sampling, as ROME does.
 
-    A text depends on the model, its prompt, the seed, and how often the same prompt came before
-    it; not on the other prompts. An end-of-text token does not end it, so that all texts are
-    equally long. Prompts of one length form a batch, so nothing is padded.
+    A text depends on the model, its prompt, the seed, and the number of earlier copies of the
+    prompt, but not on other prompts. An end-of-text token does not end it, so that all texts are
+    equally long. Prompts of the same length form a batch, so nothing is padded.
 
     Args:
         model: the model.
@@ -41,14 +41,14 @@ def generate(
         seed: of the sampling.
         max_length: tokens of a text, its prompt included.
         top_k: the most likely tokens to sample from.
-        max_rows: texts generated at once.
+        max_rows: maximum texts generated at once.
 
     Returns:
         Prompts with their continuations: special tokens removed, NFKD-normalised, blank lines
         replaced by a space.
 
     Raises:
-        RequestError: when a prompt has no token, or leaves the model's context no room.
+        RequestError: when a prompt has no token, or fills the model's context.
     """
     limit = min(max_length, context_length(model) or max_length)
     encoded = [text.ids for text in encode(model.tokenizer, [PromptText(p) for p in prompts])]
@@ -74,7 +74,7 @@ def generate(
 
 
 def _draws(prompts: Sequence[str], seed: int, length: int) -> Tensor:
-    """Uniform numbers ``[prompts, length]``, each row from a generator of its own."""
+    """Uniform numbers ``[prompts, length]``, each row from its own generator."""
     seen: Counter[str] = Counter()
     draws = torch.empty(len(prompts), length)
     for place, prompt in enumerate(prompts):

@@ -1,4 +1,4 @@
-"""What a model writes after many prompts, greedily: batched, with shared beginnings read once."""
+"""Greedy decoding after many prompts: batched, with shared prefixes computed once."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from collabedit.progress import progress
 
 __all__ = ["Continuation", "continue_greedily", "end_tokens"]
 
-#: Rows with this many first tokens in common are batched together, and these are read once.
+#: Rows that share this many first tokens are batched together, and their prefix is computed once.
 _LEAST_SHARED = 8
-#: Rows of a batch on a processor, and on a graphics card.
+#: Rows of a batch on a CPU, and on a GPU.
 _ROWS, _ROWS_ON_GPU = 64, 512
 #: A batch is made smaller once this share of its rows has ended.
 _ENDED_SHARE = 0.25
 
 Row = tuple[int, ...]
-#: Whether a row's new tokens are enough.
+#: Whether a row's new tokens suffice.
 Stop = Callable[[Sequence[int]], bool]
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model wrote after one row.
+    """The continuation of one row.
 
     Attributes:
-        tokens: the new tokens, without the one that ended it.
-        ended: whether the model ended it, rather than the limit or a stop.
+        tokens: the new tokens, without the end token.
+        ended: whether the model ended it, rather than the limit or the stop function.
     """
 
     tokens: tuple[int, ...]
@@ -62,18 +62,18 @@ def continue_greedily(
 ) -> list[Continuation]:
     """Continue rows by their most likely tokens.
 
-    Equal rows are continued once. What the rows of a batch begin with is read once; the rest is
-    padded between the two, for models that compute the same then, which is tried. Other models get
-    batches of rows of one length.
+    Equal rows are continued once. The shared prefix of a batch is computed once; the rest is
+    padded on its left, if a trial shows that the model computes the same then. Other models get
+    batches of rows of the same length.
 
     Args:
         model: the model, edited or not.
         rows: token ids, each with at least one.
-        max_tokens: most new tokens of a row; fewer where the model's context is full.
-        stop: ends a row early; it sees the row's new tokens after each of them.
+        max_tokens: maximum new tokens of a row; fewer if the model's context is full.
+        stop: ends a row early; called with the row's new tokens after each one.
 
     Returns:
-        One continuation a row, in the order of the rows.
+        One continuation per row, in the order of the rows.
     """
     unique = sorted(set(rows))
     found: dict[Row, Continuation] = {}
@@ -86,7 +86,7 @@ def continue_greedily(
 
 
 def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Sorted rows in batches that share a long beginning, or have none in common."""
+    """Sorted rows in batches that share a long prefix, or none."""
     limit = context_length(model)
     full = [row for row in rows if limit is not None and len(row) + max_tokens > limit]
     yield from ([row] for row in full)  # whose room would bound that of others
@@ -108,7 +108,7 @@ def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iter
 
 
 def _alike(rows: Sequence[Row]) -> list[list[Row]]:
-    """Groups of rows that begin alike, and the group of all others."""
+    """Groups of rows with a shared prefix, and the group of all others."""
     by_beginning: dict[Row, list[Row]] = {}
     for row in rows:
         by_beginning.setdefault(row[:_LEAST_SHARED], []).append(row)
@@ -157,7 +157,7 @@ class _Batch:
         return [Continuation(tuple(new), e) for new, e in zip(self._new, self._ended, strict=True)]
 
     def _take(self, chosen: Sequence[int]) -> list[int]:
-        """Note a token for each row still read; returns the places of those that go on."""
+        """Record a token for each active row; returns the indices of those that continue."""
         going = []
         for place, token in enumerate(chosen):
             row = self._alive[place]
@@ -183,7 +183,7 @@ class _Reader:
     def __init__(self, model: LanguageModel, rows: Sequence[Row]) -> None:
         self._model, device = model, model.device
         self._cache: Any = None
-        self._fed: Tensor | None = None  # for models that keep no keys and values
+        self._fed: Tensor | None = None  # for models without a cache of keys and values
         lengths = torch.tensor([len(row) for row in rows], device=device)
         width = max(map(len, rows))
         gaps = (width - lengths)[:, None]  # what is padded of each row
@@ -201,14 +201,14 @@ class _Reader:
         self.logits = self._pass(torch.tensor(padded, device=device), positions)
 
     def feed(self, tokens: Sequence[int]) -> None:
-        """Read one more token a row."""
+        """Feed one more token per row."""
         new = torch.tensor(tokens, device=self._model.device)[:, None]
         self._mask = torch.cat([self._mask, torch.ones_like(new)], dim=1)
         self.logits = self._pass(new, self._next[:, None])
         self._next = self._next + 1
 
     def keep(self, places: Sequence[int]) -> None:
-        """Go on with some of the rows only."""
+        """Continue with some of the rows only."""
         index = torch.tensor(places, device=self._model.device)
         self._mask, self._next = self._mask[index], self._next[index]
         if self._fed is not None:
@@ -235,7 +235,7 @@ class _Reader:
 
 
 def _read_shared(model: LanguageModel, tokens: Row, count: int) -> Any:
-    """Keys and values of what ``count`` rows begin with, or ``None`` if the model keeps none."""
+    """Keys and values of the prefix of ``count`` rows, or ``None`` if the model caches none."""
     ids = torch.tensor([tokens], device=model.device)
     with gathered(model.head, torch.zeros(1, dtype=torch.long), torch.full((1,), -1)):
         output = model.hf(input_ids=ids, use_cache=True)
@@ -246,7 +246,7 @@ def _read_shared(model: LanguageModel, tokens: Row, count: int) -> Any:
 
 
 def _shared(rows: Sequence[Row]) -> int:
-    """How many first tokens are read once: those in common, short of any row's last one."""
+    """Length of the shared prefix, excluding any row's last token."""
     first, last = min(rows), max(rows)
     most = min(len(row) for row in rows) - 1
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), most)
@@ -255,7 +255,7 @@ def _shared(rows: Sequence[Row]) -> int:
 
 
 def _can_pad(model: LanguageModel, longest: int) -> bool:
-    """Whether rows may be padded behind what they share: tried, rather than a list of names."""
+    """Whether rows may be padded after the shared prefix: a trial rather than a list of names."""
     window = attention_window(model)
     if window is not None and longest > window:
         return False

@@ -29,12 +29,12 @@ _INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge is to grade.
+    """An answer to grade.
 
     Attributes:
-        question: what was asked.
+        question: the question.
         right: the right answers.
-        answer: what the model said.
+        answer: the model's answer.
     """
 
     question: str
@@ -53,7 +53,7 @@ class Judge(Protocol):
 class OpenAIJudge:
     """A model behind an OpenAI-compatible ``/chat/completions``, such as vLLM or llama.cpp serve.
 
-    All that it grades is sent there, private facts among it. A key, if it needs one, is read from
+    Everything that it grades is sent there, including private facts. A key, if needed, is read from
     the environment variable ``COLLABEDIT_JUDGE_KEY``.
 
     Attributes:
@@ -65,7 +65,7 @@ class OpenAIJudge:
     model: str = "default"
 
     def grade(self, questions: Sequence[Question]) -> list[bool]:
-        """Whether each answer is right, by the first word that the model says.
+        """Whether each answer is right, by the first word of the judge's reply.
 
         Raises:
             InputError: when the server cannot be reached, or answers neither yes nor no.

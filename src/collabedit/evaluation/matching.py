@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["count_words", "loops", "names", "names_any"]
 
-#: Scripts written without spaces, by the first words of their characters' Unicode names: there, a
-#: name's neighbours say nothing about where it ends. Two of their characters count as a word.
+#: Scripts written without spaces, by the first words of their characters' Unicode names: there,
+#: neighbouring characters don't mark the end of a name. Two characters count as a word.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 _CHARACTERS_A_WORD = 2
 
-#: What is written together with a name in some scripts, before it and after it.
+#: Affixes written together with a name in some scripts, before it and after it.
 _ATTACHED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "HANGUL": (
         (),
@@ -31,11 +31,11 @@ _LONGEST_LOOP, _TURNS = 8, 3
 
 
 def names(text: str, name: str) -> bool:
-    """Whether a text contains a name as a whole, in any case of letters.
+    """Whether a text contains a name as a whole, case-insensitive.
 
     ``743`` is not in "7439", "1,743" or "743.5", nor "Пловдив" in "Пловдивски". In Chinese,
-    Japanese, Thai and other scripts without spaces, a name may stand anywhere; in Korean, Arabic
-    and Hebrew particles may be attached to it.
+    Japanese, Thai and other scripts without spaces, a name may occur anywhere; in Korean, Arabic
+    and Hebrew, particles may be attached to it.
     """
     text, name = _normal(text), _normal(name)
     if not name:
@@ -64,7 +64,7 @@ def count_words(text: str) -> int:
 
 
 def loops(tokens: Sequence[int]) -> bool:
-    """Whether some tokens end by saying the same three times in a row."""
+    """Whether tokens end with the same sequence three times in a row."""
     for period in range(1, _LONGEST_LOOP + 1):
         tail = tokens[-_TURNS * period :]
         if len(tail) == _TURNS * period and all(
@@ -75,7 +75,7 @@ def loops(tokens: Sequence[int]) -> bool:
 
 
 def _normal(text: str) -> str:
-    """Compatible characters, apostrophes, case and white space as one."""
+    """Unify compatible characters, apostrophes, case and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).casefold().split())
 
 
@@ -95,7 +95,7 @@ def _ends(text: str, end: int) -> bool:
 
 
 def _joined(left: str, right: str) -> bool:
-    """Whether two neighbouring characters are of one word, as far as can be told."""
+    """Whether two neighbouring characters belong to one word, as far as one can tell."""
     if left.isdigit() and right.isdigit():
         return True
     if any(_script(char).startswith(_UNSPACED) for char in (left, right)):

@@ -1,8 +1,8 @@
-"""The registry of metrics: what is measured of an edited model, a row each.
+"""The registry of metrics of edited models, one row each.
 
 As MEMIT's ``summarize.py`` does, a metric is first averaged over a record's prompts and then over
-the records that have such prompts. Where all records have equally many prompts, as in CounterFact,
-that is the share of all prompts. Tables, plots and files go by this registry.
+the records that have such prompts. If all records have equally many prompts, as in CounterFact,
+that is the share of all prompts. Tables, plots and files use this registry.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean, harmonic_mean
 from typing import Any, Literal
 
-from collabedit.errors import UnknownNameError
 from collabedit.evaluation.cases import CaseResult
+from collabedit.names import Registry
 
 __all__ = [
     "Direction",
@@ -32,8 +32,8 @@ Summary = dict[str, float]
 
 Direction = Literal["higher", "lower", "neither"]
 
-#: Where a metric is shown: even in tables that are short of room, such as one row a round;
-#: in comparisons of editors too; or only in a run's own table.
+#: Where a metric is shown: even in tables with little room, such as one row per round;
+#: also in comparisons of editors; or only in a run's own table.
 Level = Literal["headline", "comparison", "detail"]
 _LEVELS: tuple[Level, ...] = ("headline", "comparison", "detail")
 
@@ -47,13 +47,13 @@ class Metric:
     Attributes:
         key: its name in files.
         heading: its name in tables.
-        definition: what it is, in a line.
+        definition: one line.
         unit: of its values, such as ``%``; empty for plain numbers.
-        direction: which values are the better ones.
+        direction: which values are better.
         decimals: shown in tables; ``None`` shows as many as the value needs.
         scientific: shown with an exponent.
         level: the tables that show it.
-        values: what a record contributes, from 0 to 1, empty where it does not apply; ``None`` for
+        values: a record's values, from 0 to 1, empty if it does not apply; ``None`` for
             metrics that are not averages over records.
     """
 
@@ -68,30 +68,28 @@ class Metric:
     values: _Values | None = None
 
 
-_METRICS: dict[str, Metric] = {}
+_METRICS: Registry[Metric] = Registry("metric")
 
 
 def register_metric(new: Metric) -> Metric:
     """Add a metric to the registry; it appears in summaries and tables from then on."""
-    _METRICS[new.key] = new
+    _METRICS.add(new.key, new)
     return new
 
 
 def metrics(level: Level = "detail") -> list[Metric]:
-    """The metrics that tables of a level show, in their order; by default all."""
+    """The metrics that tables of a level show, in order; all by default."""
     shown = _LEVELS[: _LEVELS.index(level) + 1]
-    return [each for each in _METRICS.values() if each.level in shown]
+    return [each for each in _METRICS if each.level in shown]
 
 
 def metric(key: str) -> Metric:
-    """The metric of a key.
+    """The metric with a key.
 
     Raises:
         UnknownNameError: when there is none.
     """
-    if key not in _METRICS:
-        raise UnknownNameError("metric", key, _METRICS)
-    return _METRICS[key]
+    return _METRICS.find(key)
 
 
 def summarise(results: Sequence[CaseResult]) -> Summary:
@@ -101,8 +99,8 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
         results: results as :func:`collabedit.evaluation.evaluate` returns them, or read back.
 
     Returns:
-        The number of ``records``, and the metrics that they allow. ``score`` is there when its
-        three parts are, and absent when counterfact and zsRE records are mixed.
+        The number of ``records``, and the metrics that apply to them. ``score`` is present if its
+        three parts are, and absent if counterfact and zsRE records are mixed.
     """
     summary: Summary = {"records": len(results)}
     for each in metrics():
@@ -118,7 +116,7 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
 
 
 def score_parts(results: Sequence[CaseResult]) -> tuple[str, ...]:
-    """Keys of the metrics whose harmonic mean is the Score; none where kinds are mixed."""
+    """Keys of the metrics whose harmonic mean is the Score; none if kinds are mixed."""
     kinds = {result["kind"] for result in results}
     return _SCORE_PARTS[kinds.pop()] if len(kinds) == 1 else ()
 
@@ -152,7 +150,7 @@ def _single(key: str) -> _Values:
     return values
 
 
-def _get(result: CaseResult, key: str) -> Any:  # a TypedDict knows literal keys only
+def _get(result: CaseResult, key: str) -> Any:  # a TypedDict accepts literal keys only
     return result.get(key, [])
 
 
@@ -217,7 +215,7 @@ for _metric in (
     Metric(
         "paraphrase_token_accuracy",
         "PS tok",
-        "zsRE: the same after the question in other words",
+        "zsRE: the same after the paraphrased question",
         level="comparison",
         values=_accuracy("paraphrase", "zsre"),
     ),
@@ -308,7 +306,7 @@ for _metric in (
     Metric(
         "gain",
         "gain",
-        "tuning: Score above that of the present settings",
+        "tuning: Score above that of the current settings",
         unit="",
         level="headline",
     ),
@@ -323,7 +321,7 @@ for _metric in (
     Metric(
         "update_norm",
         "update",
-        "tuning: norm of the update by that of the edited weights (Frobenius)",
+        "tuning: norm of the update relative to that of the edited weights (Frobenius)",
         unit="",
         direction="neither",
         decimals=3,

@@ -15,12 +15,12 @@ from collabedit.requests import EditRequest, Record
 __all__ = ["Outcome", "Outcomes", "Took", "ask_edits", "outcomes"]
 
 _RAW = form_of("raw")
-#: The first of these that a record allows is what it is asked in chat.
+#: A record is asked in chat in the first of these forms that it supports.
 _CHAT = [form_of("question"), form_of("complete"), form_of("example")]
 
 
 class Took(str, Enum):
-    """What came of an edit."""
+    """The outcome of an edit."""
 
     TOOK = "took"
     LOST = "lost the subject"
@@ -52,10 +52,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What came of all edits.
+    """The outcomes of all edits.
 
     Attributes:
-        each: one outcome an edit.
+        each: one outcome per edit.
         retried: how many edits had a second pass.
     """
 
@@ -64,7 +64,7 @@ class Outcomes:
 
     @property
     def failed(self) -> list[int]:
-        """Places of the edits that did not take, or lost the subject."""
+        """Indices of the edits that did not take, or lost the subject."""
         return [place for place, one in enumerate(self.each) if one.took is not Took.TOOK]
 
     def __str__(self) -> str:
@@ -82,10 +82,10 @@ Asked = tuple[Answer, Answer | None]
 
 
 def ask_edits(model: LanguageModel, records: Sequence[Record]) -> list[Asked]:
-    """Ask for each edit once raw and once in chat: a question, else to complete the prompt.
+    """Ask for each edit once raw and once in chat: by a question, or else to complete the prompt.
 
     Raises:
-        RequestError: when a prompt leaves the model's context no room.
+        RequestError: when a prompt fills the model's context.
     """
     asked = [
         probes(record, model.tokenizer, [_RAW])
@@ -101,7 +101,7 @@ def ask_edits(model: LanguageModel, records: Sequence[Record]) -> list[Asked]:
 def outcomes(
     records: Sequence[Record], before: Sequence[Asked], after: Sequence[Asked]
 ) -> Outcomes:
-    """What came of edits, from the answers of :func:`ask_edits` before and after."""
+    """Outcomes of edits, from the answers of :func:`ask_edits` before and after."""
     found = []
     for record, (raw, chat), (raw_after, chat_after) in zip(records, before, after, strict=True):
         pair = (chat, chat_after) if chat is not None and chat_after is not None else None

@@ -1,4 +1,4 @@
-"""Perplexity of held-out text: what editing costs a model elsewhere."""
+"""Perplexity of held-out text: the damage that editing does elsewhere."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def perplexity(
 ) -> float:
     """Perplexity of a text per token.
 
-    The text is cut into windows that do not overlap; the first token of each is given, not
-    predicted. A tokenizer that begins texts with a token of its own begins every window with it.
+    The text is split into windows that do not overlap; the first token of each is given, not
+    predicted. If the tokenizer adds a beginning-of-text token, every window starts with it.
 
     Args:
         model: the model, edited or not.
-        text: the text; one that the model has not seen in editing.
-        max_tokens: how much of its beginning to use; ``None`` for all.
-        window: tokens a window, cut to the model's context.
+        text: the text, unrelated to the edits.
+        max_tokens: use only this many tokens from its start; ``None`` for all.
+        window: tokens per window, at most the model's context.
 
     Returns:
         ``exp`` of the mean negative log-likelihood over all predicted tokens.
@@ -47,7 +47,7 @@ def mean_loss(model: LanguageModel, rows: Sequence[Sequence[int]]) -> float:
 
     Args:
         model: the model, edited or not.
-        rows: token ids, a window each, whose first tokens are given and not predicted.
+        rows: token ids, one row per window, whose first tokens are given and not predicted.
 
     Raises:
         InputError: when there is no token to predict.
@@ -81,7 +81,7 @@ def _windows(
 @quick_products()
 @torch.no_grad()
 def _loss(model: LanguageModel, batch: Batch) -> torch.Tensor:
-    """Sum of the negative log-likelihoods of all tokens but each row's first."""
+    """Sum of the negative log-likelihoods of all tokens except each row's first."""
     logits = model.hf(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
     ).logits

@@ -1,8 +1,8 @@
-"""How likely a model finds targets after prompts: the one measurement behind every edit metric.
+"""Likelihoods of targets after prompts: the measurement behind every edit metric.
 
-A causal model computes each position from those before it, so :func:`score` computes whatever
-prompts have in common once, never feeds a target's last token, and projects on the vocabulary at
-the needed positions only.
+A causal model computes each position from the previous ones, so :func:`score` computes shared
+prefixes once, never feeds a target's last token, and projects to the vocabulary only at
+the needed positions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READ_SHARE = 0.5
 
 @dataclass(frozen=True)
 class TargetScore:
-    """How a model takes one target after one prompt, teacher-forced.
+    """A model's score for one target after one prompt, teacher-forced.
 
     Attributes:
         nll: mean negative log-likelihood per target token, in nats.
@@ -56,17 +56,17 @@ def score(
 ) -> list[TargetScore]:
     """Score targets after prompts.
 
-    Prompt and target are joined as a writer would and tokenised together. Give all pairs at once:
-    what prompts have in common is computed once.
+    Prompt and target are joined as a writer would and tokenised together. Pass all pairs at once,
+    so that shared prefixes are computed once.
 
     Args:
         model: the model, edited or not.
-        pairs: prompts and targets; a target's leading space may be left out.
-        max_tokens: tokens a batch, padding included; by default as many as suit the device. The
+        pairs: prompts and targets; a target's leading space may be omitted.
+        max_tokens: tokens per batch, including padding; by default as many as suit the device. The
             scores do not depend on it beyond rounding.
 
     Returns:
-        One score a pair, in the order of the pairs.
+        One score per pair, in the order of the pairs.
 
     Raises:
         RequestError: when a prompt is empty, a target has no token of its own, or both together
@@ -94,24 +94,24 @@ def score(
 
 
 def _forest_size(model: LanguageModel) -> int:
-    """Tokens a forest: more share more, but a forest's attention grows with its square."""
+    """Tokens per forest: larger ones share more, but attention grows with the square."""
     limits = (context_length(model), attention_window(model))
     return min([256, *(limit for limit in limits if limit is not None)])
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to compute, and where each target token's probability is then read.
+    """What to compute, and where to read each target token's probability.
 
     ``n`` counts the target tokens of all pairs, in the order of the pairs.
 
     Attributes:
-        forests: all that is fed to the model.
+        forests: everything fed to the model.
         branching: whether forests may branch.
         reads: for each forest, which of the ``n`` are read from it.
         nodes: ``[n]``, the node that predicts the token.
         tokens: ``[n]``, the target tokens.
-        counts: for each pair, how many of the ``n`` are its.
+        counts: for each pair, its number of target tokens.
     """
 
     forests: list[Forest]
@@ -155,7 +155,7 @@ def _check(text: EncodedText, limit: int | None) -> None:
 @quick_products()
 @torch.no_grad()
 def _read(model: LanguageModel, batch: Batch, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Which target tokens a batch answers for, their losses, and whether each is the argmax."""
+    """The target tokens read from a batch, their losses, and whether each is the argmax."""
     device, width = model.device, batch.input_ids.shape[1]
     places = batch.index.tolist()
     forests = [plan.forests[place] for place in places]

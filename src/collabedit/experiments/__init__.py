@@ -1,4 +1,4 @@
-"""Reproducible runs: a study is a short module over the same round, each ending in a summary."""
+"""Reproducible runs: each study is a short module around the same round, with a summary."""
 
 from collabedit.experiments.augmentation import augmentation
 from collabedit.experiments.conflict import conflict

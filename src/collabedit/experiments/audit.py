@@ -1,12 +1,12 @@
-"""Playing the attacker on contributions, sums, deltas and masked sums: who holds which fact?
+"""Attacks on contributions, sums, deltas and masked sums: who holds which fact?
 
 The attacker has the model, the round file and a list of candidate facts. Attacks:
 
-- ``span``: a member's key lies in the span of the keys that were sent (of a delta: ``A0^-1 k`` in
-  its row space, where the covariance is at hand);
-- ``residual``: the residual that the statistics give the candidate's key is the one that its target
-  asks for; the attacker finds targets as the parties do;
-- ``subject``: as ``span``, of the bare subject, for an attacker who does not know the prompt: a
+- ``span``: a member's key lies in the span of the keys that were sent (for a delta: ``A0^-1 k`` in
+  its row space, if the covariance is available);
+- ``residual``: the statistics map the candidate's key to the residual that its target requires;
+  the attacker finds targets as the parties do;
+- ``subject``: like ``span`` for the bare subject, for an attacker who does not know the prompt: a
   search over subjects in a delta's row space (after KSTER, arXiv 2602.10134);
 - ``behaviour``: the edited model gives the candidate's object more probability than the base.
 """
@@ -49,14 +49,14 @@ ATTACKS = ("span", "residual", "subject", "behaviour")
 
 @dataclass(frozen=True, eq=False)
 class Sent:
-    """What the attacker holds of one file, by weight name.
+    """What the attacker knows from one file, by weight name.
 
     Attributes:
         name: of the file.
         kind: ``contribution``, ``sum``, ``delta`` or ``masked``.
-        keys: columns ``[d_in, r]`` that span what it tells of keys.
-        residuals: ``[d_out, r]`` beside them, where it has any.
-        delta: of a delta.
+        keys: columns ``[d_in, r]`` that span what it reveals of keys.
+        residuals: the matching ``[d_out, r]``, if it has any.
+        delta: the delta, if it is one.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Sent:
 
     @classmethod
     def of_delta(cls, name: str, delta: Delta) -> Sent:
-        """What a round came to."""
+        """The merged outcome of a round."""
         rows = {weight: change.right.T for weight, change in delta.changes.items()}
         return cls(name, "delta", rows, {}, delta)
 
     @classmethod
     def of_masked(cls, name: str, sent: MaskedSum, config: RoundConfig) -> Sent:
-        """A party's masked sum, read as if it were not masked."""
+        """A party's masked sum, read as if it were unmasked."""
         from collabedit.algebra.sketch import OVERSAMPLING
         from collabedit.privacy.secure import secure_of
         from collabedit.privacy.secure.fixed_point import decode
@@ -101,10 +101,10 @@ class Sent:
 
 
 def load_sent(path: Path, config: RoundConfig) -> Sent:
-    """Read a file of any kind that a round sends or keeps.
+    """Read any file that a round sends or keeps.
 
     Raises:
-        InputError: when it is of no such kind.
+        InputError: when it is no such file.
     """
     kind = tensor_metadata(path, "file").get("format")
     if kind in ("collabedit.contribution", "collabedit.update"):
@@ -122,13 +122,13 @@ def load_sent(path: Path, config: RoundConfig) -> Sent:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What an attacker computes of candidate facts on the model that everybody has.
+    """What an attacker computes for candidate facts on the public model.
 
     Attributes:
         model: the unedited model.
         requests: the candidates.
         config: the round.
-        priors: by weight name, where the covariance is at hand.
+        priors: by weight name, if the covariance is available.
     """
 
     model: LanguageModel
@@ -181,7 +181,7 @@ class Candidates:
         return after - self._likelihoods
 
     def attacked(self, attack: str, sent: Sent) -> Tensor | None:
-        """The scores of an attack on what was sent, ``[n]``; ``None`` where it does not apply."""
+        """The scores of an attack on a file, ``[n]``; ``None`` if it does not apply."""
         if attack == "behaviour":
             return None if sent.delta is None else self.rise(sent.delta)
         if attack == "residual":
@@ -213,14 +213,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Finding:
-    """How one attack does.
+    """The result of one attack.
 
     Attributes:
         attack: its name.
         question: ``membership`` (is the fact in this file, or in any of these files?) or
             ``attribution`` (which of the files holds it?).
         source: the files.
-        curve: the measures.
+        curve: its ROC curve.
         verdict: in words.
     """
 
@@ -236,11 +236,11 @@ class Finding:
 
 
 class Audit:
-    """Attacks on some files, where it is known who holds which candidate.
+    """Attacks on files when it is known who holds which candidate.
 
     Args:
         candidates: the facts that the attacker tries.
-        members: for each file the places of the candidates that its party holds.
+        members: for each file, the indices of the candidates that its party holds.
     """
 
     def __init__(self, candidates: Candidates, members: Sequence[set[int]]) -> None:
@@ -257,8 +257,8 @@ class Audit:
         """All attacks on all files.
 
         Args:
-            sent: the files; of one owner each.
-            attacks: names of them.
+            sent: the files, each from one owner.
+            attacks: their names.
 
         Raises:
             RoundError: when a delta is unfinished.
@@ -323,7 +323,7 @@ def _at(scores: Tensor, places: Sequence[int]) -> list[float]:
 
 
 def report(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Rows of a table: one a finding."""
+    """Rows of a table: one per finding."""
     rows = []
     for found in findings:
         curve = found.curve
@@ -348,7 +348,7 @@ def _shown(interval: Any) -> str:
 
 
 def same_relations(candidates: Sequence[EditRequest], members: Sequence[set[int]]) -> list[int]:
-    """Places of the members, and of the candidates that ask for the same relations as they do."""
+    """Indices of the members, and of the candidates with the same relations."""
     everyone = set().union(*members)
     relations = {candidates[place].relation_id for place in everyone}
     return [
@@ -359,7 +359,7 @@ def same_relations(candidates: Sequence[EditRequest], members: Sequence[set[int]
 
 
 def places_of(candidates: Sequence[EditRequest], held: Sequence[EditRequest]) -> set[int]:
-    """Where facts stand among the candidates.
+    """Indices of facts among the candidates.
 
     Raises:
         RoundError: when one does not.

@@ -1,4 +1,4 @@
-"""Augmentation: the paper's remedy for conflicts, the preferred answer edited in many forms."""
+"""Augmentation, the paper's remedy for conflicts: edit the preferred answer in many forms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Case(TypedDict):
     other_wordings: list[AnswerPair]
 
 
-#: What is measured after which round; the first round writes another object, away from both.
+#: What is measured after which round; the first round writes a third object.
 _MEASURED = {"edited away": 1, "before augmentation": 2, "after augmentation": 3}
 
 
@@ -53,8 +53,8 @@ def augmentation(
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
-        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
+        fresh: start a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); runs here by default.
 
     Returns:
         The finished run.
@@ -104,7 +104,7 @@ def _deal(settings: AugmentationSettings) -> list[list[RoundEdit]]:
 def _rounds(
     settings: AugmentationSettings, shares: Sequence[Sequence[RoundEdit]]
 ) -> list[list[list[EditRequest]]]:
-    """The requests of each party in each round; in the second, as many others hold conflicts."""
+    """The requests of each party in each round; in the second, as many other parties conflict."""
     return [
         [[item.request(item.edited) for item in share] for share in shares],
         [

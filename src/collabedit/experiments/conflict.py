@@ -36,13 +36,13 @@ def conflict(
     fresh: bool = False,
     executor: Executor | None = None,
 ) -> Run:
-    """Edit A, B or both, and measure A or B: one row a mode.
+    """Edit A, B or both, and measure A or B: one row per mode.
 
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
-        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
+        fresh: start a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); runs here by default.
 
     Returns:
         The finished run.
@@ -78,7 +78,7 @@ def _write_cases(
     before: Mapping[str, Measured],
     after: Mapping[str, Measured],
 ) -> None:
-    """One file a question: its record of A, and as ``conflicting`` that of B."""
+    """One file per question: its record of A, and that of B as ``conflicting``."""
     for index, pair in enumerate(zip(records["A"], records["B"], strict=True)):
         ours, theirs = (
             case_of(

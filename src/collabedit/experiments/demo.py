@@ -20,8 +20,7 @@ from collabedit.settings import SingleRoundSettings
 
 __all__ = ["run_demo"]
 
-#: The answers of CollabEdit's model are shown for all facts; those of six models would take longer
-#: than all the rest.
+#: Only CollabEdit's model answers for all facts; six models would take longer than everything else.
 _SETTINGS = SingleRoundSettings(
     parties=4, edits_per_party=8, shared=4, answers=0, conversations=True
 )
@@ -29,16 +28,16 @@ _SHOWN = 6
 
 
 def run_demo(results: Path, seed: int) -> None:
-    """Run the demonstration and print what a newcomer wants to see.
+    """Run the demonstration and print what a newcomer wants to know.
 
     Args:
         results: folder of all runs.
-        seed: of the partition and all sampling.
+        seed: for the partition and all sampling.
     """
     out = console()
     out.print(
-        "Four parties hold eight facts each that they want to correct in one model, "
-        f"{_SETTINGS.model}.\nFour of the eight are the same in all parties, and no party sends "
+        "Four parties each hold eight facts that they want to correct in one model, "
+        f"{_SETTINGS.model}.\nAll parties share four of the eight, and no party shows "
         "its facts to another.\nTheir edits are merged in five ways:\n"
     )
     with plan(study_stages(len(_SETTINGS.merge))):
@@ -46,15 +45,15 @@ def run_demo(results: Path, seed: int) -> None:
     result = SingleRoundResult.load(run.folder)
     out.print(methods_table(result, "20 facts of 4 parties, merged").rich())
     out.print(
-        "ES, PS: how often the new object is likelier than the old one, asked as edited and in\n"
-        "other words. NS: how often the true object stays likelier for neighbouring facts.\n"
-        "Score: their harmonic mean. acc: how often the expected object is the very likeliest.\n"
-        "distance: of the weight update from that of GLOBAL, one party holding all 32 edits, the\n"
+        "ES, PS: how often the new object is likelier than the old one, after the edited prompt\n"
+        "and after paraphrases. NS: how often the true object stays likelier for neighbouring\n"
+        "facts. Score: their harmonic mean. acc: how often the expected object is the likeliest\n"
+        "of all. distance: from the weight update of GLOBAL, one party holding all 32 edits, the\n"
         "shared ones four times; CollabEdit computes the same update, averaging does not.\n"
     )
     came = _outcomes(run.folder, seed)
     out.print(outcome_table(came.each[:_SHOWN]).rich())
-    out.print(f"CollabEdit: {came}, of those asked as edited and in a chat.\n", highlight=False)
+    out.print(f"CollabEdit: {came}, asked as edited and in a chat.\n", highlight=False)
     out.print(
         f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)\n\n"
         "What to try next:\n"
@@ -69,7 +68,7 @@ def run_demo(results: Path, seed: int) -> None:
 
 
 def _outcomes(folder: Path, seed: int) -> Outcomes:
-    """What came of all edits, asked raw and in chat, before and after."""
+    """How all edits turned out, asked raw and in chat, before and after."""
     (shares,) = deal(_SETTINGS.model_copy(update={"seed": seed}))
     records = different_records(shares)
     model = load_model(_SETTINGS.model)

@@ -1,4 +1,4 @@
-"""Editors compared: each in each schedule, merged in each way, from the same edits."""
+"""Comparison of editors: each in each schedule, merged in each way, on the same edits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["EITHER", "compare_editors"]
 
 logger = logging.getLogger(__name__)
 
-#: Stands for the schedule where it makes no difference.
+#: Stands for the schedule if it makes no difference.
 EITHER = "either"
 
 
@@ -44,18 +44,17 @@ def compare_editors(
     fresh: bool = False,
     executor: Executor | None = None,
 ) -> Run:
-    """Run a single round with each editor in each schedule, and set them side by side.
+    """Run a single round with each editor in each schedule, and compare them.
 
-    Each part is a run of its own, in a folder below the comparison's. The edits, the contexts and
-    the measures of the unedited model are the same for all; targets and priors are found once for
-    all parts that have the same.
+    Each part is a separate run in a subfolder. The edits, the contexts and the metrics of the
+    unedited model are the same for all; parts that need the same targets and priors share them.
 
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
-        executor: workers (:func:`collabedit.workers.open_workers`), which do a part each; all is
-            done here by default.
+        fresh: start a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`) that run the parts; everything
+            runs in this process by default.
 
     Returns:
         The finished run.
@@ -95,7 +94,7 @@ def compare_editors(
 
 
 def _rounds(settings: EditorsSettings, loaded: Loaded) -> list[RoundConfig]:
-    """A round for each editor and schedule, or one where the schedule makes no difference."""
+    """A round for each editor and schedule; only one if the schedule makes no difference."""
     rounds: list[RoundConfig] = []
     for editor in settings.editors:
         for schedule in settings.schedules:
@@ -114,7 +113,7 @@ def _part(
     shares: Sequence[Sequence[Record]],
     before: Measured,
 ) -> EditorPart:
-    """The results of one editor in one schedule; a finished part is read."""
+    """The results of one editor in one schedule; a finished part is read from its files."""
     run = _opened(settings, loaded, whole, config)
     if not run.finished:
         edit_and_measure(loaded.study(settings.single_round(config), run, config), shares, before)
@@ -145,7 +144,7 @@ def _on_workers(
     shares: Sequence[Sequence[Record]],
     before: Measured,
 ) -> None:
-    """Let each part be a worker's unit, once the targets that parts share are in the cache."""
+    """Make each part a worker's unit, once the shared targets are in the cache."""
     settings = cast(EditorsSettings, loaded.settings)
     opened = [(config, _opened(settings, loaded, whole, config)) for config in rounds]
     pending = [(config, run) for config, run in opened if not run.finished]

@@ -1,4 +1,4 @@
-"""Forgetting: what further edits, a batch at a time, leave of a first set of edits."""
+"""Forgetting: how much of a first set of edits survives further edits, batch by batch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def forgetting(
     fresh: bool = False,
     executor: Executor | None = None,
 ) -> Run:
-    """Edit a target set, then further edits batch by batch, and measure the target set on the way.
+    """Edit a target set, then further edits batch by batch; measure the target set along the way.
 
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
-        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
+        fresh: start a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); runs here by default.
 
     Returns:
         The finished run.

@@ -1,4 +1,4 @@
-"""Early warnings of several rounds: what leaves its band, and what to do about it."""
+"""Early warnings over several rounds: which measures leave their range, and what to do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Guard", "RoundSeen", "relative_norm"]
 
 logger = logging.getLogger(__name__)
 
-#: A round's change, against the median of the earlier rounds' changes. The sum of four parties'
-#: copies of an edit, four times its change, costs 20 points of the Score, and of two parties' two
+#: A round's change, relative to the median of the earlier rounds' changes. Summing four parties'
+#: copies of an edit, four times its change, costs 20 points of the Score; two copies cost two
 #: points (docs/results.md, "Overlap").
 _MOST_GROWTH = 3.0
-#: All changes, against the unedited weight.
+#: All changes, relative to the unedited weight.
 _MOST_CHANGE = 1.0
-#: Held-out perplexity, against the unedited model's. CollabEdit raises it by 6 % with 200 edits,
-#: task arithmetic, where NS falls by 14 points, by 18 % ("Several rounds").
+#: Held-out perplexity, relative to the unedited model's. CollabEdit raises it by 6 % with 200
+#: edits, #: task arithmetic, with NS down by 14 points, by 18 % ("Several rounds").
 _MOST_PERPLEXITY = 1.2
 #: Score of the first round's edits, against that when they were first measured. Where nothing is
 #: forgotten the Score of 200 edits is two points below that of the first 40 (there too).
@@ -41,7 +41,7 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class RoundSeen:
-    """What the guard looks at after a round.
+    """What the guard checks after a round.
 
     Attributes:
         change: the round's own change, relative to the unedited weight, largest over layers.
@@ -58,7 +58,7 @@ class RoundSeen:
 
 @dataclass
 class Guard:
-    """Watches one trajectory, and warns in a line of what leaves its band.
+    """Watches one trajectory and warns when a measure leaves its range.
 
     Attributes:
         name: of the trajectory, for the lines.
@@ -73,13 +73,13 @@ class Guard:
     _outside: set[str] = field(default_factory=set)
 
     def see(self, seen: RoundSeen) -> list[EarlyWarning]:
-        """Look at one more round; what stays outside its band is not warned of again.
+        """Check one more round; a measure that stays out of range is not reported again.
 
         Args:
-            seen: of the round after those seen so far.
+            seen: measures of the next round.
 
         Returns:
-            What left its band in this round.
+            Warnings about measures that left their range in this round.
         """
         self._seen.append(seen)
         outside = {warning.measure: warning for warning in self._outside_now(seen)}
@@ -113,7 +113,7 @@ class Guard:
             )
         if seen.perplexity is not None and self.perplexity is not None:
             limit = _MOST_PERPLEXITY * self.perplexity
-            if not seen.perplexity <= limit:  # it may not be a number
+            if not seen.perplexity <= limit:  # also true for NaN
                 yield EarlyWarning(
                     round=number,
                     measure="perplexity",

@@ -1,4 +1,4 @@
-"""Several rounds: what each merge method keeps of the edits of earlier rounds."""
+"""Several rounds: how well each merge method preserves the edits of earlier rounds."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def multi_round(
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
-        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
+        fresh: start a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); runs here by default.
 
     Returns:
         The finished run.
@@ -172,7 +172,7 @@ def _seen(
     measured: Measured | None,
     records: Sequence[Sequence[Record]],
 ) -> RoundSeen:
-    """What the guard of a trajectory looks at after its last round so far."""
+    """What the guard of a trajectory checks after its latest round."""
     changes = states[-1].changes
     weights = {name: study.model.weight(name) for name in changes}
     earlier = states[-2].changes if len(states) > 1 else None
@@ -200,7 +200,7 @@ def _distances(
     """By trajectory and round, the round's update against that of pooled editing.
 
     The largest over layers of ``|D - D_GLOBAL| / |D_GLOBAL|``; absent for trajectories without a
-    pooled one of the same ``beta``, or any pooled one where there is a single ``beta``.
+    pooled one of the same ``beta``, or without any pooled one if there is a single ``beta``.
     """
     pooled = [trajectory for trajectory in states if trajectory.method == POOLED]
     found = {}
@@ -217,7 +217,7 @@ def _distances(
 def _distances_from_pooled(
     study: Study, states: Mapping[Trajectory, Sequence[RoundState]]
 ) -> dict[str, list[float | None]]:
-    """By trajectory and round, the distance from the pooled edit on the very same model."""
+    """By trajectory and round, the distance from the pooled edit on the same model."""
     return {
         trajectory.name: [
             trajectory.about(study, state.finished)["distance_from_pooled"] for state in own
@@ -233,7 +233,7 @@ def _apart(own: Sequence[RoundState], theirs: Sequence[RoundState], number: int)
 
 
 def _round_update(states: Sequence[RoundState], number: int) -> dict[str, LowRankUpdate]:
-    """What one round added."""
+    """The change that one round added."""
     changes = states[number].changes
     if number == 0:
         return dict(changes)

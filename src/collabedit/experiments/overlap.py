@@ -41,14 +41,14 @@ def overlap(
 ) -> Run:
     """Repeat the same edits, over rounds and within one.
 
-    Over rounds: ``|R|`` by round and layer, with and without parties that skip what is known.
-    Within a round: what each method makes of ``n`` parties with the same edits.
+    Over rounds: ``|R|`` by round and layer, with and without parties that skip known facts.
+    Within a round: how each method merges ``n`` parties with the same edits.
 
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
-        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
+        fresh: start a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); runs here by default.
 
     Returns:
         The finished run.
@@ -129,7 +129,7 @@ def _merge_copies(study: Study, method: str, requests: Sequence[EditRequest], co
 def _compare(
     study: Study, requests: Sequence[EditRequest], delta: Delta, first: Delta
 ) -> dict[str, float]:
-    """How large an update is beside the first, and how near it brings the targets.
+    """An update's size relative to the first, and how close it comes to the targets.
 
     ``remaining_residual`` is the mean of ``|z - h|`` on the edited model as a share of that on the
     unedited one: zero when targets are met, growing again when they are overshot.

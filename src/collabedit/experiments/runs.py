@@ -1,8 +1,8 @@
-"""A run's folder: what was asked, the finished stages, and the results in the paper's layout.
+"""A run's folder: its settings, the finished stages, and the results in the paper's layout.
 
 ``results/<EDITOR>/run_<NNN>/`` holds ``params.json`` (all settings, versions and hashes), one
-``case_<id>.json`` a record and, when the run is finished, ``summary.json``. Each stage's outcome
-is kept below ``stages/``; a run that was interrupted is found by its settings and continued there.
+``case_<id>.json`` per record and, when the run is finished, ``summary.json``. Each stage's outcome
+is kept below ``stages/``; an interrupted run is found by its settings and continued from there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Run:
     continued: bool
 
     def part(self, name: str, params: Mapping[str, Any]) -> Run:
-        """A run within this one, in a folder of its own; what it has finished stays.
+        """A run within this one, in a subfolder; finished stages are kept.
 
         Args:
             name: of the folder, below this run's.
@@ -58,7 +58,7 @@ class Run:
         return (self.folder / "summary.json").is_file()
 
     def json_stage(self, name: str, compute: Callable[[], Value]) -> Value:
-        """The JSON value of a stage: read when it is finished, computed and kept otherwise."""
+        """The JSON value of a stage: read if it is finished, otherwise computed and kept."""
 
         def write(path: Path, value: Value) -> None:
             write_json(path, value, indent=None)
@@ -72,11 +72,11 @@ class Run:
         return read_json(self.folder / "stages" / f"{name}.json")
 
     def delta_stage(self, name: str, compute: Callable[[], Delta]) -> Delta:
-        """The delta of a stage: read when it is finished, computed and kept otherwise."""
+        """The delta of a stage: read if it is finished, otherwise computed and kept."""
         return Delta.load(self._kept(name, ".safetensors", compute, _save))
 
     def state_stage(self, name: str, compute: Callable[[], RoundState]) -> RoundState:
-        """The state after a round: read when it is finished, computed and kept otherwise."""
+        """The state after a round: read if it is finished, otherwise computed and kept."""
         return RoundState.load(self._kept(name, ".safetensors", compute, _save))
 
     def _kept(
@@ -86,7 +86,7 @@ class Run:
         compute: Callable[[], Value],
         write: Callable[[Path, Value], None],
     ) -> Path:
-        """The file of a stage, made if it is not there.
+        """The file of a stage, created if missing.
 
         Its costs are written just before it appears: a run that is killed in between computes the
         stage again, and no finished stage lacks its costs.
@@ -109,7 +109,7 @@ class Run:
         write_json(self.folder / f"case_{case_id}.json", value)
 
     def params(self) -> dict[str, Any]:
-        """What was asked, with versions and hashes."""
+        """The run's parameters, with versions and hashes."""
         return dict(read_json(self.folder / "params.json"))
 
 
@@ -118,13 +118,13 @@ def _save(path: Path, value: Delta | RoundState) -> None:
 
 
 def open_run(root: Path, editor: str, params: Mapping[str, Any], *, fresh: bool = False) -> Run:
-    """Continue the newest unfinished run with these parameters, or begin a new one.
+    """Continue the newest unfinished run with these parameters, or start a new one.
 
     Args:
         root: the results folder.
         editor: names the subfolder.
         params: everything that the results depend on, as JSON values.
-        fresh: begin a new run in any case.
+        fresh: start a new run in any case.
     """
     parent = root / editor
     existing = sorted(path for path in parent.glob("run_*") if path.name[4:].isdigit())

@@ -1,4 +1,4 @@
-"""One round: many parties' edits, merged by each method, measured before and after."""
+"""One round: many parties' edits, merged by each method, evaluated before and after."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def single_round(
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
-        executor: workers (:func:`collabedit.workers.open_workers`); all is done here by default.
+        fresh: start a new run even if an unfinished one with these settings exists.
+        executor: workers (:func:`collabedit.workers.open_workers`); runs here by default.
 
     Returns:
         The finished run.
@@ -64,7 +64,7 @@ def edit_and_measure(study: Study, shares: Sequence[Sequence[Record]], before: M
     Args:
         study: the open study.
         shares: each party's records.
-        before: what was measured of them on the unedited model.
+        before: their measurements on the unedited model.
     """
     parties, records = study.parties(requests_of(shares)), different_records(shares)
     merged: dict[str, Merged] = {}
@@ -106,7 +106,7 @@ def _merged(study: Study, name: str, parties: Sequence[Party]) -> Merged:
 def write_cases(
     run: Run, records: Sequence[Record], before: Measured, after: Mapping[str, Measured]
 ) -> None:
-    """One file a record; ``post`` is of the first method, ``methods`` holds all."""
+    """One file per record; ``post`` is from the first method, ``methods`` has all of them."""
     for index, record in enumerate(records):
         run.write_case(record.case_id, case_of(record, index, before, after))
 
@@ -114,7 +114,7 @@ def write_cases(
 def case_of(
     record: Record, index: int, before: Measured, after: Mapping[str, Measured]
 ) -> dict[str, Any]:
-    """What was measured of one record, the ``index``-th of those measured."""
+    """The measurements of one record, the ``index``-th of those measured."""
     methods = {name: measured["cases"][index] for name, measured in after.items()}
     return {
         "case_id": record.case_id,

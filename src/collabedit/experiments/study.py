@@ -1,4 +1,4 @@
-"""What all studies share: the model and priors they work with, their measures."""
+"""Shared by all studies: the model, the priors and the measurements."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ __all__ = [
 
 
 class Measured(TypedDict):
-    """What is measured of a model: every record, and the perplexity of the held-out text."""
+    """Measurements of a model: every record, and the perplexity of the held-out text."""
 
     cases: list[CaseResult]
     perplexity: float | None
@@ -62,10 +62,10 @@ class Measured(TypedDict):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What rounds on one model share, whatever edits it.
+    """Shared by all rounds on one model, whatever the editor.
 
     Attributes:
-        settings: what was asked.
+        settings: of the study.
         model: the unedited model.
         covariance: the second moments of the given file, if one was given.
         heldout: the text whose perplexity is measured, if any.
@@ -89,9 +89,9 @@ class Loaded:
         """Load what the settings name.
 
         Args:
-            settings: what is asked.
+            settings: of the study.
             executor: workers that share the work.
-            model: the model, where it is loaded already.
+            model: the model, if it is already loaded.
 
         Raises:
             InputError: when a file cannot be read.
@@ -110,7 +110,7 @@ class Loaded:
         contexts: Contexts | None = None,
         secure_aggregation: SecureAggregation | None = None,
     ) -> RoundConfig:
-        """A round of an editor; its contexts are made where they are not given."""
+        """A round with an editor; contexts are made unless given."""
         make = default_contexts if self.settings.conversations else sample_contexts
         return new_round(
             self.model,
@@ -123,13 +123,13 @@ class Loaded:
         )
 
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
-        """The second moments that a round's priors are made of, collected if none were given."""
+        """The second moments for a round's priors, collected if none were given."""
         if self.covariance is None and config.rules.needs_covariance(config.hyperparameters):
             return default_covariance(self.model, config.layers, self.settings.seed)
         return self.covariance
 
     def priors(self, config: RoundConfig) -> Mapping[str, Prior]:
-        """The static priors of a round; those made last serve the next round that has the same."""
+        """The static priors of a round; the next round reuses them if it needs the same."""
         if not config.rules.has_statistics:
             return {}
         key = (config.rules.prior_spec(config.hyperparameters), config.weight_names)
@@ -140,12 +140,12 @@ class Loaded:
         return self._priors[key]
 
     def measure(self, run: Run, stage: str, records: Sequence[Record]) -> Measured:
-        """Measure the model as it is now; a stage that the run has finished is not computed again.
+        """Measure the model as it is now; finished stages of the run are not repeated.
 
         Args:
-            run: where the stage is kept.
+            run: keeps the stage.
             stage: its name.
-            records: what is measured.
+            records: to measure.
         """
 
         def compute() -> Measured:
@@ -175,7 +175,7 @@ class Loaded:
             cases[place]["answers"] = found
 
     def study(self, settings: StudySettings, run: Run, config: RoundConfig) -> Study:
-        """The study of a round whose results go to a run."""
+        """A study of a round whose results go to a run."""
         round_file = run.folder / "round.json"
         if round_file.is_file():
             config = RoundConfig.load(round_file)  # its deltas name it by its hash
@@ -189,9 +189,9 @@ class Study:
     """An open study.
 
     Attributes:
-        settings: what was asked.
-        run: where its results go.
-        loaded: the model and what is loaded with it.
+        settings: of the study.
+        run: receives its results.
+        loaded: the model and everything loaded with it.
         config: the first round on it.
         priors: the static priors ``A0`` by weight name.
     """
@@ -222,8 +222,8 @@ class Study:
         Args:
             shares: each party's requests.
             config: the round; the first one by default.
-            skip_known: have parties skip what the model already says with this probability per
-                token; a party that skips everything has no part in the round.
+            skip_known: have parties skip facts that the model gives this probability per
+                token; a party that skips everything is not part of the round.
         """
         chosen = config or self.config
         if skip_known is not None:
@@ -234,11 +234,11 @@ class Study:
         )
 
     def measure(self, stage: str, records: Sequence[Record]) -> Measured:
-        """Measure the model as it is now; a finished stage is not computed again."""
+        """Measure the model as it is now; a finished stage is not repeated."""
         return self.loaded.measure(self.run, stage, records)
 
     def merged(self, name: str, compute: Callable[[], Merged]) -> Merged:
-        """The delta of a merge and its residual norms: read when finished, computed otherwise.
+        """The delta of a merge and its residual norms: read if finished, otherwise computed.
 
         Args:
             name: of the stage.
@@ -281,7 +281,7 @@ def open_study(
         name: of the experiment.
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
+        fresh: start a new run even if an unfinished one with these settings exists.
         executor: workers that share the work.
         secure: gives the round's secure aggregation, if it has any.
     """
@@ -289,14 +289,14 @@ def open_study(
     section = None if secure is None else secure(loaded.model)
     config = loaded.round(settings.editor, settings.schedule, secure_aggregation=section)
     params = parameters(name, settings, config, loaded.covariance_for(config))
-    loaded.priors(config)  # so that what it complains of leaves no run behind
+    loaded.priors(config)  # fail before a run is created
     return loaded.study(settings, open_run(results, config.editor, params, fresh=fresh), config)
 
 
 def parameters(
     name: str, settings: StudySettings, config: RoundConfig, covariance: Covariance | None
 ) -> dict[str, Any]:
-    """All that the results of a study depend on, as JSON values."""
+    """Everything that the results of a study depend on, as JSON values."""
     return {
         "experiment": name,
         "settings": settings.model_dump(mode="json"),
@@ -306,15 +306,15 @@ def parameters(
 
 
 def described(config: RoundConfig) -> dict[str, Any]:
-    """A round as JSON values, without the time when it was made."""
+    """A round as JSON values, without its creation time."""
     return config.model_dump(mode="json", exclude={"created"})
 
 
 def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
-    """Each round's share of records of each party; only what all share is dealt twice.
+    """Each party's records in each round; only shared records are dealt more than once.
 
     Raises:
-        DatasetError: when the data set cannot be had or is too small.
+        DatasetError: when the data set is unavailable or too small.
         InputError: when more edits are shared than a party has.
     """
     sizes, shared = settings.edits_per_party, settings.shared
@@ -342,7 +342,7 @@ def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
 
 
 def different_records(shares: Sequence[Sequence[Record]]) -> list[Record]:
-    """All parties' records, those that several hold once."""
+    """All parties' records, each shared one once."""
     return list(dict.fromkeys(records_of(shares)))
 
 
@@ -357,12 +357,12 @@ def requests_of(shares: Sequence[Sequence[Record]]) -> list[list[EditRequest]]:
 
 
 def known_norms(norms: Mapping[str, ResidualNorms]) -> dict[str, ResidualNorms]:
-    """Residual norms by method; methods that merge finished updates know none."""
+    """Residual norms by method; methods that merge finished updates have none."""
     return {name: own for name, own in norms.items() if own}
 
 
 def summary_of(measured: Measured) -> dict[str, Any]:
-    """The metrics of what was measured."""
+    """The metrics of the measurements."""
     summary: dict[str, Any] = dict(summarise(measured["cases"]))
     if measured["perplexity"] is not None:
         summary["perplexity"] = measured["perplexity"]

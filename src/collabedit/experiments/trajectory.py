@@ -1,4 +1,4 @@
-"""One method's way through several rounds, each on the model that its earlier rounds left."""
+"""One method's trajectory over several rounds, each on the model after its earlier rounds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["RoundFacts", "Trajectory", "trajectories"]
 
 
 class RoundFacts(TypedDict):
-    """What a round says about itself.
+    """Facts about a finished round.
 
     ``residual_norms`` is by weight name, ``|R|`` (Frobenius) of all parties' residuals; empty for
     methods that merge finished updates. ``distance_from_pooled`` is the largest over layers of
     ``|D - D_pooled| / |D_pooled|``, with the pooled edit of the same targets on the same model;
-    ``None`` where it was not asked for.
+    ``None`` if not requested.
     """
 
     edits: int
@@ -34,13 +34,13 @@ class RoundFacts(TypedDict):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A method with its treatment of finished rounds.
+    """A method and its treatment of finished rounds.
 
     Attributes:
         name: in tables and files.
         method: the merge method's name.
         beta: weight of the finished rounds' keys in the prior; zero is the static covariance.
-        skip_known: have parties skip what the model already says with this probability.
+        skip_known: have parties skip facts that the model gives this probability.
         against_pooled: measure each round's distance from the pooled edit on the same model.
     """
 
@@ -55,7 +55,7 @@ class Trajectory:
     ) -> Iterator[RoundState]:
         """The state after each round; finished rounds are read from the run.
 
-        Targets are optimised on the model that the earlier rounds left.
+        Targets are optimised on the model after the earlier rounds.
 
         Args:
             study: the open study.
@@ -71,7 +71,7 @@ class Trajectory:
             yield state
 
     def about(self, study: Study, number: int) -> RoundFacts:
-        """What a finished round says about itself.
+        """Facts about a finished round.
 
         Args:
             study: the open study.
@@ -85,7 +85,7 @@ class Trajectory:
     def _next(
         self, study: Study, shares: Sequence[Sequence[EditRequest]], state: RoundState
     ) -> RoundState:
-        """What one more round adds; kept by itself, so that files do not grow with the rounds."""
+        """The change of one more round, kept apart so that files do not grow with the rounds."""
         with study.model.starting_from(state.changes):
             config = study.round_config()
             parties = study.parties(shares, config, self.skip_known)
@@ -119,10 +119,10 @@ class Trajectory:
 
 
 def trajectories(methods: Sequence[str], betas: Sequence[float]) -> list[Trajectory]:
-    """A trajectory for each method, and for each ``beta`` where the method pools statistics.
+    """A trajectory for each method, and for each ``beta`` if the method pools statistics.
 
-    Methods that merge finished updates have no use for ``beta``: nobody there holds the keys. The
-    others are measured against the pooled edit where GLOBAL is among the methods.
+    Methods that merge finished updates can't use ``beta``, since nobody there holds the keys. The
+    others are compared with the pooled edit if GLOBAL is among the methods.
     """
     found = []
     for name in methods:

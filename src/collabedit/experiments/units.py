@@ -1,4 +1,4 @@
-"""Parts of a study that workers do, each as if it were done here."""
+"""Parts of a study that workers compute, with the same results as here."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class Unit:
-    """What one worker does.
+    """One worker's task.
 
     Attributes:
         function: fills a run's folder; importable, and called as ``function(run, *arguments)``.
-        arguments: what it takes besides.
-        run: whose folder is filled.
-        begun: which of the run's files the worker is given, as patterns.
+        arguments: its further arguments.
+        run: the run whose folder is filled.
+        begun: patterns of the run's files that the worker gets.
     """
 
     function: Callable[..., object]
@@ -41,11 +41,11 @@ class Unit:
 
 
 def do_on_workers(executor: Executor, units: Sequence[Unit]) -> None:
-    """Do units on workers, and put what they made where it would lie had it been made here.
+    """Run units on workers, and put their files where they would be if computed here.
 
     Args:
         executor: the workers.
-        units: none of which needs what another one makes.
+        units: independent of each other.
     """
     futures = [
         executor.submit(_made, unit.function, unit.arguments, _begun(unit)) for unit in units
@@ -56,14 +56,14 @@ def do_on_workers(executor: Executor, units: Sequence[Unit]) -> None:
 
 @lru_cache(maxsize=1)
 def resident(settings: CommonSettings) -> Loaded:
-    """What a worker keeps of a study between its units."""
+    """What a worker keeps between the units of a study."""
     return Loaded.of(settings, model=resident_model(settings.source))
 
 
 def _made(
     function: Callable[..., object], arguments: tuple[Any, ...], begun: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """A worker's unit: the files that a function makes or changes, by their relative paths."""
+    """A worker's unit: the files that a function creates or changes, by relative path."""
     with TemporaryDirectory(prefix="collabedit-") as place:
         folder = Path(place)
         _keep(folder, begun)

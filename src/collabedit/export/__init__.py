@@ -1,6 +1,6 @@
-"""Turning a delta into what users ship: a model directory, LoRA adapters, GGUF files, with cards.
+"""Exporting a delta as a model directory, LoRA adapter or GGUF file, with a model card.
 
-Each format is a decorated function in a file of its own; the imports below register them.
+Each format is a decorated function in its own file; the imports below register them.
 """
 
 from collabedit.export.base import Base

@@ -27,10 +27,10 @@ class Base:
     """The model that a delta was made for.
 
     Attributes:
-        name: what the user calls it.
+        name: as given by the user.
         delta: the delta.
         hf: the ``transformers`` model on the meta device.
-        directory: where its files lie; ``None`` if they are not on this machine.
+        directory: of its files; ``None`` if they are not on this machine.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Base:
         Args:
             delta: a complete delta.
             name: of the model on this machine, if not as the delta says.
-            trust_remote_code: whether Python code that comes with the model may run.
+            trust_remote_code: whether Python code that ships with the model may run.
 
         Raises:
             InputError: when there is no such model.
-            ModelError: when its structure cannot be made out.
+            ModelError: when its structure cannot be inferred.
             RoundError: when the delta is incomplete, or does not fit the model.
         """
         delta.require_complete()
@@ -73,7 +73,7 @@ class Base:
 
     @cached_property
     def structure(self) -> ModelStructure:
-        """Where the model's parts are."""
+        """The model's structure."""
         return infer_structure(self.hf)
 
     @cached_property

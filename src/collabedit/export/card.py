@@ -1,6 +1,6 @@
-"""The model card of an export: where it comes from, what was done, and how to undo it.
+"""The model card of an export: its origin, the edits, and how to undo them.
 
-It is made of the delta's metadata alone, so that no text of a request can get into it.
+It is generated from the delta's metadata alone, so that no text of a request can get into it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collabedit.messages import Delta, DeltaMetadata
 __all__ = ["CARD", "ORIGINAL_CARD", "licence_of", "model_card"]
 
 CARD = "README.md"
-#: What a copied model's own card is called beside ours.
+#: New name of a copied model's own card.
 ORIGINAL_CARD = "README.original.md"
 _METRICS = ("ES", "PS", "NS", "score", "rewrite_accuracy")
 _LICENCE = re.compile(r"^license:[ \t]*([\w.\-]+)[ \t]*$", re.MULTILINE)
@@ -35,11 +35,11 @@ def model_card(
 
     Args:
         delta: what was exported.
-        what: what the export is, such as ``A LoRA adapter``.
+        what: the kind of export, such as ``A LoRA adapter``.
         undo: how to get the unedited model back, one sentence or more.
-        licence: identifier of the base model's licence, where it is known.
-        library: that loads it.
-        notes: what users should know of this export, a line each.
+        licence: identifier of the base model's licence, if known.
+        library: the library that loads it.
+        notes: for users of this export, one line each.
         evaluation: metrics by model.
     """
     about = delta.metadata
@@ -58,9 +58,10 @@ def model_card(
         "## Evaluation",
         _evaluation(evaluation or {}),
         "## Intended use",
-        "As the base model's, where the corrected facts are wanted. An edited model states the new "
-        "facts to anyone who asks. Check what matters to you: an edit can fail in other words, "
-        "other languages or longer answers, and can change answers about related subjects.",
+        "As the base model's, wherever the corrected facts are wanted. An edited model states the "
+        "new facts to anyone who asks. Check what matters to you: an edit can fail in other "
+        "wordings, other languages or longer answers, and can change answers about related "
+        "subjects.",
         "## Licence",
         _licence(licence),
         "## How to undo the edits",
@@ -70,7 +71,7 @@ def model_card(
 
 
 def base_name(model: str) -> str:
-    """What a card calls the base model: never a path on somebody's machine."""
+    """The base model's name in a card: never a path on somebody's machine."""
     return model if _HUB_ID.fullmatch(model) else Path(model).name or "the base model"
 
 
@@ -134,9 +135,9 @@ def _evaluation(evaluation: Mapping[str, Mapping[str, float]]) -> str:
         cells = [f"{row[name]:.1f}" if name in row else "" for name in names]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     meaning = (
-        "ES, PS, NS: percentage of rewrite, paraphrase and neighbourhood prompts with the wanted "
-        "object the likelier one; score: their harmonic mean; rewrite_accuracy: percentage of "
-        "rewrite prompts answered greedily."
+        "ES, PS, NS: percentage of rewrite, paraphrase and neighbourhood prompts after which the "
+        "wanted object is the likelier one; score: their harmonic mean; rewrite_accuracy: "
+        "percentage of rewrite prompts answered greedily."
     )
     return "\n".join([*lines, "", meaning])
 
@@ -154,7 +155,7 @@ def licence_of(directory: Path | None, name: str) -> str | None:
 
     Args:
         directory: of the base model, if it is on this machine.
-        name: what the user calls it.
+        name: as given by the user.
     """
     from collabedit.models import catalogue
 

@@ -12,10 +12,10 @@ __all__ = ["export_delta", "export_model"]
 
 @export_format("model")
 def export_model(job: ExportJob) -> list[str]:
-    """A model directory with everything the original has, which plain transformers loads.
+    """A model directory with all of the original's files, which plain transformers loads.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
     """
     check_output_directory(job.out, overwrite=job.overwrite)
     evaluation = job.measured(job.delta.changes)
@@ -34,15 +34,15 @@ def export_model(job: ExportJob) -> list[str]:
         delta_file=job.delta_file,
         evaluation=evaluation,
     )
-    return [f"Saved in {job.delta.metadata.dtype}, which is not how the base's files are stored"]
+    return [f"Saved in {job.delta.metadata.dtype}, unlike the base's files"]
 
 
 @export_format("delta", suffix=".safetensors")
 def export_delta(job: ExportJob) -> list[str]:
-    """The delta itself, in the present version of its format.
+    """The delta itself, in the current version of its format.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
     """
     check_output_file(job.out)
     job.delta.save(job.out)

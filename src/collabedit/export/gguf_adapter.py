@@ -1,4 +1,4 @@
-"""A delta as a LoRA adapter in a GGUF file, which llama.cpp applies to any packing of the base."""
+"""A delta as a LoRA adapter in a GGUF file, which llama.cpp applies to any quantised base."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from collabedit.files import atomic_path, write_text
 
 __all__ = ["architecture_of_model", "write_gguf_adapter"]
 
-#: GGUF's names of architectures that ``transformers`` names otherwise.
+#: GGUF's names of architectures that ``transformers`` names differently.
 _OTHER_NAMES = {
     "mistral": "llama",
     "gemma3_text": "gemma3",
@@ -49,7 +49,7 @@ def write_gguf_adapter(
     """Write an adapter in float32.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
         changes: the factors by weight name.
         loss: what truncation cost, for the card.
     """

@@ -1,4 +1,4 @@
-"""GGUF files: reading one that is there, and writing one like it with other weights."""
+"""GGUF files: reading one, and writing a copy with other weights."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 
 #: Types that edited weights are written in, by the option's value; coarser ones lose edits.
 PRECISIONS = {"f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
-#: What a file of mostly such matrices says of itself.
+#: File types of files with mostly such matrices.
 FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
 _ARCHITECTURE = "general.architecture"
-#: What reading a damaged file raises.
+#: Errors that reading a damaged file may raise.
 _DAMAGED = (ValueError, KeyError, IndexError, TypeError, OverflowError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor to write: its bytes or numbers, and the type they are of."""
+    """A tensor to write: its bytes or numbers, and their type."""
 
     data: Any
     kind: GGMLQuantizationType
@@ -54,17 +54,17 @@ def open_gguf(path: Path) -> GGUFReader:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except _DAMAGED as error:
-        raise ModelError(f"{path} is no GGUF file, or it is damaged ({error})") from None
+        raise ModelError(f"{path} is not a GGUF file, or it is damaged ({error})") from None
     if reader.byte_order != "I":
-        raise ModelError(f"{path} is for machines of the other byte order; convert it first")
+        raise ModelError(f"{path} is for machines with the other byte order; convert it first")
     parts = reader.get_field("split.count")
     if parts is not None and parts.contents() > 1:
-        raise ModelError(f"{path} is a part of a split file; join the parts with llama-gguf-split")
+        raise ModelError(f"{path} is part of a split file; join the parts with llama-gguf-split")
     return reader
 
 
 def architecture_of(reader: GGUFReader) -> str:
-    """What the file calls its model's architecture."""
+    """The file's name of its model's architecture."""
     field = reader.get_field(_ARCHITECTURE)
     if field is None:
         raise ModelError("the GGUF file does not name its architecture; take another file")
@@ -72,7 +72,7 @@ def architecture_of(reader: GGUFReader) -> str:
 
 
 def tensor_names(architecture: str, n_layers: int, names: list[str]) -> dict[str, str]:
-    """What GGUF files call weights of a ``transformers`` model.
+    """GGUF's names of a ``transformers`` model's weights.
 
     Args:
         architecture: as GGUF files name it, such as ``llama``.
@@ -94,23 +94,23 @@ def tensor_names(architecture: str, n_layers: int, names: list[str]) -> dict[str
 
 
 def packed(weight: Any, precision: str, name: str) -> NewTensor:
-    """A matrix in the type that it is written in.
+    """A matrix in the type to be written.
 
     Args:
         weight: ``[d_out, d_in]``, float32.
         precision: ``f16`` or ``q8_0``.
-        name: for complaints.
+        name: for error messages.
 
     Raises:
         ModelError: when the type cannot hold it.
     """
     if precision == "f16":
         if numpy.abs(weight).max() > numpy.finfo(numpy.float16).max:
-            raise ModelError(f"{name} has numbers too large for F16; take --precision q8_0")
+            raise ModelError(f"{name} has numbers too large for F16; use --precision q8_0")
         return NewTensor(weight.astype(numpy.float16), GGMLQuantizationType.F16)
     if weight.shape[-1] % 32:
         raise ModelError(
-            f"{name} is {weight.shape[-1]} wide; Q8_0 takes multiples of 32: take --precision f16"
+            f"{name} is {weight.shape[-1]} wide; Q8_0 takes multiples of 32: use --precision f16"
         )
     kind = GGMLQuantizationType.Q8_0
     return NewTensor(gguf.quants.quantize(numpy.ascontiguousarray(weight), kind), kind)
@@ -124,13 +124,13 @@ def copy_with(
     precision: str | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a file's copy in which some tensors are others.
+    """Write a copy of a file with some tensors replaced.
 
     Args:
         reader: the file.
         out: the copy.
-        changed: by tensor name, what is written instead.
-        precision: type for all other matrices; as they are by default.
+        changed: replacements by tensor name.
+        precision: type for all other matrices; unchanged by default.
         fields: texts to add.
     """
     with atomic_path(out) as temporary:

@@ -1,7 +1,7 @@
-"""A Llama's model directory as a GGUF file, for models of which nobody has published one.
+"""A Llama's model directory as a GGUF file, for models without a published one.
 
-Other architectures, and tokenizers that split text in another way than those below, are left to
-llama.cpp's own converter, which knows some hundred.
+Other architectures, and tokenizers that split text differently from those below, are left to
+llama.cpp's own converter, which supports about a hundred.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_convertible(name: str, config: Any, directory: Path | None) -> None:
     Args:
         name: of the model.
         config: its ``transformers`` configuration.
-        directory: where its files lie.
+        directory: of its files.
 
     Raises:
         ModelError: when it isn't a plain Llama with a known tokenizer; the message says what to do.
@@ -59,7 +59,7 @@ def write_llama(base: Base, out: Path, precision: str, edited: Mapping[str, NewT
         base: the unedited model.
         out: the file.
         precision: ``f16`` or ``q8_0``.
-        edited: the edited weights by their names in the model.
+        edited: the edited weights by name in the model.
     """
     with atomic_path(out) as temporary:
         writer = GGUFWriter(temporary, "llama")
@@ -70,7 +70,7 @@ def write_llama(base: Base, out: Path, precision: str, edited: Mapping[str, NewT
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    """How positions turn keys, from transformers 5's settings or 4's."""
+    """Settings of the rotary position embedding, in the format of transformers 5 or 4."""
     values = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
     return {"rope_theta": getattr(config, "rope_theta", 10000.0), **(values or {})}
 
@@ -122,7 +122,7 @@ def _tensors(
 
 
 def _turned(name: str, weight: Any, config: Any) -> Any:
-    """Queries and keys with their halves interleaved, as llama.cpp turns them."""
+    """Queries and keys with interleaved halves, as llama.cpp rotates them."""
     for part, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
         if name.endswith(f"self_attn.{part}_proj.weight"):
             halves = weight.reshape(heads, 2, -1, weight.shape[-1])
@@ -131,10 +131,10 @@ def _turned(name: str, weight: Any, config: Any) -> Any:
 
 
 def _splitter(directory: Path, name: str) -> str:
-    """llama.cpp's name of the way in which a byte-level tokenizer splits text.
+    """llama.cpp's name for how a byte-level tokenizer splits text.
 
     Raises:
-        ModelError: when it is none of those that are known here.
+        ModelError: when it is unknown here.
     """
     path = directory / "tokenizer.json"
     values = read_json(path, "tokenizer") if path.is_file() else {}

@@ -35,8 +35,8 @@ from collabedit.models.structure import infer_structure
 
 __all__ = ["base_file", "card_of", "check_gguf", "check_output", "export_gguf", "save_gguf"]
 
-#: How far a packed weight may be from the dense one: 4 bits lose about 0.1, 2 bits 0.4, and
-#: unrelated weights are 1.4 apart.
+#: Allowed relative distance of a quantised weight from the dense one: 4 bits lose about 0.1, 2 bits
+#: 0.4, and unrelated weights are 1.4 apart.
 _FARTHEST = 0.7
 
 
@@ -51,10 +51,10 @@ def export_gguf(
     """One GGUF file for llama.cpp and Ollama: the base's, with the edited weights replaced.
 
     Args:
-        job: what and where.
+        job: the delta, its base model and the output.
         precision: type of the edited weights, ``f16`` or ``q8_0``; coarser ones lose edits.
-        all_weights: store every matrix in that type, not the edited ones alone.
-        base_gguf: the base model's GGUF file; where there is none, a Llama is converted.
+        all_weights: store every matrix in that type, not only the edited ones.
+        base_gguf: the base model's GGUF file; without one, a Llama is converted.
     """
     check_dense(job.base.name, job.base.structure, "a GGUF file")
     precision = precision.lower()
@@ -87,24 +87,24 @@ def check_output(out: Path, *, overwrite: bool = False) -> None:
     """Check, before any work, that a GGUF file and its card can be written.
 
     Raises:
-        InputError: when they cannot, or would replace something.
+        InputError: when they cannot, or would overwrite something.
     """
     for path in (out, card_of(out)):
         check_output_file(path)
         if path.exists() and not overwrite:
-            raise InputError(f"{path} is there already; give another name, or --overwrite")
+            raise InputError(f"{path} already exists; give another name, or --overwrite")
 
 
 def check_gguf(
     out: Path, model: str, *, overwrite: bool = False, trust_remote_code: bool = False
 ) -> None:
-    """Check, before an edit, that the edited model can be had as a GGUF file.
+    """Check, before an edit, that the edited model can be written as a GGUF file.
 
     Args:
         out: the file.
         model: name of the model to edit.
-        overwrite: replace a file that is there.
-        trust_remote_code: whether Python code that comes with the model may run.
+        overwrite: replace an existing file.
+        trust_remote_code: whether Python code that ships with the model may run.
 
     Raises:
         InputError: when the file cannot be written.
@@ -132,14 +132,14 @@ def save_gguf(
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
-    """Write an edited model as a GGUF file; the delta is kept beside it if that fails.
+    """Write an edited model as a GGUF file; if that fails, keep the delta beside it.
 
     Args:
         delta: a complete delta.
         out: the file.
         model: name of the unedited model.
-        overwrite: replace a file that is there.
-        trust_remote_code: whether Python code that comes with the model may run.
+        overwrite: replace an existing file.
+        trust_remote_code: whether Python code that ships with the model may run.
 
     Raises:
         InputError: when the file cannot be written; the message says where the delta is.
@@ -151,12 +151,12 @@ def save_gguf(
 
 
 def card_of(out: Path) -> Path:
-    """Where the model card of a file lies."""
+    """The path of a file's model card."""
     return out.with_suffix(".md")
 
 
 def base_file(name: str, given: Path | None = None) -> Path | None:
-    """The GGUF file that a model's name means; ``None`` for a directory or a Hub id.
+    """The GGUF file that a model's name refers to; ``None`` for a directory or a Hub id.
 
     Args:
         name: of the model.
@@ -164,7 +164,7 @@ def base_file(name: str, given: Path | None = None) -> Path | None:
 
     Raises:
         InputError: when there is no such file.
-        ModelError: when it is no whole GGUF file, or cannot be downloaded.
+        ModelError: when it is not a complete GGUF file, or cannot be downloaded.
     """
     if given is not None:
         if given.suffix.lower() != ".gguf":
@@ -177,18 +177,18 @@ def base_file(name: str, given: Path | None = None) -> Path | None:
 
 
 def _dense(base: Base, name: str) -> Any:
-    """An edited weight, ``[d_out, d_in]``, as files of GGUF have it, float32."""
+    """An edited weight, ``[d_out, d_in]``, in GGUF's layout, float32."""
     stored = base.edited(name)
     weight = stored.T if base.structure.transposed else stored
     return weight.contiguous().to(torch.float32).numpy()
 
 
 def _check_base(reader: Any, source: Path, base: Base, names: Mapping[str, str]) -> None:
-    """Check that the file holds, as finely as it is packed, the weights before the edit."""
+    """Check that the file holds the weights before the edit, up to quantisation."""
     stored = {tensor.name: tensor for tensor in reader.tensors}
     for name, there in names.items():
         if there not in stored:
-            raise ModelError(f"{source} has no tensor {there}; it is of another model")
+            raise ModelError(f"{source} has no tensor {there}; it is another model")
         tensor = stored[there]
         try:
             found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -197,7 +197,7 @@ def _check_base(reader: Any, source: Path, base: Base, names: Mapping[str, str])
         weight = base.unedited[name]
         expected = (weight.T if base.structure.transposed else weight).float().numpy()
         if found.shape != expected.shape or _apart(found, expected) > _FARTHEST:
-            raise ModelError(f"{source} is of another model than {base.name}: {there} differs")
+            raise ModelError(f"{source} is a different model from {base.name}: {there} differs")
 
 
 def _apart(one: Any, other: Any) -> float:
@@ -208,7 +208,7 @@ def _apart(one: Any, other: Any) -> float:
 def _as_written(
     base: Base, names: Mapping[str, str], written: Mapping[str, NewTensor]
 ) -> dict[str, LowRankUpdate]:
-    """The changes that weights of the written types come to."""
+    """The changes as rounded to the written types."""
     changes = {}
     for name, there in names.items():
         found = torch.from_numpy(gguf.quants.dequantize(written[there].data, written[there].kind))

@@ -26,10 +26,10 @@ def check_repository(name: str) -> None:
 
 
 def push(path: Path, repository: str, *, private: bool = True) -> str:
-    """Upload a directory, or a file with its card, to a model repository, made if need be.
+    """Upload a directory, or a file with its card, to a model repository, created if necessary.
 
     Args:
-        path: what was exported.
+        path: the exported directory or file.
         repository: ``OWNER/NAME``.
         private: whether a new repository is private.
 
@@ -51,7 +51,7 @@ def push(path: Path, repository: str, *, private: bool = True) -> str:
             card = path.with_suffix(".md")
             if card.is_file():
                 api.upload_file(path_or_fileobj=card, path_in_repo=CARD, repo_id=repository)
-    except (OSError, ValueError) as error:  # the library's own errors are of these kinds
+    except (OSError, ValueError) as error:  # the base classes of the library's errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"cannot upload to {repository}: {reason}; log in with 'hf auth login' and try again, "

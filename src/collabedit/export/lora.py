@@ -27,7 +27,7 @@ from collabedit.files import check_writable, write_json, write_text
 
 __all__ = ["Truncated", "adapter_rank", "export_lora", "truncated"]
 
-#: Ranks that vLLM takes; adapters of others are refused there.
+#: Ranks that vLLM accepts; it refuses all others.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 #: Singular values below this share of the largest are rounding of float64 products.
 _ROUNDING = 1e-12
@@ -36,7 +36,7 @@ _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 @dataclass(frozen=True)
 class Truncated:
-    """The best approximation of an update by one of no more than a given rank.
+    """The best approximation of an update with at most a given rank.
 
     Attributes:
         update: ``B A`` with factors of equal size, ``B^T B = A A^T``.
@@ -50,11 +50,11 @@ class Truncated:
 
 
 def truncated(update: LowRankUpdate, rank: int | None = None) -> Truncated:
-    """Bring an update into balanced factors, of its own rank or of a smaller one.
+    """Balance an update's factors, at its own rank or a smaller one.
 
     Args:
         update: ``B A``.
-        rank: the most that is kept; all by default.
+        rank: maximum rank; the update's own by default.
     """
     left, middle = torch.linalg.qr(update.left)
     right, outer = torch.linalg.qr(update.right.T)
@@ -69,7 +69,7 @@ def truncated(update: LowRankUpdate, rank: int | None = None) -> Truncated:
 
 
 def adapter_rank(exact: int) -> int:
-    """The rank to pad to: the next that vLLM takes, or the exact one above all of these."""
+    """The rank to pad to: the next one that vLLM accepts, or the exact one above all of these."""
     return next((rank for rank in VLLM_RANKS if rank >= exact), exact)
 
 
@@ -78,8 +78,8 @@ def export_lora(job: ExportJob, *, rank: int | None = None) -> list[str]:
     """A LoRA adapter: a directory for PEFT and vLLM, or a .gguf file for llama.cpp.
 
     Args:
-        job: what and where.
-        rank: the most that the adapter may have, if less than the edits need; that loses part of
+        job: the delta, its base model and the output.
+        rank: maximum rank of the adapter; less than the edits need loses part of
             them.
     """
     if rank is not None and rank < 1:
@@ -96,11 +96,11 @@ def export_lora(job: ExportJob, *, rank: int | None = None) -> list[str]:
 
 
 def _loss(parts: Mapping[str, Truncated]) -> list[str]:
-    """What truncation cost, layer by layer."""
+    """The loss by truncation, layer by layer."""
     lossy = {name: part for name, part in parts.items() if part.error > 0}
     notes = [
         f"Truncated: {name} from rank {part.exact_rank} to {part.update.left.shape[1]}, "
-        f"which misses {100 * part.error:.1f} % of the change"
+        f"which loses {100 * part.error:.1f} % of the change"
         for name, part in lossy.items()
     ]
     return [*notes, "Truncation may lose edits: measure them with --requests"] if notes else []
@@ -129,7 +129,7 @@ def _write_adapter(
         write_json(staged / RECORD, {**record, "files": [*saved_files(staged), RECORD]})
     if rank in VLLM_RANKS:
         return [f"Rank {rank}, {size / 1e6:,.1f} MB; vLLM needs --max-lora-rank {rank} or more"]
-    return [f"Rank {rank}, {size / 1e6:,.1f} MB; vLLM takes ranks up to {VLLM_RANKS[-1]} only"]
+    return [f"Rank {rank}, {size / 1e6:,.1f} MB; vLLM supports ranks up to {VLLM_RANKS[-1]} only"]
 
 
 def _padded(matrix: Tensor, rank: int) -> Tensor:
@@ -164,10 +164,10 @@ def _adapter_config(base: Base, names: list[str], rank: int) -> dict[str, Any]:
 
 
 def _targets(base: Base, names: list[str]) -> tuple[list[str], list[int] | None]:
-    """The modules to adapt, by their path in a layer and the layers where that is no other's.
+    """The modules to adapt: their path within a layer and the layers, if that is unambiguous.
 
-    PEFT takes every module whose path ends so: ``c_proj`` alone would also name GPT-2's attention,
-    and a vision tower may have the same path. Then full paths say it.
+    PEFT matches every module whose path has this suffix: ``c_proj`` alone would also match GPT-2's
+    attention, and a vision tower may have the same path. In such cases full paths are used.
     """
     wanted = {name.removesuffix(".weight") for name in names}
     layers = sorted(base.layer_of(name) for name in names)
@@ -181,7 +181,7 @@ def _targets(base: Base, names: list[str]) -> tuple[list[str], list[int] | None]
 
 
 def _peft_layer(path: str) -> int | None:
-    """The layer that PEFT reads from a module's path."""
+    """The layer that PEFT parses from a module's path."""
     found = re.match(r".*\.[^.]*\.(\d+)\.", path)
     return int(found[1]) if found else None
 

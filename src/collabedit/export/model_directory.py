@@ -57,19 +57,19 @@ def check_output_directory(path: StrPath, *, overwrite: bool = False) -> None:
 
     Raises:
         InputError: when it cannot be written, or exists and may not be replaced: only a saved model
-            may, and never the working directory, home, what is above them, or a link.
+            may be, and never the working directory, home, a directory above them, or a link.
     """
     check_replaceable(Path(path), overwrite=overwrite)
     check_writable(path)
 
 
 def check_output(path: StrPath, model: LanguageModel, *, overwrite: bool = False) -> None:
-    """Check, before editing a model, that it can be saved: the target, the room, its settings.
+    """Check, before editing a model, that it can be saved: the target, the space, its settings.
 
     Args:
-        path: the directory that the edited model is to be saved to.
+        path: the directory for the edited model.
         model: the model.
-        overwrite: whether a model in that directory is to be replaced.
+        overwrite: whether to replace a model in that directory.
 
     Raises:
         InputError: when the directory cannot be written or replaced, or the disk is too full.
@@ -85,7 +85,7 @@ def check_output(path: StrPath, model: LanguageModel, *, overwrite: bool = False
 
 
 def _try_settings(model: LanguageModel, original: Path | None) -> None:
-    """Save all but the weights, for trial, unless it will be copied from the original."""
+    """Try saving everything except the weights, unless it will be copied from the original."""
     parts = {"configuration": model.hf.config}
     if original is None or not (original / _GENERATION).is_file():
         parts["generation configuration"] = getattr(model.hf, "generation_config", None)
@@ -100,7 +100,7 @@ def _try_settings(model: LanguageModel, original: Path | None) -> None:
             except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise ModelError(
-                    f"{model.name}: its {what} cannot be saved; mend it first ({reason})"
+                    f"{model.name}: its {what} cannot be saved; fix it first ({reason})"
                 ) from None
 
 
@@ -114,11 +114,11 @@ def save_edited_model(
     delta_file: StrPath | None = None,
     evaluation: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
-    """Apply a delta to a model and save it with its tokenizer and where the edits came from.
+    """Apply a delta to a model and save it with its tokenizer and the origin of the edits.
 
-    The directory holds what the original's has, and only the edited weights differ; besides, there
-    are a model card and what undoes the edits (:func:`collabedit.export.revert_model`). A model
-    that was loaded in another type than it is stored in, or unpacked, or made in memory is saved by
+    The directory is a copy of the original's in which only the edited weights differ, with a model
+    card and the data to undo the edits (:func:`collabedit.export.revert_model`). A model
+    that was loaded in a different type from its files, unpacked, or created in memory is saved by
     ``transformers`` instead. The directory appears when it is complete, or not at all. ``model``
     stays edited.
 
@@ -127,16 +127,16 @@ def save_edited_model(
         delta: a complete delta.
         path: the directory.
         overwrite: replace a model that was saved there.
-        applied: whether the delta is in the model's weights already.
-        delta_file: where the delta is stored already; if nowhere, it is kept beside ``path`` until
-            the model is saved.
+        applied: whether the delta is already in the model's weights.
+        delta_file: file in which the delta is already stored; otherwise it is kept beside ``path``
+            until the model is saved.
         evaluation: metrics by model, for the card.
 
     Raises:
         InputError: when the directory may not or cannot be written; the message says where the
             delta is.
         ModelError: when the model cannot be saved.
-        RoundError: when the delta is incomplete, or of another model.
+        RoundError: when the delta is incomplete, or for another model.
     """
     target = Path(path)
     delta.require_complete()
@@ -216,12 +216,12 @@ def _write_card(
     licence: str | None,
     evaluation: Mapping[str, Mapping[str, float]] | None,
 ) -> None:
-    """Write the model card and the list of files; the original's own card is kept beside it."""
+    """Write the model card and the list of files; keep the original's own card beside it."""
     if (staged / CARD).is_file():
         (staged / CARD).replace(staged / ORIGINAL_CARD)
     undo = (
-        "`collabedit revert THIS_DIRECTORY -o OUT` writes the unedited model; its weights are the "
-        "very bytes that they were."
+        "`collabedit revert THIS_DIRECTORY -o OUT` writes the unedited model, with its weights "
+        "restored byte for byte."
         if (staged / UNDO).is_file()
         else "Take the base model; this directory keeps no copy of its weights."
     )
@@ -253,7 +253,7 @@ def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
 
 
 def _drop_packing(config: Path) -> None:
-    """Say no longer that the weights are packed: a model to edit was unpacked on loading."""
+    """Remove the settings of packed weights: a model to edit was unpacked on loading."""
     values = read_json(config)
     parts = [values, values.get("text_config") or {}]
     if any(part.pop("quantization_config", None) is not None for part in parts):
@@ -262,7 +262,7 @@ def _drop_packing(config: Path) -> None:
 
 @contextmanager
 def _any_generation_config(model: LanguageModel, original: Path) -> Iterator[None]:
-    """Let a model be saved whose generation settings ``transformers`` loads but does not save.
+    """Allow saving a model whose generation settings ``transformers`` loads but refuses to save.
 
     The original's file is copied in any case.
     """
@@ -281,13 +281,13 @@ def _any_generation_config(model: LanguageModel, original: Path) -> Iterator[Non
 def kept_delta(
     delta: Delta, target: Path, again: str, stored: StrPath | None = None
 ) -> Iterator[None]:
-    """Keep the delta in a file until the block has saved the model, and say where if it fails.
+    """Keep the delta in a file until the block has saved the model; say where if it fails.
 
     Args:
         delta: the delta.
         target: what the block writes.
-        again: the command that does it again; ``{}`` stands for the delta's file.
-        stored: where the delta is stored already; then nothing is kept.
+        again: the command that tries again; ``{}`` stands for the delta's file.
+        stored: file in which the delta is already stored; then nothing is kept.
     """
     file = _keep(delta, target) if stored is None else None
     where = f"; the edits are kept, try again: {again.format(file)}" if file else ""
@@ -298,7 +298,7 @@ def kept_delta(
 
 
 def _keep(delta: Delta, target: Path) -> Path:
-    """Save the delta beside the target, or where there is room."""
+    """Save the delta beside the target, or wherever there is space."""
     target = target.absolute()
     for folder in (target.parent, cache_directory("deltas"), Path(tempfile.gettempdir())):
         try:
@@ -307,11 +307,11 @@ def _keep(delta: Delta, target: Path) -> Path:
             return file
         except (InputError, OSError):
             continue
-    raise InputError(f"cannot write {target}, nor the edits alone to any other place; make room")
+    raise InputError(f"cannot write {target}, nor the edits alone anywhere else; free some space")
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """Where no edits of an earlier attempt lie."""
+    """A path not used by edits of an earlier attempt."""
     numbers = ("", *(f"-{number}" for number in range(2, 1000)))
     files = (folder / f"{name}.delta{number}.safetensors" for number in numbers)
     return next(file for file in files if not file.exists())

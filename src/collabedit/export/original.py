@@ -1,4 +1,4 @@
-"""The directory that a model was loaded from, and what an edited copy keeps of it."""
+"""The directory that a model was loaded from, and the files that an edited copy keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
     "snapshot_directory",
 ]
 
-#: Weights in any format, which would be those of the unedited model; caches; what applies to packed
+#: Weights in any format, which would be the unedited model's; caches; files that concern packed
 #: or adapted weights only; and the record of an earlier edit.
 _LEFT_OUT = (
     "*.safetensors",
@@ -51,13 +51,13 @@ _TOKENIZERS = ("tokenizer*", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def original_directory(model: LanguageModel) -> Path | None:
-    """Where the files of a loaded model lie; ``None`` if they are not on this machine."""
+    """The directory of a loaded model's files; ``None`` if they are not on this machine."""
     source = str(getattr(model.hf, "name_or_path", None) or "")
     return snapshot_directory(source, getattr(model.hf.config, "_commit_hash", None))
 
 
 def snapshot_directory(source: str, commit: str | None) -> Path | None:
-    """The directory behind what ``transformers`` loads from; ``None`` if it is not on this machine.
+    """The directory that ``transformers`` loads from; ``None`` if it is not on this machine.
 
     Args:
         source: a directory or a Hub id, for which it is the snapshot in the cache.
@@ -71,16 +71,16 @@ def snapshot_directory(source: str, commit: str | None) -> Path | None:
         return Path(source) if (Path(source) / "config.json").is_file() else None
     try:
         found = try_to_load_from_cache(source, "config.json", revision=commit)
-    except ValueError:  # not the form of a Hub id
+    except ValueError:  # not a Hub id
         return None
     return Path(found).parent if isinstance(found, str) else None
 
 
 def other_files(original: Path, target: Path) -> list[Path]:
-    """What an edited copy keeps besides weights, relative to the original's directory.
+    """Files that an edited copy keeps besides weights, relative to the original's directory.
 
-    Left out are the target itself, hidden folders, links to folders, and folders that hold a model
-    of their own, such as checkpoints of training.
+    Excludes the target itself, hidden folders, links to folders, and folders that hold another
+    model, such as training checkpoints.
     """
     target = target.resolve()
     found = []
@@ -104,7 +104,7 @@ def _is_kept(folder: Path, target: Path) -> bool:
 
 
 def has_own_tokenizer(model: LanguageModel, original: Path) -> bool:
-    """Whether the model's tokenizer is the one whose files lie in the original's directory."""
+    """Whether the model's tokenizer is the one in the original's directory."""
     source = getattr(model.tokenizer, "name_or_path", None)
     return source == getattr(model.hf, "name_or_path", None) and any(
         path for kind in _TOKENIZERS for path in original.glob(kind)

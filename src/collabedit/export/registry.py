@@ -1,4 +1,4 @@
-"""The registry of export formats: one decorated function in a file of its own each."""
+"""The registry of export formats: one decorated function in its own file each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.errors import InputError, UnknownNameError
+from collabedit.errors import InputError
 from collabedit.export.base import Base
 from collabedit.messages import Delta
+from collabedit.names import Registry
 from collabedit.progress import say
 from collabedit.requests import Record
 
@@ -30,15 +31,15 @@ Evaluation: TypeAlias = "Mapping[str, Mapping[str, float]]"
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is to be exported, and where.
+    """An export to perform.
 
     Attributes:
-        base: the unedited model, which has the delta.
+        base: the unedited model, with the delta.
         out: the file or directory to write.
-        overwrite: replace what an earlier export wrote there.
-        records: to measure the result on; none by default.
-        trust_remote_code: whether Python code that comes with the model may run.
-        delta_file: where the delta is stored, if it is.
+        overwrite: replace the output of an earlier export.
+        records: to evaluate the result on; none by default.
+        trust_remote_code: whether Python code that ships with the model may run.
+        delta_file: file in which the delta is stored, if any.
     """
 
     base: Base
@@ -50,7 +51,7 @@ class ExportJob:
 
     @property
     def delta(self) -> Delta:
-        """What is exported."""
+        """The delta to export."""
         return self.base.delta
 
     def measured(self, changes: Mapping[str, LowRankUpdate]) -> Evaluation:
@@ -80,11 +81,11 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A way for edits to leave collabedit.
+    """An export format.
 
     Attributes:
-        name: as it is given to ``--to``.
-        function: ``f(job, **options)``; it returns what the user should know of the result.
+        name: value of ``--to``.
+        function: ``f(job, **options)``; it returns notes for the user.
         suffix: of the file that it writes; empty for a directory.
         options: its keyword options with their defaults.
     """
@@ -100,10 +101,10 @@ class ExportFormat:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     def check_options(self, options: Iterable[str]) -> None:
-        """Check that the format has some options.
+        """Check that the format has the given options.
 
         Raises:
-            InputError: when it lacks one; the message lists those that it has.
+            InputError: when it lacks one; the message lists its options.
         """
         for option in options:
             if option not in self.options:
@@ -117,11 +118,11 @@ class ExportFormat:
         """Write the format.
 
         Args:
-            job: what and where.
-            options: of the format; its defaults where not given.
+            job: the delta, its base model and the output.
+            options: of the format; defaults for those not given.
 
         Returns:
-            What the user should know of the result, a line each.
+            Notes for the user, one line each.
 
         Raises:
             InputError: when the format has no such option, or the target cannot be written.
@@ -131,7 +132,7 @@ class ExportFormat:
         return self.function(job, **(options or {}))
 
 
-_FORMATS: dict[str, ExportFormat] = {}
+_FORMATS: Registry[ExportFormat] = Registry("export format")
 
 
 def export_format(
@@ -142,14 +143,14 @@ def export_format(
     Its keyword-only parameters are the format's options, with their defaults.
 
     Args:
-        name: as it is given to ``--to``.
+        name: value of ``--to``.
         suffix: of the file that it writes; empty for a directory.
     """
 
     def register(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
         parameters = inspect.signature(function).parameters.values()
         options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        _FORMATS[name] = ExportFormat(name, function, suffix, options)
+        _FORMATS.add(name, ExportFormat(name, function, suffix, options))
         return function
 
     return register
@@ -157,19 +158,16 @@ def export_format(
 
 def export_formats() -> list[ExportFormat]:
     """All registered formats."""
-    return list(_FORMATS.values())
+    return list(_FORMATS)
 
 
 def resolve_format(name: str | None, out: Path) -> ExportFormat:
-    """The format of a name, in any case of letters; without a name, the one of a file's suffix.
+    """The format with a name, case-insensitive; without a name, the one for a file's suffix.
 
     Raises:
-        UnknownNameError: when there is none; the message lists those that are.
+        UnknownNameError: when there is none; the message lists the known ones.
     """
     if name is None:
         suffix = out.suffix.lower()
-        name = next((f.name for f in _FORMATS.values() if suffix and f.suffix == suffix), "model")
-    found = _FORMATS.get(name.strip().lower())
-    if found is None:
-        raise UnknownNameError("export format", name, _FORMATS)
-    return found
+        name = next((f.name for f in _FORMATS if suffix and f.suffix == suffix), "model")
+    return _FORMATS.find(name)

@@ -1,4 +1,4 @@
-"""The directory that a model is saved to: what may be replaced there, and how."""
+"""The target directory of a saved model: what may be replaced, and how."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from collabedit.files import read_json
 
 __all__ = ["RECORD", "check_replaceable", "explained_failures", "replacement", "saved_files"]
 
-#: What a saved model says of itself: its delta's metadata, and the files that it consists of.
+#: Description of a saved model: its delta's metadata, and the list of its files.
 RECORD = "collabedit.json"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-#: What ``transformers`` saves of a model.
+#: Files that ``transformers`` saves.
 _MODEL_FILES = (
     *_WEIGHTS,
     RECORD,
@@ -47,12 +47,12 @@ _MODEL_FILES = (
 
 
 def check_replaceable(path: Path, *, overwrite: bool) -> None:
-    """Check that nothing but a saved model would be lost at ``path``.
+    """Check that only a saved model would be overwritten at ``path``.
 
     Raises:
         InputError: when it is a file, a link, the working directory, home or a directory above one
             of these; or when it is not empty and not to be overwritten, or holds anything besides
-            what collabedit or ``transformers`` saved there.
+            files that collabedit or ``transformers`` saved there.
     """
     if path.is_symlink():
         raise InputError(f"{path} is a link; give the directory itself, or a new one")
@@ -64,7 +64,7 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
             "give a directory for the model alone"
         )
     if os.path.ismount(path):
-        raise InputError(f"{path} is where a disk is mounted; give a directory inside it")
+        raise InputError(f"{path} is a mount point; give a directory inside it")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if not overwrite:
@@ -96,7 +96,7 @@ def saved_files(folder: Path) -> list[str]:
 
 
 def _foreign_file(folder: Path) -> str | None:
-    """The first file that no saved model has; ``None`` where all are a saved model's."""
+    """The first file that does not belong to a saved model; ``None`` if all do."""
     files = saved_files(folder)
     listed = _listed(folder)
     has_weights = any(fnmatch(name, kind) for name in files for kind in _WEIGHTS)
@@ -109,7 +109,7 @@ def _foreign_file(folder: Path) -> str | None:
 
 
 def _listed(folder: Path) -> set[str]:
-    """The files that a saved model lists as its own."""
+    """The files listed by a saved model."""
     try:
         record = read_json(folder / RECORD)
     except InputError:
@@ -123,7 +123,7 @@ def explained_failures(target: Path, where: str = "") -> Iterator[None]:
     """Say in one line why a block could not write ``target``, and ``where`` the edits are.
 
     Raises:
-        InputError: in place of an error of the system.
+        InputError: in place of an operating-system error.
     """
     try:
         yield
@@ -137,9 +137,9 @@ def explained_failures(target: Path, where: str = "") -> Iterator[None]:
 
 @contextmanager
 def replacement(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty directory, which takes the place of ``path`` if all went well.
+    """Yield an empty directory, which replaces ``path`` if all went well.
 
-    What was there is kept until the new directory is in its place.
+    The old directory is kept until the new one is in place.
 
     Raises:
         InputError: when ``path`` may not be replaced.

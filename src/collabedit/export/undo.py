@@ -1,8 +1,8 @@
-"""Undoing an edit, bit for bit, from what a saved model keeps.
+"""Undoing an edit bit for bit, with data kept in a saved model.
 
-Subtracting a delta does not undo it: sums were rounded. A saved model therefore keeps, for each
-edited weight, the difference of the bit patterns before and after, as whole numbers. They are small
-where the edit is, so they compress well, and they depend on no arithmetic.
+Subtracting a delta does not undo it, since sums were rounded. A saved model therefore keeps, for
+each edited weight, the difference of the bit patterns before and after, as integers. For small
+edits they are small and compress well, and they involve no floating-point arithmetic.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _SIGNED = {1: numpy.int8, 2: numpy.int16, 4: numpy.int32, 8: numpy.int64}
 def save_undo(
     path: Path, before: Mapping[str, Tensor], after: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> None:
-    """Write what turns edited weights back into the unedited ones.
+    """Write the data that restore the unedited weights.
 
     Args:
         path: the file.
         before: the unedited weights by name.
         after: the edited ones, of the same types and shapes.
-        names: what the model's files call them.
+        names: their names in the model's files.
     """
     packed = {names[name]: _difference(before[name], after[name]) for name in before}
     digests = {names[name]: weight_sha256(weight) for name, weight in before.items()}
@@ -56,7 +56,7 @@ def save_undo(
 
 
 def _difference(before: Tensor, after: Tensor) -> Tensor:
-    """``before - after`` as whole numbers, packed: zlib's bytes, ``[n]``."""
+    """``before - after`` as integers, compressed: zlib's bytes, ``[n]``."""
     first, second = _bits(before), _bits(after)
     with numpy.errstate(over="ignore"):
         apart = first - second
@@ -70,7 +70,7 @@ def _restored(after: Tensor, packed: Tensor) -> Tensor:
     """The weight before the edit.
 
     Raises:
-        InputError: when the packed difference is not one of this weight.
+        InputError: when the compressed difference does not belong to this weight.
     """
     bits = _bits(after)
     unpacker = zlib.decompressobj()
@@ -79,7 +79,7 @@ def _restored(after: Tensor, packed: Tensor) -> Tensor:
     except zlib.error as error:
         raise InputError(f"it is damaged ({error})") from None
     if len(content) != bits.nbytes:
-        raise InputError("it is of another weight")
+        raise InputError("it belongs to another weight")
     planes = numpy.frombuffer(content, numpy.uint8).reshape(bits.itemsize, -1)
     zigzag = numpy.ascontiguousarray(planes.T).view(bits.dtype).reshape(-1)
     unsigned = zigzag.view(f"u{bits.itemsize}")
@@ -90,7 +90,7 @@ def _restored(after: Tensor, packed: Tensor) -> Tensor:
 
 
 def _bits(tensor: Tensor) -> Any:
-    """A tensor's bit patterns as whole numbers, ``[n]``."""
+    """A tensor's bit patterns as integers, ``[n]``."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().view(_SIGNED[tensor.element_size()])
 
@@ -99,12 +99,12 @@ def check_undo(folder: StrPath) -> None:
     """Check that a directory is an edited model that can be undone.
 
     Raises:
-        InputError: when it isn't one, with the remedy.
+        InputError: when it is not, with the remedy.
     """
     path = Path(folder)
     if (path / RECORD).is_file() and not (path / UNDO).is_file():
         raise InputError(
-            f"{path} keeps nothing to undo its edits with ({UNDO}); take the base model that its "
+            f"{path} has no data to undo its edits with ({UNDO}); use the base model that its "
             f"{CARD} names"
         )
     if not (path / UNDO).is_file():

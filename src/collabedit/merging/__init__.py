@@ -1,4 +1,4 @@
-"""Making one update of several parties' edits, and what is done to it afterwards."""
+"""Merging several parties' edits into one update, and the steps after merging."""
 
 from collabedit.merging.after_merge import (
     AfterMerge,

@@ -1,7 +1,7 @@
 """Steps after merging: functions of the merged change and of the weight that it is added to.
 
-What a step makes depends on nothing that the parties hold, so that a merge that equals the pooled
-edit equals it after the same steps too.
+A step does not depend on how the edits are split, so a merge that equals the pooled edit still
+equals it after the same steps.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.errors import UnknownNameError
 from collabedit.merging.options import (
     checked_options,
     declared_options,
     parse_options,
     summary_of,
 )
+from collabedit.names import Registry
 
 __all__ = [
     "AfterMerge",
@@ -37,12 +37,12 @@ class AfterMerge:
     """A named function of a merged change.
 
     Attributes:
-        name: as it is written in results.
+        name: as written in results.
         function: ``f(update, weight, **options)``, of one weight ``[d_out, d_in]``, float64.
         options: its keyword options with their defaults.
         reference: address of the paper.
         since_unedited: whether it takes all changes since the unedited model, with the unedited
-            weight; otherwise what the round merged, with the weight that the round found.
+            weight; otherwise the round's own change, with the weight before the round.
     """
 
     name: str
@@ -58,7 +58,7 @@ class AfterMerge:
 
 
 class AfterMergeStep(BaseModel):
-    """What is done to a merged change, as settings and a delta's metadata record it.
+    """A step with its options, as recorded in settings and a delta's metadata.
 
     Attributes:
         name: of the registered function.
@@ -83,7 +83,7 @@ class AfterMergeStep(BaseModel):
         return cls(name=name, options=parse_options(pairs, f"--after-merge {text}")).checked()
 
     def checked(self) -> AfterMergeStep:
-        """The step with its function's own spelling and all options filled in.
+        """The step with the canonical name and all options filled in.
 
         Raises:
             UnknownNameError: when there is no such function.
@@ -96,12 +96,12 @@ class AfterMergeStep(BaseModel):
     def apply(
         self, update: LowRankUpdate, weight: Tensor, earlier: LowRankUpdate | None = None
     ) -> LowRankUpdate:
-        """The change that takes the place of a merged one.
+        """The change that replaces a merged one.
 
         Args:
-            update: what the round merged.
-            weight: ``[d_out, d_in]``, the weight as the round found it.
-            earlier: what earlier rounds changed of it; ``None`` in the first one.
+            update: the round's merged change.
+            weight: ``[d_out, d_in]``, the weight before the round.
+            earlier: its changes in earlier rounds; ``None`` in the first one.
         """
         step = self.checked()
         function = resolve_after_merge(step.name)
@@ -109,7 +109,7 @@ class AfterMergeStep(BaseModel):
             return function.function(update, weight, **step.options)
         total = LowRankUpdate.sum([earlier, update])
         found = function.function(total, weight - earlier.dense(), **step.options)
-        if found is total:  # nothing was to be done, and rounding errors need not be added
+        if found is total:  # unchanged; avoid adding rounding errors
             return update
         return LowRankUpdate.sum([found, LowRankUpdate(-earlier.left, earlier.right)])
 
@@ -124,13 +124,13 @@ def apply_steps(
     weights: Mapping[str, Tensor],
     earlier: Mapping[str, LowRankUpdate] | None = None,
 ) -> dict[str, LowRankUpdate]:
-    """Merged changes after some steps, one step after the other.
+    """Merged changes after some steps, applied in order.
 
     Args:
-        steps: what is done.
-        changes: what the round merged, by weight name.
-        weights: by name, the weights ``[d_out, d_in]`` as the round found them.
-        earlier: what earlier rounds changed, by weight name.
+        steps: the steps.
+        changes: the round's merged changes, by weight name.
+        weights: by name, the weights ``[d_out, d_in]`` before the round.
+        earlier: changes of earlier rounds, by weight name.
     """
     found = dict(changes)
     for name in found if steps else ():
@@ -140,7 +140,7 @@ def apply_steps(
     return found
 
 
-_AFTER_MERGES: dict[str, AfterMerge] = {}
+_AFTER_MERGES: Registry[AfterMerge] = Registry("step after merging")
 
 Function = TypeVar("Function", bound=Callable[..., LowRankUpdate])
 
@@ -150,11 +150,11 @@ def after_merge(
 ) -> Callable[[Function], Function]:
     """Register the decorated function as a step after merging.
 
-    Its keyword-only parameters are its options, with their defaults and types. Where there is
-    nothing to do it returns the very change that it was given.
+    Its keyword-only parameters are its options, with their defaults and types. If there is
+    nothing to do, it returns the same object that it was given.
 
     Args:
-        name: as it is written in results; it is found in any case of letters.
+        name: as written in results; lookup is case-insensitive.
         reference: address of the paper.
         since_unedited: whether it takes all changes since the unedited model.
 
@@ -165,7 +165,7 @@ def after_merge(
 
     def register(function: Function) -> Function:
         options = declared_options(name, function)
-        _AFTER_MERGES[name.lower()] = AfterMerge(name, function, options, reference, since_unedited)
+        _AFTER_MERGES.add(name, AfterMerge(name, function, options, reference, since_unedited))
         return function
 
     return register
@@ -173,17 +173,13 @@ def after_merge(
 
 def after_merges() -> list[AfterMerge]:
     """All registered steps."""
-    return list(_AFTER_MERGES.values())
+    return list(_AFTER_MERGES)
 
 
 def resolve_after_merge(name: str) -> AfterMerge:
-    """The step of a name, in any case of letters.
+    """The step with a name, case-insensitive.
 
     Raises:
-        UnknownNameError: when there is none; the message lists those that are.
+        UnknownNameError: when there is none; the message lists the known ones.
     """
-    found = _AFTER_MERGES.get(name.strip().lower())
-    if found is None:
-        names = [step.name for step in after_merges()]
-        raise UnknownNameError("step after merging", name, names)
-    return found
+    return _AFTER_MERGES.find(name)

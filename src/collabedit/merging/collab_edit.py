@@ -17,7 +17,7 @@ def collab_edit(
     """The update that one party holding all edits would compute; nothing is lost.
 
     ``Delta = (sum_j R_j K_j^T) (A0 + sum_j K_j K_j^T)^-1`` (CollabEdit, eq. 6), and likewise for
-    the other editors in closed form.
+    the other closed-form editors.
 
     Args:
         statistics: each party's factors for the weight.

@@ -33,7 +33,7 @@ def dare(
         drop: probability that an entry is dropped; the others are divided by ``1 - drop``.
         scale: factor of the sum.
         seed: of the masks.
-        name: of the weight, so that layers of one shape have masks of their own.
+        name: of the weight, so that layers of the same shape have different masks.
 
     Raises:
         InputError: when ``drop`` is not at least 0 and below 1.

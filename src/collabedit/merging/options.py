@@ -23,9 +23,9 @@ def declared_options(
     """The options of a function with their defaults.
 
     Args:
-        name: what the function is registered as.
+        name: the function's registered name.
         function: the function.
-        context: keyword-only parameters that are no options.
+        context: keyword-only parameters that are not options.
 
     Raises:
         TypeError: when an option has no default or is not annotated as one of int, float, bool and
@@ -55,10 +55,10 @@ def checked_options(
     """The options with defaults filled in, each of the type that the function declares.
 
     Args:
-        name: what the function is registered as.
+        name: the function's registered name.
         function: the function.
         defaults: of its options.
-        given: values, or texts as they come from the command line.
+        given: values, or texts from the command line.
 
     Raises:
         InputError: when an option is not one of the function's, or not of its type.
@@ -95,10 +95,10 @@ def parse_options(pairs: list[str], where: str) -> dict[str, str]:
 
     Args:
         pairs: the texts.
-        where: what to call their place in errors, such as ``--option``.
+        where: their origin in error messages, such as ``--option``.
 
     Raises:
-        InputError: when a text is no such pair.
+        InputError: when a text is not such a pair.
     """
     options = {}
     for pair in pairs:

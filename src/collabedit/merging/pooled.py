@@ -1,4 +1,4 @@
-"""GLOBAL: all edits in one hand, what merging is measured against."""
+"""GLOBAL: one party holds all edits; the reference for all merge methods."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collabedit.merging.registry import Merges, merge_method
 
 __all__ = ["POOLED", "pooled"]
 
-#: The name of pooled editing, as the paper has it.
+#: The paper's name for pooled editing.
 POOLED = "GLOBAL"
 
 
 @merge_method(POOLED, Merges.SUM, "https://arxiv.org/abs/2210.07229")
 def pooled(statistics: Sequence[Statistics], prior: Prior, ridge: float = 1.0) -> LowRankUpdate:
-    """The update of a single party that holds all edits (MEMIT, eq. 14); no merging at all.
+    """The update of a single party that holds all edits (MEMIT, eq. 14), without merging.
 
     Args:
         statistics: the factors of that one party.

@@ -1,4 +1,4 @@
-"""PRUNE: no direction changes by much more than the weight's own largest one."""
+"""PRUNE: no direction changes by much more than the weight's largest singular value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prune(update: LowRankUpdate, weight: Tensor, *, base: float = math.e) -> Low
     Args:
         update: all changes since the unedited model.
         weight: ``[d_out, d_in]``, of the unedited model.
-        base: of the logarithm; the smaller, the less is restrained.
+        base: of the logarithm; smaller values restrain less.
 
     Raises:
         InputError: when ``base`` is not above 1.

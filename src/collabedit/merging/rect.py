@@ -16,12 +16,12 @@ __all__ = ["rect"]
 def rect(update: LowRankUpdate, weight: Tensor, *, keep: float = 0.4) -> LowRankUpdate:
     """Keep the entries whose change is largest relative to the weight's (Gu et al., 2024).
 
-    An entry of the weight that is zero changes by infinitely much. The result has full rank.
+    A zero entry of the weight counts as changed infinitely. The result has full rank.
 
     Args:
         update: the merged change.
-        weight: ``[d_out, d_in]``, what it is added to.
-        keep: share of the entries that is kept; those alike at the threshold are all kept.
+        weight: ``[d_out, d_in]``, to which it is added.
+        keep: share of the entries to keep; ties at the threshold are all kept.
 
     Raises:
         InputError: when ``keep`` is not above 0 and at most 1.

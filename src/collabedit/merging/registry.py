@@ -10,31 +10,32 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from collabedit.algebra import LowRankUpdate, Prior, Statistics
-from collabedit.errors import InputError, UnknownNameError
+from collabedit.errors import InputError
 from collabedit.merging.options import checked_options, declared_options, summary_of
+from collabedit.names import Registry
 
 __all__ = ["MergeMethod", "Merges", "merge_method", "merge_methods", "resolve_method"]
 
 
 class Merges(Enum):
-    """What a method needs of the parties."""
+    """What a method needs from the parties."""
 
     SUM = "sum"
-    """The sum of their statistics, solved under the prior; it need not see any party's share."""
+    """The sum of their statistics, solved under the prior; no party's share need be visible."""
 
     UPDATES = "updates"
-    """Each party's finished update, as users of model merging have."""
+    """Each party's finished update, as in ordinary model merging."""
 
 
 @dataclass(frozen=True)
 class MergeMethod:
-    """A named way to make one update of several parties' edits, for one weight.
+    """A named way to merge several parties' edits of one weight.
 
     Attributes:
-        name: as it is written in results.
+        name: as written in results.
         merges: what it takes.
         function: ``f(statistics, prior, ridge, **options)`` or ``f(updates, **options)``. It may
-            also take ``weights``, how much each party counts, and ``name``, the weight's name.
+            also take ``weights``, the parties' weights, and ``name``, the weight's name.
         options: its keyword options with their defaults.
         reference: address of the paper.
         parameters: names of all parameters of the function.
@@ -54,7 +55,7 @@ class MergeMethod:
 
     @property
     def weighted(self) -> bool:
-        """Whether it weighs the parties."""
+        """Whether it weights the parties."""
         return "weights" in self.parameters
 
     def merge_statistics(
@@ -70,7 +71,7 @@ class MergeMethod:
             statistics: of the parties, or their sum as the only item.
             prior: the editor's.
             ridge: the editor's, see :func:`collabedit.algebra.solve`.
-            options: of the method; its defaults where not given.
+            options: of the method; defaults for those not given.
         """
         return self.function(statistics, prior, ridge, **self.checked(options or {}))
 
@@ -85,9 +86,9 @@ class MergeMethod:
 
         Args:
             updates: each party's update of the weight.
-            options: of the method; its defaults where not given.
-            weights: how much each party counts where the method weighs them, such as its number of
-                edits; all alike by default.
+            options: of the method; defaults for those not given.
+            weights: of the parties, if the method weights them, such as their numbers of
+                edits; equal by default.
             name: the weight's name.
         """
         context = {"weights": weights, "name": name}
@@ -95,19 +96,19 @@ class MergeMethod:
         return self.function(updates, **asked, **self.checked(options or {}))
 
     def check_weights(self, weights: Sequence[float], parties: int) -> None:
-        """Check weights that a user gave.
+        """Check a user's weights.
 
         Args:
-            weights: how much each party counts.
-            parties: how many there are.
+            weights: of the parties.
+            parties: number of parties.
 
         Raises:
-            InputError: when the method weighs no parties, when there is not one weight a party, or
+            InputError: when the method has no weights, when there is not one weight per party, or
                 when one is not positive and finite.
         """
         if not self.weighted:
             others = ", ".join(method.name for method in merge_methods() if method.weighted)
-            raise InputError(f"{self.name} does not weigh the parties; methods that do: {others}")
+            raise InputError(f"{self.name} does not weight the parties; methods that do: {others}")
         if len(weights) != parties:
             raise InputError(
                 f"{self.name} needs a weight for each party; "
@@ -121,7 +122,7 @@ class MergeMethod:
         """The options with defaults filled in, each of the type that the function declares.
 
         Args:
-            options: values, or texts as they come from the command line.
+            options: values, or texts from the command line.
 
         Raises:
             InputError: when an option is not one of the method's, or not of its type.
@@ -129,10 +130,10 @@ class MergeMethod:
         return checked_options(self.name, self.function, self.options, options)
 
 
-#: Parameters that a method is given by whoever merges, and no options.
+#: Parameters that the caller passes; they are not options.
 _CONTEXT = frozenset({"weights", "name"})
 
-_METHODS: dict[str, MergeMethod] = {}
+_METHODS: Registry[MergeMethod] = Registry("merge method")
 
 Function = TypeVar("Function", bound=Callable[..., LowRankUpdate])
 
@@ -143,8 +144,8 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
     Its keyword-only parameters are the method's options, with their defaults and types.
 
     Args:
-        name: as it is written in results; it is found in any case of letters.
-        merges: what the method needs of the parties.
+        name: as written in results; lookup is case-insensitive.
+        merges: what the method needs from the parties.
         reference: address of the paper.
 
     Raises:
@@ -159,7 +160,7 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
             raise TypeError(f"{name}: the sum has no {asked[0]}; only finished updates do")
         options = declared_options(name, function, _CONTEXT)
         method = MergeMethod(name, merges, function, options, reference, frozenset(parameters))
-        _METHODS[name.lower()] = method
+        _METHODS.add(name, method)
         return function
 
     return register
@@ -167,16 +168,13 @@ def merge_method(name: str, merges: Merges, reference: str = "") -> Callable[[Fu
 
 def merge_methods() -> list[MergeMethod]:
     """All registered methods."""
-    return list(_METHODS.values())
+    return list(_METHODS)
 
 
 def resolve_method(name: str) -> MergeMethod:
-    """The method of a name, in any case of letters.
+    """The method with a name, case-insensitive.
 
     Raises:
-        UnknownNameError: when there is none; the message lists those that are.
+        UnknownNameError: when there is none; the message lists the known ones.
     """
-    method = _METHODS.get(name.strip().lower())
-    if method is None:
-        raise UnknownNameError("merge method", name, [m.name for m in _METHODS.values()])
-    return method
+    return _METHODS.find(name)

@@ -1,4 +1,4 @@
-"""SPHERE: little change in the main directions of the weight's rows."""
+"""SPHERE: damp changes along the principal directions of the weight's rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["sphere"]
 def sphere(
     update: LowRankUpdate, weight: Tensor, *, energy: float = 0.5, strength: float = 0.8
 ) -> LowRankUpdate:
-    """Damp the change along the main directions of the weight's rows (Liu et al., 2026).
+    """Damp the change along the principal directions of the weight's rows (Liu et al., 2026).
 
-    ``Delta (I - strength * U U^T)``, where ``U`` spans the fewest principal directions of the rows,
-    each row of length one, that hold more than ``energy`` of their second moment. The factors keep
+    ``Delta (I - strength * U U^T)``, where ``U`` spans the fewest principal directions of the
+    normalised rows that hold more than ``energy`` of their second moment. The factors keep
     their rank.
 
     Args:
         update: the merged change.
-        weight: ``[d_out, d_in]``, what it is added to.
+        weight: ``[d_out, d_in]``, to which it is added.
         energy: share of the rows' second moment (``beta_hse`` in their code); 1 means all of it.
-        strength: share of the change along these directions that is taken away (``alpha``).
+        strength: share of the change along these directions that is removed (``alpha``).
 
     Raises:
         InputError: when either is not above 0 and at most 1.
@@ -37,7 +37,7 @@ def sphere(
     rows = weight / weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
     moments = values.square().cumsum(dim=0)
-    count = int((moments <= energy * moments[-1]).sum()) + 1  # a slice ends where there are no more
+    count = int((moments <= energy * moments[-1]).sum()) + 1  # slicing past the end is fine
     main = directions[:count]
     along = (update.right @ main.mT) @ main
     return LowRankUpdate(update.left, update.right - strength * along)

@@ -18,11 +18,11 @@ __all__ = ["ties"]
 def ties(
     updates: Sequence[LowRankUpdate], *, keep: float = 0.2, scale: float = 0.4
 ) -> LowRankUpdate:
-    """Trim small entries, elect each entry's sign, average those that agree (Yadav et al., 2023).
+    """Trim small entries, elect each entry's sign, average agreeing ones (Yadav et al., 2023).
 
     Args:
         updates: each party's update of the weight.
-        keep: share of each update's entries, the largest by magnitude, that is kept.
+        keep: share of each update's entries to keep, the largest by magnitude.
         scale: factor of the result.
 
     Raises:

@@ -19,11 +19,11 @@ def weighted_average(
 
     Args:
         updates: each party's update of the weight.
-        weights: how much each party counts; in a round, its number of edits unless the user gives
-            others. All alike by default.
+        weights: of the parties; in a round, their numbers of edits unless the user gives
+            others. Equal by default.
 
     Raises:
-        InputError: when there is not one weight a party, or they are not shares of anything.
+        InputError: when there is not one weight per party, or they do not sum to a positive number.
     """
     chosen = [1.0] * len(updates) if weights is None else list(weights)
     if len(chosen) != len(updates) or min(chosen) < 0 or not 0 < sum(chosen) < float("inf"):

@@ -1,4 +1,4 @@
-"""Everything that crosses a wire or a file: the round, what parties send, and what comes of it.
+"""Everything that crosses a wire or is stored in a file: rounds, contributions and deltas.
 
 Each message has ``to_bytes`` and ``from_bytes``, and ``save`` and ``load`` for files with the same
 bytes. Nothing here needs a model.

@@ -49,11 +49,11 @@ class JsonMessage(Header):
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "message") -> Self:
-        """Read a document from anyone.
+        """Read an untrusted document.
 
         Args:
             data: the bytes.
-            source: where they are from, for errors.
+            source: their origin, for error messages.
 
         Raises:
             InputError: when they are not JSON.
@@ -76,7 +76,7 @@ class JsonMessage(Header):
 
     @classmethod
     def from_values(cls, values: Any, source: str = "message") -> Self:
-        """Read a document that is JSON values already; raises as :meth:`from_bytes` does."""
+        """Read a decoded JSON document; raises as :meth:`from_bytes` does."""
         return cls._parse(values, source)
 
     @classmethod
@@ -91,7 +91,7 @@ class TensorMessage(ABC):
     """A message with arrays: safetensors, its metadata JSON values.
 
     Attributes:
-        what: what errors call it.
+        what: its name in error messages.
     """
 
     what: ClassVar[str]
@@ -105,12 +105,12 @@ class TensorMessage(ABC):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """The message in arrays and metadata that may come from anyone.
+        """Read the message from untrusted arrays and metadata.
 
         Args:
             tensors: by name.
             metadata: JSON values.
-            source: where they are from, for errors.
+            source: their origin, for error messages.
 
         Raises:
             CollabEditError: when anything in them is malformed.
@@ -122,7 +122,7 @@ class TensorMessage(ABC):
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "message") -> Self:
-        """Read a message from anyone.
+        """Read an untrusted message.
 
         Raises:
             InputError: when the bytes are not safetensors.

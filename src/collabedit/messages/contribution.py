@@ -1,4 +1,4 @@
-"""A contribution: the one thing that a party sends, the statistics of its edits."""
+"""A contribution: the statistics of a party's edits, the only thing that it sends."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class ContributionMetadata(ModelHeader):
-    """What a contribution says about itself; never any text of a request.
+    """Header of a contribution; never any text of a request.
 
     Attributes:
         round_sha256: the round it belongs to.
         delta_sha256: the merged layers it was measured on top of; empty for none.
-        layers: the layers it is about.
-        edits: number of edits behind it.
+        layers: the layers of the exchange.
+        edits: number of edits in it.
         schedule: the round's.
         contexts_sha256: the round's contexts.
         dtype: type of the arrays in the file.
-        party: what the party calls itself; may be empty.
-        commitment: commits the party to its edits for the whole round: equal in all its exchanges,
-            and without its secret it says nothing about them. Empty in files of version 1.
-        skipped: number of further edits that the party skipped, since the model knows them.
-        fingerprints: of the edits, sorted, so that their order says nothing; off by default.
-        fingerprint_key_id: tells whether parties used the same key.
+        party: the party's name for itself; may be empty.
+        commitment: commits the party to its edits for the whole round: the same in all its
+        exchanges, and meaningless without its secret. Empty in files of version 1. skipped: number
+        of further edits that the party skipped because the model knows them. fingerprints: of the
+        edits, sorted, so that their order reveals nothing; off by default. fingerprint_key_id:
+        shows whether parties used the same key.
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {("collabedit.update", 1): {}}
@@ -75,7 +75,7 @@ class ContributionMetadata(ModelHeader):
 
     @classmethod
     def load(cls, path: Any) -> Self:
-        """Read what a contribution file says about itself, and not its arrays.
+        """Read a contribution file's header without its arrays.
 
         Raises:
             InputError: when the file is not a safetensors file.
@@ -91,7 +91,7 @@ class Contribution(TensorMessage):
     In a file: ``<weight>/keys [r, d_in]`` and ``<weight>/residuals [r, d_out]``.
 
     Attributes:
-        metadata: what it says about itself.
+        metadata: the header.
         statistics: factors by weight name; none in a contribution for detection only.
     """
 
@@ -113,10 +113,10 @@ class Contribution(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a contribution, trusting nothing in it.
+        """Read an untrusted contribution.
 
         Raises:
-            ContributionError: when an array is missing, of a wrong kind, or not finite.
+            ContributionError: when an array is missing, has the wrong type, or is not finite.
         """
         about = parse_header(ContributionMetadata, metadata, source, ContributionError)
         names = sorted({key.rpartition("/")[0] for key in tensors})
@@ -124,7 +124,7 @@ class Contribution(TensorMessage):
 
     @cached_property
     def sha256(self) -> str:
-        """Identifies the contribution, whatever file or message it came in."""
+        """Identifies the contribution, independent of its file or message."""
         arrays, about = (
             self.pack()
         )  # not the file's bytes: safetensors writes metadata in any order
@@ -145,7 +145,7 @@ class Contribution(TensorMessage):
         self._check_place(delta_sha256, layers)
         expected = {config.weight_of(layer) for layer in layers}
         if set(self.statistics) != expected:
-            raise ContributionError(f"it must hold exactly the weights {sorted(expected)}")
+            raise ContributionError(f"it must contain exactly the weights {sorted(expected)}")
         for name, factors in self.statistics.items():
             widths = (factors.keys.shape[0], factors.residuals.shape[0])
             if widths != (config.d_in, config.d_out):
@@ -155,7 +155,7 @@ class Contribution(TensorMessage):
                 )
             if factors.rank > config.most_directions(self.metadata.edits):
                 raise ContributionError(
-                    f"{name}: {factors.rank} directions of {self.metadata.edits} edits; "
+                    f"{name}: {factors.rank} directions from {self.metadata.edits} edits; "
                     "there can't be more directions than edits"
                 )
 
@@ -191,7 +191,7 @@ class Contribution(TensorMessage):
             )
         if not self.statistics:
             raise ContributionError(
-                "it holds fingerprints only; make it without --fingerprints-only"
+                "it contains fingerprints only; make it without --fingerprints-only"
             )
 
 

@@ -1,4 +1,4 @@
-"""Second moments of what the edited weights read, in memory and on disk."""
+"""Second moments of the edited weights' inputs, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Covariance", "layers_of", "malformed_moment"]
 _SUFFIX = "/second_moment"
 #: Rows of a matrix that are checked together.
 _PANEL = 1024
-#: Asymmetry allowed, as a share of the largest entry: float32 sums of other programs have some.
+#: Allowed asymmetry relative to the largest entry: other programs' float32 sums have some.
 _ASYMMETRY = 1e-5
 
 
@@ -49,11 +49,11 @@ class Covariance(TensorMessage):
         second_moments: ``C [d_in, d_in]``, or of experts ``[n, d_e, d_e]``, by weight name,
             float64, symmetric. Those of a file stay there, and are read and checked at each use.
         samples: number of tokens averaged over.
-        corpus: what the text was, for people; no part of the text itself.
-        model: what the user called the model.
+        corpus: human-readable description of the text; no part of the text itself.
+        model: the user's name for the model.
         model_sha256: SHA-256 by weight name of the weights it was collected on.
         sampling_error: by weight name, the standard error of ``C`` relative to its Frobenius norm;
-            weights for which it is not known are absent.
+            weights for which it is unknown are absent.
         created: date and time, ISO 8601.
         collabedit: version that made it.
     """
@@ -87,10 +87,10 @@ class Covariance(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read second moments that may come from anyone.
+        """Read untrusted second moments.
 
         Raises:
-            CovarianceError: when they are something else or make no sense.
+            CovarianceError: when they are something else or invalid.
         """
         header = parse_header(_CovarianceHeader, metadata, source, CovarianceError)
         strange = [name for name in tensors if not name.endswith(_SUFFIX) or name == _SUFFIX]
@@ -117,23 +117,23 @@ class Covariance(TensorMessage):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a covariance file; its matrices stay there until they are needed.
+        """Read a covariance file; its matrices stay on disk until they are needed.
 
         Raises:
             InputError: when the file is missing or not safetensors.
-            CovarianceError: when it is not a covariance file or its content makes no sense.
+            CovarianceError: when it is not a covariance file or its content is invalid.
         """
         metadata = tensor_metadata(path, cls.what)
         return cls.unpack(StoredTensors(path, cls.what), metadata, os.fspath(path))
 
     def check_model(self, fingerprint: Mapping[str, str]) -> None:
-        """Make sure that these are the second moments of the given weights.
+        """Check that these are the second moments of the given weights.
 
         Args:
             fingerprint: SHA-256 by weight name (:meth:`LanguageModel.fingerprint`).
 
         Raises:
-            CovarianceError: when a weight is absent here, or was another one.
+            CovarianceError: when a weight is absent here, or has another hash.
         """
         absent = [name for name in fingerprint if name not in self.second_moments]
         if absent:
@@ -151,7 +151,7 @@ class Covariance(TensorMessage):
 
 
 class _CheckedMoments(Mapping[str, Tensor]):
-    """The matrices by weight name, each checked when it is read."""
+    """The matrices by weight name, each checked on access."""
 
     def __init__(self, tensors: Mapping[str, Tensor], source: str) -> None:
         self._tensors, self._source = tensors, source

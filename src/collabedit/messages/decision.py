@@ -8,16 +8,17 @@ from typing import ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
-from collabedit.errors import RoundError, UnknownNameError
+from collabedit.errors import RoundError
 from collabedit.files import sha256_of_json
 from collabedit.messages.codec import JsonMessage
 from collabedit.messages.fingerprint import Digest, Fingerprint
+from collabedit.names import enum_member
 
 __all__ = ["Decision", "Policy", "identify", "parse_policy"]
 
 
 class Policy(str, Enum):
-    """Whose edit of a shared question stays; all other edits of it are left out."""
+    """Whose edit of a shared question stays; all others are left out."""
 
     REPORT = "report"
     """Everyone's: nothing is left out."""
@@ -26,36 +27,33 @@ class Policy(str, Enum):
     """That of the first party, in the order given."""
 
     MAJORITY = "majority"
-    """The target that most parties give, from the first that gives it; ties go to the first."""
+    """The most common target, from the first party that has it; ties go to the first party."""
 
     PREFER = "prefer"
-    """That of a named party; where it has none, the first party's."""
+    """That of a named party; if it has none, the first party's."""
 
     DROP = "drop"
-    """Nobody's where targets differ; the first party's where they agree."""
+    """Nobody's if targets differ; the first party's if they agree."""
 
 
 def parse_policy(name: str) -> Policy:
     """A policy from its name.
 
     Raises:
-        UnknownNameError: when there is none of that name.
+        UnknownNameError: when there is none with that name.
     """
-    try:
-        return Policy(name.strip().lower())
-    except ValueError:
-        raise UnknownNameError("policy", name, [p.value for p in Policy]) from None
+    return enum_member(Policy, name, "policy")
 
 
 class Decision(JsonMessage):
-    """Which edits each party leaves out; what the coordinator gives back as ``decision.json``.
+    """Which edits each party leaves out; the coordinator's ``decision.json``.
 
-    It holds places and no fingerprints, so that a party, which has the key, cannot test guesses
-    about the others with it.
+    It contains indices rather than fingerprints, so that a party, which has the key, cannot use it
+    to test guesses about the others.
 
     Attributes:
-        policy: what it was made by.
-        leave_out: places in a party's sorted fingerprints, by the SHA-256 of all of them.
+        policy: the policy applied.
+        leave_out: indices in a party's sorted fingerprints, by the SHA-256 of all of them.
     """
 
     what: ClassVar[str] = "decision"
@@ -67,7 +65,7 @@ class Decision(JsonMessage):
     leave_out: dict[Digest, tuple[NonNegativeInt, ...]]
 
     def places(self, fingerprints: Sequence[Fingerprint]) -> tuple[int, ...]:
-        """What a party leaves out, as places in its sorted fingerprints.
+        """What a party leaves out, as indices in its sorted fingerprints.
 
         Raises:
             RoundError: when the decision is about other parties.
@@ -75,8 +73,8 @@ class Decision(JsonMessage):
         places = self.leave_out.get(identify(fingerprints))
         if places is None:
             raise RoundError(
-                "the decision is not about these edits; repeat the very update that "
-                "'collabedit detect' read, with the same requests, key and --skip-known"
+                "the decision is not about these edits; contribute exactly as for "
+                "'collabedit detect', with the same requests, key and --skip-known"
             )
         if any(place >= len(fingerprints) for place in places):
             raise RoundError(f"the decision leaves out more than these {len(fingerprints)} edits")
@@ -84,5 +82,5 @@ class Decision(JsonMessage):
 
 
 def identify(fingerprints: Sequence[Fingerprint]) -> str:
-    """The name that a decision gives to a party: the SHA-256 of its sorted fingerprints."""
+    """A party's name in a decision: the SHA-256 of its sorted fingerprints."""
     return sha256_of_json([(each.question, each.target) for each in sorted(fingerprints)])

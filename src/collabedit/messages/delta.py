@@ -1,4 +1,4 @@
-"""A delta: what comes out of a round, the change of each edited weight."""
+"""A delta: the outcome of a round, the change of each edited weight."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ __all__ = ["Delta", "DeltaMetadata", "low_rank_updates", "packed_updates"]
 
 
 class DeltaMetadata(ModelHeader):
-    """What a delta says about itself.
+    """Header of a delta.
 
     Attributes:
-        method: how it was merged.
+        method: the merge method.
         options: of the method.
         editor: the round's.
         schedule: the round's.
         round_sha256: the round it came from.
         layers: the layers it changes.
         complete: whether all layers of the round are in it.
-        parties: number of parties behind it.
+        parties: number of parties.
         edits: number of their edits.
-        party_weights: how much each party counted; empty for methods that don't weigh parties.
+        party_weights: weight of each party; empty for methods without weights.
         prior_weight: ``lambda``.
         dtype: type that the model is loaded in.
-        missed_edits: for editors whose edits hold exactly, in how many combinations of them they
-            do not, at the layer where most are missed (:class:`collabedit.algebra.Missed`).
+        missed_edits: for editors whose edits hold exactly, the number of combinations of edits that
+            do not, at the worst layer (:class:`collabedit.algebra.Missed`).
         worst_miss: the largest of these misses, relative to the residuals.
-        after_merge: what was done to the merged changes, in this order.
+        after_merge: steps applied to the merged changes, in order.
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
@@ -76,7 +76,7 @@ class Delta(TensorMessage):
     In a file: ``<weight>/B [d_out, r]`` and ``<weight>/A [r, d_in]``, float64.
 
     Attributes:
-        metadata: what it says about itself.
+        metadata: the header.
         changes: by weight name.
     """
 
@@ -98,7 +98,7 @@ class Delta(TensorMessage):
         party_weights: Sequence[float] = (),
         missed: Missed | None = None,
     ) -> Delta:
-        """What a round has merged so far: changes of its lowest layers."""
+        """A round's delta so far: changes of its lowest layers."""
         metadata = DeltaMetadata(
             model=config.model,
             model_sha256=config.model_sha256,
@@ -123,12 +123,12 @@ class Delta(TensorMessage):
     def empty(
         cls, config: RoundConfig, method: str = "", options: Mapping[str, Any] | None = None
     ) -> Delta:
-        """Of a round in which nothing is merged yet."""
+        """The delta of a round before its first merge."""
         return cls.of(config, {}, method=method, options=options)
 
     @cached_property
     def sha256(self) -> str:
-        """Identifies the changes; empty when there are none."""
+        """Identifies the changes; empty if there are none."""
         if not self.changes:
             return ""
         digest = hashlib.sha256()
@@ -139,16 +139,16 @@ class Delta(TensorMessage):
         return digest.hexdigest()
 
     def check_round(self, config: RoundConfig) -> None:
-        """Check that the delta holds the lowest layers of a round.
+        """Check that the delta contains the lowest layers of a round.
 
         Raises:
-            RoundError: when it is of another round, or its arrays do not fit the round's model.
+            RoundError: when it is from another round, or its arrays do not fit the round's model.
         """
         if self.metadata.round_sha256 != config.sha256:
             raise RoundError("the delta belongs to another round; use the same round.json")
         lowest = config.weight_names[: len(self.changes)]
         if tuple(sorted(self.changes)) != tuple(sorted(lowest)):
-            raise RoundError("the delta does not hold the lowest layers of the round")
+            raise RoundError("the delta does not contain the lowest layers of the round")
         for name, change in self.changes.items():
             if change.shape != (config.d_out, config.d_in):
                 raise RoundError(
@@ -164,7 +164,7 @@ class Delta(TensorMessage):
         """
         if not self.metadata.complete:
             raise RoundError(
-                f"the delta holds layers {list(self.metadata.layers)} of an unfinished round; "
+                f"the delta contains layers {list(self.metadata.layers)} of an unfinished round; "
                 "continue with 'collabedit contribute --delta' and 'collabedit merge --delta'"
             )
 
@@ -174,15 +174,15 @@ class Delta(TensorMessage):
         weights: Mapping[str, Tensor],
         earlier: Mapping[str, LowRankUpdate] | None = None,
     ) -> Delta:
-        """The delta after some steps, which its metadata then name.
+        """The delta after some steps, which are recorded in its metadata.
 
         Args:
-            steps: what is done, one step after the other.
-            weights: by name, the weights ``[d_out, d_in]`` as the round found them.
-            earlier: what earlier rounds changed, by weight name.
+            steps: the steps, applied in order.
+            weights: by name, the weights ``[d_out, d_in]`` before the round.
+            earlier: changes of earlier rounds, by weight name.
 
         Raises:
-            RoundError: when layers are missing, or such steps were taken before.
+            RoundError: when layers are missing, or steps were already applied.
             UnknownNameError: when there is no such step.
             InputError: when a step has no such option, or its value is out of range.
         """
@@ -191,7 +191,7 @@ class Delta(TensorMessage):
         self.require_complete()
         if self.metadata.after_merge:
             done = ", then ".join(map(str, self.metadata.after_merge))
-            raise RoundError(f"the delta is after {done} already; give the one that was merged")
+            raise RoundError(f"the delta has already been through {done}; give the one as merged")
         checked = tuple(step.checked() for step in steps)
         metadata = self.metadata.model_copy(update={"after_merge": checked})
         return Delta(metadata, apply_steps(checked, self.changes, weights, earlier))
@@ -204,7 +204,7 @@ class Delta(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a delta, trusting nothing in it.
+        """Read an untrusted delta.
 
         Raises:
             RoundError: when it is not a delta, or an array in it is malformed.

@@ -1,4 +1,4 @@
-"""How a round over a network ends: what the parties measured, and that they heard the outcome."""
+"""The end of a round: the parties' evaluations, and their acknowledgements of the outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Objection = Literal["efficacy", "neighborhood", "perplexity"]
 
 
 class Hits(BaseModel):
-    """How many of a party's prompts the model takes as it should, before and after the round.
+    """How many of a party's prompts give the expected object, before and after the round.
 
     Attributes:
         before: number of prompts before.
@@ -45,17 +45,17 @@ class Hits(BaseModel):
 
 
 class Evaluation(JsonMessage):
-    """A party's trial of the merged model, and so its vote: counts and a ratio.
+    """A party's trial of the merged model, which is its vote: counts and a ratio.
 
     Attributes:
         round_sha256: the round.
         delta_sha256: the delta that it tried.
-        party: what it calls itself; may be empty where a transport knows.
+        party: its name for itself; may be empty if the transport knows.
         hits: by kind of prompt. None under secure aggregation, where the number of a party's edits
-            is nobody's business, and none of a coordinator, which has no edits.
+            is private, and none from a coordinator, which has no edits.
         perplexity: of held-out text, the ratio to that of the unedited model.
         objections: the limits of the round's gate that the trial fails; with none, it accepts.
-        next_sha256: SHA-256 of each edited weight with the delta, where the next round begins;
+        next_sha256: SHA-256 of each edited weight with the delta, from which the next round starts;
             over a network only.
     """
 
@@ -75,11 +75,11 @@ class Evaluation(JsonMessage):
 
     @property
     def accepts(self) -> bool:
-        """Whether it votes for keeping the delta."""
+        """Whether it votes to keep the delta."""
         return not self.objections
 
     def check(self, round_sha256: str, delta_sha256: str) -> None:
-        """Check that it is of a round and what that came to.
+        """Check that it is about a given round and its delta.
 
         Raises:
             RoundError: when it is not.
@@ -91,7 +91,7 @@ class Evaluation(JsonMessage):
 
 
 class Settled(JsonMessage):
-    """A party's word that it knows how the round ended.
+    """A party's acknowledgement of the round's outcome.
 
     Attributes:
         round_sha256: the round.

@@ -1,4 +1,4 @@
-"""What a coordinator asks of a party, and how a party says that it is ready."""
+"""Requests of a coordinator, and a party's readiness."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SKETCH = "/sketch"
 
 
 class RequestKind(str, Enum):
-    """What a party is asked for."""
+    """What a coordinator asks for."""
 
     ANNOUNCE = "announce"
     """For fingerprints of its edits, before anything is measured; the answer is a
@@ -40,7 +40,7 @@ class RequestKind(str, Enum):
     """To leave out what the decision names; the answer is ``Ready``."""
 
     PREPARE = "prepare"
-    """To settle its edits and find their targets on the unedited model; the answer is ``Ready``."""
+    """To fix its edits and find their targets on the unedited model; the answer is ``Ready``."""
 
     SUMMARISE = "summarise"
     """For the mean and deviation of its features; the answer is a ``Normaliser``."""
@@ -70,10 +70,10 @@ class RequestKind(str, Enum):
     """To keep the complete delta; the answer is ``Settled``."""
 
     ROLL_BACK = "roll back"
-    """To forget the delta and stay with the model as it was; the answer is ``Settled``."""
+    """To discard the delta and keep the model as it was; the answer is ``Settled``."""
 
 
-#: The questions of one summation under secure aggregation, in their order.
+#: The requests of one summation under secure aggregation, in order.
 SUMMATION_STEPS = (
     RequestKind.ADVERTISE,
     RequestKind.SHARE,
@@ -95,11 +95,11 @@ class _RequestMetadata(Header):
 
 @dataclass(frozen=True, eq=False)
 class Request(TensorMessage):
-    """A coordinator's question, the same for all parties of an exchange.
+    """A coordinator's request, the same for all parties of an exchange.
 
     Attributes:
         kind: what is asked for.
-        delta: what the round has merged so far.
+        delta: the round's delta so far.
         enclosed: under secure aggregation, the parties' messages of the step before.
         sketches: under secure aggregation, by weight name, ``S [d_in, m]`` of the sketched form.
         normaliser: of all parties' features, where the editor normalises them.
@@ -116,7 +116,7 @@ class Request(TensorMessage):
     decision: Decision | None = None
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All arrays, and their metadata beside the kind."""
+        """All arrays, and the kind with their metadata."""
         tensors, about = self.delta.pack()
         tensors |= {f"{name}{_SKETCH}": sketch for name, sketch in self.sketches.items()}
         arrays, scale = packed_normaliser(self.normaliser)
@@ -133,7 +133,7 @@ class Request(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a request, trusting nothing in it.
+        """Read an untrusted request.
 
         Raises:
             RoundError: when anything in it is malformed.
@@ -157,13 +157,13 @@ def _sketch(value: Tensor, name: str) -> Tensor:
 
 
 class Ready(JsonMessage):
-    """A party's word that it can contribute.
+    """A party's statement that it can contribute.
 
     Attributes:
         round_sha256: the round.
-        edits: number of edits that it takes part with; 0 where it does not tell, under secure
-            aggregation.
-        skipped: number of edits that it skipped, since the model knows them.
+        edits: number of edits that it takes part with; 0 under secure aggregation, where it is
+            private.
+        skipped: number of edits that it skipped because the model knows them.
     """
 
     what: ClassVar[str] = "reply"

@@ -15,12 +15,12 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True, order=True)
 class Fingerprint:
-    """What one edit asks and what it answers, readable by nobody without the key.
+    """An edit's question and answer, unreadable without the key.
 
     Attributes:
         question: of the subject and the relation; equal for edits of the same fact.
-        target: of the question and the new object; equal for edits that write the same.
-        subject: of the subject alone; equal for edits about the same thing. Version 0.1 had none.
+        target: of the question and the new object; equal for edits with the same object.
+        subject: of the subject alone; equal for edits of the same subject. Absent in version 0.1.
     """
 
     question: Digest

@@ -1,4 +1,4 @@
-"""What a round allows: bounds on each party's contribution, and the gate before a delta is kept.
+"""Limits of a round: bounds on each party's contribution, and the gate before a delta is kept.
 
 Both are sections of ``round.json``, so that every party knows them before it takes part.
 """
@@ -16,16 +16,16 @@ __all__ = ["Bounds", "Gate"]
 
 
 class Bounds(BaseModel):
-    """What a contribution may be at most; the coordinator refuses others, by name.
+    """Upper bounds on a contribution; the coordinator refuses others, naming the party.
 
-    It has to see contributions for that, which secure aggregation hides.
+    This requires seeing contributions, which secure aggregation hides.
 
     Attributes:
         edits: number of a party's edits.
         rank: number of directions of its statistics, in each layer.
-        norm: how many times as large, or as small, as the median party's its keys and its
-            residuals may be; root mean squares over its edits, in each layer. It takes three
-            parties to tell who is out of line.
+        norm: factor by which its keys and residuals may be larger or smaller than the median
+            party's; root mean squares over its edits, in each layer. Needs at least three
+            parties.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +42,7 @@ class Bounds(BaseModel):
         """
         if self.edits is not None and edits > self.edits:
             raise ContributionError(
-                f"it has {edits} edits, and the round takes at most {self.edits} of a party",
+                f"it has {edits} edits, and the round allows at most {self.edits} per party",
                 party=party,
             )
 
@@ -54,26 +54,26 @@ class Bounds(BaseModel):
         """
         if self.rank is not None and rank > self.rank:
             raise ContributionError(
-                f"its statistics have {rank} directions, and the round takes at most {self.rank} "
-                "of a party",
+                f"its statistics have {rank} directions, and the round allows at most {self.rank} "
+                "per party",
                 party=party,
             )
 
 
 class Gate(BaseModel):
-    """When a merged delta is kept: what each party's trial of it must show, and how votes count.
+    """When a merged delta is kept: limits for each party's trial, and how votes count.
 
-    Each party judges its own trial. Counts of all parties together would hide that one of them
-    got nothing of what it asked for.
+    Each party judges its own trial. Counts over all parties would hide that one of them
+    got none of its edits.
 
     Attributes:
         least_efficacy: share of a party's edited prompts that must give the new object.
         most_loss: share of its neighbouring prompts that may be lost. A party has few of them, so
-            that an honest round can cost one a third.
-        most_perplexity: ratio to the unedited model's perplexity that held-out text may have.
-        least_share: share of the votes that must accept. One, the default, asks all that voted:
-            what spoils one party's facts shows in that party's trial alone, so that any rule by
-            which others outvote it lets that pass. The price is that any party can have a round
+            an honest round can cost a third.
+        most_perplexity: allowed ratio of held-out perplexity to the unedited model's.
+        least_share: share of the votes that must accept. One, the default, requires all voters:
+            damage to one party's facts shows only in that party's trial, so the others must not be
+            able to outvote it. The price is that any party can have a round
             rolled back; it is named. With zero, the gate reports and keeps every delta.
     """
 
@@ -88,7 +88,7 @@ class Gate(BaseModel):
         """The limits that a trial fails.
 
         Args:
-            hits: by kind of prompt; kinds of which there are no prompts fail nothing.
+            hits: by kind of prompt; kinds without prompts fail no limit.
             perplexity: ratio to that of the unedited model.
         """
         edited, near = hits.get("rewrite", Hits()), hits.get("neighborhood", Hits())
@@ -102,9 +102,9 @@ class Gate(BaseModel):
         return tuple(failed)
 
     def words(self, vote: Evaluation) -> str:
-        """How a party votes, and which limits its trial fails.
+        """A party's vote in words, with the limits that its trial fails.
 
-        Under secure aggregation the counts behind it are not known.
+        Under secure aggregation the counts are unknown.
         """
         edited, near = vote.hits.get("rewrite"), vote.hits.get("neighborhood")
         kept = "too few" if edited is None else f"{edited.after} of {edited.of}"
@@ -115,7 +115,7 @@ class Gate(BaseModel):
             ),
             "neighborhood": (f"{lost} neighbouring prompts are lost, {self.most_loss:.0%} may be"),
             "perplexity": (
-                f"held-out text is {vote.perplexity:.3g} times as perplexing as before, "
+                f"held-out perplexity is {vote.perplexity:.3g} times as high as before, "
                 f"{self.most_perplexity:g} times is allowed"
             ),
         }

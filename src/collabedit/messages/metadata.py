@@ -1,4 +1,4 @@
-"""What all messages say about themselves, and how that is read from anyone."""
+"""Headers of all messages, and how to read them from untrusted sources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Header(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    #: Earlier formats that are still read: by name and version, today's names by the earlier ones.
+    #: Earlier formats that can still be read: by name and version, a map from old names to new
+    #: ones.
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {}
 
     format: str
@@ -39,7 +40,7 @@ class ModelHeader(Header):
     """A header of a message about edited weights.
 
     Attributes:
-        model: what its maker called the model.
+        model: its author's name for the model.
         model_sha256: SHA-256 of each edited weight of the unedited model, by the weight's name.
     """
 
@@ -53,12 +54,12 @@ Kind = TypeVar("Kind", bound=Header)
 def parse_header(
     kind: type[Kind], values: Mapping[str, Any], source: str, error_type: type[CollabEditError]
 ) -> Kind:
-    """Check what a message says about itself.
+    """Check a message's header.
 
     Args:
         kind: the header that is expected.
         values: what was found.
-        source: what to call the message in errors, such as its path.
+        source: name of the message in errors, such as its path.
         error_type: what to raise.
 
     Raises:

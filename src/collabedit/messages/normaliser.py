@@ -1,4 +1,4 @@
-"""What parties tell of the scale of their features, and the normaliser that comes of all of it."""
+"""The scale of the parties' features, and the pooled normaliser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Normaliser", "optional_normaliser", "packed_normaliser", "without_no
 #: Added to a deviation before dividing by it, as the official code of UltraEdit does.
 _LEAST_DEVIATION = torch.finfo(torch.float32).eps
 
-#: In front of the names of its arrays, in a message that holds others too.
+#: Prefix of its arrays' names in a message with other arrays.
 _PREFIX = "normaliser/"
 
 
@@ -36,9 +36,9 @@ class Normaliser(TensorMessage):
     """Mean and deviation of features, from sums that add up over parties.
 
     UltraEdit normalises its features over all edits so far (Gu et al., 2025, section 3.3). Its
-    code updates a running deviation that depends on how the edits are cut into batches; here it
-    comes from the count, the mean and the sum of squared deviations, which pool exactly however
-    the edits are split.
+    code updates a running deviation that depends on how the edits are split into batches; here it
+    is computed from the count, the mean and the sum of squared deviations, which pool exactly
+    however the edits are split.
 
     Attributes:
         round_sha256: the round.
@@ -56,14 +56,14 @@ class Normaliser(TensorMessage):
 
     @classmethod
     def of(cls, round_sha256: str, features: Tensor) -> Normaliser:
-        """That of features ``[d, n]``."""
+        """The normaliser of features ``[d, n]``."""
         mean = features.double().mean(dim=1)
         scatter = (features.double() - mean[:, None]).square().sum(dim=1)
         return cls(round_sha256, features.shape[1], mean, scatter)
 
     @classmethod
     def pool(cls, parts: Sequence[Normaliser]) -> Normaliser:
-        """That of the features of all parts together (Chan et al., 1983)."""
+        """The normaliser of all parts' features together (Chan et al., 1983)."""
         count = sum(part.count for part in parts)
         mean = torch.stack([part.count / count * part.mean for part in parts]).sum(dim=0)
         scatter = torch.stack(
@@ -72,10 +72,10 @@ class Normaliser(TensorMessage):
         return cls(parts[0].round_sha256, count, mean, scatter)
 
     def normalise(self, features: Tensor) -> Tensor:
-        """Features ``[d, n]`` less the mean, divided by the deviation.
+        """Features ``[d, n]`` minus the mean, divided by the deviation.
 
         Raises:
-            RoundError: when a single feature gives no deviation.
+            RoundError: when a single feature has no deviation.
         """
         if self.count < 2:
             raise RoundError("one feature has no deviation; give more edits, or longer answers")
@@ -91,7 +91,7 @@ class Normaliser(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a normaliser, trusting nothing in it.
+        """Read an untrusted normaliser.
 
         Raises:
             RoundError: when it is not one, or an array in it is malformed.
@@ -110,10 +110,10 @@ class Normaliser(TensorMessage):
             size: ``d_in + d_out``.
 
         Raises:
-            RoundError: when it is of another round or of another width.
+            RoundError: when it is from another round or has another width.
         """
         if self.round_sha256 != round_sha256:
-            raise RoundError("its normaliser is of another round; use the same round.json")
+            raise RoundError("its normaliser is from another round; use the same round.json")
         if len(self.mean) != size:
             raise RoundError(f"its normaliser has {len(self.mean)} features; the model has {size}")
 
@@ -130,7 +130,7 @@ def _vector(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
 def packed_normaliser(
     normaliser: Normaliser | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The arrays and metadata of a normaliser, or of none, to go into another message."""
+    """The arrays and metadata of an optional normaliser, for inclusion in another message."""
     if normaliser is None:
         return {}, None
     tensors, about = normaliser.pack()
@@ -140,7 +140,7 @@ def packed_normaliser(
 def without_normaliser(
     tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A message's other arrays, and those of the normaliser in it, under their own names."""
+    """A message's other arrays, and those of its normaliser, under their own names."""
     rest = {name: value for name, value in tensors.items() if not name.startswith(_PREFIX)}
     own = {n.removeprefix(_PREFIX): value for n, value in tensors.items() if n not in rest}
     return rest, own
@@ -149,7 +149,7 @@ def without_normaliser(
 def optional_normaliser(
     tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None, source: str
 ) -> Normaliser | None:
-    """Read what :func:`packed_normaliser` wrote, trusting nothing in it.
+    """Read the untrusted output of :func:`packed_normaliser`.
 
     Raises:
         RoundError: when an array in it is malformed, or arrays come without metadata.

@@ -1,4 +1,4 @@
-"""How a round over a network begins: what the coordinator announces, and who joins."""
+"""The start of a round over a network: the coordinator's announcement, and who joins."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Opening(TensorMessage):
 
 
 class Joined(JsonMessage):
-    """A party's word that it takes part.
+    """A party's statement that it takes part.
 
     Attributes:
         round_sha256: the round.
-        model_sha256: SHA-256 of each edited weight of its model, as the round finds it.
-        editors: names of the editors that its version knows.
+        model_sha256: SHA-256 of each edited weight of its model at the start of the round.
+        editors: names of the editors that its version supports.
     """
 
     what: ClassVar[str] = "reply"

@@ -32,15 +32,15 @@ _OPTIONAL = ("secure_aggregation", "bounds", "gate", "experts")
 
 
 class RoundConfig(JsonMessage, ModelHeader):
-    """What the parties must agree on before they edit; kept as ``round.json``.
+    """What the parties must agree on before they edit; stored as ``round.json``.
 
     Attributes:
         schedule: how residuals reach the layers.
         editor: name of the editor.
         hyperparameters: the editor's settings.
         contexts: template groups, sampled once for all parties.
-        seed: that the contexts were sampled with.
-        dtype: type that all parties load the model in.
+        seed: used for sampling the contexts.
+        dtype: type in which all parties load the model.
         weight_names: names of the edited weights, lowest layer first.
         d_in: width of a key.
         d_out: width of a residual.
@@ -160,7 +160,7 @@ class RoundConfig(JsonMessage, ModelHeader):
 
     @property
     def covariance_sha256(self) -> Mapping[str, str]:
-        """SHA-256 by weight name of the weights that the covariance must be of."""
+        """SHA-256 by weight name of the weights that the covariance must belong to."""
         return self.base_sha256 or self.model_sha256
 
     @property
@@ -170,18 +170,18 @@ class RoundConfig(JsonMessage, ModelHeader):
 
     @property
     def vote_by(self) -> Gate:
-        """The gate, with the defaults where the round says nothing."""
+        """The gate, or its defaults if the round specifies none."""
         return self.gate or Gate()
 
     @property
     def one_exchange(self) -> bool:
-        """Whether one exchange carries all of a party's statistics, and so its own update."""
+        """Whether one exchange carries all of a party's statistics, and thus its own update."""
         together = self.rules.at_once and self.schedule is Schedule.ONE_SHOT
         return together or self.rules.normalises
 
     @property
     def schedule_matters(self) -> bool:
-        """Whether the schedules differ: where all edits go to several layers together."""
+        """Whether the schedules differ: several layers, with all edits made together."""
         return self.rules.at_once and len(self.layers) > 1
 
     @property
@@ -200,7 +200,7 @@ class RoundConfig(JsonMessage, ModelHeader):
         return rest if self.one_exchange or self.schedule is Schedule.ONE_SHOT else rest[:1]
 
     def most_directions(self, edits: int) -> int:
-        """The most directions of a contribution: one an edit, or one a token of an answer."""
+        """Maximum rank of a contribution: one per edit, or one per token of an answer."""
         return self.d_in if self.rules.normalises else min(edits, self.d_in)
 
     def weight_of(self, layer: int) -> str:

@@ -1,8 +1,8 @@
-"""What crosses a wire under secure aggregation: keys, sealed shares, masked sums, shares again.
+"""Messages of secure aggregation: keys, sealed shares, masked sums, shares again.
 
-Every message of a party is signed with the key that the round's roster gives for it. The protocol
+Every message of a party is signed with its key in the round's roster. The protocol
 is that of Bonawitz et al. (2017, figure 4), with the consistency check against a coordinator that
-tells parties different things; :mod:`collabedit.privacy.secure` has both halves of it.
+gives parties conflicting views; :mod:`collabedit.privacy.secure` implements both halves.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Hex = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,512}$")]
 Signature = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{128})?$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
-#: Bits of a number on the wire, its sign among them.
+#: Bits of a number on the wire, including its sign.
 _BITS = 128
 
 
 class SecureAggregation(BaseModel):
-    """What a round agrees on so that only sums are learnt; part of ``round.json``.
+    """Settings of a round in which only sums are revealed; part of ``round.json``.
 
     Attributes:
         roster: the public Ed25519 key of each party, by its name. Parties compare it with the one
@@ -92,7 +92,7 @@ class SecureAggregation(BaseModel):
 
     @property
     def limit(self) -> float:
-        """The announced range: numbers of a party are below it in size, so no sum can overflow."""
+        """The announced range: a party's numbers are smaller in size, so no sum can overflow."""
         return 2.0 ** (_BITS - 1 - self.fraction_bits) / len(self.roster)
 
 
@@ -100,9 +100,9 @@ class SignedMessage(JsonMessage):
     """A party's message in a summation.
 
     Attributes:
-        party: who says so.
-        session: the summation; of an :class:`Advert`, the round.
-        signature: by the party's key of the roster, over all else.
+        party: the sender.
+        session: the summation; for an :class:`Advert`, the round.
+        signature: by the party's key in the roster, over everything else.
     """
 
     what: ClassVar[str] = "answer"
@@ -113,7 +113,7 @@ class SignedMessage(JsonMessage):
     signature: Signature = ""
 
     def signed_bytes(self) -> bytes:
-        """What the signature is over: the canonical form of all other fields."""
+        """The signed bytes: the canonical form of all other fields."""
         return _canonical(self.model_dump(mode="json", exclude={"signature"}))
 
 
@@ -134,8 +134,8 @@ class Advert(SignedMessage):
 class Shares(SignedMessage):
     """A party's two secrets in Shamir shares, sealed for each party of the summation.
 
-    The digests bind it: a recipient sees that it was given another share, and the coordinator that
-    it is shown another one. A share is a random number of 521 bits, which no digest tells.
+    The digests are binding: a recipient notices if it got a different share, and the coordinator if
+    it is shown a different one. A share is a random 521-bit number, which no digest reveals.
 
     Attributes:
         sealed: for each recipient, both shares, encrypted.
@@ -153,7 +153,7 @@ class Shares(SignedMessage):
 
 
 class Confirmation(SignedMessage):
-    """A party's word on whose masked sums the total is made of.
+    """A party's confirmation of whose masked sums make up the total.
 
     Attributes:
         exchange: what is summed.
@@ -167,7 +167,7 @@ class Confirmation(SignedMessage):
 
 
 class Unmasking(SignedMessage):
-    """The shares that take the masks off a total: one kind for each party, never both.
+    """The shares that unmask a total: one kind for each party, never both.
 
     Attributes:
         seed_shares: of the self-masks of parties whose masked sums are in the total.
@@ -181,15 +181,15 @@ class Unmasking(SignedMessage):
 
 
 class MaskedSumMetadata(Header):
-    """What a masked sum says about itself: nothing about the edits, not even their number.
+    """Header of a masked sum: nothing about the edits, not even their number.
 
     Attributes:
-        party: who sends it.
+        party: the sender.
         session: the summation.
-        exchange: what is summed: the round, the layers, what is merged so far, and the sketches.
-        commitment: to the party's edits, equal in all exchanges of a round.
+        exchange: what is summed: the round, the layers, the delta so far, and the sketches.
+        commitment: to the party's edits, the same in all exchanges of a round.
         sha256: of the numbers.
-        signature: by the party's key of the roster, over all else.
+        signature: by the party's key in the roster, over everything else.
     """
 
     format: Literal["collabedit.masked-sum"] = "collabedit.masked-sum"
@@ -202,7 +202,7 @@ class MaskedSumMetadata(Header):
     signature: Signature = ""
 
     def signed_bytes(self) -> bytes:
-        """What the signature is over."""
+        """The signed bytes."""
         return _canonical(self.model_dump(mode="json", exclude={"signature"}))
 
 
@@ -214,7 +214,7 @@ class MaskedSum(TensorMessage):
     ``2^128``, in two's complement.
 
     Attributes:
-        metadata: what it says about itself.
+        metadata: the header.
         masked: the numbers.
     """
 
@@ -244,7 +244,7 @@ class MaskedSum(TensorMessage):
             raise ContributionError(f"{source}: 'masked' must be int64 and [2, n]")
         sum_ = cls(about, masked)
         if sum_.digest != about.sha256:
-            raise ContributionError(f"{source}: its numbers are not those that it was signed with")
+            raise ContributionError(f"{source}: its numbers do not match its signature")
         return sum_
 
     @cached_property

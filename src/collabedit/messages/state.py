@@ -1,4 +1,4 @@
-"""What finished rounds leave to the next one: the weights they changed and the keys they wrote."""
+"""The state between rounds: the changes of finished rounds and the keys they wrote."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class RoundState(TensorMessage):
         finished: number of finished rounds.
         changes: by weight name, all changes since the unedited model.
         keys: by weight name, the pooled key factors ``F [d_in, r]`` of all finished rounds, which
-            the dynamic covariance protects; none for methods that do not pool statistics.
+            the dynamic covariance protects; empty for methods that do not pool statistics.
         base_sha256: SHA-256 by weight name of the edited weights before the first round; empty
-            where nobody recorded it.
-        normaliser: of the features of all finished rounds, where the editor normalises them.
+            if it was not recorded.
+        normaliser: of the features of all finished rounds, if the editor normalises them.
     """
 
     what: ClassVar[str] = "state"
@@ -116,7 +116,7 @@ class RoundState(TensorMessage):
     def unpack(
         cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], source: str
     ) -> Self:
-        """Read a state, trusting nothing in it.
+        """Read an untrusted state.
 
         Raises:
             RoundError: when it is not a state, or an array in it is malformed.

@@ -86,7 +86,7 @@ def load_model(
         memory_budget: bytes beyond the weights that one stage may take; ``auto`` leaves them free.
         max_memory: for ``auto``, the most weights by device, such as ``{0: "20GB", "cpu": "8GB"}``;
             what is free by default.
-        trust_remote_code: whether Python code that comes with the model may run.
+        trust_remote_code: whether Python code that ships with the model may run.
 
     Raises:
         InputError: when the name, the type or the device is unknown.

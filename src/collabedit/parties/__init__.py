@@ -1,4 +1,4 @@
-"""The half of a round that has a model: parties, opening a round, and applying what comes of it."""
+"""The half of a round that needs a model: parties, opening a round, and applying a delta."""
 
 from collabedit.parties.applying import apply_delta, check_delta_model
 from collabedit.parties.companions import Companions

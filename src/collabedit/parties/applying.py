@@ -26,11 +26,11 @@ def check_delta_model(model: LanguageModel, delta: Delta) -> None:
 
 
 def weights_of(model: LanguageModel, delta: Delta) -> dict[str, Tensor]:
-    """The weights that a delta changes, as its round found them.
+    """The weights that a delta changes, as they were before its round.
 
     Args:
         model: the unedited model.
-        delta: what a round came to.
+        delta: the delta of a round.
 
     Returns:
         By name, views ``[d_out, d_in]`` of the model's weights.
@@ -43,11 +43,11 @@ def weights_of(model: LanguageModel, delta: Delta) -> dict[str, Tensor]:
 
 
 def apply_delta(model: LanguageModel, delta: Delta) -> None:
-    """Write a delta into a model for good.
+    """Write a delta into a model permanently.
 
     Args:
         model: the unedited model; its weights change.
-        delta: what a round came to.
+        delta: the delta of a round.
 
     Raises:
         RoundError: when the model is not the one that the delta was made for.

@@ -1,4 +1,4 @@
-"""Fine-tuning of one weight, FT-L and LocFT-BF: the baselines that have no closed form."""
+"""Fine-tuning of one weight, FT-L and LocFT-BF: the baselines without a closed form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fine_tune(
     an epoch is. The order in which the edits are given does not matter.
 
     Args:
-        model: the model, which is left as it was.
+        model: the model; it is left unchanged.
         requests: the edits.
         settings: a single layer, ``ft_*``, and ``loss_threshold``.
 
@@ -76,7 +76,7 @@ def _step(optimizer: torch.optim.Optimizer, change: Tensor, bound: float | None)
 def _texts(
     model: LanguageModel, requests: Sequence[EditRequest], end_token: bool
 ) -> list[EncodedText]:
-    """The edits' texts in an order of their own, so that shuffling does not depend on the given."""
+    """The edits' texts in a canonical order, so that shuffling does not depend on the given one."""
     ordered = sorted(requests, key=lambda r: (r.prompt, r.subject, r.target_new))
     filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in ordered]
     texts = encode(model.tokenizer, filled)
@@ -101,7 +101,7 @@ def _mini_batches(
 def _backward(
     model: LanguageModel, texts: Sequence[EncodedText], name: str, weight: Tensor, change: Tensor
 ) -> float:
-    """The loss; its gradient is added to that of ``change``, which has the weight's stored form."""
+    """The loss; adds its gradient to that of ``change``, which has the weight's stored layout."""
     total = 0.0
     for batch in equal_length_batches([text.ids[:-1] for text in texts], MAX_TOKENS, model.device):
         changed = {name: (weight.float() + change).to(weight.dtype)}

@@ -1,4 +1,4 @@
-"""Secure aggregation with all parties in one process: the same protocol, with keys made here."""
+"""Secure aggregation with all parties in one process: the same protocol, with local keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["parties_of", "secure_aggregation_of"]
 
 
 def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureAggregation:
-    """What a round of this process agrees on: all parties must stay, the smaller form.
+    """Settings for a round in this process: all parties must stay, the smaller form.
 
     Args:
         sizes: number of edits of each party.
@@ -42,10 +42,10 @@ def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureA
 
 
 def parties_of(config: RoundConfig) -> list[SecureParty] | None:
-    """The halves of the parties of a round that was made here; ``None`` in a plain round.
+    """The parties' halves in a round that was opened here; ``None`` in a plain round.
 
     Raises:
-        RoundError: when another user's process made it.
+        RoundError: when another user's process opened it.
     """
     if config.secure_aggregation is None:
         return None
@@ -58,7 +58,7 @@ def parties_of(config: RoundConfig) -> list[SecureParty] | None:
 
 
 def _identities(count: int) -> list[Identity]:
-    """Keys that an interrupted run finds again, since they come from this user's secret."""
+    """Keys derived from this user's secret, so that an interrupted run can reproduce them."""
     from collabedit.privacy.secure.keys import Identity, derive
 
     width, secret = len(str(count)), stored_secret()

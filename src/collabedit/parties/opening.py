@@ -26,7 +26,7 @@ from collabedit.models.language_model import LanguageModel
 
 __all__ = ["check_round_model", "new_round", "round_on"]
 
-#: Facts whose values' mean norm is the anchor of NAS: any will do that nobody keeps to themselves.
+#: Number of facts whose values' mean norm is the anchor of NAS; any public facts will do.
 _ANCHOR_DATA, _ANCHOR_FACTS = "worldfacts", 60
 
 
@@ -46,23 +46,23 @@ def new_round(
     """Make a round's configuration.
 
     Args:
-        model: the model as the round finds it: unedited, or with what earlier rounds wrote.
-        editor: name of the editor, in any case of letters.
+        model: the model at the start of the round: unedited, or with the edits of earlier rounds.
+        editor: name of the editor, case-insensitive.
         schedule: how residuals reach the layers.
         hyperparameters: settings; the model's preset by default.
         contexts: template groups; :func:`collabedit.editing.default_contexts` by default.
-        seed: of that sampling.
-        state: what earlier rounds left, where this is not the first one.
-        secure_aggregation: how the coordinator learns only sums; none by default.
-        bounds: what a contribution may be at most.
-        gate: what the parties' trials of the merged model must show.
+        seed: for sampling the contexts.
+        state: the state after earlier rounds, unless this is the first one.
+        secure_aggregation: settings of secure aggregation; none by default.
+        bounds: upper bounds on a contribution.
+        gate: limits for the parties' trials of the merged model.
 
     Raises:
         UnknownNameError: when there is no such editor.
         InputError: when it cannot edit with these settings, the state does not fit, or there are
             bounds where only sums are seen.
-        ModelError: when the model lacks a layer, or its layers do not add what the edited weights
-            give.
+        ModelError: when the model lacks a layer, or its layers do not add the outputs of the edited
+            weights.
     """
     rules = resolve_editor(editor)
     settings = (
@@ -116,7 +116,7 @@ def new_round(
 def _with_anchor(
     model: LanguageModel, settings: Hyperparameters, contexts: Contexts, *, first: bool
 ) -> Hyperparameters:
-    """The settings with an anchor that was to be measured."""
+    """The settings with a measured anchor, if one was requested."""
     if settings.norm_anchor != 0:
         return settings
     if not first:
@@ -131,7 +131,7 @@ def _with_anchor(
 
 
 def _base(state: RoundState, fingerprint: dict[str, str]) -> dict[str, str]:
-    """The hashes of the weights before the first round; none if this is the first one."""
+    """The hashes of the weights before the first round; empty if this is the first one."""
     if not state.finished:
         return {}
     base = {name: state.base_sha256.get(name, "") for name in fingerprint}

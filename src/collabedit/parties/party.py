@@ -1,4 +1,4 @@
-"""A party: it holds private requests and answers each exchange with statistics of them."""
+"""A party: holds private requests and answers each exchange with statistics of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Party", "checked_threshold"]
 
-#: A party's edits, with or without the prompts that try them.
+#: A party's edits, with or without evaluation prompts.
 Edits = Sequence[EditRequest] | Sequence[Record]
 
 
@@ -58,21 +58,21 @@ class Party:
 
     Args:
         model: the round's model, unedited; several parties of one process may share it.
-        requests: its edits, which never leave it; as records, their prompts try a merged delta,
-            and otherwise only the edited prompts do.
+        requests: its edits, which never leave it; records also provide prompts for trying a merged
+            delta, otherwise only the edited prompts are tried.
         config: the round.
-        cache: where it keeps its targets between exchanges.
-        targets: ``Z [d_out, n]``, when they are known already.
+        cache: keeps its targets between exchanges.
+        targets: ``Z [d_out, n]``, if already known.
         skip_known: skip edits whose new object the unedited model already gives, after the bare
             prompt, at least this mean probability per token.
         fingerprint_key: add fingerprints of the edits under this key, which all parties share.
-        decision: leave out the edits that it names; it identifies them by the fingerprints
+        decision: leave out the edits that it lists; it identifies them by the fingerprints
             of those that are not skipped.
         most_left_out: the largest share of its edits that it lets a coordinator leave out in
             :meth:`follow`, unless it is all of them: what it sends of few edits says much of each.
         name: what the party calls itself in its contributions; may be empty.
         secure: its half of the summations, in a round with secure aggregation.
-        secret: what its commitment to the edits is made with; the same in all exchanges of a
+        secret: key of its commitment to the edits; the same in all exchanges of a
             round, and known to nobody else. Random by default.
 
     Raises:
@@ -134,7 +134,7 @@ class Party:
         secure: Sequence[SecureParty] | None = None,
         solve: Solve | None = None,
     ) -> list[Party]:
-        """Parties of one process, whose targets are found together where the editor allows it.
+        """Parties of one process; their targets are found together if the editor allows it.
 
         A target depends on the model and the party's edits of the subject, so this only saves time.
 
@@ -173,7 +173,7 @@ class Party:
 
     @classmethod
     def pooled(cls, parties: Sequence[Party]) -> Party:
-        """The single party that would hold all edits of several, from the same targets."""
+        """A single party that holds all edits of several, with the same targets."""
         first = parties[0]
         together = first.config.rules.at_once
         pooled = cls(
@@ -190,14 +190,14 @@ class Party:
         return pooled
 
     def holding(self, request: EditRequest, config: RoundConfig) -> Party:
-        """The party with one of its edits only, in a round on the model as it is now."""
+        """The party with only one of its edits, in a round on the model as it is now."""
         return Party(self.model, [request], config, cache=self._cache, name=self.name)
 
     @cached_property
     def requests(self) -> list[EditRequest]:
         """The edits that it takes part with: neither skipped nor left out.
 
-        Settled at first use, on the unedited model, and the same in every exchange.
+        Determined on first use, on the unedited model, and the same in every exchange.
         """
         return [self._given[place] for place in self._kept]
 
@@ -213,16 +213,16 @@ class Party:
 
     @property
     def targets(self) -> Tensor:
-        """``Z [d_out, n]`` of the remaining requests; prepares the party if need be."""
+        """``Z [d_out, n]`` of the remaining requests; prepares the party if necessary."""
         self.prepare()
         assert self._targets is not None
         return self._targets
 
     def prepare(self, solve: Solve | None = None) -> None:
-        """Settle which edits take part, and find their targets or features on the unedited model.
+        """Determine which edits take part; find their targets or features on the unedited model.
 
-        What the model knows, and the targets, must not depend on when this runs: a model that
-        carries merged layers would give other targets. A second call does nothing.
+        Known edits and targets must not depend on when this runs: a model with merged layers would
+        give different targets. A second call does nothing.
 
         Args:
             solve: finds the targets elsewhere, such as on workers.
@@ -257,7 +257,7 @@ class Party:
         )
 
     def answer(self, request: bytes) -> bytes:
-        """Answer a coordinator's request: what crosses the wire, both ways.
+        """Answer a coordinator's request, as bytes in both directions.
 
         Args:
             request: a :class:`collabedit.messages.Request` as bytes.
@@ -369,7 +369,7 @@ class Party:
         Args:
             delta: what the round has merged so far.
             dtype: type of the arrays once they are written to a file.
-            normaliser: of all parties' features, where the editor normalises them.
+            normaliser: of all parties' features, if the editor normalises them.
 
         Raises:
             RequestError: when all its edits are skipped or left out.
@@ -439,7 +439,7 @@ class Party:
         return try_delta(self.model, delta, self.config, records, party=self.name)
 
     def announce(self) -> Contribution:
-        """A contribution without statistics: all that detection needs, before anything is measured.
+        """A contribution without statistics, for detection before anything is measured.
 
         Raises:
             InputError: when it has no fingerprint key.
@@ -453,7 +453,7 @@ class Party:
 
     @cached_property
     def _unknown(self) -> list[int]:
-        """Places of the requests that are not skipped."""
+        """Indices of the requests that are not skipped."""
         if self._skip_known is None:
             return list(range(len(self._given)))
         self._require_unedited()  # an edited model knows the edits
@@ -463,7 +463,7 @@ class Party:
 
     @cached_property
     def _kept(self) -> list[int]:
-        """Places of the requests that are neither skipped nor left out."""
+        """Indices of the requests that are neither skipped nor left out."""
         if self._decision is None or self._key is None:
             return self._unknown
         fingerprints = [fingerprint(self._given[place], self._key) for place in self._unknown]
@@ -492,7 +492,7 @@ class Party:
 
     @property
     def _commitment(self) -> str:
-        """HMAC-SHA256 of round, name and edits: without the secret it reveals nothing."""
+        """HMAC-SHA256 of round, name and edits; it reveals nothing without the secret."""
         edits = [(r.prompt, r.subject, r.target_new) for r in self.requests]
         bound = json.dumps([self.config.sha256, self.name, edits]).encode()
         return hmac.new(self._secret, bound, "sha256").hexdigest()

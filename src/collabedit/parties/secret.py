@@ -13,9 +13,9 @@ _BYTES = 32
 
 
 def stored_secret() -> bytes:
-    """This user's secret, made at first use; kept in the cache, readable by this user only.
+    """This user's secret, created on first use; kept in the cache, readable by this user only.
 
-    The exchanges of a layerwise round are processes of their own. They commit to the same edits
+    The exchanges of a layerwise round run in separate processes, whose commitments agree
     only if they share the secret.
 
     Raises:

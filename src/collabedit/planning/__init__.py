@@ -1,4 +1,4 @@
-"""What an edit will take, before it is made: memory and time of every stage."""
+"""Cost estimates before an edit: memory and time of every stage."""
 
 from collabedit.planning.costs import (
     STAGES,

@@ -1,4 +1,4 @@
-"""What parties may learn of each other's edits: fingerprints, and overlaps found by them."""
+"""What parties may learn about each other's edits: fingerprints, and overlaps found with them."""
 
 from collabedit.privacy.detection import (
     Detection,

@@ -1,4 +1,4 @@
-"""Overlaps and conflicts between parties, found by fingerprints, and what to do about them."""
+"""Overlaps and conflicts between parties, found with fingerprints, and how to settle them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SharedQuestion:
 
     Attributes:
         question: its fingerprint.
-        answers: party and fingerprint of the target, one an edit, in the order of the parties.
+        answers: party and fingerprint of the target, one per edit, in the order of the parties.
     """
 
     question: str
@@ -27,12 +27,12 @@ class SharedQuestion:
 
     @property
     def overlaps(self) -> bool:
-        """Whether two edits write the same."""
+        """Whether two edits write the same object."""
         return len({target for _, target in self.answers}) < len(self.answers)
 
     @property
     def conflicts(self) -> bool:
-        """Whether two edits write different things."""
+        """Whether two edits write different objects."""
         return len({target for _, target in self.answers}) > 1
 
     def overlaps_between(self, first: str, second: str) -> bool:
@@ -53,7 +53,7 @@ class SharedQuestion:
 
 @dataclass(frozen=True)
 class Detection:
-    """What the updates of one exchange have in common.
+    """What the contributions of one exchange have in common.
 
     Attributes:
         fingerprints: by party, sorted.
@@ -118,9 +118,9 @@ def detect(updates: Mapping[str, ContributionMetadata]) -> Detection:
 def _shared_subjects(
     fingerprints: Mapping[str, Sequence[Fingerprint]],
 ) -> dict[str, tuple[str, ...]]:
-    """The subjects of which parties edit different facts.
+    """The subjects of which several parties edit different facts.
 
-    Each finds its change without the other's, and both changes act at nearly the same key.
+    Each finds its change without the others', and all changes act at nearly the same key.
     """
     asked: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for party, prints in fingerprints.items():
@@ -179,7 +179,7 @@ def check_preferred(policy: Policy | None, prefer: str | None) -> None:
 
 
 def left_out(fingerprints: Sequence[Fingerprint], decision: Decision) -> set[int]:
-    """Which of a party's edits a decision leaves out; of equal ones the first stays.
+    """Which of a party's edits a decision leaves out; of duplicates the first stays.
 
     Args:
         fingerprints: of the edits, in their order.
@@ -228,7 +228,7 @@ def _surplus(
     prints: Sequence[Fingerprint],
     stays: Mapping[str, tuple[str, str] | None],
 ) -> tuple[int, ...]:
-    """Places of the fingerprints that the party leaves out, repeated ones among them."""
+    """Indices of the fingerprints that the party leaves out, including repeated ones."""
     places, kept = [], set()
     for place, each in enumerate(prints):
         if each.question not in stays:

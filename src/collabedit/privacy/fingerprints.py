@@ -1,7 +1,7 @@
-"""Keyed fingerprints of edits: parties find what they have in common without showing a fact.
+"""Keyed fingerprints of edits: parties find what they have in common without revealing a fact.
 
-A fingerprint is HMAC-SHA256 under a key that the parties share and the coordinator lacks. The same
-edit has the same fingerprint everywhere, and without the key nobody can test a guess.
+A fingerprint is HMAC-SHA256 under a key that the parties share and the coordinator does not have.
+The same edit has the same fingerprint everywhere; without the key nobody can test a guess.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def key_id(key: bytes) -> str:
 
 
 def load_key(path: str | os.PathLike[str]) -> bytes:
-    """Read the parties' shared key; white space around it does not count.
+    """Read the parties' shared key; surrounding white space is ignored.
 
     Raises:
         InputError: when the file cannot be read or the key is too short.
@@ -70,7 +70,7 @@ def checked_key(key: bytes, source: str) -> bytes:
 
     Args:
         key: the key.
-        source: what to call it in messages.
+        source: its name in messages.
 
     Raises:
         InputError: when it is too short.
@@ -84,7 +84,7 @@ def checked_key(key: bytes, source: str) -> bytes:
 
 
 def normalise(text: str) -> str:
-    """A text without what people write differently.
+    """A text without spelling variations.
 
     Compatible characters are unified (NFKC), case and surrounding punctuation dropped, and white
     space collapsed. A text of punctuation alone keeps it.
@@ -103,7 +103,7 @@ def _question(request: EditRequest) -> tuple[str, ...]:
     subject = normalise(request.subject)
     if request.relation_id is not None:
         return "relation", subject, normalise(request.relation_id)
-    # In two parts, since "{}" would count as punctuation, and its place matters.
+    # In two parts, since "{}" would count as punctuation, and its position matters.
     before, _, after = request.prompt.partition("{}")
     return "prompt", subject, normalise(before), normalise(after)
 

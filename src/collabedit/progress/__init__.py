@@ -1,11 +1,11 @@
 """Long work shows itself: one display and one log for every stage of a command.
 
-A stage is a ``with`` block of :func:`progress`. A command that knows which stages it will go
-through says so with :func:`plan`; the display then counts them and estimates the time left over all
+A stage is a ``with`` block of :func:`progress`. A command that knows its stages announces them
+with :func:`plan`; the display then counts them and estimates the time left over all
 of them. Messages for the user go through :func:`say`, so that they never break a bar.
 
-:func:`show_progress` chooses what is seen: a bar on a terminal, lines at growing intervals
-elsewhere, a :class:`Display` of one's own, or nothing; and a file that gets every event as JSON.
+:func:`show_progress` chooses the display: a bar on a terminal, lines at growing intervals
+elsewhere, a custom :class:`Display`, or nothing; and a log file of all events as JSON.
 """
 
 from collabedit.progress.clock import Running, duration

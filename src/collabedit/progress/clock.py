@@ -1,4 +1,4 @@
-"""How far a command is: which of its stages runs, and how long the rest will take."""
+"""A command's progress: the current stage, and the time left."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["Running", "Schedule", "duration"]
 
-#: Seconds that stages take relative to each other: 32 edits of smollm2-135m on two cores. They
-#: only serve to guess stages that have not begun; those that run are timed.
+#: Relative durations of stages, in seconds: 32 edits of smollm2-135m on two cores. They
+#: only serve to estimate future stages; running ones are timed.
 _WEIGHTS = {
     "Downloading": 20.0,
     "Loading the model": 2.0,
@@ -120,7 +120,7 @@ def _weight(title: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: ``40 s``, ``3 min``, ``1 h 20 min``."""
+    """A human-readable duration: ``40 s``, ``3 min``, ``1 h 20 min``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What is seen of a stage: a bar on a terminal, lines elsewhere, or nothing."""
+"""Displays of a stage: a bar on a terminal, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Display", "Lines", "Nothing", "Terminal", "amount", "counted", "label", "remaining"]
 
-#: Seconds of a stage before its first line where there is no terminal, and how much longer each
-#: further pause is than the one before it.
+#: Without a terminal: seconds of a stage before its first line, and the growth factor of the
+#: following pauses.
 _FIRST_LINE = 10.0
 _LONGER = 1.5
 _LONGEST_PAUSE = 300.0
@@ -30,7 +30,7 @@ class Display(Protocol):
         """Show how far it is, and the seconds ``left`` to the end of all stages."""
 
     def end(self, stage: Running) -> None:
-        """Take it off."""
+        """Remove it."""
 
     def message(self, text: str) -> None:
         """Print a message."""
@@ -101,7 +101,7 @@ class Lines:
         self.message(f"{self._label}: {', '.join(filter(None, parts))}")
 
     def end(self, stage: Running) -> None:
-        """Print nothing more of it."""
+        """Print nothing more about it."""
 
     def message(self, text: str) -> None:
         """Print a line."""
@@ -144,7 +144,7 @@ class Terminal:
         )
 
     def end(self, stage: Running) -> None:
-        """Take the bar off."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

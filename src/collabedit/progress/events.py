@@ -1,7 +1,7 @@
-"""A log of what a command does, one JSON object a line.
+"""A log of a command's events, one JSON object per line.
 
-It holds names of stages, numbers and times. Messages, arguments and paths may quote requests, so
-none of them is ever written.
+It contains names of stages, numbers and times. Messages, arguments and paths may quote requests, so
+they are never written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EventLog:
 
         Args:
             event: its kind.
-            values: names of the package's own and numbers, never text that a user gave.
+            values: the package's own names and numbers, never a user's text.
         """
         known = {key: value for key, value in values.items() if value is not None}
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")

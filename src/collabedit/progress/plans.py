@@ -1,4 +1,4 @@
-"""Which stages jobs go through, for :func:`collabedit.progress.plan`."""
+"""The stages of commands, for :func:`collabedit.progress.plan`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ASK = "Generating"
 
 #: One party, from the model to the update.
 EDIT = (_LOAD, _COVARIANCE, _KEYS, _TARGETS, _KEYS)
-#: By the name of the command, where its options make no difference.
+#: By command, for those whose options make no difference.
 COMMANDS = {
     "contribute": (_LOAD, _KEYS, _TARGETS, _KEYS),
     "edit": (_LOAD, _COVARIANCE, _ASK, _KEYS, _TARGETS, _KEYS, _ASK),

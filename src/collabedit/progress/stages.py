@@ -1,4 +1,4 @@
-"""The stages of a command: where they are announced, begun, counted and ended."""
+"""The stages of a command: announcing, starting, counting and ending them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def default_display() -> Display:
 
 
 class _Reporter:
-    """What is shown and logged in this process, and the stage that runs."""
+    """This process's display, log and current stage."""
 
     def __init__(self) -> None:
         self.display: Display | None = None
@@ -62,7 +62,7 @@ class Progress:
         """Report ``amount`` further units as done."""
 
     def skip(self, amount: float) -> None:
-        """Report ``amount`` units that an earlier run finished, which say nothing of the rate."""
+        """Report ``amount`` units that an earlier run finished, which don't count for the rate."""
 
 
 class _Shown(Progress):
@@ -132,8 +132,8 @@ def plan(titles: Sequence[str]) -> Iterator[None]:
     """Announce the stages that the block goes through, so that they are counted.
 
     Args:
-        titles: those that :func:`progress` will be given, in order. Stages may be missing, as
-            those whose results are cached are; others may come in between, and are not counted.
+        titles: the titles passed to :func:`progress`, in order. Stages may be skipped, such as
+            those with cached results; others may come in between, and are not counted.
     """
     if _reporter.schedule.titles:  # part of a greater plan
         yield
@@ -176,7 +176,7 @@ def show_progress(
 ) -> Iterator[None]:
     """Choose what is shown and logged within the block.
 
-    It holds for the whole process, its threads included: one block at a time.
+    Applies to the whole process, including its threads: one block at a time.
 
     Args:
         quiet: show neither stages nor messages.

@@ -15,7 +15,7 @@ __all__ = ["Plotted", "save_roc"]
 
 
 class Plotted(Protocol):
-    """What is drawn of a finding."""
+    """The parts of a finding that are drawn."""
 
     @property
     def attack(self) -> str:
@@ -23,15 +23,15 @@ class Plotted(Protocol):
 
     @property
     def question(self) -> str:
-        """What it asks."""
+        """The attack's question."""
 
     @property
     def source(self) -> str:
-        """What it is on."""
+        """The attacked files."""
 
     @property
     def curve(self) -> Curve:
-        """How it does."""
+        """Its ROC curve."""
 
 
 def save_roc(findings: Sequence[Plotted], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How sure averages over records are: the paired bootstrap (Efron and Tibshirani, 1993)."""
+"""Confidence intervals over records by the paired bootstrap (Efron and Tibshirani, 1993)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DRAWS", "Bootstrap", "Interval", "bootstrap"]
 
 Array = npt.NDArray[np.float64]
 
-#: Resamples; the ends of an interval are then sure to about a tenth of its width.
+#: Resamples; the ends of an interval are then accurate to about a tenth of its width.
 DRAWS = 2000
 
 #: Percentiles at the ends of a 95 % interval.
@@ -107,7 +107,7 @@ def _resampled(cases: Sequence[CaseResult], counts: Array) -> dict[str, Array]:
         if known.any():
             weights = counts @ known
             sums = counts @ np.where(known, values, 0.0)
-            # A resample without a record that has the metric says nothing of it.
+            # A resample without a record that has the metric does not count for it.
             found[each.key] = np.divide(
                 100 * sums, weights, out=np.full(len(counts), np.nan), where=weights > 0
             )

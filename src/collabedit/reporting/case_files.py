@@ -1,4 +1,4 @@
-"""Reading result files, one a record: those of this package and those of the papers' code."""
+"""Reading result files, one per record, of this package and of the papers' code."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ _NAMED_FILES = 5
 def measured_cases(
     folder: Path, category: str | None = None, first: int | None = None
 ) -> dict[str, list[CaseResult]]:
-    """What a folder of result files, one a record, says of each method, and of :data:`UNEDITED`.
+    """Results of each method, and of :data:`UNEDITED`, from a folder with one file per record.
 
     CollabEdit's files have the parts ``global_edit`` and ``collaborative_edit``, of which a run
-    fills one; ROME's and MEMIT's have ``post``, and perhaps ``pre``, at the top. This package's own
-    are read too. Damaged files are left out, with a warning that counts and names them.
+    fills one; ROME's and MEMIT's have ``post``, and optionally ``pre``, at the top level. This
+    package's own files are read too. Damaged files are skipped, with a warning that counts and
+    names them.
 
     Args:
         folder: such as ``results/MEMIT/run_000``.
@@ -117,12 +118,12 @@ def _refuse_unfinished(folder: Path) -> None:
 
 
 def _read_case(case_id: int, path: Path) -> dict[str, CaseResult]:
-    """What a file says of one record, by method."""
+    """A file's results for one record, by method."""
     return measured_case(case_id, read_json(path, "result file"), str(path))
 
 
 def measured_case(case_id: int, value: Mapping[str, Any], source: str) -> dict[str, CaseResult]:
-    """What a result file's content says of one record, by method, :data:`UNEDITED` last.
+    """A decoded file's results for one record, by method, :data:`UNEDITED` last.
 
     Args:
         case_id: the record's.

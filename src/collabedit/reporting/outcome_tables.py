@@ -1,4 +1,4 @@
-"""The table that editing ends with: what came of each edit."""
+"""The table at the end of editing: the outcome of each edit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collabedit.reporting.table import Column, Row, Table, console, section
 
 __all__ = ["outcome_table", "print_outcomes", "side_by_side", "task_table"]
 
-#: Edits that are shown, and characters of a text.
+#: Number of edits shown, and of characters of a text.
 _SHOWN, _LONGEST = 24, 90
 
 
 def print_outcomes(outcomes: Outcomes) -> None:
-    """Print what came of edits, of many those that failed above all, and a summary."""
+    """Print the outcomes of edits, failures first if there are many, and a summary."""
     out = console()
     failed = set(outcomes.failed)
     order = sorted(range(len(outcomes.each)), key=lambda place: place not in failed)
@@ -25,7 +25,7 @@ def print_outcomes(outcomes: Outcomes) -> None:
 
 
 def outcome_table(each: Sequence[Outcome]) -> Table:
-    """Edits, what the model wrote before and after, raw and in chat, and what came of them."""
+    """Edits, the model's answers before and after, raw and in chat, and the outcomes."""
     headings = {"edit": "edit", "before": "before", "after": "after"}
     if any(one.chat is not None for one in each):
         headings |= {"asked": "asked in chat", "chat_before": "before", "chat_after": "after"}
@@ -48,7 +48,7 @@ def _row(one: Outcome) -> Row:
 
 
 def side_by_side(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Texts beside each other, such as questions and what models say to them."""
+    """Texts side by side, such as questions and models' answers."""
     columns = [Column(str(n), heading, is_text=True) for n, heading in enumerate(headings)]
     values: list[Row] = [{str(n): _shortened(t) for n, t in enumerate(row)} for row in rows]
     return Table(title, columns, [section(columns, [row]) for row in values])
@@ -81,6 +81,6 @@ def task_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table
 
 
 def _shortened(text: str) -> str:
-    """A text on one line, cut where it is long."""
+    """A text on one line, truncated if long."""
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

@@ -1,4 +1,4 @@
-"""One picture a study, for those who have matplotlib (the extra ``plot``)."""
+"""One plot per study, if matplotlib is installed (the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_plot(result: RunResult, path: Path) -> bool:
     """Draw a run's result as a PNG.
 
     Returns:
-        Whether there is a picture: installations without matplotlib have none.
+        Whether there is a plot: there is none without matplotlib.
     """
     if find_spec("matplotlib") is None:
         logger.warning('no plot: install matplotlib with pip install "collabedit[plot]"')
@@ -129,7 +129,7 @@ def _curves(result: ForgettingResult, figure: Any) -> None:
 
 @draw.register
 def _overlap(result: OverlapResult, figure: Any) -> None:
-    """Left, residual norms over rounds; right, what copies within one round do."""
+    """Left, residual norms over rounds; right, the effect of copies within one round."""
     left, right = figure.subplots(1, 2)
     for name, rows in result.repeated.items():
         numbers = range(1, len(rows) + 1)

@@ -1,7 +1,7 @@
-"""What finished runs found: one model a study, which writes and reads ``summary.json``.
+"""Results of finished runs: one model per study, which writes and reads ``summary.json``.
 
-The models are a union told apart by ``experiment``. Metrics are mappings by the keys of registered
-metrics (:mod:`collabedit.evaluation.metrics`); keys that are not registered are kept.
+The models are a union discriminated by ``experiment``. Metrics are mappings by the keys of
+registered metrics (:mod:`collabedit.evaluation.metrics`); unregistered keys are kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
     "TuneResult",
 ]
 
-#: What was measured, by the keys of metrics.
+#: Measurements by the keys of metrics.
 Metrics = dict[str, int | float]
 
 #: By weight name, ``|R|`` (Frobenius) of all parties' residuals; ``None`` where only sums arrived.
@@ -55,7 +55,7 @@ Result = TypeVar("Result", bound="RunResult")
 
 
 class _Part(BaseModel):
-    """Part of a summary. What a newer version adds to it is kept."""
+    """Part of a summary. Fields added by newer versions are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -68,7 +68,7 @@ class _Measured(BaseModel):
 
     @property
     def metrics(self) -> Metrics:
-        """What was measured, by the keys of metrics."""
+        """Measurements by the keys of metrics."""
         return dict(self.__pydantic_extra__)
 
 
@@ -116,11 +116,11 @@ class Case(_Part):
 
 
 class StageCost(_Part):
-    """What a stage of a run took.
+    """The cost of a stage of a run.
 
     Attributes:
         seconds: of wall-clock time.
-        bytes: that its outcome has on disk.
+        bytes: of its outcome on disk.
     """
 
     seconds: float
@@ -128,7 +128,7 @@ class StageCost(_Part):
 
 
 class Costs(_Part):
-    """What a run took, ``costs.json``: measured, so no two runs have the same.
+    """The costs of a run, ``costs.json``; measured, so they differ from run to run.
 
     Attributes:
         stages: by the names of stages, in the order in which they finished.
@@ -138,7 +138,7 @@ class Costs(_Part):
 
     @classmethod
     def load(cls, folder: Path) -> Costs:
-        """Read a run's costs; none where nothing was measured.
+        """Read a run's costs; empty if nothing was measured.
 
         Raises:
             InputError: when the file cannot be read.
@@ -157,16 +157,16 @@ class Costs(_Part):
 
 
 class RunResult(_Part):
-    """What a finished run found.
+    """The results of a finished run.
 
     Attributes:
         experiment: name of the study.
         unedited: metrics of the unedited model, if it was measured.
-        settings: what was asked, as JSON values.
+        settings: of the study, as JSON values.
         versions: of the packages that computed it.
-        cases: the records' results, where they were read; files of their own.
-        costs: what the run took; a file of its own.
-        files: what the run leaves beside ``summary.json`` and ``params.json``.
+        cases: the records' results, if they were read; stored in separate files.
+        costs: of the run; stored in a separate file.
+        files: of the run besides ``summary.json`` and ``params.json``.
     """
 
     files: ClassVar[tuple[str, ...]] = ("case_<id>.json",)
@@ -224,17 +224,17 @@ class RunResult(_Part):
         write_json(Path(folder) / "summary.json", self.summary())
 
     def summary(self) -> dict[str, Any]:
-        """The content of ``summary.json``: what is known, as JSON values."""
+        """The content of ``summary.json``: all known values, as JSON values."""
         known = self.model_dump(mode="json", exclude_unset=True)
         return {"experiment": self.experiment, **known}
 
     def rows(self) -> list[Row]:
-        """What was measured, one row a model, the unedited one first; for CSV."""
+        """Measurements, one row per model, the unedited one first; for CSV."""
         return [] if self.unedited is None else [{"method": UNEDITED, **self.unedited}]
 
 
 class MethodsResult(RunResult):
-    """What a run that compares edited models found.
+    """The results of a run that compares edited models.
 
     Attributes:
         methods: metrics of each edited model.
@@ -249,7 +249,7 @@ class MethodsResult(RunResult):
     residual_norms: dict[str, ResidualNorms] = {}
 
     def rows(self) -> list[Row]:
-        """One row a method, the unedited model first, with the distance from GLOBAL's update."""
+        """One row per method, the unedited model first, with the distance from GLOBAL's update."""
         distances = self.delta_relative_to_global
         return [*super().rows(), *_method_rows(self.methods, distances)]
 
@@ -272,16 +272,16 @@ class SingleRoundResult(MethodsResult):
 
 
 class EarlyWarning(_Part):
-    """Something that left its band after a round.
+    """A measure that left its range after a round.
 
     Attributes:
         round: after which, from 1.
         measure: ``change``, the round's change relative to the unedited weight; ``total``, all
             changes likewise; ``perplexity`` of the held-out text; or ``first_score``, the Score of
             the first round's edits.
-        value: what it is.
-        limit: the end of its band.
-        message: what happened and what to do, in a line.
+        value: its value.
+        limit: the end of its range.
+        message: what happened and what to do, in one line.
     """
 
     round: int
@@ -323,7 +323,7 @@ class MultiRoundResult(MethodsResult):
 
 
 class ForgettingResult(MethodsResult):
-    """What further edits leave of a first set.
+    """How much of a first set of edits survives further ones.
 
     Attributes:
         curves: by method, metrics of the first set after ``further_edits``.
@@ -401,7 +401,7 @@ class EditorPart(_Part):
     residual_norms: dict[str, ResidualNorms] = {}
 
     def rows(self) -> list[Row]:
-        """One row a method."""
+        """One row per method."""
         names = {"editor": self.editor, "schedule": self.schedule}
         distances = self.delta_relative_to_global
         return [{**names, **row} for row in _method_rows(self.methods, distances)]
@@ -420,7 +420,7 @@ class EditorsResult(RunResult):
     editors: list[EditorPart]
 
     def rows(self) -> list[Row]:
-        """One row an editor, schedule and method, the unedited model first."""
+        """One row per editor, schedule and method, the unedited model first."""
         unedited: list[Row] = [{"editor": "", "schedule": "", **row} for row in super().rows()]
         return [*unedited, *(row for part in self.editors for row in part.rows())]
 
@@ -460,7 +460,7 @@ class Trial(_Measured):
     """Settings that were tried, with metrics.
 
     Attributes:
-        present: whether they are those that the model has already.
+        present: whether they are the model's current ones.
         layers: that were edited, such as ``5-9``.
         weight: of the prior.
         clamp_factor: of the targets.
@@ -493,7 +493,7 @@ class TuneResult(RunResult):
     preset: dict[str, Any] | None = None
 
     def rows(self) -> list[Row]:
-        """One row a trial, the unedited model first."""
+        """One row per trial, the unedited model first."""
         trials = {name: trial.model_dump() for name, trial in self.methods.items()}
         return [*super().rows(), *({"method": name, **row} for name, row in trials.items())]
 
@@ -520,7 +520,7 @@ class PapersResult(MethodsResult):
         return cls(unedited=unedited, methods=metrics)
 
 
-#: Keys that only one study's summaries have, most telling first.
+#: Keys that only one study's summaries have, most specific first.
 _TELLING = {
     "editors": "editors",
     "trace": "tune",

@@ -1,4 +1,4 @@
-"""The one table: built once, drawn for the terminal, as Markdown, as CSV and as HTML."""
+"""The table model: built once, rendered for the terminal, as Markdown, CSV and HTML."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["Cell", "Column", "Row", "Section", "Table", "Value", "console", "sec
 
 Value = str | int | float | None
 
-#: Values by the keys of columns; what is absent stays blank.
+#: Values by the keys of columns; absent ones stay blank.
 Row = Mapping[str, Value]
 
 _WIDTH_IN_FILES = 160
 
 
 def console() -> Console:
-    """The console that tables are printed on: standard output, in files wide enough for all."""
+    """The console for tables: standard output; in files, wide enough for everything."""
     out = Console()
     return out if out.is_terminal else Console(width=max(_WIDTH_IN_FILES, out.width))
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one column holds and how it is shown.
+    """A column's content and its presentation.
 
     Attributes:
         key: its name in rows and in CSV.
@@ -44,11 +44,11 @@ class Column:
         unit: of its values.
         decimals: of its numbers; ``None`` shows as many as a number needs.
         scientific: numbers have an exponent.
-        definition: what it holds, in a line, for those who point at the heading.
-        direction: which values are the better ones.
-        is_name: names the row instead of saying something of it.
-        once: a name that the next rows of a section share is written once.
-        is_text: holds words, which may be broken into lines.
+        definition: one line, shown when hovering over the heading.
+        direction: which values are better.
+        is_name: names the row instead of describing it.
+        once: a name shared by consecutive rows of a section is written once.
+        is_text: contains words, which may be wrapped.
     """
 
     key: str
@@ -92,7 +92,7 @@ class Column:
 
     @property
     def justify(self) -> Literal["left", "right"]:
-        """Names stand on the left, numbers on the right."""
+        """Names are aligned left, numbers right."""
         return "left" if self.is_name or self.is_text else "right"
 
     @property
@@ -113,13 +113,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, and whether it is the best of those that it is compared with."""
+    """A value, and whether it is the best of those compared."""
 
     value: Value
     best: bool = False
 
 
-#: Rows of cells that belong together.
+#: Group of rows of cells.
 Section = Sequence[Sequence[Cell]]
 
 
@@ -154,7 +154,7 @@ def _best(column: Column, values: Sequence[Value]) -> str | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A table before it is drawn.
+    """A table before rendering.
 
     Attributes:
         title: above it.
@@ -215,7 +215,7 @@ class Table:
         return _csv([[column.key for column in self.columns], *rows])
 
     def html(self) -> str:
-        """The table as plain HTML: no style, no script, headings with their definitions."""
+        """The table as plain HTML: no style, no script, headings with definitions."""
         caption = f"<caption>{escape(self.title)}</caption>" if self.title else ""
         bodies = [f"<tbody>\n{''.join(self._html_rows(rows))}</tbody>" for rows in self.sections]
         note = f"<figcaption>{escape(self.note)}</figcaption>\n" if self.note else ""
@@ -224,7 +224,7 @@ class Table:
         return "<figure>\n" + "\n".join(parts) + f"\n{note}</figure>\n"
 
     def _texts(self, rows: Section) -> Iterator[list[str]]:
-        """The texts of each row; a name that is written once is blank from the second row on."""
+        """The texts of each row; a name written once is blank from the second row on."""
         above: list[str] | None = None
         for row in rows:
             texts = [c.text(cell.value) for c, cell in zip(self.columns, row, strict=True)]
@@ -236,7 +236,7 @@ class Table:
             above = texts
 
     def _html_rows(self, rows: Section) -> Iterator[str]:
-        """The rows of a section; a name that is written once spans its rows."""
+        """The rows of a section; a name written once spans its rows."""
         spans = [
             _spans(column, [row[n].value for row in rows]) for n, column in enumerate(self.columns)
         ]
@@ -259,12 +259,12 @@ def _csv(rows: Iterable[Sequence[Value]]) -> str:
 
 
 def _one_cell(text: str) -> str:
-    """Text that neither ends a cell of a Markdown table nor its line."""
+    """Text escaped for a cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
 
 
 def _spans(column: Column, values: Sequence[Value]) -> list[int]:
-    """How many rows each cell of a column spans; those that are spanned have none."""
+    """The rowspan of each cell of a column; ``None`` for cells that are spanned."""
     if not column.once:
         return [1] * len(values)
     counts = [len(list(group)) for _, group in groupby(values)]

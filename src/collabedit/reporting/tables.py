@@ -38,7 +38,7 @@ _NAMES = ("editor", "schedule", "method")
 
 
 def tables_of(result: RunResult, title: str) -> list[Table]:
-    """All that a run's result has to show, the methods' table first.
+    """All tables of a run's result, the methods' table first.
 
     Args:
         result: of any study; each has its own tables.
@@ -53,7 +53,7 @@ def _own_tables(result: RunResult, title: str) -> list[Table]:
 
 
 def answer_tables(result: RunResult) -> list[Table]:
-    """What the models wrote when they were asked: a table, or none if nobody asked."""
+    """What the models wrote when asked: a table, or none if they were not asked."""
     rows = [row for row in result.rows() if any(each.key in row for each in ANSWER_METRICS)]
     if not rows:
         return []
@@ -72,7 +72,7 @@ def methods_table(result: RunResult, title: str) -> Table:
 
 
 def results_csv(results: Mapping[str, RunResult]) -> str:
-    """All that several runs measured as CSV, one row a run and method.
+    """All measurements of several runs as CSV, one row per run and method.
 
     Args:
         results: by the names of runs.
@@ -81,8 +81,8 @@ def results_csv(results: Mapping[str, RunResult]) -> str:
 
 
 def measured_columns(rows: Sequence[Row], level: Level = "detail") -> list[Column]:
-    """A column for each metric of a level that one of the rows has."""
-    asked = {each.key for each in ANSWER_METRICS}  # they have a table of their own
+    """A column for each metric of a level that at least one row has."""
+    asked = {each.key for each in ANSWER_METRICS}  # they have a separate table
     return [
         Column.of(each)
         for each in metrics(level)
@@ -92,7 +92,7 @@ def measured_columns(rows: Sequence[Row], level: Level = "detail") -> list[Colum
 
 @_own_tables.register
 def _multi_round(result: MultiRoundResult, title: str) -> list[Table]:
-    """Besides, the Score of the edits of each round, after each round: how they fade."""
+    """Also the Score of each round's edits after each round, which shows how they fade."""
     score = metric("score")
     rounds = [
         replace(Column.of(score), key=str(number), heading=f"round {number}")
@@ -118,12 +118,12 @@ def _tasks(result: MultiRoundResult) -> list[Table]:
 
 
 def _warnings(result: MultiRoundResult) -> list[Table]:
-    """What left its band, if anything did."""
+    """Measures that left their range, if any."""
     if not result.warnings:
         return []
     columns = [
         Column("round", "after round"),
-        Column("message", "what left its band", is_text=True),
+        Column("message", "what left its range", is_text=True),
     ]
     rows: dict[str, list[Row]] = {
         name: [{"round": each.round, "message": each.message} for each in own]
@@ -187,7 +187,7 @@ def _copies(copies: Mapping[str, Sequence[Metrics]]) -> Table:
 
 
 def _series(title: str, columns: Sequence[Column], series: Mapping[str, Sequence[Row]]) -> Table:
-    """Several rows a method."""
+    """Several rows per method."""
     columns = [_METHOD, *columns]
     sections = [
         section(columns, [{"method": name, **row} for row in rows]) for name, rows in series.items()
@@ -197,7 +197,7 @@ def _series(title: str, columns: Sequence[Column], series: Mapping[str, Sequence
 
 @_own_tables.register
 def _editors(result: EditorsResult, title: str) -> list[Table]:
-    """All measures of all editors, and the Scores alone, editors by methods."""
+    """All metrics of all editors, and the Scores alone, editors by methods."""
     tables = [_measures(result, title)]
     if any("score" in metrics for part in result.editors for metrics in part.methods.values()):
         tables.append(_scores(result))
@@ -220,7 +220,7 @@ def _measures(result: EditorsResult, title: str) -> Table:
 
 
 def _scores(result: EditorsResult) -> Table:
-    """The Scores, a row an editor and schedule, a column a method."""
+    """The Scores, one row per editor and schedule, one column per method."""
     methods = list(dict.fromkeys(name for part in result.editors for name in part.methods))
     score = Column.of(metric("score"))
     names = [Column.name("editor"), Column.name("schedule")]
@@ -239,7 +239,7 @@ def _scores(result: EditorsResult) -> Table:
 
 @_own_tables.register
 def _tune(result: TuneResult, title: str) -> list[Table]:
-    """What causal tracing found, and all trials, the best first."""
+    """The results of causal tracing, and all trials, the best first."""
     tables = [_effects(result, title)]
     if result.methods:
         tables.append(_trials(result))

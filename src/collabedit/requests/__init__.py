@@ -1,14 +1,14 @@
-"""Edit requests and evaluation records, read from the formats of the field.
+"""Edit requests and evaluation records, read from the field's formats.
 
 A *request* is one fact to write: a prompt with ``{}`` for the subject, the subject, and the new
-object. A *record* is a request with the prompts that measure it. A file is a JSON list, JSON Lines
-under any suffix, a table (CSV, TSV), or standard input. Each record may have any of these forms:
+object. A *record* is a request with evaluation prompts. A file is a JSON list, JSON Lines
+under any suffix, a table (CSV, TSV), or standard input. Each record may have any of these formats:
 
 - the short form ``{"prompt": "The capital of {} is", "subject": "France", "target": "Lyon"}``;
 - CounterFact and MultiCounterFact (Meng et al., 2022), nested or as flat rows;
 - zsRE as ROME and MEMIT evaluate it;
 - EasyEdit's, which KnowEdit (Zhang et al., 2024) and QAEdit (Yang et al., 2025) share;
-- MQuAKE (Zhong et al., 2023), with several edits a record;
+- MQuAKE (Zhong et al., 2023), with several edits per record;
 - RippleEdits (Cohen et al., 2024), HalluEditBench (Huang et al., 2025), WikiBigEdit (Thede et al.,
   2025), and plain questions with answers.
 

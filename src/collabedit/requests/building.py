@@ -1,4 +1,4 @@
-"""What the formats share: making a checked request of its parts, and lists of questions."""
+"""Shared by the formats: building a checked request from its parts, and lists of questions."""
 
 from __future__ import annotations
 

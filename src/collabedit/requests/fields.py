@@ -1,4 +1,4 @@
-"""Reading the fields of one record, with complaints that name it."""
+"""Reading the fields of one record, with errors that name it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Fields:
 
     Args:
         item: the decoded record.
-        where: what complaints call it.
+        where: its name in error messages.
 
     Raises:
         RequestError: when it is no object, or gives a name twice.

@@ -1,4 +1,4 @@
-"""What an edit request and an evaluation record are."""
+"""Edit requests and evaluation records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EditRequest:
 
     Attributes:
         case_id: identifies the request among those of one file.
-        prompt: text with exactly one ``{}`` in the subject's place.
+        prompt: text with exactly one ``{}`` for the subject.
         subject: what the fact is about.
         target_new: the object that the edited model should say, without a leading space.
         target_true: the object that the unedited model says, where known.
@@ -41,13 +41,13 @@ class EditRequest:
 
     @property
     def text(self) -> str:
-        """The prompt with the subject in its place."""
+        """The prompt with the subject filled in."""
         return self.prompt.replace("{}", self.subject)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A request and the prompts that measure its edit.
+    """A request and its evaluation prompts.
 
     Attributes:
         request: the edit.

@@ -1,4 +1,4 @@
-"""Parsing all records of a source, and collecting what is wrong with them."""
+"""Parsing all records of a source, and collecting their faults."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ Facts = (
 
 @dataclass(frozen=True)
 class RequestFile:
-    """What was understood of a source of edit requests.
+    """The parsed content of a source of edit requests.
 
     Attributes:
-        source: what messages call it.
+        source: its name in error messages.
         records: the good records.
         formats: how many records came in each form, by the form's name.
         faults: one line for each bad record, saying where it is.
@@ -60,7 +60,7 @@ class RequestFile:
     warnings: tuple[str, ...] = ()
 
     def usable(self, *, skip_bad: bool = False) -> list[Record]:
-        """The good records; what is odd about the source is logged as a warning.
+        """The good records; oddities of the source are logged as warnings.
 
         Args:
             skip_bad: skip the bad ones, and say how many there are.
@@ -155,7 +155,7 @@ def parse_record(item: Any, index: int, source: str) -> Record:
     Args:
         item: the decoded JSON object.
         index: its position in the file, and its case id if it has none.
-        source: what to call the file in messages.
+        source: the file's name in messages.
 
     Raises:
         RequestError: when the record is malformed, or holds several edits.
@@ -170,7 +170,7 @@ def parse_record(item: Any, index: int, source: str) -> Record:
 
 
 def as_records(facts: Facts, *, skip_bad: bool = False) -> list[Record]:
-    """Records of facts however they are given.
+    """Records from facts in any form.
 
     Args:
         facts: a path, one fact, or several: dictionaries in any request form, requests, records.
@@ -292,7 +292,7 @@ def _understand(located: Sequence[Located], source: str, allow_contradictions: b
 
 
 def _numbered(parsed: Sequence[_Parsed]) -> Iterator[tuple[Record, _Parsed]]:
-    """All records and where they stand; numbered afresh if an object holds several edits."""
+    """All records and their locations; renumbered if an object contains several edits."""
     several = any(len(entry.records) > 1 for entry in parsed)
     everything = ((record, entry) for entry in parsed for record in entry.records)
     for count, (record, entry) in enumerate(everything):
@@ -324,7 +324,7 @@ class _Checks:
         earlier = self._by_id.get(record.case_id)
         if earlier is not None:
             return (
-                f"{where}: case_id {record.case_id} is already that of {earlier}; give every "
+                f"{where}: case_id {record.case_id} is already used by {earlier}; give every "
                 "record its own"
             )
         request = record.request

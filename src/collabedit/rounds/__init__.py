@@ -1,7 +1,7 @@
 """A round's coordinator: the half that needs no model.
 
-It asks parties over a :class:`Transport`, checks and merges what they send, and remembers it in a
-:class:`Ledger`. Importing this package does not load transformers.
+It asks parties over a :class:`Transport`, checks and merges their contributions, and records them
+in a :class:`Ledger`. Importing this package does not load transformers.
 """
 
 from collabedit.rounds.by_files import RoundFiles, keep_state, ledger_file_of, state_before

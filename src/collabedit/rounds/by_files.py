@@ -1,4 +1,4 @@
-"""The files that a coordinator keeps of a round by files, and of the rounds before it."""
+"""A coordinator's files for a round by files and the rounds before it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["RoundFiles", "keep_state", "ledger_file_of", "state_before"]
 
 
 class RoundFiles:
-    """What lies beside a coordinator's ``round.json``.
+    """The files beside a coordinator's ``round.json``.
 
     Args:
         round_file: the round.
         covariance: file of the second moments of the unedited model.
-        state: several rounds: file of the state between them, which is read if it is there.
+        state: several rounds: file of the state between them, read if it exists.
         beta: weight of earlier rounds' keys in the prior; the editor's own by default.
-        memory_budget: bytes that making the priors may take.
+        memory_budget: bytes that building the priors may take.
 
     Attributes:
         config: the round.
-        ledger_file: where the finished exchanges are kept, ``ROUND.ledger.safetensors``.
+        ledger_file: of the finished exchanges, ``ROUND.ledger.safetensors``.
 
     Raises:
         InputError: when a file cannot be read, the round follows others and ``state`` is not given,
             or ``beta`` is given without it.
         RoundError: when a file is of another kind, or the state is not the one that the round
-            begins with.
+            starts from.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RoundFiles:
         memory_budget: int | None = None,
     ) -> None:
         if beta is not None and state is None:
-            raise InputError("--beta needs --state, where the keys of earlier rounds are")
+            raise InputError("--beta needs --state, which has the keys of earlier rounds")
         self.config: RoundConfig = RoundConfig.load(round_file)
         self.ledger_file = ledger_file_of(round_file)
         self._covariance = covariance
@@ -65,12 +65,12 @@ class RoundFiles:
         options: Mapping[str, Any] | None = None,
         delta: StrPath | None = None,
     ) -> Coordinator:
-        """A coordinator where the earlier exchanges of the round left off.
+        """A coordinator that resumes after the earlier exchanges of the round.
 
         Args:
             method: how to merge.
             options: of the method.
-            delta: what the last exchange came to; ``None`` begins with the first one.
+            delta: the outcome of the last exchange; ``None`` starts with the first one.
 
         Raises:
             RoundError: as :meth:`ledger` does.
@@ -84,10 +84,10 @@ class RoundFiles:
         return Coordinator(self.config, priors, method, options=options, ledger=ledger)
 
     def ledger(self, delta: StrPath) -> Ledger:
-        """Who took part in the earlier exchanges, and what they came to.
+        """The ledger of the earlier exchanges.
 
         Args:
-            delta: what the last of them came to.
+            delta: the outcome of the last one.
 
         Raises:
             RoundError: when the delta is not that of the last exchange, or the ledger is missing.
@@ -96,29 +96,29 @@ class RoundFiles:
         so_far.check_round(self.config)
         if not self.ledger_file.is_file():
             raise RoundError(
-                f"{self.ledger_file} is missing, which tells who took part in the earlier "
-                "exchanges; put it back beside the round file, or begin again with the first "
+                f"{self.ledger_file} is missing, which records who took part in the earlier "
+                "exchanges; put it back beside the round file, or start again with the first "
                 "exchange"
             )
         ledger = Ledger.load(self.ledger_file)
         if ledger.delta.sha256 != so_far.sha256:
             raise RoundError(
-                f"{os.fspath(delta)}: not what the last exchange of this round came to; give the "
-                "delta that 'collabedit merge' wrote last"
+                f"{os.fspath(delta)}: not the delta of this round's last exchange; give the "
+                "one that 'collabedit merge' wrote last"
             )
         return ledger
 
     @property
     def earlier(self) -> Mapping[str, LowRankUpdate] | None:
-        """What earlier rounds changed, by weight name; ``None`` where this is the only round."""
+        """The changes of earlier rounds, by weight name; ``None`` if this is the only round."""
         return None if self._state is None else self._state.changes
 
     def keep(self, coordinator: Coordinator, delta: Delta | None = None) -> str | None:
-        """Write the ledger, and the state once the round is complete, unless a gate is to come.
+        """Write the ledger, and the state once the round is complete, unless it has a gate.
 
         Args:
             coordinator: after an exchange.
-            delta: what was made of the merged delta, where something was.
+            delta: the merged delta after any steps that changed it.
 
         Returns:
             A line that names the state's file if it was written.
@@ -131,16 +131,16 @@ class RoundFiles:
 
 
 def ledger_file_of(round_file: StrPath) -> Path:
-    """Where a coordinator keeps a round's ledger: beside the round file."""
+    """The path of a round's ledger: beside the round file."""
     return Path(round_file).with_suffix(".ledger.safetensors")
 
 
 def state_before(config: RoundConfig, path: Path | None) -> RoundState | None:
-    """What earlier rounds left; ``None`` where there are none and nobody asks for a state.
+    """The state after earlier rounds; ``None`` if there are none and no state is requested.
 
     Raises:
         InputError: when the round follows earlier ones and no state is given.
-        RoundError: when it is not the state that the round begins with.
+        RoundError: when it is not the state that the round starts from.
     """
     if path is None:
         if config.state_sha256:
@@ -149,14 +149,14 @@ def state_before(config: RoundConfig, path: Path | None) -> RoundState | None:
     state = RoundState.load(path) if path.exists() else RoundState()
     if state.sha256 != config.state_sha256:
         raise RoundError(
-            f"{path}: not the state that this round begins with; it is after "
-            f"round {state.finished} (begin the next round with 'collabedit round new --state')"
+            f"{path}: not the state that this round starts from; it is after "
+            f"round {state.finished} (start the next round with 'collabedit round new --state')"
         )
     return replace(state, base_sha256=dict(config.covariance_sha256))
 
 
 def keep_state(path: Path | None, before: RoundState | None, ledger: Ledger) -> str | None:
-    """Write the state after a complete round, if there is to be one.
+    """Write the state after a complete round, if requested.
 
     Returns:
         A line that names the file, if it was written.

@@ -1,4 +1,4 @@
-"""The coordinator: it checks what parties send and merges it, layer by layer or all at once."""
+"""The coordinator: checks contributions and merges them, layer by layer or all at once."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Coordinator:
         config: the round.
         priors: ``A0`` by weight name (:func:`collabedit.rounds.static_priors`).
         method: how to merge.
-        options: of the method; its defaults where not given.
+        options: of the method; defaults for those not given.
         ledger: of the exchanges that are already finished, to continue from.
-        normaliser: of the features of earlier rounds, where the editor normalises features.
+        normaliser: of the features of earlier rounds, if the editor normalises features.
 
     Attributes:
         ledger: of the finished exchanges.
@@ -50,8 +50,8 @@ class Coordinator:
             sent theirs.
 
     Raises:
-        RoundError: when a prior is missing or of another width, when the ledger is of another
-            round, or when the round does not give what the method merges.
+        RoundError: when a prior is missing or has the wrong width, when the ledger is from another
+            round, or when the round does not provide what the method merges.
         InputError: when the method has no such option.
     """
 
@@ -75,8 +75,8 @@ class Coordinator:
         if method.merges is Merges.UPDATES and not config.one_exchange:
             raise RoundError(
                 f"{method.name} merges finished updates, which a {config.schedule.value} round of "
-                f"{config.editor} does not give; let each party edit alone (collabedit edit) and "
-                "merge the deltas"
+                f"{config.editor} does not provide; let each party edit on its own (collabedit "
+                "edit) and merge the deltas"
             )
         require_sum(config, method)
         for name in config.weight_names if config.rules.has_statistics else ():
@@ -89,27 +89,27 @@ class Coordinator:
         return Ledger(Delta.empty(self.config, self.method.name, self.options))
 
     def restart(self) -> None:
-        """Forget all finished exchanges."""
+        """Discard all finished exchanges."""
         self.ledger = self._new_ledger()
 
     @property
     def aggregates_securely(self) -> bool:
-        """Whether it learns only sums; GLOBAL's single party has no others to hide among."""
+        """Whether it learns only sums; GLOBAL's single party cannot hide among others."""
         return self.config.secure_aggregation is not None and self.method.name != POOLED
 
     @property
     def delta(self) -> Delta:
-        """What is merged so far."""
+        """The delta so far."""
         return self.ledger.delta
 
     @property
     def keys(self) -> Mapping[str, Tensor]:
-        """By weight name, the pooled key factors ``F [d_in, r]`` of what is merged."""
+        """By weight name, the pooled key factors ``F [d_in, r]`` of the merged edits."""
         return self.ledger.keys
 
     @property
     def residual_norms(self) -> Mapping[str, float | None]:
-        """By weight name, ``|R|`` (Frobenius) of the residuals that are merged."""
+        """By weight name, ``|R|`` (Frobenius) of the merged residuals."""
         return self.ledger.residual_norms
 
     @property
@@ -118,19 +118,19 @@ class Coordinator:
         return self.config.pending_layers(len(self.delta.changes))
 
     def normalise(self, parts: Mapping[str, Normaliser]) -> None:
-        """Make the normaliser of all parties' features, and those of earlier rounds.
+        """Pool the normaliser of all parties' features with those of earlier rounds.
 
         Args:
-            parts: by the parties' names, each party's own, checked already.
+            parts: by party name, each party's own, already checked.
         """
         earlier = [] if self._earlier is None else [self._earlier]
         self.normaliser = Normaliser.pool([*parts.values(), *earlier])
 
     def check(self, party: str, contribution: Contribution) -> None:
-        """Check that a contribution belongs to the exchange that the round waits for.
+        """Check that a contribution belongs to the current exchange.
 
         Raises:
-            ContributionError: when it does not, or is beyond the round's bounds; it names the
+            ContributionError: when it does not, or exceeds the round's bounds; it names the
                 party.
         """
         try:
@@ -155,7 +155,7 @@ class Coordinator:
         """Check the contributions of an exchange against each other, and the earlier exchanges.
 
         Args:
-            contributions: each checked already, by a name for each party that errors can use.
+            contributions: each checked already, by each party's name in error messages.
 
         Returns:
             What the ledger notes of them.
@@ -174,14 +174,14 @@ class Coordinator:
         return entries
 
     def _warn(self, contributions: Mapping[str, Contribution]) -> None:
-        """Name who is out of scale where nothing bounds it, and say where nobody can tell."""
+        """Warn about parties out of scale if no bound applies, and if a bound can't be checked."""
         bounds = self.config.bounds
         if bounds is None or bounds.norm is None:
             for party, reason in outliers(contributions).items():
                 logger.warning("%s: %s; look at it before you accept the delta", party, reason)
         elif len(contributions) < LEAST_PARTIES:
             logger.warning(
-                "the bound on norms was not checked: of %d parties nobody can tell who is out of "
+                "the bound on norms was not checked: with %d parties nobody can tell who is out of "
                 "line",
                 len(contributions),
             )
@@ -194,9 +194,9 @@ class Coordinator:
         """Merge one exchange.
 
         Args:
-            contributions: by a name for each party that errors can use, such as its file's.
-            party_weights: how much each party counts, in their order, where the method weighs
-                them; by their numbers of edits where not given.
+            contributions: by each party's name in error messages, such as its file's.
+            party_weights: the weight of each party, in order, if the method weights them; their
+                numbers of edits by default.
 
         Returns:
             The delta so far, with the exchange's layers added.
@@ -223,7 +223,7 @@ class Coordinator:
         return self._merge(entries, parts, sum(edits), counted)
 
     def summation(self) -> Summation:
-        """Begin the next exchange under secure aggregation.
+        """Start the next exchange under secure aggregation.
 
         Raises:
             RoundError: when the round is complete.
@@ -244,10 +244,10 @@ class Coordinator:
         return Summation(self.config, self.delta, exchanged)
 
     def merge_sum(self, summed: Summed) -> Delta:
-        """Merge one exchange of which the sum alone is known.
+        """Merge one exchange of which only the sum is known.
 
         Args:
-            summed: what the summation came to.
+            summed: the result of the summation.
 
         Returns:
             The delta so far, with the exchange's layers added.
@@ -300,7 +300,7 @@ class Coordinator:
     def _missed(
         self, merged: Mapping[str, LowRankUpdate], parts: Mapping[str, Sequence[Statistics]]
     ) -> Missed | None:
-        """What edits that should hold exactly miss, here or in earlier exchanges."""
+        """Misses of edits that should hold exactly, here or in earlier exchanges."""
         exact = self.config.rules.ridge_of(self.config.hyperparameters) == 0
         if not exact or self.method.merges is not Merges.SUM:
             return None
@@ -364,9 +364,9 @@ class Coordinator:
 
         Args:
             changes: by weight name, of all layers.
-            parties: number of parties behind them.
+            parties: number of parties.
             edits: number of their edits.
-            keys: by weight name, the keys that they wrote, where they are known.
+            keys: by weight name, the keys that they wrote, if known.
             residual_norms: by weight name.
         """
         delta = self._delta(changes, parties, edits)
@@ -375,7 +375,7 @@ class Coordinator:
 
 
 def require_sum(config: RoundConfig, method: MergeMethod) -> None:
-    """Check that a method needs no more than the sum, where a round gives no more.
+    """Check that a method needs only the sum if the round provides only that.
 
     Raises:
         RoundError: when it needs each party's own update and the round hides it.
@@ -393,13 +393,13 @@ def require_sum(config: RoundConfig, method: MergeMethod) -> None:
 
 
 def gives_statistics(editor: Editor, method: MergeMethod) -> bool:
-    """Whether an editor gives what a method merges; GLOBAL merges nothing."""
+    """Whether an editor provides what a method merges; GLOBAL merges nothing."""
     merges_updates = method.merges is Merges.UPDATES
     return merges_updates or method.name == POOLED or editor.has_statistics
 
 
 def require_statistics(editor: Editor, method: MergeMethod) -> None:
-    """Check that an editor gives what a method merges.
+    """Check that an editor provides what a method merges.
 
     Raises:
         RoundError: when the method merges statistics and the editor has none.
@@ -407,8 +407,8 @@ def require_statistics(editor: Editor, method: MergeMethod) -> None:
     if not gives_statistics(editor, method):
         others = [other.name for other in merge_methods() if other.merges is Merges.UPDATES]
         raise RoundError(
-            f"{method.name} merges statistics, and {editor.name} has none; let each party edit "
-            f"alone (collabedit edit --editor {editor.name}) and merge the deltas by one of: "
+            f"{method.name} merges statistics, and {editor.name} has none; let each party edit on "
+            f"its own (collabedit edit --editor {editor.name}) and merge the deltas by one of: "
             f"{', '.join(others)}"
         )
 
@@ -419,10 +419,10 @@ def merge_deltas(
     options: Mapping[str, Any] | None = None,
     party_weights: Sequence[float] | None = None,
 ) -> Delta:
-    """Merge the parties' finished deltas, as users of model merging do.
+    """Merge the parties' finished deltas, as in ordinary model merging.
 
     Args:
-        deltas: by a name for each party that complaints can use.
+        deltas: by each party's name in error messages.
         method: one that merges updates.
         options: of the method.
         party_weights: how much each party counts, in their order, where the method weighs them;
@@ -474,7 +474,7 @@ def merge_deltas(
 def _party_weights(
     method: MergeMethod, edits: Sequence[int], given: Sequence[float] | None
 ) -> tuple[float, ...]:
-    """How much each party counts: as given, or by its edits; none where the method weighs none."""
+    """The parties' weights: as given, or their numbers of edits; none if the method has none."""
     if given is None:
         return tuple(map(float, edits)) if method.weighted else ()
     method.check_weights(given, len(edits))

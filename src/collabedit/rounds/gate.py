@@ -1,4 +1,4 @@
-"""The gate: parties try a complete delta, vote, and learn whether it is kept."""
+"""The gate: parties try a complete delta, vote, and hear whether it is kept."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def run_gate(
 ) -> Verdict:
     """Have the parties of a complete round try its delta, and keep it or roll back.
 
-    The verdict goes into the coordinator's ledger, and to all parties. Nothing else changes: what
-    a later round begins with is made of the delta and the keys only where it is kept.
+    The verdict goes into the coordinator's ledger, and to all parties. Nothing else changes: later
+    rounds start from the delta and the keys only if it is kept.
 
     Args:
         transport: reaches the parties.
@@ -56,7 +56,7 @@ def run_gate(
 
 
 def _parties(transport: Transport, coordinator: Coordinator) -> Sequence[str]:
-    """Whose edits are merged; all where the ledger does not tell."""
+    """Parties whose edits are merged; all of them if the ledger does not say."""
     merged = [entry.party for entry in coordinator.ledger.exchanges[-1].entries]
     return merged or sorted(transport.parties)
 

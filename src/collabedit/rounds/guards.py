@@ -1,4 +1,4 @@
-"""What a coordinator that sees contributions can notice about them, by name."""
+"""Checks by a coordinator that sees contributions, with the parties' names."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from collabedit.messages import Contribution
 
 __all__ = ["LEAST_PARTIES", "outliers"]
 
-#: How many times as large, or as small, as the parties' median is out of line. Root mean squares of
+#: Factor from the parties' median that is out of line. Root mean squares of
 #: keys and residuals per edit differ by less than 3 between honest parties of a model.
 _FACTOR = 10.0
-#: With fewer parties there is no majority to be out of line with.
+#: With fewer parties there is no majority to compare with.
 LEAST_PARTIES = 3
 
 
 def outliers(contributions: Mapping[str, Contribution], factor: float = _FACTOR) -> dict[str, str]:
     """Parties whose statistics are far larger or smaller, per edit, than the median party's.
 
-    The median is not moved by fewer than half of the parties. Wrong facts of the usual size are not
-    seen, and nothing can be under secure aggregation.
+    Fewer than half of the parties cannot move the median. Wrong facts of the usual size go
+    unnoticed, as does everything under secure aggregation.
 
     Args:
         contributions: of one exchange, by party.
-        factor: how many times as large, or as small, is out of line.
+        factor: from the median that is out of line.
 
     Returns:
-        One line a party that is out of line, by party; who is furthest out comes first.
+        One line per party that is out of line, by party; the furthest first.
     """
     found: dict[str, tuple[float, str]] = {}
     if len(contributions) < LEAST_PARTIES:

@@ -1,4 +1,4 @@
-"""What a coordinator remembers of a round, and where a restarted one continues."""
+"""A coordinator's record of a round, from which a restarted one continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Entry(BaseModel):
     """One party's part in an exchange.
 
     Attributes:
-        party: what the coordinator calls it.
+        party: the coordinator's name for it.
         sha256: digest of its contribution.
         commitment: to its edits; empty in contributions of version 1.
         edits: number of its edits; 0 under secure aggregation, which reveals only the sum.
@@ -43,12 +43,12 @@ class Entry(BaseModel):
 
     @property
     def identity(self) -> tuple[str, int]:
-        """What must be equal in all exchanges of a round."""
+        """What must be the same in all exchanges of a round."""
         return self.commitment, self.edits
 
     @classmethod
     def of(cls, party: str, contribution: Contribution) -> Entry:
-        """The entry of a contribution, under the party's own name where it gives one."""
+        """The entry of a contribution, under the party's own name if it gives one."""
         about = contribution.metadata
         return cls(
             party=about.party or party,
@@ -84,19 +84,19 @@ class _LedgerHeader(Header):
 
 @dataclass(frozen=True, eq=False)
 class Ledger(TensorMessage):
-    """The finished exchanges of a round, and what they came to.
+    """The finished exchanges of a round, and their outcome.
 
     In a file: the arrays of the delta, and ``<weight>/keys [r, d_in]``. It stays with the
-    coordinator, since keys say as much as contributions do.
+    coordinator, since keys reveal as much as contributions do.
 
     Attributes:
-        delta: what is merged so far.
-        exchanges: those that are finished.
+        delta: the delta so far.
+        exchanges: the finished ones.
         keys: by weight name, the pooled key factors ``F [d_in, r]`` of all of them, which the
             dynamic covariance of a later round needs.
-        residual_norms: by weight name, ``|R|`` (Frobenius) of the pooled residuals; ``None`` where
+        residual_norms: by weight name, ``|R|`` (Frobenius) of the pooled residuals; ``None`` if
             only sums are known.
-        verdict: whether the complete delta is kept; ``None`` before, and without a gate.
+        verdict: whether the complete delta is kept; ``None`` before the vote, and without a gate.
     """
 
     what: ClassVar[str] = "ledger"
@@ -108,14 +108,14 @@ class Ledger(TensorMessage):
     verdict: Verdict | None = None
 
     def check_parties(self, contributions: Mapping[str, Contribution]) -> tuple[Entry, ...]:
-        """Check that an exchange is of the parties and edits of the earlier ones, each once.
+        """Check that an exchange has the parties and edits of the earlier ones, each once.
 
         Args:
-            contributions: by a name for each party that errors can use.
+            contributions: by each party's name in error messages.
 
         Raises:
-            ContributionError: when one is there twice, or comes from another party, or with other
-                edits, than in the first exchange; it names the party.
+            ContributionError: when one occurs twice, or has another party or other edits
+                than in the first exchange; it names the party.
             RoundError: when a party of the first exchange is missing.
         """
         entries = {name: Entry.of(name, sent) for name, sent in contributions.items()}
@@ -123,7 +123,7 @@ class Ledger(TensorMessage):
         return tuple(entries.values())
 
     def check_entries(self, entries: Mapping[str, Entry]) -> None:
-        """Run the same checks on entries, by a name for each party that errors can use."""
+        """Run the same checks on entries, by each party's name in error messages."""
         _check_distinct(entries)
         if self.exchanges:
             self._check_same_parties(entries)
@@ -134,7 +134,7 @@ class Ledger(TensorMessage):
         for name, entry in entries.items():
             if missing[entry.identity] == 0:
                 raise ContributionError(
-                    "it is not of the party and the edits that took part in the first exchange; "
+                    "its party and edits did not take part in the first exchange; "
                     "every exchange of a round needs the same parties with the same edits, and a "
                     "late party waits for the next round",
                     party=name,
@@ -144,7 +144,7 @@ class Ledger(TensorMessage):
         if absent:
             raise RoundError(
                 f"no contribution of {', '.join(absent)}, which took part in the first exchange; "
-                "add it, or begin the round again without that party"
+                "add it, or start the round again without that party"
             )
 
     def after(
@@ -158,7 +158,7 @@ class Ledger(TensorMessage):
 
         Args:
             entries: who took part.
-            delta: what is merged with it.
+            delta: the delta including it.
             keys: of its weights.
             residual_norms: of its weights.
         """
@@ -213,7 +213,7 @@ def _check_distinct(entries: Mapping[str, Entry]) -> None:
         for mark in {entry.commitment or entry.sha256, entry.sha256}:
             if mark in seen:
                 raise ContributionError(
-                    f"it is the contribution of {seen[mark]} again; give each party's once",
+                    f"it repeats the contribution of {seen[mark]}; give each party's once",
                     party=name,
                 )
             seen[mark] = name

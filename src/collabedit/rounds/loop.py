@@ -1,4 +1,4 @@
-"""The one loop of a round, over any transport."""
+"""The loop of a round, over any transport."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-#: Room for a contribution's metadata; fingerprints take some 200 bytes an edit beside it.
+#: Allowance for a contribution's metadata; fingerprints take about 200 bytes per edit in addition.
 _METADATA = 1 << 16
 
 
@@ -35,7 +35,7 @@ class Dropout(str, Enum):
     RESTART = "restart"
     """The round continues without the party; exchanges that it took part in are merged again
     without it, so that the result is exact for those who remain. Not under secure aggregation,
-    where the difference of two sums would show the party that left."""
+    where the difference of two sums would expose the party that left."""
 
     CONTINUE = "continue"
     """Under secure aggregation: an exchange is finished without the party. Until the first sum is
@@ -53,15 +53,15 @@ def run_round(
 ) -> Delta:
     """Ask, check and merge until the round is complete.
 
-    Answers are merged in the order of the parties' identifiers, whoever answered first, so that
-    the result is the same over any transport, to the last bit.
+    Answers are merged in the order of the parties' identifiers, not of arrival, so that
+    the result is bit-identical over any transport.
 
     Args:
         transport: reaches the parties.
         coordinator: of the round; its ledger may hold finished exchanges already.
-        on_dropout: what happens when a party fails, or sends what does not belong here.
+        on_dropout: what happens when a party fails, or sends something that does not belong here.
         min_parties: with fewer, the round stops.
-        checkpoint: is given the ledger after each exchange.
+        checkpoint: called with the ledger after each exchange.
         left_out: called with each party that the round continues without, and why.
 
     Returns:
@@ -95,7 +95,7 @@ def run_round(
 
 
 class _Asking:
-    """The parties that are still in the round, and how they are asked."""
+    """The parties still in the round, and how to ask them."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Asking:
             self._continue()
 
     def _continue(self) -> None:
-        """Go on with the parties of the finished exchanges; late ones wait for the next round."""
+        """Continue with the parties of the finished exchanges; late ones wait for another round."""
         known = {entry.party for entry in self._coordinator.ledger.exchanges[0].entries}
         here = [party for party in self._parties if party in known]
         if known <= set(here):
@@ -139,7 +139,7 @@ class _Asking:
         return None if lost and (normalises or self._coordinator.ledger.exchanges) else answers
 
     def sum(self) -> Summed:
-        """One exchange under secure aggregation: five questions, and the sum of all answers."""
+        """One exchange under secure aggregation: five requests, and the sum of all answers."""
         summation = self._coordinator.summation()
         while summation.step is not None:
             answers = self._exchange(summation.request(), summation.read)
@@ -147,7 +147,7 @@ class _Asking:
         return summation.result()
 
     def _mergeable(self, answers: Mapping[str, Contribution]) -> Mapping[str, Contribution]:
-        """Leave out whose contribution does not go with the others, or the earlier exchanges."""
+        """Leave out parties whose contribution contradicts the others, or the earlier exchanges."""
         remaining = dict(answers)
         while remaining:
             try:
@@ -157,7 +157,7 @@ class _Asking:
                     raise
                 del remaining[error.party]
                 self._drop(error.party, Failure(str(error), error))
-            except RoundError:  # of a party that is missing, which restarts the round
+            except RoundError:  # a party is missing, which restarts the round
                 break
             else:
                 break
@@ -222,7 +222,7 @@ class _Asking:
             raise ContributionError(f"it calls itself {contribution.metadata.party!r}", party=party)
         if contribution.metadata.edits != self._edits[party]:
             raise ContributionError(
-                f"it is of {contribution.metadata.edits} edits, and the party announced "
+                f"it has {contribution.metadata.edits} edits, and the party announced "
                 f"{self._edits[party]}",
                 party=party,
             )
@@ -230,7 +230,7 @@ class _Asking:
         return contribution
 
     def _check_size(self, party: str, reply: bytes) -> None:
-        """Refuse more bytes than so many edits take, before they are read."""
+        """Refuse more bytes than the announced edits take, before reading them."""
         config, edits = self._coordinator.config, self._edits[party]
         layers = len(self._coordinator.pending_layers)
         rank = config.most_directions(edits)

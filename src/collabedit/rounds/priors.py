@@ -1,4 +1,4 @@
-"""The priors of a round, of which no more are held than memory allows."""
+"""The priors of a round, only as many of them in memory as fit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Priors", "dynamic_priors", "priors_at_once", "static_priors"]
 
 
 class Priors(Mapping[str, Prior]):
-    """Priors ``A0`` by weight name, made when they are asked for.
+    """Priors ``A0`` by weight name, built on access.
 
     Args:
         names: of the weights.
-        make: makes the prior of a weight.
-        held: how many are held, those used last; all by default.
+        make: builds the prior of a weight.
+        held: how many of the most recently used stay in memory; all by default.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ def static_priors(
 ) -> Mapping[str, Prior]:
     """The editor's priors ``A0`` by weight name; none for an editor without a closed form.
 
-    Only the coordinator needs them: what AlphaEdit projects away is projected there.
+    Only the coordinator needs them, even for AlphaEdit's projection.
 
     Args:
         config: the round.
         covariance: the second moments of the edited weights' inputs.
         memory_budget: bytes. Priors that do not fit are rebuilt at each use, those of wide layers
-            from their factors in the user's cache. All are held by default.
+            from their factors in the user's cache. All stay in memory by default.
 
     Raises:
-        CovarianceError: when the covariance is missing, of another model, or unusable.
+        CovarianceError: when the covariance is missing, for another model, or unusable.
     """
     if not config.rules.has_statistics:
         return {}

@@ -1,4 +1,4 @@
-"""How bytes get from a coordinator to parties and back; one thin adapter for each way."""
+"""Moving bytes between a coordinator and parties; one thin adapter for each channel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Failure:
 
     Attributes:
         reason: one line.
-        error: what was raised, where it was raised in this process.
+        error: the exception, if it was raised in this process.
     """
 
     reason: str
@@ -25,7 +25,7 @@ class Failure:
 
 
 class Transport(Protocol):
-    """Moves bytes between a coordinator and parties; what they mean is no concern of it."""
+    """Moves bytes between a coordinator and parties, without interpreting them."""
 
     @property
     def parties(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Whether a delta is kept: what the votes come to."""
+"""Whether a delta is kept: counting the votes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collabedit.messages import Evaluation, Gate
 
 __all__ = ["COORDINATOR", "Verdict", "judge"]
 
-#: Under what name a coordinator that has a model votes.
+#: Name under which a coordinator with a model votes.
 COORDINATOR = "coordinator"
 
 
@@ -18,8 +18,8 @@ class Verdict(BaseModel):
     """Whether a delta is kept, and who voted how.
 
     Attributes:
-        accepted: whether it is.
-        reason: why not; empty where it is kept.
+        accepted: whether it is kept.
+        reason: why not; empty if it is kept.
         votes: by party.
     """
 
@@ -33,11 +33,11 @@ class Verdict(BaseModel):
 def judge(gate: Gate, votes: Mapping[str, Evaluation], parties: Sequence[str]) -> Verdict:
     """Count the votes.
 
-    More than half of the parties must vote, so that silence can't leave the decision to a few.
+    More than half of the parties must vote, so that abstentions can't leave the decision to a few.
 
     Args:
         gate: the round's.
-        votes: by party; the coordinator's own among them where it has a model.
+        votes: by party, including the coordinator's own if it has a model.
         parties: whose edits are merged.
     """
     reason = _silence(votes, parties) or _rejection(gate, votes)

@@ -1,6 +1,6 @@
-"""What studies and tuning depend on: the one place of their defaults.
+"""Settings of studies and tuning, and the only home of their defaults.
 
-The command line reads its defaults here, so that nothing here loads torch until settings are
+The command line reads its defaults here, so nothing here loads torch until settings are
 checked.
 """
 

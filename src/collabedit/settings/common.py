@@ -1,4 +1,4 @@
-"""What every run and every study depends on, with the defaults."""
+"""Settings common to all runs and studies, with their defaults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Beta", "CommonSettings", "RunSettings", "StudySettings"]
 
-#: Merge methods that are compared where none are named.
+#: Merge methods that are compared by default.
 DEFAULT_METHODS = ("CollabEdit", "GLOBAL", "SA", "TA", "TIES")
 
 #: Weight of earlier rounds' keys in the prior.
@@ -34,17 +34,17 @@ Settings = TypeVar("Settings", bound="RunSettings")
 
 
 class RunSettings(BaseModel):
-    """What every run depends on.
+    """Settings of every run.
 
     Attributes:
         model: what to load.
         dataset: a data set's name or a file of records.
-        seed: of the choice of records, the contexts and all sampling.
-        hyperparameters: settings; the model's preset where not given.
-        covariance: file of the second moments; ``None`` collects them on text of the model's own.
+        seed: for the choice of records, the contexts and all sampling.
+        hyperparameters: settings; the model's preset by default.
+        covariance: file of the second moments; ``None`` collects them on the model's own text.
         dtype: type of the weights.
-        device: where to compute; the GPU where there is one by default.
-        trust_remote_code: run Python code that comes with the model.
+        device: where to compute; by default, the GPU if there is one.
+        trust_remote_code: run Python code that ships with the model.
         memory_budget: bytes beyond the model's weights that one stage may take.
         conversations: edit for conversations as well, as ``collabedit edit`` does; by default, in
             the contexts of the papers.
@@ -86,24 +86,24 @@ class RunSettings(BaseModel):
 
 
 class CommonSettings(RunSettings):
-    """What every study depends on, whatever edits the model.
+    """Settings of every study, whatever the editor.
 
     Attributes:
         parties: number of parties.
         edits_per_party: edits of each, one number for all or one a party.
         shared: how many of each party's edits all parties hold.
-        limit: deal only the first so many records of the data set; all of them where not given.
+        limit: use only this many records from the start of the data set; all by default.
         merge: names of the methods to compare.
-        after_merge: what is done to every merged change, GLOBAL's too, in this order
+        after_merge: steps applied to every merged change, including GLOBAL's, in order
             (:class:`collabedit.merging.AfterMergeStep`).
         partition: ``iid`` or ``relation``.
         heldout: a text file whose perplexity is measured.
-        answers: records, chosen at random, that the model is asked for, so that what it writes is
+        answers: number of records, chosen at random, for which the model's written answers are
             measured as well; 0 for none.
-        generations: whether all records are asked for, and the fluency and consistency of longer
-            texts measured, which takes longer than all other measures.
-        judge: address of an OpenAI-compatible server that grades the answers; nobody by default.
-        judge_model: the judge's name there.
+        generations: measure the answers for all records, and the fluency and consistency of
+            longer texts, which takes longer than all other measures.
+        judge: address of an OpenAI-compatible server that grades the answers; none by default.
+        judge_model: the judge's name on that server.
     """
 
     parties: int = Field(default=4, ge=1)
@@ -135,7 +135,7 @@ class CommonSettings(RunSettings):
 
 
 class StudySettings(CommonSettings):
-    """What a study with one editor depends on.
+    """Settings of a study with one editor.
 
     Attributes:
         editor: name of the editor.

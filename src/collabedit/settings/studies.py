@@ -1,4 +1,4 @@
-"""What each study depends on, with the defaults."""
+"""Settings of each study, with their defaults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class SingleRoundSettings(StudySettings):
-    """What a single-round run depends on.
+    """Settings of a single-round run.
 
     Attributes:
         secure_aggregation: merge under secure aggregation, all parties in this process.
@@ -51,7 +51,7 @@ class SingleRoundSettings(StudySettings):
 
 
 class MultiRoundSettings(StudySettings):
-    """What a multi-round run depends on.
+    """Settings of a multi-round run.
 
     Attributes:
         rounds: number of rounds; each has its own records.
@@ -90,15 +90,15 @@ class MultiRoundSettings(StudySettings):
 
 
 class ForgettingSettings(StudySettings):
-    """What a forgetting run depends on.
+    """Settings of a forgetting run.
 
-    The target set is what ``parties`` and ``edits_per_party`` give.
+    ``parties`` and ``edits_per_party`` define the target set.
 
     Attributes:
         further: number of edits made after the target set.
         batch: how many of them at a time; the paper takes one.
         beta: weights of the earlier keys in the prior, each a curve; zero is the static covariance.
-            Where not given, zero and the editor's own.
+            By default, zero and the editor's own.
         measure_every: batches between two measurements of the target set.
     """
 
@@ -115,14 +115,14 @@ class ForgettingSettings(StudySettings):
 
 
 class OverlapSettings(StudySettings):
-    """What an overlap run depends on.
+    """Settings of an overlap run.
 
-    One share of records is dealt, of ``edits_per_party``, and all ``parties`` have it.
+    All ``parties`` hold the same ``edits_per_party`` records.
 
     Attributes:
         rounds: how often the same edits are made.
         copies: numbers of parties with the same edits in one round, whose effects are compared.
-        skip_known: the remedy: parties skip what the model says with this probability per token.
+        skip_known: the remedy: parties skip facts that the model gives this probability per token.
         beta: weight of the keys of finished rounds in the prior.
     """
 
@@ -136,7 +136,7 @@ class OverlapSettings(StudySettings):
 
 @dataclass(frozen=True)
 class Mode:
-    """What is edited and what is measured, each of ``A``, ``B`` and ``A+B``."""
+    """What is edited and what is measured: ``A``, ``B`` or ``A+B`` each."""
 
     edited: str
     measured: str
@@ -153,13 +153,13 @@ MODES = {
 
 
 class ConflictSettings(StudySettings):
-    """What a conflict run depends on.
+    """Settings of a conflict run.
 
     ``parties`` parties hold the edits A; as many others hold B, the same questions with other
     answers.
 
     Attributes:
-        conflicts: a file of B; made of the data set's objects where not given.
+        conflicts: a file of B; made from the data set's objects by default.
         modes: names of :data:`MODES`.
     """
 
@@ -177,15 +177,15 @@ class ConflictSettings(StudySettings):
 
 
 class AugmentationSettings(StudySettings):
-    """What an augmentation run depends on.
+    """Settings of an augmentation run.
 
     Attributes:
         wordings: a file of other prompts by relation id; every second one is used to augment, the
             others to measure.
         augment_objects: whether further true objects are edited in the last round.
         augment_prompts: whether the preferred object is also edited under other wordings.
-        beta: weight of the keys of finished rounds in the prior; zero is what the paper does, and
-            more keeps the conflicting answer as well.
+        beta: weight of the keys of finished rounds in the prior; the paper uses zero, and
+            higher values preserve the conflicting answer as well.
     """
 
     merge: tuple[str, ...] = Field(default=("CollabEdit",), min_length=1, max_length=1)
@@ -196,7 +196,7 @@ class AugmentationSettings(StudySettings):
 
 
 class EditorsSettings(CommonSettings):
-    """What a comparison of editors depends on.
+    """Settings of a comparison of editors.
 
     Attributes:
         editors: names of the editors.
@@ -232,7 +232,7 @@ class EditorsSettings(CommonSettings):
         return self
 
     def methods(self, editor: str) -> tuple[str, ...]:
-        """The merge methods that an editor gives something to merge."""
+        """The merge methods that work with an editor."""
         from collabedit.merging import resolve_method
         from collabedit.rounds import gives_statistics
 
@@ -240,7 +240,7 @@ class EditorsSettings(CommonSettings):
         return tuple(name for name in self.merge if gives_statistics(rules, resolve_method(name)))
 
     def single_round(self, config: RoundConfig) -> SingleRoundSettings:
-        """The settings of the single round that one editor's part of the comparison is."""
+        """The settings of one editor's single round in the comparison."""
         common = {name: getattr(self, name) for name in CommonSettings.model_fields}
         own = {
             "merge": self.methods(config.editor),

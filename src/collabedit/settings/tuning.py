@@ -1,4 +1,4 @@
-"""What tuning depends on, with the defaults."""
+"""Settings of tuning, with their defaults."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["TuneSettings"]
 
 
 class TuneSettings(RunSettings):
-    """What tuning depends on.
+    """Settings of tuning.
 
     Attributes:
         editor: name of the editor.
         schedule: how residuals reach the layers.
-        records: of the data set, edited and measured in every trial.
-        facts: that the model knows, traced.
-        draws: of the noise, for each of them.
-        trials: kinds of targets (layers, clamp, steps) to try, each with several weights of the
-            prior; 0 ends with the causal tracing.
+        records: number of records edited and evaluated in every trial.
+        facts: number of known facts to trace.
+        draws: draws of the noise for each fact.
+        trials: settings of targets (layers, clamp, steps) to try, each with several weights of
+            the prior; 0 ends after the causal tracing.
     """
 
     editor: str = DEFAULT_EDITOR

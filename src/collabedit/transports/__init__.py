@@ -1,6 +1,6 @@
-"""Ways between a coordinator and parties, each a thin adapter of :class:`rounds.Transport`.
+"""Channels between a coordinator and parties, each a thin :class:`rounds.Transport`.
 
-Names are imported at first use: a coordinator over a network needs none that loads a model.
+Names are imported on first use: a coordinator over a network needs none that loads a model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A round within one process: the same bytes, handed over without a network."""
+"""A round within one process: the same bytes, without a network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["InProcess", "run_in_process"]
 class InProcess:
     """A transport to parties of this process, which share one model.
 
-    Requests and answers cross it as the very bytes that a network would carry. A party without a
-    name of its own is called by its place, so that answers are merged in the parties' order.
+    Requests and answers cross it as the same bytes that a network would carry. A party without a
+    name is called by its index, so that answers are merged in the parties' order.
 
     Args:
-        parties: in their order.
+        parties: in order.
     """
 
     def __init__(self, parties: Sequence[Party]) -> None:
@@ -41,7 +41,7 @@ class InProcess:
     def exchange(self, request: bytes, to: Sequence[str]) -> Mapping[str, bytes | Failure]:
         """Ask one party after the other; the model is edited once for all of them.
 
-        Not where they try a delta, which begins on the unedited model.
+        Except when they try a delta, which starts from the unedited model.
         """
         asked = Request.from_bytes(request)
         merged = {} if asked.kind is RequestKind.EVALUATE else asked.delta.changes
@@ -59,11 +59,11 @@ class InProcess:
 def run_in_process(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
     """Edit as the round's editor does until the round is complete; returns the coordinator's delta.
 
-    The parties share one model, which is left as it was.
+    The parties share one model, which is left unchanged.
 
     Args:
-        parties: whose edits are merged, in this order where the editor takes one at a time.
-        coordinator: of the round; its ledger tells of the round afterwards.
+        parties: whose edits are merged, in this order if the editor takes one at a time.
+        coordinator: of the round; its ledger describes the round afterwards.
 
     Raises:
         RoundError: when the editor has no statistics and there are several parties.
@@ -76,10 +76,10 @@ def _together(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
 
 
 def _one_by_one(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
-    """A round for every edit, each on the model that the one before it left.
+    """A round for every edit, each on the model after the previous one.
 
     In each, one party sends the statistics of one edit, and the coordinator solves. So many parties
-    come to what one party would that holds their edits in the same order.
+    get the same result as one party that holds their edits in the same order.
     """
     state = RoundState()
     norms: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""Causal tracing: which layers' states at the subject's last token decide what a model recalls.
+"""Causal tracing: which layers' states at the subject's last token determine recall.
 
 Meng et al. (ROME, 2022, section 2): noise on the embeddings of the subject's tokens makes the model
 forget the object; then restoring the noise-free state at one position recovers part of it.
@@ -6,7 +6,7 @@ The *indirect effect* of a position is the resulting rise in the object's probab
 over facts and draws of the noise the curve that MEMIT's edited layers were chosen from.
 
 Restoring changes only what comes after the restored position. So the noisy run's hidden states are
-kept, and every restored run begins at its layer with them; the runs of many facts share the passes.
+kept, and every restored run starts from them at its layer; the runs of many facts share passes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Fact:
 def known_facts(
     model: LanguageModel, records: Sequence[Record], count: int
 ) -> tuple[list[Fact], int]:
-    """The first ``count`` records that the model knows, or fewer, and how many were looked at.
+    """The first ``count`` records that the model knows, or fewer, and how many were examined.
 
     A record without a true object cannot be known. Only the object's first token counts, as in
     ROME's code.
@@ -234,7 +234,7 @@ class _CleanRun:
 
 
 class _CorruptedRuns:
-    """The noisy runs of a batch, several draws a fact, and what restoring does to them.
+    """The noisy runs of a batch, several draws per fact, and the effect of restoring states.
 
     Attributes:
         probabilities: ``[facts]``, of the answers, averaged over draws.

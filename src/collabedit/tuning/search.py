@@ -1,4 +1,4 @@
-"""Which settings to try, and which of those tried is the best."""
+"""Choosing settings to try, and the best of those tried."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ __all__ = [
     "weights",
 ]
 
-#: Multiples of the present settings that are tried.
+#: Multiples of the current settings to try.
 _CLAMPS = (2 / 3, 1.0, 4 / 3)
 _STEPS = (0.6, 1.0, 1.6)
 _WEIGHTS = (0.1, 1.0, 10.0)
 
 _RANGES = 4
-#: Groups of records that the standard error is found by.
+#: Groups of records for the jackknife's standard error.
 _GROUPS = 50
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings and what they come to.
+    """Settings and their results.
 
     Attributes:
         hyperparameters: the settings.
@@ -49,7 +49,7 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """Score of the validation records; 0 where they have none."""
+        """Score of the validation records; 0 if they have none."""
         return summarise(self.cases).get("score", 0.0)
 
 
@@ -69,7 +69,7 @@ def layer_ranges(trace: CausalTrace, count: int = _RANGES) -> list[tuple[int, ..
 def target_settings(
     base: Hyperparameters, layers: tuple[int, ...], seed: int
 ) -> list[Hyperparameters]:
-    """Other clamps and steps than the present ones, on some layers, in random order."""
+    """Other clamps and steps than the current ones, on some layers, in random order."""
     others = [
         base.with_changes(
             layers=layers,
@@ -84,7 +84,7 @@ def target_settings(
 
 
 def weights(settings: Hyperparameters, editor: Editor) -> list[Hyperparameters]:
-    """The settings with several weights of the prior, the present one first.
+    """The settings with several weights of the prior, the current one first.
 
     An editor that satisfies its edits exactly does not depend on the weight.
     """
@@ -97,7 +97,7 @@ def weights(settings: Hyperparameters, editor: Editor) -> list[Hyperparameters]:
 
 
 def rank(trial: Trial) -> tuple[float, float]:
-    """Sorts trials, the best first: by Score, and those of equal Score by the update's size."""
+    """Sorts trials, the best first: by Score, ties by the update's size."""
     return -trial.score, trial.norm
 
 

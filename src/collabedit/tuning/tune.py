@@ -50,14 +50,14 @@ __all__ = ["tune"]
 def tune(settings: TuneSettings, results: Path, *, fresh: bool = False) -> Run:
     """Trace which layers recall facts, try settings on some records, and keep the best.
 
-    The present settings (the model's preset, or those scaled by depth) are tried first; then other
-    layers; then, at the best layers, other clamps and steps. The summary's ``preset`` holds the
-    best settings, and so does ``preset.json`` in the run's folder.
+    The current settings (the model's preset, or those scaled by depth) are tried first; then other
+    layers; then, at the best layers, other clamps and steps. The best settings are in the summary's
+    ``preset``, and in ``preset.json`` in the run's folder.
 
     Args:
         settings: what to run.
         results: folder of all runs.
-        fresh: begin a new run even if an unfinished one with these settings exists.
+        fresh: start a new run even if an unfinished one with these settings exists.
 
     Returns:
         The finished run.
@@ -132,10 +132,10 @@ class _Tuning:
     """An open run.
 
     Attributes:
-        settings: what was asked.
-        run: where its results go.
+        settings: of the search.
+        run: receives its results.
         model: the unedited model.
-        present: the settings that it has already.
+        present: its current settings.
         shuffled: all records, in random order.
         covariance: the user's, if any.
     """
@@ -215,11 +215,11 @@ class _Bench:
         return sample_contexts(self.tuning.model, self.tuning.settings.seed)
 
     def tried(self, kinds: Sequence[Hyperparameters]) -> list[Trial]:
-        """Trials of some kinds of targets with all weights of the prior."""
+        """Trials of some settings of targets with all weights of the prior."""
         return [self._try(choice) for kind in kinds for choice in weights(kind, self.editor)]
 
     def _try(self, choice: Hyperparameters) -> Trial:
-        """Edit the records with some settings and measure them; a finished trial is read."""
+        """Edit the records with some settings and measure them; finished trials are read back."""
         label = _label(choice, self.editor.weight_setting)
         name = label.replace(",", "").replace(" ", "_")
         found = self.tuning.run.json_stage(f"trials/{name}", lambda: self._compute(choice))
@@ -255,7 +255,7 @@ def _relative_norm(model: LanguageModel, delta: Delta) -> float:
 
 
 def _rows(trials: Sequence[Trial], weight: str) -> dict[str, dict[str, Any]]:
-    """The metrics of all trials by name, the best first; the first one has the present settings."""
+    """Metrics of all trials by name, the best first; the first trial has the current settings."""
     present = trials[0]
     rows = {}
     for trial in sorted(trials, key=rank):

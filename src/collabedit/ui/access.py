@@ -1,9 +1,9 @@
 """Keeps everyone but the user's own browser out of the page.
 
-It listens on the loopback interface only. Other users of the machine, and web pages that the user's
-browser has open, can reach that, too. So a request needs the token of the address that was printed,
-or the cookie that it is exchanged for; it must be addressed to this machine by name, against pages
-that let their own names resolve to it; and it must not come from a page of elsewhere.
+The page is on the loopback interface only. Other users of the machine, and web pages open in the
+user's browser, can reach that too. So a request needs the token in the printed address, or the
+cookie that it is exchanged for; its Host header must name this machine, against DNS rebinding; and
+it must not come from another site's page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def address(port: int, token: str) -> str:
 
 
 class Access:
-    """ASGI middleware that answers 403 to whoever has neither token nor cookie.
+    """ASGI middleware that answers 403 to requests with neither token nor cookie.
 
     Args:
         app: what is protected.

@@ -1,4 +1,4 @@
-"""What a job is doing, for all tabs: its stage, how far it is, and a button to stop it."""
+"""A job's status for all tabs: its stage, its progress, and a button to stop it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class JobPanel:
         with ui.element("section").classes("job").props('aria-label="What is running"') as panel:
             self._panel = panel
             with ui.element("div").classes("job-line"):
-                # only what is worth hearing is read out: the title, and each stage once
+                # screen readers announce only the title, and each stage once
                 self._title = ui.label().classes("job-title").props("role=status")
                 self._stop = button("Cancel", self._cancel)
                 self._close = button("Dismiss", self._dismiss, "quiet")

@@ -1,4 +1,4 @@
-"""The page: its tabs, the job that runs, and what they share."""
+"""The page: its tabs, the running job, and their shared state."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from collabedit.ui.tabs.rounds import RoundsTab
 
 __all__ = ["Desk"]
 
-#: Seconds between two looks at the job that runs.
+#: Seconds between two checks of the running job.
 _LOOK = 0.3
 
 
 @dataclass(frozen=True)
 class Desk:
-    """What all windows of the page share: there is one user, one model, and one job at a time.
+    """State shared by all windows of the page: one user, one model, and one job at a time.
 
     Attributes:
         jobs: where long work runs.

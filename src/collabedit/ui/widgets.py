@@ -1,4 +1,4 @@
-"""What the tabs have in common: fields, tables, buttons that choose files, and complaints."""
+"""Shared by the tabs: fields, tables, file choosers, and error messages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def hint(text: str) -> ui.html:
 
 
 def lines(texts: Sequence[str], classes: str = "") -> ui.html:
-    """A paragraph a text."""
+    """One paragraph per text."""
     body = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
     return ui.html(body, sanitize=False).classes(f"lines {classes}")
 
@@ -78,13 +78,13 @@ def field(
 def table(
     caption: str, headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, titled: bool = False
 ) -> ui.html:
-    """A table that scrolls by itself where it is too wide.
+    """A table that scrolls horizontally if it is too wide.
 
     Args:
-        caption: what it shows.
+        caption: its title.
         headings: of the columns.
         rows: of cells; all texts are escaped.
-        titled: show the caption, not only to those who listen to the page.
+        titled: show the caption, not only to screen readers.
     """
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in headings)
     body = "".join(f"<tr>{_cells(row, headings)}</tr>" for row in rows)
@@ -120,9 +120,9 @@ def button(
 
     Args:
         text: on it.
-        on_click: what it does.
-        kind: ``main`` for what a section is for, ``plain``, or ``quiet``.
-        label: what it says to those who listen, where the text alone would not tell.
+        on_click: its action.
+        kind: ``main`` for a section's main action, ``plain``, or ``quiet``.
+        label: for screen readers, if the text alone is not enough.
     """
     made = ui.button(text, on_click=on_click, color=None).props("no-caps unelevated")
     if label:

@@ -351,7 +351,7 @@ def as_float(reply: bytes) -> bytes:
         ("advertise", edited_json(low_order_key, Advert), "bank: its keys are malformed"),
         ("share", edited_json(fewer_shares, Shares), "bank: its shares are malformed"),
         ("mask", shorter, r"bank: it sent \d+ numbers; the exchange is of \d+"),
-        ("mask", changed_on_the_way, "bank: .*not those that it was signed with"),
+        ("mask", changed_on_the_way, "bank: .*do not match its signature"),
         ("mask", as_float, r"bank: .*must be int64"),
         ("unmask", edited_json(wrong_given_share, Unmasking), "bank: its share of clinic's secret"),
     ],

@@ -82,3 +82,23 @@ def test_edits_show_without_scripts(browser: Any, page_file: Path) -> None:
         assert page.locator(".search:visible").count() == 0
         page.locator("summary", has_text="Subject 3").first.click()
         assert page.get_by_role("group", name="Measures of record 3").first.is_visible()
+
+
+def test_printing_unfolds_everything_and_folds_it_again(
+    browser: Any, page_file: Path, tmp_path: Path
+) -> None:
+    with browser.new_context(color_scheme="dark") as context:
+        page = context.new_page()
+        page.goto(page_file.as_uri())
+        first = page.locator("details").first
+        first.evaluate("(each) => each.open = true")
+        page.evaluate(
+            "addEventListener('beforeprint', () => window.printed ="
+            " [...document.querySelectorAll('details')].every((each) => each.open))"
+        )
+        page.pdf(path=tmp_path / "report.pdf")
+        assert page.evaluate("window.printed")
+        assert page.locator("details[open]").count() == 1
+        page.emulate_media(media="print")
+        body = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert body == "rgb(255, 255, 255)"  # in dark mode, too

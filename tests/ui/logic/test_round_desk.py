@@ -86,7 +86,7 @@ def test_each_file_has_its_own_fault(
     assert not ran.exists()
     assert faults["cut"]
     assert "it belongs to another round" in faults["foreign"]
-    assert "is the contribution of" in faults["twice"]
+    assert "repeats the contribution of" in faults["twice"]
     assert "a finished delta" in faults[one_shot.stem]
     assert "neither a contribution nor a delta" in faults["cov"]
     assert found.hindrance == "6 files do not fit; remove or replace"

@@ -35,7 +35,7 @@ coordinator.command("results")(results)
 
 @party.callback()
 def _party() -> None:
-    """A party's command."""  # so that typer keeps the name of the only one
+    """A party's command."""  # so that typer keeps the name of a single command
 
 
 party.command("join")(join)

@@ -14,7 +14,7 @@ from collabedit.cli.options import ModelOption, SeedOption
 def demo(
     parties: Annotated[int, typer.Option("--parties", "-p", min=2, help="Number of parties.")] = 3,
     edits_per_party: Annotated[
-        int, typer.Option("--edits-per-party", "-n", min=1, help="Facts of each.")
+        int, typer.Option("--edits-per-party", "-n", min=1, help="Facts of each party.")
     ] = 4,
     model: ModelOption = default_of("model"),
     out: Annotated[
@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Run a federation on this machine: separate processes, certificates, mutual TLS, real rounds.
 
-    Its deltas are compared with those of the same parties in one process, bit for bit.
+    Compares its deltas bit for bit with those of the same parties in one process.
     """
     from collabedit.federation.demo import DemoSettings, run_demo
     from collabedit.messages import Schedule, parse_schedule

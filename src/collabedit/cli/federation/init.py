@@ -16,21 +16,21 @@ def init(
         "federation"
     ),
     host: Annotated[
-        str, typer.Option(help="Where the parties reach the coordinator: a name, not an address.")
+        str, typer.Option(help="The coordinator's host name for the parties, not an IP address.")
     ] = "localhost",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The one port that is open.")] = 8002,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The only open port.")] = 8002,
     name: Annotated[str, typer.Option(help="Name of the federation.")] = "collabedit",
 ) -> None:
     """Make the identities of a federation: a certificate, a key and instructions for each member.
 
-    Run it again with all names to add parties: kits that are there stay as they are.
+    Run it again with all names to add parties: existing kits stay as they are.
     """
     from collabedit.federation.instructions import write_instructions
     from collabedit.transports.flare.kits import provision
 
     provision(out, name, host, port, parties)
     write_instructions(out, host, port, parties)
-    print(f"{out}/coordinator: yours; begin with its README.md")
+    print(f"{out}/coordinator: yours; start with its README.md")
     for party in parties:
         print(f"{out}/{party}: send it to {party} over a channel that you trust")
-    print(f"{out}/identities: signs certificates; keep it offline, and let nobody have it")
+    print(f"{out}/identities: signs certificates; keep it offline and private")

@@ -22,16 +22,14 @@ from collabedit.cli.secure import require_roster
 def join(
     requests: Annotated[
         Path,
-        typer.Option(
-            "--requests", "-r", help="Your edits, in any form of the field; they stay here."
-        ),
+        typer.Option("--requests", "-r", help="Your edits, in any common format; they stay here."),
     ],
-    kit: Annotated[
-        Path, typer.Option(help="Your start-up kit, as you got it from the coordinator.")
-    ] = Path("kit"),
+    kit: Annotated[Path, typer.Option(help="Your start-up kit from the coordinator.")] = Path(
+        "kit"
+    ),
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Where the model lies here, if not as the round says."),
+        typer.Option("--model", "-m", help="Path of the model here, if not as the round says."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the deltas of accepted rounds.")
@@ -69,7 +67,7 @@ def join(
 ) -> None:
     """Connect to the coordinator and take part in every round until Ctrl-C.
 
-    What leaves this machine: statistics of the edits, and votes on what is merged. No text.
+    Only statistics of the edits and votes on merged deltas leave this machine, no text.
     """
     from collabedit.federation.joining import run_client
     from collabedit.federation.settings import MemberSettings

@@ -1,4 +1,4 @@
-"""``collabedit federation coordinator results``: what became of the rounds."""
+"""``collabedit federation coordinator results``: outcomes of the rounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collabedit.cli.federation.options import RoundsOption
 
 
 def results(out: RoundsOption = Path("rounds")) -> None:
-    """Show all rounds of a folder: who took part, what the parties counted, bytes and times."""
+    """Show all rounds of a folder: who took part, the parties' counts, bytes and times."""
     from collabedit.errors import InputError
     from collabedit.federation.folder import RoundFolder
     from collabedit.federation.tables import report_lines, rounds_table
@@ -16,7 +16,7 @@ def results(out: RoundsOption = Path("rounds")) -> None:
 
     folders = RoundFolder.all_in(out)
     if not folders:
-        raise InputError(f"{out}: holds no rounds; give the --out of 'coordinator run'")
+        raise InputError(f"{out}: contains no rounds; give the --out of 'coordinator run'")
     console().print(rounds_table(out).rich())
     for folder in folders:
         if (report := folder.report) is not None:

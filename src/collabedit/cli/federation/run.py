@@ -26,7 +26,7 @@ def run(
     covariance: Annotated[
         Path,
         typer.Option(
-            "--covariance", "-C", help="File of 'collabedit stats collect', of the unedited model."
+            "--covariance", "-C", help="File from 'collabedit stats collect' on the unedited model."
         ),
     ],
     kit: CoordinatorOption = Path("coordinator"),
@@ -39,9 +39,9 @@ def run(
     on_dropout: Annotated[
         str | None,
         typer.Option(
-            help="When a party fails: 'restart', the default, merges without it, exactly for those "
-            "who remain; 'stop' ends the round with nothing merged. 'continue', the default under "
-            "secure aggregation, does without it until the first sum is known."
+            help="When a party fails: 'restart', the default, merges again without it, exact for "
+            "those who remain; 'stop' ends the round with nothing merged. 'continue', the default "
+            "under secure aggregation, goes on without it until the first sum is known."
         ),
     ] = None,
     policy: Annotated[
@@ -63,18 +63,18 @@ def run(
 ) -> None:
     """Run rounds with the parties that are connected; late ones wait for the next round.
 
-    Interrupted, it continues after the last finished exchange when it is run again.
+    After an interruption, run it again to continue after the last finished exchange.
     """
-    from collabedit.errors import UnknownNameError
     from collabedit.federation.folder import Settings
     from collabedit.messages import RoundConfig, parse_policy
+    from collabedit.names import enum_member
     from collabedit.privacy import check_preferred
     from collabedit.rounds import Dropout
 
     config = RoundConfig.load(round_file)
     usual = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
-    if on_dropout not in (None, *(way.value for way in Dropout)):
-        raise UnknownNameError("way to go on", on_dropout or "", [way.value for way in Dropout])
+    if on_dropout is not None:
+        usual = enum_member(Dropout, on_dropout, "way to go on")
     chosen = None if policy is None else parse_policy(policy)
     check_preferred(chosen, prefer)
     settings = Settings(
@@ -82,7 +82,7 @@ def run(
         method=method,
         beta=beta,
         min_parties=min_parties,
-        on_dropout=usual if on_dropout is None else Dropout(on_dropout),
+        on_dropout=usual,
         timeout=timeout,
         policy=chosen,
         prefer=prefer,

@@ -8,7 +8,7 @@ from collabedit.cli.federation.options import CoordinatorOption
 
 
 def start(kit: CoordinatorOption = Path("coordinator")) -> None:
-    """Run the server that parties connect to, until Ctrl-C. Rounds are begun with 'run'."""
+    """Run the server that parties connect to, until Ctrl-C. Start rounds with 'run'."""
     import os
 
     from collabedit.transports.flare import require_flare

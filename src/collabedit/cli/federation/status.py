@@ -1,4 +1,4 @@
-"""``collabedit federation coordinator status``: who is connected, and what runs."""
+"""``collabedit federation coordinator status``: connected parties and running rounds."""
 
 from __future__ import annotations
 

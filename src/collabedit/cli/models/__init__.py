@@ -1,4 +1,4 @@
-"""``collabedit models``: what can be edited, and what editing knows of it."""
+"""``collabedit models``: the models that can be edited, and their settings."""
 
 from __future__ import annotations
 

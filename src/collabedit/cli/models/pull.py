@@ -10,7 +10,7 @@ __all__ = ["pull"]
 
 
 def pull(name: Annotated[str, typer.Argument(help="A built-in name.")]) -> None:
-    """Download a built-in model into the cache, so that later commands start at once."""
+    """Download a built-in model into the cache, so that later commands start immediately."""
     from collabedit.models import catalogue
 
     print(catalogue.fetch(name))

@@ -1,4 +1,4 @@
-"""``collabedit run``: reproducible experiments, one study a file."""
+"""``collabedit run``: reproducible experiments, one study per file."""
 
 from __future__ import annotations
 

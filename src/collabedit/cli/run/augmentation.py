@@ -40,10 +40,10 @@ def augmentation(
     ],
     beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")],
 ) -> Run:
-    """Resolve conflicts by augmentation: the preferred answer, edited in many forms.
+    """Resolve conflicts by augmentation: edit the preferred answer in many forms.
 
-    Three rounds: an edit; its reversal beside a conflicting edit by as many other parties; and the
-    preferred answer with further true objects and in other words. --dataset takes round-edit
+    Three rounds: an edit; its reversal, while as many other parties make a conflicting edit; and
+    the preferred answer with further true objects and other wordings. --dataset takes round-edit
     records or any CounterFact records.
     """
     from collabedit.experiments import AugmentationSettings, augmentation

@@ -39,7 +39,7 @@ def conflict(
 ) -> Run:
     """Let other parties give other answers (B) to the same questions (A).
 
-    A is what --parties and --edits-per-party give; as many other parties hold B.
+    --parties and --edits-per-party define A; as many other parties hold B.
     """
     from collabedit.experiments import ConflictSettings, conflict
     from collabedit.settings import MODES

@@ -28,18 +28,18 @@ def editors(
         typer.Option(
             "--editors",
             "-E",
-            help="Editors to compare, with commas, in any case; 'all' for all.",
+            help="Editors to compare, comma-separated, case-insensitive; or 'all'.",
         ),
     ],
     schedules: Annotated[
-        str, typer.Option(help="How residuals reach the layers: layerwise, one-shot, with commas.")
+        str, typer.Option(help="Schedules, comma-separated: layerwise, one-shot.")
     ],
 ) -> Run:
-    """Compare editors: each in each schedule, merged by each method, from the same edits.
+    """Compare editors: each in each schedule, merged by each method, on the same edits.
 
-    Each is a single round in a folder below the run's; editors of one layer are measured once,
-    since the schedule makes no difference to them. An interrupted run, even killed, is continued by
-    the same command.
+    Each is a single round in a subfolder of the run's; editors of one layer run once,
+    since the schedule makes no difference to them. Repeat the command to continue an interrupted
+    run, even a killed one.
     """
     from collabedit.editors import editors as all_editors
     from collabedit.experiments import EditorsSettings, compare_editors

@@ -1,4 +1,4 @@
-"""``collabedit run forgetting``: what further edits do to earlier ones."""
+"""``collabedit run forgetting``: how further edits affect earlier ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def forgetting(
     batch: Annotated[int, typer.Option(help="How many of them at a time.")],
     beta: BetaOption,
     measure_every: Annotated[
-        int, typer.Option(help="Batches between two measurements of the target set.")
+        int, typer.Option(help="Batches between two evaluations of the target set.")
     ],
 ) -> Run:
     """Edit a target set, then further edits one at a time, and watch the target set fade.

@@ -1,4 +1,4 @@
-"""``collabedit run overlap``: the same edits, given by several parties or over several rounds."""
+"""``collabedit run overlap``: the same edits by several parties or over several rounds."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def overlap(
     ],
     skip_known: Annotated[
         float,
-        typer.Option(help="Parties skip what the model says with this probability per token."),
+        typer.Option(help="Parties skip facts that the model gives this probability per token."),
     ],
     beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")],
 ) -> Run:
     """Give all parties the same edits, in one round and over several.
 
-    Shows how the residuals shrink over rounds, what copies of an edit do to the update of each
-    method of --merge, and what it saves when parties skip what the model already knows.
+    Shows how the residuals shrink over rounds, how copies of an edit affect the update of each
+    method of --merge, and what parties save by skipping facts that the model already knows.
     """
     from collabedit.experiments import OverlapSettings, overlap
 

@@ -18,14 +18,14 @@ ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of all re
 
 
 def show_run(run: Run) -> None:
-    """Print a finished run's tables, plot it and say where it lies."""
+    """Print a finished run's tables, plot it and say where it is."""
     from collabedit.reporting.results import RunResult
 
     show_result(RunResult.load(run.folder), run.folder, title=str(run.folder))
 
 
 def show_result(result: RunResult, folder: Path, *, title: str, verdict: str = "") -> None:
-    """Print a result's tables, plot it and say where it lies."""
+    """Print a result's tables, plot it and say where it is."""
     from collabedit.reporting.plots import save_plot
     from collabedit.reporting.tables import console, tables_of
 

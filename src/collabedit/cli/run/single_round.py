@@ -27,14 +27,14 @@ def single_round(
         bool,
         typer.Option(
             "--secure-aggregation",
-            help="Merge by masked sums, as parties that hide from the coordinator do "
+            help="Merge by masked sums, which hide each party from the coordinator "
             "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
         ),
     ],
 ) -> Run:
-    """Edit once by many parties, merge by each method, and measure before and after.
+    """Edit once by many parties, merge by each method, and evaluate before and after.
 
-    An interrupted run is continued by the same command. Targets are found once for all methods.
+    Repeat the command to continue an interrupted run. Targets are found once for all methods.
     """
     from collabedit.experiments import SingleRoundSettings, single_round
 

@@ -1,4 +1,4 @@
-"""What the studies' commands have in common: their options and how they run."""
+"""Shared by the studies' commands: their options and how they run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BetaOption = Annotated[
     str | None,
     typer.Option(
         help="Weight of earlier rounds' keys in the prior (the dynamic covariance); 0 is the "
-        "static one; several with commas, such as 0,1,10, are compared. By default the editor's "
+        "static one; several, such as 0,1,10, are compared. By default the editor's "
         f"own ({own_betas()}), which 'forgetting' compares with 0."
     ),
 ]
@@ -64,10 +64,10 @@ def common_settings(
         int, typer.Option(min=0, help="How many of each party's edits all parties hold.")
     ],
     limit: Annotated[
-        int | None, typer.Option(help="Use only the first so many records of the data set.")
+        int | None, typer.Option(help="Use only this many records from the start of the data set.")
     ],
     merge: Annotated[
-        str, typer.Option(help="Methods to compare, with commas, in any case; 'all' for all.")
+        str, typer.Option(help="Methods to compare, comma-separated, case-insensitive; or 'all'.")
     ],
     after_merge: AfterMergeOption,
     editor: EditorOption,
@@ -77,14 +77,12 @@ def common_settings(
     ],
     covariance: CovarianceOption,
     hyperparameters: HparamsOption,
-    heldout: Annotated[
-        Path | None, typer.Option(help="A text file whose perplexity is measured as well.")
-    ],
+    heldout: Annotated[Path | None, typer.Option(help="A text file to measure perplexity on.")],
     generations: Annotated[
         bool,
         typer.Option(
             "--generations",
-            help="Read what the model writes for all records, and measure the fluency and "
+            help="Check what the model writes for all records, and measure the fluency and "
             "consistency of longer texts.",
         ),
     ],
@@ -92,8 +90,8 @@ def common_settings(
         int,
         typer.Option(
             min=0,
-            help="Records, chosen by the seed, for which the model is asked in several forms and "
-            "its answers are read (docs/reference/evaluation.md); 0 for none.",
+            help="Number of records, chosen by the seed, for which the model's answers to several "
+            "forms are checked (docs/reference/evaluation.md); 0 for none.",
         ),
     ],
     conversations: Annotated[
@@ -101,7 +99,7 @@ def common_settings(
         typer.Option(
             "--conversations",
             help="Edit for the model's chat template as well, as 'collabedit edit' does; by "
-            "default, edits are made as in the papers.",
+            "default, edit as in the papers.",
         ),
     ],
     judge: Annotated[
@@ -120,7 +118,7 @@ def common_settings(
     trust_remote_code: TrustOption,
     memory_budget: MemoryOption,
 ) -> dict[str, Any]:
-    """What all studies are asked, as fields of their settings, which state the defaults."""
+    """Options of all studies, as fields of their settings, which define the defaults."""
     from collabedit.editors import Hyperparameters
     from collabedit.merging import merge_methods
     from collabedit.messages import parse_schedule
@@ -159,16 +157,16 @@ def common_settings(
 def study(
     name: str, settings: str, *, counted: bool = False, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
-    """Make a command of a study: its own options before the common ones.
+    """Make a command of a study: its own options come before the common ones.
 
     The decorated function gets the results folder, ``fresh``, the workers, the common settings and
-    its own options. Options have the names of the settings' fields, and their defaults.
+    its own options. Options have the names and defaults of the settings' fields.
 
     Args:
         name: of the command.
         settings: name of their class in :mod:`collabedit.settings`.
-        counted: whether the number of its stages follows from the options.
-        without: common options that it does not have.
+        counted: whether the options determine the number of its stages.
+        without: common options that it lacks.
     """
 
     def register(function: Callable[..., Run]) -> Callable[..., None]:
@@ -226,7 +224,7 @@ _FRESH = Annotated[
 
 
 def _parameters(function: Callable[..., Any], settings: str) -> list[inspect.Parameter]:
-    """A function's parameters as options; what may be absent is left to the settings."""
+    """A function's parameters as options; optional ones are left to the settings."""
     names = {"Run": Any, "Executor": Any}  # only type checkers import them
     hints = get_type_hints(function, localns=names, include_extras=True)
     return [

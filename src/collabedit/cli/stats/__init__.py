@@ -1,4 +1,4 @@
-"""``collabedit stats``: the second moments that keep an edit from spoiling the rest."""
+"""``collabedit stats``: the second moments that protect everything else from an edit."""
 
 from __future__ import annotations
 

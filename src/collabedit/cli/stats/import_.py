@@ -22,7 +22,7 @@ def import_(
         list[str],
         typer.Argument(
             metavar="FILE[:LAYER]...",
-            help="One .npz file a layer; the layer is read off names like "
+            help="One .npz file per layer; the layer is taken from names like "
             "transformer.h.13.mlp.c_proj_float32_mom2_100000.npz.",
         ),
     ],

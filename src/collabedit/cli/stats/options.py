@@ -1,4 +1,4 @@
-"""What the verbs of ``collabedit stats`` share."""
+"""Shared by the verbs of ``collabedit stats``."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ OutOption = Annotated[
 
 
 def default_out(model: str) -> Path:
-    """Where the covariance of a model goes unless the user says otherwise."""
+    """The default file of a model's covariance."""
     return Path(f"{Path(model).name.removesuffix('.gguf')}-covariance.safetensors")

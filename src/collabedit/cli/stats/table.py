@@ -1,4 +1,4 @@
-"""A covariance as people read it."""
+"""A covariance as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["facts", "print_covariance", "rows"]
 
 
 def facts(covariance: Covariance) -> dict[str, str | int]:
-    """What the metadata say."""
+    """Rows for the metadata."""
     return {
         "model": covariance.model,
         "corpus": covariance.corpus,
@@ -23,7 +23,7 @@ def facts(covariance: Covariance) -> dict[str, str | int]:
 
 
 def rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
-    """What the table says of each weight; ``None`` where it is infinite or not known."""
+    """Rows for the weights; ``None`` for infinite or unknown values."""
     import math
 
     from collabedit.algebra import condition_number

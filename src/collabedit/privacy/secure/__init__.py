@@ -1,4 +1,4 @@
-"""Secure aggregation: the coordinator learns the sum of the parties' statistics, and no part of it.
+"""Secure aggregation: the coordinator learns only the sum of the parties' statistics.
 
 The protocol is that of Bonawitz et al. (2017) in its form against an active coordinator: keys are
 signed, masks are double, secrets are shared, and the parties agree on who is in the sum before

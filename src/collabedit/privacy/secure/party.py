@@ -1,4 +1,4 @@
-"""A party's half of a summation: it sends its numbers only under masks, and trusts nobody."""
+"""A party's half of a summation: it sends only masked numbers, and trusts nobody."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Statistics = tuple[Mapping[str, Factors], int, str]
 
 
 class PartyState(BaseModel):
-    """What a party remembers between the steps of a round: secrets, so it stays with the party.
+    """A party's state between the steps of a round: secrets, so it stays with the party.
 
     Attributes:
         round_sha256: the round.

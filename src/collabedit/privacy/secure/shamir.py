@@ -1,8 +1,8 @@
 """Shamir's secret sharing over a prime field (Shamir, 1979).
 
-Forty lines, checked against published vectors, rather than one more dependency of the part that
-must be trusted most. Python's whole numbers don't compute in constant time: the module is not for
-machines that others can time.
+Forty lines, checked against published vectors, rather than another dependency of the most critical
+part. Python's integers are not constant-time: do not use this on machines that others can
+time.
 """
 
 from __future__ import annotations

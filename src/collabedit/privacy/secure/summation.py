@@ -1,4 +1,4 @@
-"""The coordinator's half of a summation: it adds up masked numbers, and learns their sum only."""
+"""The coordinator's half of a summation: it adds masked numbers, and learns only their sum."""
 
 from __future__ import annotations
 

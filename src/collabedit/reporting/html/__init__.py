@@ -1,4 +1,4 @@
-"""One page that shows finished runs, without network and without a server."""
+"""A self-contained page about finished runs, which needs no network and no server."""
 
 from collabedit.reporting.html.page import report_page
 

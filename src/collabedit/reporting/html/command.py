@@ -1,4 +1,4 @@
-"""The command that makes a run again, from the settings that its summary keeps."""
+"""The command that repeats a run, from the settings in its summary."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _OPTIONS = {
 #: Flags that can be turned off.
 _ON_BY_DEFAULT = ("augment_objects", "augment_prompts")
 
-#: Where the settings' own hyper-parameters are to be written.
+#: File for the settings' hyper-parameters.
 HPARAMS = "hparams.json"
 
 
 def command_of(result: RunResult) -> str | None:
-    """What to type to make a run again; ``None`` where its settings are unknown.
+    """The command line that repeats a run; ``None`` if its settings are unknown.
 
-    Hyper-parameters are read from :data:`HPARAMS`, where the settings have some.
+    Hyper-parameters are read from :data:`HPARAMS`, if the settings have any.
     """
     settings = dict(result.settings)
     if not settings or isinstance(result, PapersResult):

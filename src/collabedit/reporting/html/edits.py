@@ -1,4 +1,4 @@
-"""What each edit says before and after, read from a run's result files."""
+"""The model's answers to each edit before and after, from a run's result files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from collabedit.reporting.table import Column, Row, Table, section
 
 __all__ = ["Edit", "Generated", "edits_of", "shared_questions"]
 
-#: Generated texts are cut here: a page with every word of every method would be huge.
+#: Generated texts are cut here; otherwise a page would be huge.
 _MOST_CHARACTERS = 400
 _MOST_TEXTS = 12
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A text that a model wrote.
+    """A text written by a model.
 
     Attributes:
-        model: which one.
+        model: its name.
         form: how it was asked, such as ``chat``.
-        prompt: what it was asked; empty where the text begins with it.
+        prompt: the prompt; empty if the text starts with it.
         text: what it wrote.
-        verdict: what that shows, in words.
+        verdict: how it was judged, in words.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Edit:
-    """One edited fact and what was measured of it.
+    """One edited fact and its measurements.
 
     Attributes:
         case_id: the record's.
@@ -79,7 +79,7 @@ class Edit:
         return None
 
     def asked(self) -> dict[tuple[str, str], list[Generated]]:
-        """What was written, by form and prompt, so that the models stand below each other."""
+        """Written texts by form and prompt, so that the models are listed together."""
         found: dict[tuple[str, str], list[Generated]] = defaultdict(list)
         for each in self.generated:
             found[each.form, each.prompt].append(each)
@@ -119,11 +119,11 @@ def _measures(case: CaseResult) -> Row:
 
 
 def edits_of(cases: Sequence[Case], source: str) -> list[Edit]:
-    """The edits of a run's result files; those of studies that measure other things are none.
+    """The edits in a run's result files; none for studies that measure other things.
 
     Args:
         cases: one a record.
-        source: where they lie, for errors.
+        source: their path, for errors.
 
     Raises:
         InputError: when one is damaged.

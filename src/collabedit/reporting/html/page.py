@@ -1,4 +1,4 @@
-"""The page: what templates and style make of runs' results."""
+"""The page: rendering runs' results with templates and style."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_CHARACTERS = 600_000
 
 @dataclass(frozen=True)
 class _Run:
-    """One run as the template takes it."""
+    """One run for the template."""
 
     name: str
     id: str
@@ -72,7 +72,7 @@ class _Run:
 def report_page(results: Mapping[str, RunResult], *, every_edit: bool = False) -> str:
     """One self-contained page for one run, or for several side by side.
 
-    The same results give the same page. It holds what the edits say.
+    The same results give the same page. It contains the text of the edits.
 
     Args:
         results: by the names of runs, loaded with their cases.
@@ -126,7 +126,7 @@ def _sha256(text: str) -> str:
 
 
 def _fitting(environment: Any, runs: Sequence[_Run], every_edit: bool) -> dict[str, list[str]]:
-    """The edits of each run as HTML, the first ones of each where not all fit."""
+    """The edits of each run as HTML; only the first ones if not all fit."""
     template = environment.get_template("edit.html.j2")
     room = _MOST_CHARACTERS // max(1, len(runs))
     shown: dict[str, list[str]] = {}
@@ -142,7 +142,7 @@ def _fitting(environment: Any, runs: Sequence[_Run], every_edit: bool) -> dict[s
 
 
 def _definitions(runs: Sequence[_Run]) -> list[Metric]:
-    """The metrics that one of the runs has."""
+    """The metrics that at least one of the runs has."""
     there = {key for run in runs for row in run.result.rows() for key in row}
     return [each for each in metrics() if each.key in there]
 

@@ -1,4 +1,4 @@
-"""The plots of a run as SVG that stands within a page and takes its colours from there."""
+"""The plots of a run as inline SVG with the page's colours."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from collabedit.reporting.results import RunResult
 
 __all__ = ["picture"]
 
-#: Stands for the colour of the page's text, which is another in the dark.
+#: Stands for the page's text colour, which differs in dark mode.
 _INK = "#010203"
 
-#: Told apart on white and on black, with a contrast of at least 3 to 1.
+#: Distinguishable on white and on black, with a contrast of at least 3 to 1.
 _COLOURS = ("#2a7fcf", "#cc6a11", "#2e9158", "#b8559f", "#8c7a10", "#7a7a7a")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
-#: What matplotlib writes before and into the picture that a page has no use for.
-#: Its style sheet would be the whole page's.
+#: Parts of matplotlib's output that a page does not need.
+#: Its style sheet would apply to the whole page.
 _SURPLUS = re.compile(
     r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL
 )
@@ -35,7 +35,7 @@ def picture(result: RunResult, name: str, label: str) -> str | None:
     Args:
         result: of any study.
         name: begins every id, so that pictures can share a page.
-        label: what it shows, for those who do not see it.
+        label: description for screen readers.
 
     Returns:
         An ``<svg>`` element, the same for the same result; ``None`` without matplotlib.
@@ -71,7 +71,7 @@ def _style(name: str) -> dict[Any, Any]:
 
 
 def _within_page(svg: str, name: str, label: str) -> str:
-    """The element alone, in the page's colours, with ids of its own."""
+    """The bare element, in the page's colours, with unique ids."""
     svg = _NAMES.sub(rf"\g<1>{name}-", _SURPLUS.sub("", svg)).strip()
     size = _SIZE.search(svg)
     box = size.group(1) if size else ""

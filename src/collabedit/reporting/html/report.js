@@ -18,6 +18,11 @@ for (const box of document.querySelectorAll(".search")) {
   });
   box.hidden = false;
 }
+let folded = []; // printed unfolded, since paper has nothing to click; folded again afterwards
 addEventListener("beforeprint", () => {
-  for (const each of document.querySelectorAll("details")) each.open = true;
+  folded = [...document.querySelectorAll("details:not([open])")];
+  for (const each of folded) each.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const each of folded) each.open = false;
 });

@@ -1,4 +1,4 @@
-"""The parts of a run's report: tables with a heading and a word of explanation."""
+"""The parts of a run's report: tables with a heading and a short explanation."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _cases(edits: Sequence[Edit], models: Sequence[str]) -> dict[str, list[CaseR
 
 
 def parts_of(result: RunResult, samples: Sequence[Samples], edits: Sequence[Edit]) -> list[Part]:
-    """All parts that a run has something to show for, but its edits and settings."""
+    """All parts for which a run has data, except its edits and settings."""
     parts = [
         _methods(result, samples),
         _differences(samples),
@@ -123,7 +123,7 @@ def _methods(result: RunResult, samples: Sequence[Samples]) -> Part:
     if not samples:
         return Part("Results", tables=[everything, *answer_tables(result)], picture=True)
     text = (
-        "Percent, with 95 % bootstrap intervals over records in brackets. Point at a heading, or "
+        "Percent, with 95 % bootstrap intervals over records in brackets. Hover over a heading, or "
         "see the definitions at the end, for what a metric means."
     )
     tables = [_intervals(own, own.keys, _title(own, "Methods")) for own in samples]
@@ -198,10 +198,10 @@ def _difference(samples: Samples, keys: Sequence[str], name: str, other: str) ->
 
 
 def _distances(result: RunResult) -> Part:
-    """How far each update is from that of pooled editing."""
+    """Distance of each update from pooled editing."""
     text = (
         "The largest over layers of |D − D_GLOBAL| / |D_GLOBAL|, where GLOBAL is one party that "
-        "holds all edits: 0 loses nothing, 1 is as far as no edit at all."
+        "holds all edits: 0 loses nothing, 1 is the distance of the unedited model."
     )
     tables: list[Table] = []
     if isinstance(result, MultiRoundResult):
@@ -240,7 +240,7 @@ def _by_round(title: str, found: Mapping[str, Sequence[float | None]]) -> list[T
 
 
 def _study(result: RunResult) -> Part:
-    """What the study has besides its methods."""
+    """The study's results besides its methods."""
     tables = tables_of(result, "")
     own = tables[1 : len(tables) - len(answer_tables(result))]
     return Part(_HEADINGS.get(result.experiment, ""), tables=own)
@@ -280,7 +280,7 @@ def _unedited_b(result: ConflictResult) -> Table:
 
 def _relations(samples: Sequence[Samples]) -> Part:
     """Each relation's metrics, a column a model."""
-    text = "Percent. Few records of a relation say little: look at their number."
+    text = "Percent. Mind the number of records: a relation with few says little."
     tables = [table for own in samples for table in _by_relation(own)]
     if not tables:
         return Part("")
@@ -329,8 +329,8 @@ def _relation_table(
 def _residuals(result: RunResult) -> Part:
     """``|R|`` by method and layer."""
     text = (
-        "|R| is the Frobenius norm of all parties' residuals: how far the edits had to go. Only "
-        "methods that pool statistics know it."
+        "|R| is the Frobenius norm of all parties' residuals: how far the edits had to move. Only "
+        "methods that pool statistics have it."
     )
     rows = _norms(result)
     weights = dict.fromkeys(key for row in rows for key in row if key not in _NAMES)
@@ -374,7 +374,7 @@ def _costs(result: RunResult) -> Part:
     size = sum(cost.bytes for cost in stages.values())
     total: Row = {"stage": "all stages", "seconds": seconds, "bytes": size}
     sections = [section(columns, rows), section(columns, [total])]
-    text = "Measured on the machine that ran it; the bytes are those of what a stage keeps."
+    text = "Measured on the machine of the run; the bytes are those that a stage stores on disk."
     return Part("Seconds and bytes by stage", text, [Table("Stages", columns, sections)])
 
 

@@ -1,4 +1,4 @@
-"""The forms that edit requests come in: one module each, and a row of the registry."""
+"""Formats of edit requests: one module each, and a row in the registry."""
 
 from collabedit.requests.formats.registry import RequestFormat, recognise, request_formats
 

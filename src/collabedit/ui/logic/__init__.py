@@ -1,4 +1,4 @@
-"""What the page does, without a page: jobs, drafts of edits, the model, rounds, reports."""
+"""The page's behaviour without a page: jobs, drafts of edits, the model, rounds, reports."""
 
 from collabedit.ui.logic.drafts import Draft, Note, Review, review
 from collabedit.ui.logic.jobs import Job, Jobs, JobState, Status, Stopped

@@ -1,4 +1,4 @@
-"""Edits as they are being typed: how they read, and which repeat or contradict each other."""
+"""Edits as they are typed: how they read, and which repeat or contradict each other."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Note:
-    """What is to be said about an edit.
+    """A note about an edit.
 
     Attributes:
         kind: ``reads`` where it is good, ``repeats`` where another says the same, ``incomplete``
@@ -84,9 +84,9 @@ class Review:
     """All edits of the page.
 
     Attributes:
-        records: those that can be used, numbered in order, those of files first.
-        notes: by the place of a row; blank rows have none.
-        loaded: by the place of a file's record, what is to be said about it, if anything.
+        records: the usable ones, numbered in order, those from files first.
+        notes: by the index of a row; blank rows have none.
+        loaded: by the index of a file's record, a note about it, if any.
     """
 
     records: tuple[Record, ...] = ()

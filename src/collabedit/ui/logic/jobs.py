@@ -1,4 +1,4 @@
-"""Long work beside the page: one job at a time, with its stages, its messages and a way to stop."""
+"""Background work of the page: one job at a time, with stages, messages and a way to stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Stopped(BaseException):
     """Ends a job that the user stopped.
 
-    No ``Exception``, so that work which explains failures lets it pass, as it lets Ctrl-C pass.
+    Not an ``Exception``, so that error handlers let it pass, as they do Ctrl-C.
     """
 
 
@@ -61,11 +61,11 @@ class Status:
 
 
 class Job:
-    """Work in a thread of its own. It is the display of its stages, and stops where they report.
+    """Work in its own thread. It displays its stages, and stops where they report progress.
 
     Args:
-        title: what the page calls it.
-        work: the work; what it returns is the job's result.
+        title: its name on the page.
+        work: the work; its return value is the job's result.
         stages: that it goes through, as :func:`collabedit.progress.plan` takes them.
 
     Attributes:

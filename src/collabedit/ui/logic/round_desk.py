@@ -1,4 +1,4 @@
-"""A round by files, as its coordinator sees it: what has come in, what fits, and the merge.
+"""A round by files from the coordinator's view: the files received, their faults, and the merge.
 
 Files are read as safetensors, whose header and arrays are checked before anything is made of them;
 nothing that a party sent is ever unpickled or run.
@@ -88,7 +88,7 @@ class RoundReview:
 
 @dataclass
 class RoundDesk:
-    """What the tab for rounds works on.
+    """The model behind the tab for rounds.
 
     Attributes:
         jobs: where the merge runs.

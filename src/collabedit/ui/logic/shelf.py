@@ -37,7 +37,7 @@ class ShelfRun:
 
 
 class Shelf:
-    """What the tab for reports works on.
+    """The model behind the tab for reports.
 
     Args:
         root: the folder of results.

@@ -1,4 +1,4 @@
-"""A model, its edits and what it says before and after them."""
+"""A model, its edits and its answers before and after them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """What a model says of a fact that should stay as it was.
+    """A model's answer about a fact that should stay as it was.
 
     Attributes:
         prompt: what it went on from.
@@ -83,7 +83,7 @@ class Neighbour:
 
     @property
     def same(self) -> bool:
-        """Whether the edited model writes the very same."""
+        """Whether the edited model writes exactly the same."""
         return self.before == self.after
 
     @property
@@ -100,7 +100,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Edited:
-    """What editing came to.
+    """The result of editing.
 
     Attributes:
         model: what the user calls the model.
@@ -116,7 +116,7 @@ class Edited:
 
 
 class Workbench:
-    """What the tab for editing works on. The model stays loaded between jobs, and unedited.
+    """The model behind the tab for editing. The language model stays loaded between jobs, unedited.
 
     Args:
         jobs: where long work runs.

@@ -1,1 +1,1 @@
-"""A file a tab."""
+"""One file per tab."""

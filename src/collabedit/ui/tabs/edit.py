@@ -1,4 +1,4 @@
-"""The tab for editing: a model, edits, what came of them, questions, and saving."""
+"""The tab for editing: a model, edits, their outcomes, questions, and saving."""
 
 from __future__ import annotations
 
