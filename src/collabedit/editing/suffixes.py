@@ -144,6 +144,8 @@ class SuffixModel:
         self._output_like = outputs["layer"]
         last = torch.tensor([text.start for text in texts], device=device)
         longest = _longest_start(texts)
+        site = hooks.hidden_states(outputs["site"])  # experts see all tokens in one row
+        site = site.reshape(len(texts), -1, site.shape[-1])
 
         def prefix(index: int, states: Tensor) -> Tensor:
             if index <= self.layer:  # of the layers that do not run, only the length is ever asked
@@ -154,7 +156,7 @@ class SuffixModel:
             texts,
             [(prefix(i, c.keys), prefix(i, c.values)) for i, c in enumerate(cache.layers)],
             _windows(hooks.hidden_states(self._output_like), last - stem, _longest(texts)),
-            _windows(hooks.hidden_states(outputs["site"]), last - stem, _longest(texts)),
+            _windows(site, last - stem, _longest(texts)),
         )
 
     def logits(self, group: Suffixes, change: Tensor | None = None) -> Tensor:
