@@ -56,7 +56,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
     (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
     An editor of a single layer takes the middle one of them, as every editor does of a model that
     takes edits in one layer only, and every editor its own settings where it has some for the
-    model, or for all.
+    model, or for all. Targets are searched by L-BFGS where the settings were not made for Adam.
 
     Args:
         name: of the model.
@@ -68,7 +68,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
     """
     chosen = resolve_editor(editor)
     source = f"scaled to {structure.n_layers} layers, not tuned"
-    values: dict[str, Any] = {"layers": _scaled_layers(structure.n_layers)}
+    values = {"layers": _scaled_layers(structure.n_layers), "target_search": "lbfgs"}
     by_model = _stored("editor_presets").get(chosen.name, {})
     own = by_model.get("*", {})
     for preset, known in _stored("presets").items():
