@@ -92,6 +92,22 @@ def test_minima_outside_the_ball_are_approached_on_its_surface() -> None:
     torch.testing.assert_close(found, nearest, rtol=0, atol=1e-4)
 
 
+def test_the_surface_is_followed_to_its_lowest_point() -> None:
+    settings = SETTINGS.with_changes(clamp_factor=0.3)
+    loss, minima = quadratic(30.0)
+    found, _ = run(QuasiNewton(states(0.1), settings), loss, 60)
+    limits = 0.3 * states(0.1).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found.norm(dim=1, keepdim=True), limits)
+    point = found.clone().requires_grad_()
+    loss(point).sum().backward()
+    assert point.grad is not None
+    # The slope points straight inwards, and the loss is nowhere lower on the surface.
+    cosine = torch.cosine_similarity(-point.grad, found)
+    torch.testing.assert_close(cosine, torch.ones(EDITS, dtype=cosine.dtype), rtol=0, atol=1e-6)
+    others = limits * torch.nn.functional.normalize(minima + found, dim=1)
+    assert bool((loss(found) <= loss(others) + 1e-12).all())
+
+
 def test_edits_do_not_touch_each_other() -> None:
     loss, _ = quadratic()
     together, _ = run(QuasiNewton(states(), SETTINGS), loss, 7)

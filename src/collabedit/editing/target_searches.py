@@ -16,6 +16,8 @@ _PAIRS = 10
 #: Length of the first step as a share of the hidden state's, and what becomes of the bound on
 #: steps after one that lowered the loss, and after one that did not.
 _FIRST_STEP, _LONGER, _SHORTER = 0.15, 1.7, 0.35
+#: How near the ball's surface a change lies on it, as a share of the radius.
+_SURFACE = 1e-4
 #: Least cosine between a step and the change of the gradient over it, for the pair to be kept.
 _LEAST_COSINE = 1e-10
 
@@ -74,7 +76,7 @@ class QuasiNewton:
     2nd ed., algorithm 7.4) at the best change so far. There is no line search, since an evaluation
     costs as much as a step: a step that does not lower the loss is taken back, what it showed of
     the curvature is kept, and the next one is shorter. So the loss never grows from one best change
-    to the next.
+    to the next. Steps that leave the ball end on its surface, and go along it from there.
 
     Args:
         initial: ``[edits, d_out]``, the unedited hidden states.
@@ -89,10 +91,10 @@ class QuasiNewton:
         self._bound = _FIRST_STEP * norm
         self._at, self._slope = torch.zeros_like(initial), torch.zeros_like(initial)
         self._lowest = torch.full_like(norm, torch.inf)
-        # The latest pair is the last one; those of weight 0 are empty and change nothing.
+        # The latest pair is the last one; those that are not kept are empty and change nothing.
         self._steps = initial.new_zeros(_PAIRS, edits, size)
         self._turns = initial.new_zeros(_PAIRS, edits, size)
-        self._weights = initial.new_zeros(_PAIRS, edits, 1)
+        self._kept = torch.zeros_like(self._steps[:, :, :1], dtype=torch.bool)
 
     @torch.no_grad()
     def move(self, loss: Tensor) -> None:
@@ -106,9 +108,9 @@ class QuasiNewton:
         self._at = torch.where(lower, point, self._at)
         self._slope = torch.where(lower, slope, self._slope)
         self._lowest = torch.where(lower, loss[:, None], self._lowest)
-        step = -self._towards(self._slope)
+        step = self._direction()
         length = step.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        known = (self._weights != 0).any(dim=0)
+        known = self._kept.any(dim=0)
         share = torch.where(known, (self._bound / length).clamp(max=1.0), self._bound / length)
         self.point.copy_(self._at + share * step)
         _clamp(self.point, self._limit)
@@ -117,6 +119,22 @@ class QuasiNewton:
     def best(self, loss: Tensor) -> Tensor:
         """The change with the lowest loss."""
         return torch.where(loss[:, None] < self._lowest, self.point.detach(), self._at)
+
+    def _direction(self) -> Tensor:
+        """Where to go from the best change, along the ball's surface if the slope leads out of it.
+
+        On the surface the slope that counts is that of the Lagrangian ``loss + m/2 |x|^2``, with
+        the multiplier ``m`` that leaves nothing of it across the surface; it bends as the loss
+        does, and by ``m`` more.
+        """
+        at, slope = self._at, self._slope
+        outward = -(slope * at).sum(dim=1, keepdim=True)
+        norm = at.norm(dim=1, keepdim=True)
+        outside = (outward > 0) & (norm > (1 - _SURFACE) * self._limit)
+        multiplier = torch.where(outside, outward / norm.clamp(min=1e-12) ** 2, 0)
+        step = -self._towards(slope + multiplier * at, multiplier)
+        across = (step * at).sum(dim=1, keepdim=True) / norm.clamp(min=1e-12) ** 2
+        return step - torch.where(outside, across, 0) * at
 
     def _taken_slope(self) -> Tensor:
         slope, self.point.grad = self.point.grad, None
@@ -127,38 +145,34 @@ class QuasiNewton:
         """Keep a pair ``[edits, d_out]`` each where the loss curves upwards along the step."""
         product = (step * turn).sum(dim=1, keepdim=True)
         scale = step.norm(dim=1, keepdim=True) * turn.norm(dim=1, keepdim=True)
-        kept = product > _LEAST_COSINE * scale
-        weight = torch.where(kept, 1 / product, 0)
-        self._steps, self._turns, self._weights = (
-            torch.where(kept, torch.cat([all_[1:], new[None]]), all_)
-            for all_, new in (
+        upwards = product > _LEAST_COSINE * scale
+        self._steps, self._turns, self._kept = (
+            torch.where(upwards, torch.cat([pairs[1:], new[None]]), pairs)
+            for pairs, new in (
                 (self._steps, step),
                 (self._turns, turn),
-                (self._weights, weight),
+                (self._kept, upwards),
             )
         )
 
-    def _towards(self, slope: Tensor) -> Tensor:
-        """The inverse curvature, as far as the pairs tell, times the slope ``[edits, d_out]``."""
+    def _towards(self, slope: Tensor, bend: Tensor) -> Tensor:
+        """The inverse of the curvature that the pairs tell, and of ``bend``, times the slope."""
         direction = slope.clone()
+        turns = self._turns + bend * self._steps
+        products = (self._steps * turns).sum(dim=2, keepdim=True)
+        weights = torch.where(self._kept, 1 / products, 0)
+        pairs = list(zip(self._steps, turns, weights, strict=True))
         shares = []
-        for step, turn, weight in self._pairs(newest_first=True):
+        for step, turn, weight in reversed(pairs):
             share = weight * (step * direction).sum(dim=1, keepdim=True)
             direction -= share * turn
             shares.append(share)
-        turn, weight = self._turns[-1], self._weights[-1]
-        curvature = weight * (turn * turn).sum(dim=1, keepdim=True)
-        direction = torch.where(weight != 0, direction / curvature, direction)
-        for (step, turn, weight), share in zip(
-            self._pairs(newest_first=False), reversed(shares), strict=True
-        ):
+        curvature = weights[-1] * (turns[-1] ** 2).sum(dim=1, keepdim=True)
+        direction = torch.where(self._kept[-1], direction / curvature, direction)
+        for (step, turn, weight), share in zip(pairs, reversed(shares), strict=True):
             back = weight * (turn * direction).sum(dim=1, keepdim=True)
             direction += (share - back) * step
         return direction
-
-    def _pairs(self, *, newest_first: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
-        pairs = list(zip(self._steps, self._turns, self._weights, strict=True))
-        return pairs[::-1] if newest_first else pairs
 
 
 def _clamp(change: Tensor, limit: Tensor) -> None:

@@ -53,8 +53,8 @@ class Hyperparameters(BaseModel):
             below it.
         null_space_weight: ``lambda_2`` of its prior ``lambda_2 I`` in these directions.
         target_steps: most evaluations of the target's loss; one fewer steps are made.
-        target_search: ``adam``, as the papers' code does, or ``lbfgs``, which comes to a loss as low
-            in about a third of the evaluations.
+        target_search: ``adam``, as the papers' code does, or ``lbfgs``, which comes to a loss as
+            low in about a third of the evaluations.
         target_learning_rate: of Adam.
         target_weight_decay: factor of ``|delta| / |h|^2`` in the loss.
         kl_factor: factor of the divergence on "{subject} is a" in the loss.
