@@ -22,6 +22,8 @@ __all__ = [
 #: ones lie between 0.11 and 0.27.
 _FIRST_LAYER = 0.17
 _LAYER_COUNT = 5
+#: How targets are searched with settings that were not made for Adam.
+_SEARCH = {"target_search": "lbfgs", "target_steps": 12}
 
 
 class Depth(Protocol):
@@ -68,7 +70,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
     """
     chosen = resolve_editor(editor)
     source = f"scaled to {structure.n_layers} layers, not tuned"
-    values = {"layers": _scaled_layers(structure.n_layers), "target_search": "lbfgs"}
+    values: dict[str, Any] = {"layers": _scaled_layers(structure.n_layers), **_SEARCH}
     by_model = _stored("editor_presets").get(chosen.name, {})
     own = by_model.get("*", {})
     for preset, known in _stored("presets").items():
