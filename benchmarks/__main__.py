@@ -20,6 +20,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "merge": ("merge", "--size", "gpt2-xl"),
     "evaluation": ("evaluation",),
     "growth": ("growth",),
+    "workers": ("workers",),
     "gpu": ("gpu",),
     "merge-gpt-j": ("merge", "--size", "gpt-j"),
     "large": ("large",),

@@ -74,6 +74,13 @@ def test_targets(monkeypatch, capsys, model_folder) -> None:
     assert abs(exactly) < 0.1
 
 
+@pytest.mark.slow
+def test_workers(monkeypatch, capsys, model_folder) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    run(monkeypatch, "workers", "--model", model_folder, "--edits", "4", "--tokens", "600")
+    assert capsys.readouterr().out.count("sooner") == 3
+
+
 @pytest.mark.parametrize("way", [merge.paper_way, merge.sampled_paper_way])
 def test_merging(tmp_path, way) -> None:
     size = merge.Size(48, 16, parties=3, edits=4, speedup=1)

@@ -26,13 +26,14 @@ def test_published_presets(tiny_gpt2: LanguageModel) -> None:
     assert (settings.target_steps, settings.clamp_factor, settings.kl_factor) == (20, 0.75, 0.0625)
     settings = default_hyperparameters("EleutherAI/gpt-j-6B", tiny_gpt2.structure).hyperparameters
     assert (settings.layers, settings.prior_weight) == ((3, 4, 5, 6, 7, 8), 15000)
-    assert settings.target_steps == 25
+    assert (settings.target_steps, settings.target_search) == (25, "adam")
 
 
 def test_other_models_get_layers_by_depth(tiny_gpt2: LanguageModel) -> None:
     deep = replace(tiny_gpt2.structure, n_layers=48)
     preset = default_hyperparameters("my-gpt2-xl-copy", deep)
     assert preset.hyperparameters.layers == (8, 9, 10, 11, 12)
+    assert preset.hyperparameters.target_search == "lbfgs"
     assert preset.source == "scaled to 48 layers, not tuned"
 
 

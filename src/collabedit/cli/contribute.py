@@ -102,7 +102,7 @@ def contribute(
     from collabedit.parties import Companions, Party, checked_threshold, stored_secret
     from collabedit.privacy import load_key
     from collabedit.requests import load_records
-    from collabedit.workers import ModelSource, check_workers, solving_targets
+    from collabedit.workers import ModelSource, check_workers, open_model_workers
 
     if dtype not in ("float32", "float64"):
         raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
@@ -134,10 +134,10 @@ def contribute(
             secret=stored_secret(),
             secure=secure,
         )
-        helpers = None if fingerprints_only else workers
-        with solving_targets(helpers, source, loaded) as solve:
-            if solve is not None or secure is not None:
-                made.prepare(solve)
+        asked = None if fingerprints_only else workers
+        with open_model_workers(asked, source, loaded) as helpers:
+            if helpers is not None or secure is not None:
+                made.prepare(helpers.solve if helpers else None)
         _report_left_out(made, len(records))
         return made
 

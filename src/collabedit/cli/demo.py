@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from collabedit.cli.defaults import default_of
 from collabedit.cli.options import SeedOption
@@ -14,11 +17,17 @@ __all__ = ["demo"]
 def demo(
     results: ResultsOption = Path("results"),
     seed: SeedOption = default_of("seed"),
+    full: Annotated[
+        bool, typer.Option("--full", help="Show all of it, however long that takes here.")
+    ] = False,
 ) -> None:
     """Show the main job on a real model: four parties, eight facts each, five ways to merge.
 
-    Takes a few minutes on two cores, and needs only this package.
+    Takes a few minutes on two cores, and needs only this package. Where a short trial says that it
+    would take more than five, two parties show it with four facts each.
     """
-    from collabedit.experiments.demo import run_demo
+    from collabedit.experiments.demo import FULL, run_demo
+    from collabedit.planning.demonstration import demonstration_for
 
-    run_demo(results, seed)
+    chosen = FULL if full else demonstration_for()
+    run_demo(results, chosen.model_copy(update={"seed": seed}))

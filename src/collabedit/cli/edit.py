@@ -86,7 +86,7 @@ def edit(
     from collabedit.reporting.outcome_tables import print_outcomes
     from collabedit.requests import load_records
     from collabedit.rounds import static_priors
-    from collabedit.workers import ModelSource, check_workers, solving_targets
+    from collabedit.workers import ModelSource, check_workers, open_model_workers
 
     if strict and not ask:
         raise InputError("--strict needs the answers; remove --no-ask")
@@ -113,11 +113,12 @@ def edit(
         seed=seed,
     )
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())
-    with solving_targets(workers, source, loaded) as solve:
-        if solve is not None and rules.at_once:
-            party.prepare(solve)
-    needed = rules.needs_covariance(config.hyperparameters)
-    moments = read_covariance(covariance, loaded, config.layers, seed) if needed else None
+    moments = None
+    with open_model_workers(workers, source, loaded) as helpers:
+        if helpers is not None and rules.at_once:
+            party.prepare(helpers.solve)
+        if rules.needs_covariance(config.hyperparameters):
+            moments = read_covariance(covariance, loaded, config.layers, seed, helpers)
     priors = static_priors(config, moments, loaded.memory_budget)
     came = None
     if ask:

@@ -12,6 +12,7 @@ from collabedit.editors.registry import DEFAULT_EDITOR, editors, resolve_editor
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
+    from collabedit.covariance.collector import Share
     from collabedit.editors import Hyperparameters
     from collabedit.evaluation.outcomes import Outcomes
     from collabedit.merging import AfterMergeStep
@@ -169,13 +170,19 @@ def read_hyperparameters(
 
 
 def read_covariance(
-    path: Path | None, model: LanguageModel, layers: tuple[int, ...], seed: int
+    path: Path | None,
+    model: LanguageModel,
+    layers: tuple[int, ...],
+    seed: int,
+    share: Share | None = None,
 ) -> Covariance:
     """The covariance from a file, or the default one, collected once and cached."""
     from collabedit.covariance import default_covariance
     from collabedit.messages import Covariance
 
-    return default_covariance(model, layers, seed) if path is None else Covariance.load(path)
+    if path is not None:
+        return Covariance.load(path)
+    return default_covariance(model, layers, seed, share=share)
 
 
 def read_numbers(text: str, option: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from collabedit.covariance.checkpoint import Checkpoint, continued
-from collabedit.covariance.collector import Collector
+from collabedit.covariance.collector import Collector, Here, Share
 from collabedit.covariance.corpus import Corpus, Plan, Remembered
 from collabedit.covariance.sizing import collection_key, default_tokens, layers_at_once, plan_of
 from collabedit.covariance.sums import Sums
@@ -47,6 +47,7 @@ def collect(
     batch_tokens: int | None = None,
     out: Path | None = None,
     say: Say = say,
+    share: Share | None = None,
 ) -> Covariance:
     """Collect ``C = E[k k^T]`` of the inputs of the down-projections of some layers.
 
@@ -65,6 +66,7 @@ def collect(
         out: where to save the result. A checkpoint ``<out>.partial`` is kept beside it meanwhile,
             from which the same call continues.
         say: receives what users should know, such as what is continued.
+        share: who does the work, such as workers; this process by default.
 
     Raises:
         ModelError: when a layer does not exist.
@@ -78,13 +80,14 @@ def collect(
         check_writable(out, 8 * len(names) * model.structure.moment_size)
     plan = plan_of(model, tokens or default_tokens(model, corpus), max_length)
     batch_tokens = batch_tokens or pass_tokens(model, _BATCH_TOKENS)
+    share = share or Here()
     at_once = layers_at_once(model, names)
     groups = [names[start : start + at_once] for start in range(0, len(names), at_once)]
     with progress("Collecting second moments", len(groups) * plan.tokens, "tokens") as bar:
         if len(groups) == 1:
-            return _collect(model, names, corpus, plan, batch_tokens, out, say, bar)
+            return _collect(model, names, corpus, plan, batch_tokens, out, say, bar, share)
         source = Remembered(corpus)
-        parts = [_part(model, g, source, plan, batch_tokens, out, say, bar) for g in groups]
+        parts = [_part(model, g, source, plan, batch_tokens, out, say, bar, share) for g in groups]
     covariance = _joined([part for part, _ in parts])
     if out is None:
         return covariance
@@ -104,6 +107,7 @@ def _collect(
     out: Path | None,
     say: Say,
     bar: Progress,
+    share: Share,
 ) -> Covariance:
     """The second moments of some weights, all in one pass."""
     fingerprint = model.fingerprint(names)
@@ -114,7 +118,7 @@ def _collect(
     if partial is not None:
         sums = continued(partial, key, sums, say)
     bar.skip(sums.samples)
-    collector = Collector(model, names, corpus, plan, batch_tokens, sums)
+    collector = Collector(model, names, corpus, plan, batch_tokens, sums, share)
     collector.run(bar, None if partial is None else Checkpoint(partial, key))
     del collector  # and the products of its last block
     if sums.samples < plan.tokens:
@@ -135,19 +139,20 @@ def _part(
     out: Path | None,
     say: Say,
     bar: Progress,
+    share: Share,
 ) -> tuple[Covariance, Path | None]:
     """Some of the weights of a collection, in a file beside ``out`` whose name says which.
 
     What is in the file already is not collected again.
     """
     if out is None:
-        return _collect(model, names, corpus, plan, batch_tokens, None, say, bar), None
+        return _collect(model, names, corpus, plan, batch_tokens, None, say, bar, share), None
     key = collection_key(model.fingerprint(names), corpus, plan)
     path = out.with_name(f"{out.name}.{key[:16]}")
     if path.is_file():
         bar.skip(plan.tokens)
     else:
-        _collect(model, names, corpus, plan, batch_tokens, path, say, bar)
+        _collect(model, names, corpus, plan, batch_tokens, path, say, bar, share)
     return Covariance.load(path), path
 
 

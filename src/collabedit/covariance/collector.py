@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import tee
+from typing import Protocol
 
 import torch
 
 from collabedit.covariance.checkpoint import Checkpoint
-from collabedit.covariance.corpus import Corpus, Plan, Window, grouped
+from collabedit.covariance.corpus import Corpus, Plan, Report, Window, grouped
 from collabedit.covariance.sums import InputProduct, Sums
 from collabedit.models import LanguageModel
 from collabedit.models.experts import Inputs, tokens_at
@@ -17,7 +19,57 @@ from collabedit.models.precision import quick_products
 from collabedit.models.tokens import Batch, batches
 from collabedit.progress import Progress
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "Here", "Share", "block_products"]
+
+#: The windows of a block.
+Block = Sequence[Window]
+
+
+class Share(Protocol):
+    """Who does the work of a collection; the same numbers come of it, bit for bit."""
+
+    def corpus(self, model: LanguageModel, corpus: Corpus) -> Corpus:
+        """A corpus of the same chunks."""
+
+    def products(
+        self,
+        model: LanguageModel,
+        names: Sequence[str],
+        blocks: Iterable[Block],
+        batch_tokens: int,
+        report: Report,
+    ) -> Iterator[Mapping[str, InputProduct]]:
+        """Of one block after the other, the products of what the down-projections read.
+
+        Args:
+            model: the model.
+            names: the weights of the down-projections.
+            blocks: taken one at a time, perhaps ahead of the products.
+            batch_tokens: tokens of a forward pass.
+            report: called with numbers of tokens as they are read.
+        """
+
+
+class Here:
+    """All is done in this process."""
+
+    def corpus(self, _model: LanguageModel, corpus: Corpus) -> Corpus:
+        """The corpus itself."""
+        return corpus
+
+    def products(
+        self,
+        model: LanguageModel,
+        names: Sequence[str],
+        blocks: Iterable[Block],
+        batch_tokens: int,
+        report: Report,
+    ) -> Iterator[Mapping[str, InputProduct]]:
+        """The products, always in the same memory: use each before the next one is asked for."""
+        products: dict[str, InputProduct] = {}
+        for block in blocks:
+            _add_block(model, names, block, batch_tokens, products, report)
+            yield products
 
 
 @dataclass
@@ -30,53 +82,84 @@ class Collector:
     plan: Plan
     batch_tokens: int
     sums: Sums
-    _products: dict[str, InputProduct] = field(default_factory=dict)
+    share: Share
 
     def run(self, bar: Progress, checkpoint: Checkpoint | None) -> None:
         """Read the corpus until there are enough tokens."""
-        share = self.corpus.generation_share
+        writing = self.corpus.generation_share
 
         def made(tokens: int) -> None:
-            bar.advance(share * tokens)
+            bar.advance(writing * tokens)
 
-        chunks = self.corpus.chunks(self.model, self.plan, self.sums.chunks, made)
-        while self.sums.samples < self.plan.tokens:
+        def read(tokens: int) -> None:
+            bar.advance((1 - writing) * tokens)
+
+        ahead, behind = tee(self._blocks(made))
+        blocks = (block for block, _ in ahead)
+        products = self.share.products(self.model, self.names, blocks, self.batch_tokens, read)
+        for found, (block, ends_chunk) in zip(products, behind, strict=True):
+            samples = sum(map(len, block))
+            for name, product in found.items():
+                self.sums.squares[name] += product.move_to(self.sums.totals[name]) / samples
+            self.sums.samples += samples
+            self.sums.blocks += 1
+            self.sums.chunks += ends_chunk
+            if ends_chunk and checkpoint is not None:
+                checkpoint.offer(self.sums)
+
+    def _blocks(self, made: Report) -> Iterator[tuple[Block, bool]]:
+        """The blocks that are still to be read, each with whether its chunk ends with it."""
+        left = self.plan.tokens - self.sums.samples
+        corpus = self.share.corpus(self.model, self.corpus)
+        chunks = corpus.chunks(self.model, self.plan, self.sums.chunks, made)
+        while left > 0:
             chunk = next(chunks, None)
             if chunk is None:
                 return
-            wanted = list(_first(chunk, self.plan.tokens - self.sums.samples))
-            for block in grouped(wanted, self.plan.chunk_tokens):
-                self._add_block(block, bar, 1 - share)
-            self.sums.chunks += 1
-            if checkpoint is not None:
-                checkpoint.offer(self.sums)
+            blocks = list(grouped(_first(chunk, left), self.plan.chunk_tokens))
+            left -= sum(len(window) for block in blocks for window in block)
+            for number, block in enumerate(blocks, 1):
+                yield block, number == len(blocks)
 
-    @quick_products()
-    def _add_block(self, block: Sequence[Window], bar: Progress, share: float) -> None:
-        for batch in batches(block, self.batch_tokens, self.model.device):
-            for name, inputs in self._inputs(batch).items():
-                self._products.setdefault(name, InputProduct()).add(inputs)
-            bar.advance(share * int(batch.lengths.sum()))
-        samples = sum(len(window) for window in block)
-        for name, product in self._products.items():
-            self.sums.squares[name] += product.move_to(self.sums.totals[name]) / samples
-        self.sums.samples += samples
-        self.sums.blocks += 1
 
-    @torch.inference_mode()
-    def _inputs(self, batch: Batch) -> dict[str, Inputs]:
-        """What the down-projections are given at the real tokens of a batch."""
-        modules = {name: self.model.module(name.rpartition(".")[0]) for name in self.names}
-        real = batch.attention_mask.bool()
-        padded = not bool(real.all())
-        with captured_inputs(modules) as inputs, stops_before(modules[self.names[-1]]):
-            self.model.hf(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask if padded else None,
-                use_cache=False,
-            )
-        chosen = real.flatten() if padded else None
-        return {name: tokens_at(value, chosen) for name, value in inputs.items()}
+def block_products(
+    model: LanguageModel, names: Sequence[str], block: Block, batch_tokens: int
+) -> dict[str, InputProduct]:
+    """The products of one block, in memory of their own; see :meth:`Share.products`."""
+    products: dict[str, InputProduct] = {}
+    _add_block(model, names, block, batch_tokens, products, lambda _tokens: None)
+    return products
+
+
+@quick_products()
+def _add_block(
+    model: LanguageModel,
+    names: Sequence[str],
+    block: Block,
+    batch_tokens: int,
+    products: dict[str, InputProduct],
+    report: Report,
+) -> None:
+    for batch in batches(block, batch_tokens, model.device):
+        for name, inputs in _inputs(model, names, batch).items():
+            products.setdefault(name, InputProduct()).add(inputs)
+        report(int(batch.lengths.sum()))
+
+
+@torch.inference_mode()
+def _inputs(model: LanguageModel, names: Sequence[str], batch: Batch) -> dict[str, Inputs]:
+    """What the down-projections are given at the real tokens of a batch."""
+    modules = {name: model.module(name.rpartition(".")[0]) for name in names}
+    real = batch.attention_mask.bool()
+    padded = not bool(real.all())
+    with captured_inputs(modules) as inputs, stops_before(modules[names[-1]]):
+        model.hf(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask if padded else None,
+            use_cache=False,
+        )
+    chosen = real.flatten() if padded else None
+    return {name: tokens_at(value, chosen) for name, value in inputs.items()}
 
 
 def _first(chunk: Sequence[Window], tokens: int) -> Iterator[Window]:

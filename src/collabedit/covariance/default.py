@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from collabedit.covariance.collect import MAX_LENGTH, collect
+from collabedit.covariance.collector import Share
 from collabedit.covariance.sizing import (
     collection_key,
     default_tokens,
@@ -31,6 +32,7 @@ def default_covariance(
     *,
     tokens: int | None = None,
     say: Callable[[str], None] = say,
+    share: Share | None = None,
 ) -> Covariance:
     """Second moments of text that the model itself writes or wrote, for when the user gives none.
 
@@ -42,6 +44,7 @@ def default_covariance(
         seed: of the samples, where no text is kept with the package.
         tokens: how many to sample; :func:`default_tokens` when ``None``.
         say: receives the notice that it takes a while, and what would be better.
+        share: who does the work, such as workers; this process by default.
     """
     corpus = own_corpus(model, tokens, seed)
     tokens = tokens or default_tokens(model, corpus)
@@ -60,7 +63,7 @@ def default_covariance(
         "its training is better: collabedit stats collect --corpus FILE"
     )
     try:
-        return collect(model, layers, corpus, tokens=tokens, out=path, say=say)
+        return collect(model, layers, corpus, tokens=tokens, out=path, say=say, share=share)
     except InputError as error:  # a read-only or full cache is no reason to give up
         say(f"{error}; the covariance will not be kept.")
-        return collect(model, layers, corpus, tokens=tokens, say=say)
+        return collect(model, layers, corpus, tokens=tokens, say=say, share=share)

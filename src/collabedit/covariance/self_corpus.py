@@ -51,14 +51,19 @@ class SelfCorpus:
         self, model: LanguageModel, plan: Plan, start: int, report: Report
     ) -> Iterator[list[Window]]:
         """Sample one batch of texts a chunk, in batches of equal size, without end."""
-        length = min(plan.max_length, _SAMPLE_LENGTH)
-        batches = -(-plan.tokens // (_SAMPLE_ROWS * length))
-        rows = -(-plan.tokens // (batches * length))
+        rows, length, _ = self.sizes(plan)
         sampler = model.quick_copy()
         for number in count(start):
             generator = torch.Generator(model.device)
             generator.manual_seed(int(sha256_of_json([self.seed, number])[:15], 16))
             yield _sample(sampler, rows, length, generator, report)
+
+    @staticmethod
+    def sizes(plan: Plan) -> tuple[int, int, int]:
+        """Texts of a chunk, tokens of a text, and how many chunks a plan takes."""
+        length = min(plan.max_length, _SAMPLE_LENGTH)
+        batches = -(-plan.tokens // (_SAMPLE_ROWS * length))
+        return -(-plan.tokens // (batches * length)), length, batches
 
 
 def _special_ids(tokenizer: Any) -> list[int]:

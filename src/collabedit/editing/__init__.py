@@ -3,10 +3,11 @@
 from collabedit.editing.anchors import find_targets, measured_anchor
 from collabedit.editing.contexts import chat_contexts, default_contexts, sample_contexts
 from collabedit.editing.keys import Measurement, measure
-from collabedit.editing.targets import TargetCache, optimise_targets
+from collabedit.editing.targets import Solve, TargetCache, optimise_targets
 
 __all__ = [
     "Measurement",
+    "Solve",
     "TargetCache",
     "chat_contexts",
     "default_contexts",

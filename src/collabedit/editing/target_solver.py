@@ -1,4 +1,4 @@
-"""Gradient descent on the targets of one batch of edits."""
+"""The search for the targets of one batch of edits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
+from collabedit.editing.target_searches import search_of
 from collabedit.editing.text_groups import Passes, Text, TextGroup, regrouped
 from collabedit.editors import Hyperparameters
 from collabedit.progress import Progress
@@ -57,29 +58,24 @@ class TargetSolver:
             sizes: how many each of them stands for.
         """
         settings = self.settings
-        delta = torch.zeros_like(self.initial, requires_grad=True)
-        optimizer = torch.optim.Adam([delta], lr=settings.target_learning_rate)
-        limit = settings.clamp_factor * self.initial.norm(dim=1, keepdim=True)
+        search = search_of(self.initial, settings)
         changes = torch.zeros_like(self.initial)
         active = set(range(len(changes)))
         for step in range(settings.target_steps):
             last = step == settings.target_steps - 1
-            loss = self._loss(delta, backward=not last)
+            loss = self._loss(search.point, backward=not last)
             reached = self._reached(loss).tolist()
             finished = [edit for edit in sorted(active) if last or reached[edit]]
             left = (settings.target_steps - step) * sum(sizes[edit] for edit in finished)
             going = sum(sizes[edit] for edit in active.difference(finished))
             bar.advance((going + left) / settings.target_steps)
             if finished:
-                changes[finished] = delta.detach()[finished]
+                found = search.best(loss) if last else search.point.detach()
+                changes[finished] = found[finished]
                 active.difference_update(finished)
             if not active:
                 break
-            optimizer.step()
-            optimizer.zero_grad()
-            with torch.no_grad():
-                norm = delta.norm(dim=1, keepdim=True)
-                delta.mul_((limit / norm.clamp(min=1e-12)).clamp(max=1.0))
+            search.move(loss)
             if finished:
                 self.groups = regrouped(self.groups, active, self.max_tokens)
         return changes

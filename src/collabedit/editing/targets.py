@@ -66,6 +66,7 @@ _SETTINGS = {
     "clamp_factor",
     "loss_threshold",
     "target_stop",
+    "target_search",
 }
 
 
@@ -126,8 +127,8 @@ def optimise_targets(
     Minimises, over ``delta`` added to the last edited layer's output at the subject's last token,
     the mean over contexts of the new object's negative log-likelihood per token, plus
     ``kl_factor * KL(p || p_0)`` of the next token after the subject in "{subject} is a", plus
-    ``weight_decay * |delta| / |h|^2``, by Adam within ``|delta| <= clamp_factor * |h|`` (MEMIT,
-    section 4.2 and ``compute_z``). Where the contexts have texts that keep what is said of a
+    ``weight_decay * |delta| / |h|^2``, within ``|delta| <= clamp_factor * |h|`` (MEMIT, section 4.2
+    and ``compute_z``), by Adam or L-BFGS. Where the contexts have texts that keep what is said of a
     subject, their divergences, summed over positions, are added with the same factor.
 
     A party's edits of one subject have nearly the same key, so that different changes would destroy

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from typing import TypedDict
 
 from collabedit.evaluation.answers import Answer
-from collabedit.evaluation.scoring import TargetScore, score
+from collabedit.evaluation.scoring import Read, TargetScore, score
 from collabedit.models import LanguageModel
 from collabedit.models.lengths import check_lengths
 from collabedit.models.tokens import PromptText
@@ -58,7 +58,11 @@ class CaseResult(_Case, total=False):
 
 
 def evaluate(
-    model: LanguageModel, records: Sequence[Record], *, max_tokens: int | None = None
+    model: LanguageModel,
+    records: Sequence[Record],
+    *,
+    max_tokens: int | None = None,
+    read: Read | None = None,
 ) -> list[CaseResult]:
     """Measure a model on records.
 
@@ -69,6 +73,7 @@ def evaluate(
         records: the records; a counterfact record without a true object is measured on the new
             object only, and its neighbourhood prompts are skipped.
         max_tokens: see :func:`collabedit.evaluation.score`.
+        read: likewise.
 
     Returns:
         One result per record, in the order of the records; it can be written as JSON.
@@ -81,7 +86,8 @@ def evaluate(
     cases = [f"case {record.request.case_id}" for record in records]
     names = [case for case, own in zip(cases, pairs, strict=True) for _ in own]
     check_lengths(model, texts, names)
-    scores = iter(score(model, list(chain.from_iterable(pairs)), max_tokens=max_tokens))
+    flat = list(chain.from_iterable(pairs))
+    scores = iter(score(model, flat, max_tokens=max_tokens, read=read))
     return [
         _result(record, list(islice(scores, len(own))))
         for record, own in zip(records, pairs, strict=True)

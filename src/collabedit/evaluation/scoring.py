@@ -7,8 +7,9 @@ the needed positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,10 +20,10 @@ from collabedit.models import LanguageModel
 from collabedit.models.lengths import context_length
 from collabedit.models.memory import pass_tokens
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import Batch, EncodedText, PromptText, batches, encode
+from collabedit.models.tokens import EncodedText, PromptText, batched_places, encode, pad_right
 from collabedit.progress import progress
 
-__all__ = ["TargetScore", "score"]
+__all__ = ["Read", "Reading", "TargetScore", "read_here", "score"]
 
 #: Share of the tokens that predict a target's token, at most.
 _READ_SHARE = 0.5
@@ -51,8 +52,36 @@ class TargetScore:
         return sum(self.tokens_correct) / len(self.tokens_correct)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One batch of forests, and what is read from it.
+
+    Attributes:
+        forests: the batch.
+        branching: whether they may branch.
+        rows: ``[n]``, for each target token, its forest's place in the batch.
+        nodes: ``[n]``, the node that predicts it.
+        tokens: ``[n]``, the target tokens.
+    """
+
+    forests: list[Forest]
+    branching: bool
+    rows: Tensor
+    nodes: Tensor
+    tokens: Tensor
+
+
+#: Gives, of one batch after the other, the losses ``[n]`` of the target tokens and whether each is
+#: the likeliest.
+Read: TypeAlias = Callable[[LanguageModel, Sequence[Reading]], Iterator[tuple[Tensor, Tensor]]]
+
+
 def score(
-    model: LanguageModel, pairs: Sequence[tuple[str, str]], *, max_tokens: int | None = None
+    model: LanguageModel,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    max_tokens: int | None = None,
+    read: Read | None = None,
 ) -> list[TargetScore]:
     """Score targets after prompts.
 
@@ -64,6 +93,7 @@ def score(
         pairs: prompts and targets; a target's leading space may be omitted.
         max_tokens: tokens per batch, including padding; by default as many as suit the device. The
             scores do not depend on it beyond rounding.
+        read: reads batches elsewhere, such as on workers; here by default.
 
     Returns:
         One score per pair, in the order of the pairs.
@@ -77,16 +107,19 @@ def score(
     most = 16384 if model.device.type == "cuda" else 512
     budget = max_tokens or pass_tokens(model, most, read_share=_READ_SHARE)
     plan = _plan(model, pairs, size=min(_forest_size(model), budget))
-    nll = torch.zeros(len(plan.tokens), device=model.device)
-    correct = torch.zeros(len(plan.tokens), dtype=torch.bool, device=model.device)
-    rows = [forest.tokens for forest in plan.forests]
-    with progress("Scoring", sum(map(len, rows)), "tokens") as bar:
-        for batch in batches(rows, budget, model.device):
-            reads, batch_nll, batch_correct = _read(model, batch, plan)
-            nll[reads], correct[reads] = batch_nll, batch_correct
-            bar.advance(sum(len(rows[place]) for place in batch.index.tolist()))
-    nll_parts = nll.cpu().double().split(plan.counts)
-    correct_parts = correct.cpu().split(plan.counts)
+    nll = torch.zeros(len(plan.tokens))
+    correct = torch.zeros(len(plan.tokens), dtype=torch.bool)
+    sizes = [len(forest.tokens) for forest in plan.forests]
+    parts = list(batched_places(sizes, budget))
+    readings = [plan.reading(places) for places in parts]
+    with progress("Scoring", sum(sizes), "tokens") as bar:
+        found = (read or read_here)(model, readings)
+        for places, (losses, hits) in zip(parts, found, strict=True):
+            reads = plan.reads_of(places)
+            nll[reads], correct[reads] = losses, hits
+            bar.advance(sum(sizes[place] for place in places))
+    nll_parts = nll.double().split(plan.counts)
+    correct_parts = correct.split(plan.counts)
     return [
         TargetScore(float(losses.mean()), tuple(hits.tolist()))
         for losses, hits in zip(nll_parts, correct_parts, strict=True)
@@ -121,6 +154,17 @@ class _Plan:
     tokens: Tensor
     counts: list[int]
 
+    def reads_of(self, places: Sequence[int]) -> Tensor:
+        """Which of the ``n`` are read from some forests."""
+        return torch.tensor([read for place in places for read in self.reads[place]])
+
+    def reading(self, places: Sequence[int]) -> Reading:
+        """The batch of some forests."""
+        reads = self.reads_of(places)
+        rows = torch.tensor([row for row, place in enumerate(places) for _ in self.reads[place]])
+        forests = [self.forests[place] for place in places]
+        return Reading(forests, self.branching, rows, self.nodes[reads], self.tokens[reads])
+
 
 def _plan(model: LanguageModel, pairs: Sequence[tuple[str, str]], size: int) -> _Plan:
     encoded = encode(model.tokenizer, [PromptText(*pair) for pair in pairs])
@@ -152,19 +196,22 @@ def _check(text: EncodedText, limit: int | None) -> None:
         )
 
 
+def read_here(model: LanguageModel, readings: Sequence[Reading]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read one batch after the other in this process."""
+    return (_read(model, reading) for reading in readings)
+
+
 @quick_products()
 @torch.no_grad()
-def _read(model: LanguageModel, batch: Batch, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """The target tokens read from a batch, their losses, and whether each is the argmax."""
-    device, width = model.device, batch.input_ids.shape[1]
-    places = batch.index.tolist()
-    forests = [plan.forests[place] for place in places]
-    reads = torch.tensor([read for place in places for read in plan.reads[place]])
-    rows = torch.tensor([row for row, place in enumerate(places) for _ in plan.reads[place]])
+def _read(model: LanguageModel, reading: Reading) -> tuple[Tensor, Tensor]:
+    """The losses of a batch's target tokens and whether each is the argmax, on the CPU."""
+    batch = pad_right([forest.tokens for forest in reading.forests], device=model.device)
+    width = batch.input_ids.shape[1]
     # Two targets of one prompt read the same node: it is projected once.
-    spots, spot_of = torch.unique(rows * width + plan.nodes[reads], return_inverse=True)
-    logits = logits_at(model, batch, forests, spots // width, spots % width, plan.branching)
+    spots, spot_of = torch.unique(reading.rows * width + reading.nodes, return_inverse=True)
+    rows, nodes = spots // width, spots % width
+    logits = logits_at(model, batch, reading.forests, rows, nodes, reading.branching)
     log_probabilities = torch.log_softmax(logits, dim=-1)
-    tokens, spot_of = plan.tokens[reads].to(device), spot_of.to(device)
+    tokens, spot_of = reading.tokens.to(model.device), spot_of.to(model.device)
     correct = log_probabilities.argmax(dim=-1)[spot_of] == tokens
-    return reads.to(device), -log_probabilities[spot_of, tokens], correct
+    return -log_probabilities[spot_of, tokens].cpu(), correct.cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
@@ -16,42 +17,50 @@ from collabedit.reporting.outcome_tables import outcome_table
 from collabedit.reporting.results import SingleRoundResult
 from collabedit.reporting.table import console
 from collabedit.reporting.tables import methods_table
+from collabedit.requests import Record
 from collabedit.settings import SingleRoundSettings
 
-__all__ = ["run_demo"]
+__all__ = ["FULL", "SMALL", "run_demo"]
 
-#: Only CollabEdit's model answers for all facts; six models would take longer than everything else.
-_SETTINGS = SingleRoundSettings(
-    parties=4, edits_per_party=8, shared=4, answers=0, conversations=True
-)
+#: The whole demonstration. The answers of CollabEdit's model are shown for all facts; those of six
+#: models would take longer than all the rest.
+FULL = SingleRoundSettings(parties=4, edits_per_party=8, shared=4, answers=0, conversations=True)
+#: A smaller one, of 6 facts, for slow machines.
+SMALL = FULL.model_copy(update={"parties": 2, "edits_per_party": 4, "shared": 2})
 _SHOWN = 6
 
 
-def run_demo(results: Path, seed: int) -> None:
-    """Run the demonstration and print what a newcomer wants to know.
+def run_demo(results: Path, settings: SingleRoundSettings = FULL) -> None:
+    """Run the demonstration and print what a newcomer wants to see.
 
     Args:
         results: folder of all runs.
-        seed: for the partition and all sampling.
+        settings: :data:`FULL` or :data:`SMALL`, with any seed.
     """
     out = console()
+    (shares,) = deal(settings)
+    records, parties, each = different_records(shares), len(shares), len(shares[0])
     out.print(
-        "Four parties each hold eight facts that they want to correct in one model, "
-        f"{_SETTINGS.model}.\nAll parties share four of the eight, and no party shows "
-        "its facts to another.\nTheir edits are merged in five ways:\n"
+        f"{parties} parties each hold {each} facts that they want to correct in one model, "
+        f"{settings.model}.\nAll parties share {settings.shared} of the {each}, and no party shows "
+        "its facts to another.\n"
+        f"Their edits are merged in {len(settings.merge)} ways:\n",
+        highlight=False,
     )
-    with plan(study_stages(len(_SETTINGS.merge))):
-        run = single_round(_SETTINGS.model_copy(update={"seed": seed}), results)
+    with plan(study_stages(len(settings.merge))):
+        run = single_round(settings, results)
     result = SingleRoundResult.load(run.folder)
-    out.print(methods_table(result, "20 facts of 4 parties, merged").rich())
+    out.print(methods_table(result, f"{len(records)} facts of {parties} parties, merged").rich())
     out.print(
         "ES, PS: how often the new object is likelier than the old one, after the edited prompt\n"
         "and after paraphrases. NS: how often the true object stays likelier for neighbouring\n"
         "facts. Score: their harmonic mean. acc: how often the expected object is the likeliest\n"
-        "of all. distance: from the weight update of GLOBAL, one party holding all 32 edits, the\n"
-        "shared ones four times; CollabEdit computes the same update, averaging does not.\n"
+        "of all. distance: from the weight update of GLOBAL, one party holding all "
+        f"{parties * each} edits, the\nshared ones {parties} times; CollabEdit computes the same "
+        "update, averaging does not.\n",
+        highlight=False,
     )
-    came = _outcomes(run.folder, seed)
+    came = _outcomes(run.folder, settings, records)
     out.print(outcome_table(came.each[:_SHOWN]).rich())
     out.print(f"CollabEdit: {came}, asked as edited and in a chat.\n", highlight=False)
     out.print(
@@ -67,11 +76,9 @@ def run_demo(results: Path, seed: int) -> None:
     )
 
 
-def _outcomes(folder: Path, seed: int) -> Outcomes:
+def _outcomes(folder: Path, settings: SingleRoundSettings, records: Sequence[Record]) -> Outcomes:
     """How all edits turned out, asked raw and in chat, before and after."""
-    (shares,) = deal(_SETTINGS.model_copy(update={"seed": seed}))
-    records = different_records(shares)
-    model = load_model(_SETTINGS.model)
+    model = load_model(settings.model)
     before = ask_edits(model, records)
     delta = Delta.load(folder / "stages" / "deltas" / "CollabEdit.safetensors")
     with model.edited(delta.changes):

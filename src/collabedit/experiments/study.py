@@ -13,7 +13,7 @@ from collabedit.collaboration import Merged
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset, partition, take
 from collabedit.datasets.partition import PartitionKind
-from collabedit.editing import default_contexts, sample_contexts
+from collabedit.editing import Solve, default_contexts, sample_contexts
 from collabedit.editors import Contexts
 from collabedit.errors import InputError
 from collabedit.evaluation import (
@@ -35,7 +35,7 @@ from collabedit.reporting.results import ResidualNorms, RunResult
 from collabedit.requests import EditRequest, Record
 from collabedit.rounds import static_priors
 from collabedit.settings import CommonSettings, StudySettings
-from collabedit.workers import SolvedByWorkers
+from collabedit.workers import ModelWorkers
 
 __all__ = [
     "Loaded",
@@ -69,14 +69,14 @@ class Loaded:
         model: the unedited model.
         covariance: the second moments of the given file, if one was given.
         heldout: the text whose perplexity is measured, if any.
-        solve: finds targets on workers, if there are any.
+        workers: that share the work, if there are any.
     """
 
     settings: CommonSettings
     model: LanguageModel
     covariance: Covariance | None
     heldout: str | None
-    solve: SolvedByWorkers | None = None
+    workers: ModelWorkers | None = None
     _priors: dict[tuple[object, ...], Mapping[str, Prior]] = field(default_factory=dict)
 
     @classmethod
@@ -100,8 +100,13 @@ class Loaded:
         covariance = None if settings.covariance is None else Covariance.load(settings.covariance)
         heldout = None if settings.heldout is None else _read_text(settings.heldout)
         model = model or settings.source.load()
-        solve = SolvedByWorkers.of(executor, settings.source, model) if executor else None
-        return cls(settings, model, covariance, heldout, solve)
+        workers = ModelWorkers.of(executor, settings.source, model) if executor else None
+        return cls(settings, model, covariance, heldout, workers)
+
+    @property
+    def solve(self) -> Solve | None:
+        """What finds targets on the workers, if there are any."""
+        return self.workers.solve if self.workers else None
 
     def round(
         self,
@@ -125,7 +130,9 @@ class Loaded:
     def covariance_for(self, config: RoundConfig) -> Covariance | None:
         """The second moments for a round's priors, collected if none were given."""
         if self.covariance is None and config.rules.needs_covariance(config.hyperparameters):
-            return default_covariance(self.model, config.layers, self.settings.seed)
+            return default_covariance(
+                self.model, config.layers, self.settings.seed, share=self.workers
+            )
         return self.covariance
 
     def priors(self, config: RoundConfig) -> Mapping[str, Prior]:
@@ -149,7 +156,7 @@ class Loaded:
         """
 
         def compute() -> Measured:
-            cases = evaluate(self.model, records)
+            cases = evaluate(self.model, records, read=self.workers.read if self.workers else None)
             self._ask(cases, records)
             if self.settings.generations:
                 texts = evaluate_generations(self.model, records, seed=self.settings.seed)

@@ -23,6 +23,7 @@ __all__ = [
     "Batch",
     "EncodedText",
     "PromptText",
+    "batched_places",
     "batches",
     "check_tokenizer",
     "encode",
@@ -246,13 +247,19 @@ def batches(
 
     Sorting by length keeps padding small; a row longer than ``max_tokens`` is a batch of its own.
     """
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+    for places in batched_places([len(row) for row in rows], max_tokens):
+        yield pad_right([rows[place] for place in places], places, device)
+
+
+def batched_places(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """The places of the rows that share a batch in :func:`batches`, from the rows' lengths."""
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     start = 0
     while start < len(order):
-        width = max(1, len(rows[order[start]]))
+        width = max(1, lengths[order[start]])
         chunk = order[start : start + max(1, max_tokens // width)]
         start += len(chunk)
-        yield pad_right([rows[index] for index in chunk], chunk, device)
+        yield chunk
 
 
 def equal_length_batches(

@@ -96,7 +96,12 @@ def typical_rates(
 
 
 def run_trial(
-    load: Callable[[], LanguageModel], work: Workload, *, edits: int = 2, tokens: int = 2048
+    load: Callable[[], LanguageModel],
+    work: Workload,
+    *,
+    edits: int = 2,
+    tokens: int = 2048,
+    saving: bool = True,
 ) -> Trial:
     """Run every stage once with a few edits of the shipped data set.
 
@@ -107,6 +112,7 @@ def run_trial(
         work: the work that the trial stands in for.
         edits: how many to make.
         tokens: of the covariance.
+        saving: whether the model is saved as well.
     """
     stages = _Stages()
     model = stages.run("load", load)
@@ -127,7 +133,8 @@ def run_trial(
         stages.run("merge", lambda: _solved(moments, factors, settings.prior_weight))
         del moments, factors
     stages.run("evaluation", lambda: [evaluate(model, records) for _ in range(2)])
-    stages.run("save", lambda: _save(model))
+    if saving:
+        stages.run("save", lambda: _save(model))
     return trial
 
 

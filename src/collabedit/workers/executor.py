@@ -59,6 +59,7 @@ class WorkerExecutor(Executor):
     """
 
     def __init__(self, start: Callable[[], Worker], count: int) -> None:
+        self.count = count
         self._start = start
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._alive: set[Worker] = set()

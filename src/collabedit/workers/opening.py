@@ -12,9 +12,9 @@ from functools import partial
 from collabedit.errors import InputError, shown
 from collabedit.models import LanguageModel
 from collabedit.workers.executor import WorkerExecutor
-from collabedit.workers.targets import ModelSource, SolvedByWorkers
+from collabedit.workers.model_workers import ModelSource, ModelWorkers
 
-__all__ = ["check_workers", "open_workers", "solving_targets", "threads_of_workers"]
+__all__ = ["check_workers", "open_model_workers", "open_workers", "threads_of_workers"]
 
 
 @contextmanager
@@ -48,10 +48,10 @@ def open_workers(asked: str | None) -> Iterator[Executor | None]:
 
 
 @contextmanager
-def solving_targets(
+def open_model_workers(
     asked: str | None, source: ModelSource, model: LanguageModel
-) -> Iterator[SolvedByWorkers | None]:
-    """What finds the targets of a model on workers, within the block; ``None`` without workers.
+) -> Iterator[ModelWorkers | None]:
+    """Workers that compute with a model, within the block; ``None`` where none are asked for.
 
     Args:
         asked: see :func:`open_workers`.
@@ -59,7 +59,7 @@ def solving_targets(
         model: the model, just loaded from there.
     """
     with open_workers(asked) as executor:
-        yield SolvedByWorkers.of(executor, source, model) if executor else None
+        yield ModelWorkers.of(executor, source, model) if executor else None
 
 
 def threads_of_workers() -> int:

@@ -14,6 +14,7 @@ from collabedit.cli.options import (
     ModelOption,
     SeedOption,
     TrustOption,
+    WorkersOption,
     read_bytes,
     read_numbers,
 )
@@ -56,6 +57,7 @@ def collect(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     memory_budget: MemoryOption = None,
+    workers: WorkersOption = None,
     out: OutOption = None,
 ) -> None:
     """Collect second moments over a text, all layers in one pass if the memory budget allows.
@@ -67,23 +69,26 @@ def collect(
     from collabedit.covariance import collect as collect_moments
     from collabedit.covariance import open_corpus
     from collabedit.covariance.sizing import default_tokens
-    from collabedit.models import load_model
+    from collabedit.workers import ModelSource, check_workers, open_model_workers
 
+    check_workers(workers)
     source = open_corpus(corpus or ["self"], seed)
     target = out or default_out(model)
-    language_model = load_model(
-        model,
-        dtype=dtype,
-        device=device,
-        memory_budget=read_bytes(memory_budget),
-        trust_remote_code=trust_remote_code,
-    )
+    place = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
+    language_model = place.load()
     chosen = _chosen_layers(language_model, layers)
     wanted = tokens or default_tokens(language_model, source)
     _say_cost(language_model, chosen, source, wanted)
-    covariance = collect_moments(
-        language_model, chosen, source, tokens=wanted, max_length=max_length, out=target
-    )
+    with open_model_workers(workers, place, language_model) as share:
+        covariance = collect_moments(
+            language_model,
+            chosen,
+            source,
+            tokens=wanted,
+            max_length=max_length,
+            out=target,
+            share=share,
+        )
     print_covariance(covariance, target)
 
 

@@ -1,0 +1,90 @@
+"""Which demonstration a machine finishes in a few minutes, by a short trial on it."""
+
+from __future__ import annotations
+
+from collabedit.covariance.sizing import TOKENS_PER_INPUT
+from collabedit.editors import default_hyperparameters, resolve_editor
+from collabedit.experiments.demo import FULL, SMALL
+from collabedit.experiments.study import deal, different_records
+from collabedit.models.loading import load_structure_only
+from collabedit.models.structure import infer_structure
+from collabedit.planning.costs import ModelShape, Texts, Workload, estimate
+from collabedit.planning.trial import Rates, run_trial
+from collabedit.progress import duration, say
+from collabedit.settings import SingleRoundSettings
+
+__all__ = ["MOST_SECONDS", "demonstration_for", "expected_seconds"]
+
+#: What the whole demonstration may take.
+MOST_SECONDS = 300.0
+#: Averages of the demonstration's texts, conversations and what must not change among them.
+TEXTS = Texts(tokens=10.7, suffix=11.0, target=5.3, contexts=6, context=21.9)
+#: The trial: edits, steps of their targets, and tokens of the covariance.
+_EDITS, _STEPS, _TOKENS = 4, 3, 1024
+#: Methods that measure the keys of all parties; those of the others are measured once for all.
+_POOLED = {"GLOBAL", "CollabEdit"}
+
+
+def demonstration_for() -> SingleRoundSettings:
+    """The whole demonstration, or the small one where that would take too long, which is said."""
+    work, shape = _workload(FULL)
+    say("Trying how fast this machine is; --full leaves that out.")
+    trial = run_trial(
+        FULL.source.load,
+        work.with_changes(
+            hyperparameters=work.hyperparameters.with_changes(target_steps=_STEPS, loss_threshold=0)
+        ),
+        edits=_EDITS,
+        tokens=_TOKENS,
+        saving=False,
+    )
+    whole = expected_seconds(FULL, shape, trial.rates)
+    if whole <= MOST_SECONDS:
+        return FULL
+    small = expected_seconds(SMALL, shape, trial.rates)
+    say(
+        f"The whole demonstration would take about {duration(whole)} here, so this is a smaller "
+        f"one, of about {duration(small)}; for the whole: collabedit demo --full"
+    )
+    return SMALL
+
+
+def expected_seconds(settings: SingleRoundSettings, shape: ModelShape, rates: Rates) -> float:
+    """How long a demonstration takes once the model is loaded, nothing found in the caches.
+
+    Args:
+        settings: of the demonstration.
+        shape: of its model.
+        rates: of a trial.
+    """
+    work, _ = _workload(settings)
+    (shares,) = deal(settings)
+    edits = sum(map(len, shares))
+    methods = len(settings.merge)
+    pooled = len(_POOLED.intersection(settings.merge))
+    keys = pooled + (pooled < methods)  # the parties' own updates serve all other methods
+    costs = estimate(shape, work)
+    times = {stage: costs[stage].amount / rates[stage] for stage in rates}
+    times["keys"] *= keys * edits / work.edits
+    times["evaluation"] *= (1 + methods) / 2
+    return sum(seconds for stage, seconds in times.items() if stage != "load")
+
+
+def _workload(settings: SingleRoundSettings) -> tuple[Workload, ModelShape]:
+    """What a demonstration has to do with all of its different facts, and the model's shape."""
+    hf = load_structure_only(settings.model)
+    structure = infer_structure(hf)
+    shape = ModelShape.of(hf, structure)
+    (shares,) = deal(settings)
+    work = Workload(
+        edits=len(different_records(shares)),
+        editor=resolve_editor(settings.editor),
+        schedule=settings.schedule,
+        hyperparameters=default_hyperparameters(
+            settings.model, structure, settings.editor
+        ).hyperparameters,
+        tokens=TOKENS_PER_INPUT * shape.mlp,
+        own_text=False,
+        texts=TEXTS,
+    )
+    return work, shape

@@ -1,0 +1,269 @@
+"""Work on a model that workers share: targets, second moments, and scores of prompts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from collabedit.covariance import Corpus, Plan, SelfCorpus
+from collabedit.covariance.collector import Block, block_products
+from collabedit.covariance.corpus import Report, Window
+from collabedit.covariance.sums import InputProduct
+from collabedit.editing.targets import optimise_targets
+from collabedit.editors import Contexts, Hyperparameters
+from collabedit.errors import ModelError
+from collabedit.evaluation.scoring import Reading, read_here
+from collabedit.models import LanguageModel, load_model
+from collabedit.progress import progress
+from collabedit.requests import EditRequest
+
+__all__ = ["ModelSource", "ModelWorkers", "resident_model"]
+
+Result = TypeVar("Result")
+
+#: Units that wait for workers or for their results to be used.
+_AHEAD = 64
+#: Batches of scores in one unit: more save sending edited weights, fewer keep more workers busy.
+_READINGS = 4
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a worker loads a model from; the arguments of :func:`collabedit.models.load_model`."""
+
+    name: str
+    dtype: str = "float32"
+    device: str | None = None
+    memory_budget: int | None = None
+    trust_remote_code: bool = False
+
+    def load(self) -> LanguageModel:
+        """Load the model.
+
+        Raises:
+            ModelError: when it cannot be loaded.
+        """
+        return load_model(
+            self.name,
+            dtype=self.dtype,
+            device=self.device,
+            memory_budget=self.memory_budget,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@lru_cache(maxsize=1)
+def resident_model(source: ModelSource) -> LanguageModel:
+    """The model that this worker keeps; of a checkpoint in the asked type, its files are mapped.
+
+    So several workers of a machine have the weights in memory once, but those that they edit.
+    """
+    return source.load()
+
+
+@dataclass(frozen=True)
+class ModelWorkers:
+    """Workers that compute with a model as it is here, edited or not.
+
+    Its methods are what :func:`collabedit.editing.optimise_targets` takes as ``solve``,
+    :func:`collabedit.evaluation.evaluate` as ``read``; the whole is what
+    :func:`collabedit.covariance.collect` takes as ``share``.
+
+    Attributes:
+        executor: the workers.
+        source: what they load the model from.
+        unedited: SHA-256 by name of the weights that edits may change, as the source has them.
+    """
+
+    executor: Executor
+    source: ModelSource
+    unedited: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, executor: Executor, source: ModelSource, model: LanguageModel) -> ModelWorkers:
+        """For a model that was just loaded from its source."""
+        return cls(executor, source, model.fingerprint(_editable(model)))
+
+    def map(
+        self,
+        model: LanguageModel,
+        function: Callable[..., Result],
+        units: Iterable[tuple[Any, ...]],
+        ahead: int = _AHEAD,
+    ) -> Iterator[Result]:
+        """Results of ``function(model, *unit)``, in the order of the units.
+
+        Args:
+            model: the model, whose state all workers take on for it.
+            function: importable.
+            units: its other arguments.
+            ahead: most units that are taken before the first one's result is used.
+        """
+        now = model.fingerprint(list(self.unedited))
+        changed = {
+            name: model.stored(name).cpu() for name in now if now[name] != self.unedited[name]
+        }
+        state = model.state_fingerprint()
+        pending: deque[Future[Result]] = deque()
+        for unit in units:
+            pending.append(
+                self.executor.submit(_on_model, self.source, state, changed, function, unit)
+            )
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def solve(
+        self,
+        model: LanguageModel,
+        batches: Sequence[Sequence[EditRequest]],
+        contexts: Contexts,
+        settings: Hyperparameters,
+        quick: bool,
+        max_tokens: int,
+    ) -> Iterator[Tensor]:
+        """The targets ``[d_out, edits]`` of one batch after the other."""
+        units = [(batch, contexts, settings, quick, max_tokens) for batch in batches]
+        with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
+            for batch, found in zip(batches, self.map(model, _solved, units), strict=True):
+                bar.advance(len(batch))
+                yield found
+
+    def read(
+        self, model: LanguageModel, readings: Sequence[Reading]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Losses of one batch's target tokens after the other, and whether each is likeliest."""
+        starts = range(0, len(readings), _READINGS)
+        units = [(readings[start : start + _READINGS],) for start in starts]
+        for found in self.map(model, _read, units):
+            yield from found
+
+    def corpus(self, model: LanguageModel, corpus: Corpus) -> Corpus:
+        """The corpus; what the model itself writes, workers write."""
+        return _Written(self, corpus) if isinstance(corpus, SelfCorpus) else corpus
+
+    def products(
+        self,
+        model: LanguageModel,
+        names: Sequence[str],
+        blocks: Iterable[Block],
+        batch_tokens: int,
+        report: Report,
+    ) -> Iterator[dict[str, InputProduct]]:
+        """Of one block after the other, the products of what the down-projections read."""
+        units = ((list(names), block, batch_tokens) for block in blocks)
+        ahead = 1 + getattr(self.executor, "count", 1)  # as many as are busy: they are large
+        for tokens, found in self.map(model, _products, units, ahead):
+            report(tokens)
+            yield found
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A corpus whose chunks workers make, each by its number."""
+
+    workers: ModelWorkers
+    whole: SelfCorpus
+
+    @property
+    def description(self) -> str:
+        """As the corpus describes itself."""
+        return self.whole.description
+
+    @property
+    def generation_share(self) -> float:
+        """As the corpus says."""
+        return self.whole.generation_share
+
+    @property
+    def default_tokens(self) -> int:
+        """As the corpus says."""
+        return self.whole.default_tokens
+
+    def identity(self) -> Mapping[str, Any]:
+        """That of the corpus."""
+        return self.whole.identity()
+
+    def chunks(
+        self, model: LanguageModel, plan: Plan, start: int, report: Report
+    ) -> Iterator[list[Window]]:
+        """The chunks of the corpus, no more than the plan needs."""
+        rows, length, batches = self.whole.sizes(plan)
+        numbers = range(start, max(batches, start + 1))
+        for chunk in self.workers.map(model, _chunk, ((self.whole, plan, n) for n in numbers)):
+            report(rows * length)
+            yield chunk
+        yield from self.whole.chunks(model, plan, numbers.stop, report)
+
+
+def _on_model(
+    source: ModelSource,
+    state: str,
+    changed: Mapping[str, Tensor],
+    function: Callable[..., Result],
+    unit: tuple[Any, ...],
+) -> Result:
+    """A worker's unit, on the model in the given state."""
+    model = resident_model(source)
+    with _with_weights(model, changed):
+        if model.state_fingerprint() != state:
+            raise ModelError(
+                f"{source.name} is another model on the worker; give all machines the same files"
+            )
+        return function(model, *unit)
+
+
+def _solved(
+    model: LanguageModel,
+    batch: Sequence[EditRequest],
+    contexts: Contexts,
+    settings: Hyperparameters,
+    quick: bool,
+    max_tokens: int,
+) -> Tensor:
+    return optimise_targets(
+        model,
+        batch,
+        contexts,
+        settings,
+        quick=quick,
+        max_edits=len(batch),
+        max_tokens=max_tokens,
+    )
+
+
+def _read(model: LanguageModel, readings: Sequence[Reading]) -> list[tuple[Tensor, Tensor]]:
+    return list(read_here(model, readings))
+
+
+def _products(
+    model: LanguageModel, names: Sequence[str], block: Block, batch_tokens: int
+) -> tuple[int, dict[str, InputProduct]]:
+    return sum(map(len, block)), block_products(model, names, block, batch_tokens)
+
+
+def _chunk(model: LanguageModel, corpus: SelfCorpus, plan: Plan, number: int) -> list[Window]:
+    return next(corpus.chunks(model, plan, number, lambda _tokens: None))
+
+
+@contextmanager
+def _with_weights(model: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put weights in place of the model's within the block."""
+    with ExitStack() as stack:
+        for name, weight in weights.items():
+            stored = model.stored(name)
+            stack.callback(stored.copy_, stored.clone())
+            stored.copy_(weight)
+        yield
+
+
+def _editable(model: LanguageModel) -> list[str]:
+    return model.weight_names(range(model.structure.n_layers))
