@@ -33,7 +33,7 @@ def test_other_models_get_layers_by_depth(tiny_gpt2: LanguageModel) -> None:
     deep = replace(tiny_gpt2.structure, n_layers=48)
     preset = default_hyperparameters("my-gpt2-xl-copy", deep)
     assert preset.hyperparameters.layers == (8, 9, 10, 11, 12)
-    assert preset.hyperparameters.target_search == "lbfgs"
+    assert preset.hyperparameters.target_search == "adam"
     assert preset.source == "scaled to 48 layers, not tuned"
 
 

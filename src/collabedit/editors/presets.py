@@ -22,8 +22,6 @@ __all__ = [
 #: ones lie between 0.11 and 0.27.
 _FIRST_LAYER = 0.17
 _LAYER_COUNT = 5
-#: How targets are searched with settings that were not made for Adam.
-_SEARCH = {"target_search": "lbfgs", "target_steps": 12}
 
 
 class Depth(Protocol):
@@ -58,7 +56,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
     (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
     An editor of a single layer takes the middle one of them, as every editor does of a model that
     takes edits in one layer only, and every editor its own settings where it has some for the
-    model, or for all. Targets are searched by L-BFGS where the settings were not made for Adam.
+    model, or for all.
 
     Args:
         name: of the model.
@@ -70,7 +68,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
     """
     chosen = resolve_editor(editor)
     source = f"scaled to {structure.n_layers} layers, not tuned"
-    values: dict[str, Any] = {"layers": _scaled_layers(structure.n_layers), **_SEARCH}
+    values: dict[str, Any] = {"layers": _scaled_layers(structure.n_layers)}
     by_model = _stored("editor_presets").get(chosen.name, {})
     own = by_model.get("*", {})
     for preset, known in _stored("presets").items():
