@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate, relative_distance
 from collabedit.merging import AfterMergeStep, after_merge, sphere
-from collabedit.merging.after_merge import _AFTER_MERGES
 from collabedit.messages import Delta, RoundState
 from collabedit.models import load_model
 from tests.cli.commands import collabedit, fails
@@ -115,8 +114,10 @@ def test_in_a_layerwise_round_it_waits_for_the_last_layer(
 
 
 @pytest.fixture
-def seen() -> Iterator[list[Tensor]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The weights that a step of all changes since the unedited model is given; it halves them."""
+    steps = importlib.import_module("collabedit.merging.after_merge")
+    monkeypatch.setattr(steps, "_AFTER_MERGES", steps._AFTER_MERGES.copy())  # gone in the end
     weights: list[Tensor] = []
 
     @after_merge("Halved", since_unedited=True)
@@ -124,8 +125,7 @@ def seen() -> Iterator[list[Tensor]]:
         weights.append(weight)
         return LowRankUpdate(0.5 * update.left, update.right)
 
-    yield weights
-    del _AFTER_MERGES["halved"]
+    return weights
 
 
 def test_the_state_of_several_rounds_has_what_the_steps_left(

@@ -109,7 +109,7 @@ def test_a_delta_is_asked_before_and_after(place: Path) -> None:
         (("ask", "nowhere.safetensors", PROMPT), "nowhere.safetensors"),
         (("apply", "d.safetensors", "-o", "out", "--strict"), "--strict needs --requests"),
         ((*ALL, "-o", "out", "--strict", "--no-ask"), "--strict needs the answers"),
-        (("evaluate", "model", "--tasks", ","), "--tasks names no task"),
+        (("evaluate", "model", "--tasks", ","), "no task is named"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(

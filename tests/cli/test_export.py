@@ -115,7 +115,7 @@ def test_edits_leave_as_gguf_at_once(place: Path) -> None:
     collabedit(*EDIT, "-o", "out.gguf")
     collabedit("export", "d.safetensors", "-o", "other.gguf")
     assert (place / "out.gguf").read_bytes() == (place / "other.gguf").read_bytes()
-    assert "out.gguf is there already" in fails(*EDIT, "-o", "out.gguf")
+    assert "out.gguf already exists" in fails(*EDIT, "-o", "out.gguf")
 
 
 def test_a_model_without_gguf_is_refused_before_the_edit(

@@ -78,7 +78,7 @@ def test_what_it_is_applied_saved_and_reverted(place: Path) -> None:
     ids = torch.arange(2, 14)[None]
     with torch.no_grad():
         assert torch.allclose(hf(ids).logits, loaded.hf(ids).logits, rtol=EXACT, atol=EXACT)
-    assert "8 weights were turned back" in collabedit("revert", edited, "-o", place / "back")
+    assert "8 weights were restored" in collabedit("revert", edited, "-o", place / "back")
     back, model = (load_file(place / name / "model.safetensors") for name in ("back", "model"))
     assert all(torch.equal(back[key], model[key]) for key in model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,7 @@ from collabedit.experiments import (
 from collabedit.experiments.guards import Guard, RoundSeen
 from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
-from collabedit.merging import AfterMergeStep, after_merge, resolve_after_merge
-from collabedit.merging.after_merge import _AFTER_MERGES
+from collabedit.merging import AfterMergeStep, after_merge
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
 from collabedit.reporting.results import Costs, MultiRoundResult
@@ -308,7 +308,8 @@ def test_steps_after_merging_know_the_changes_of_earlier_rounds(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a step of all changes gets the unedited weights in every round."""
-    monkeypatch.setitem(_AFTER_MERGES, "halved", resolve_after_merge("RECT"))  # gone in the end
+    steps = importlib.import_module("collabedit.merging.after_merge")
+    monkeypatch.setattr(steps, "_AFTER_MERGES", steps._AFTER_MERGES.copy())  # gone in the end
     seen: list[tuple[Tensor, Tensor]] = []
 
     @after_merge("Halved", since_unedited=True)

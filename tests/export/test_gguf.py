@@ -135,7 +135,7 @@ def test_the_card_lies_beside_and_nothing_is_replaced(tmp_path: Path) -> None:
     task = job(tmp_path, "x.gguf")
     export_gguf(task)
     assert "# model, edited" in (tmp_path / "x.md").read_text()
-    with pytest.raises(InputError, match=r"x\.gguf is there already; .* --overwrite"):
+    with pytest.raises(InputError, match=r"x\.gguf already exists; .* --overwrite"):
         export_gguf(task)
     export_gguf(replace(task, overwrite=True))
 

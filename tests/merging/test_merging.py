@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ from collabedit.merging import (
     merge_method,
     merge_methods,
     pooled,
+    registry,
     resolve_method,
     simple_average,
     task_arithmetic,
     ties,
     weighted_average,
 )
-from collabedit.merging.registry import _METHODS
 from tests.algebra.test_algebra import D_IN, D_OUT, random, relative, second_moment
 
 PRIOR = Prior.from_second_moment(second_moment(), 20.0)
@@ -243,8 +243,9 @@ def test_options_come_from_the_command_line_as_texts() -> None:
 
 
 @pytest.fixture
-def damped() -> Iterator[MergeMethod]:
+def damped(monkeypatch: pytest.MonkeyPatch) -> MergeMethod:
     """A method of one's own, registered through the public interface only."""
+    monkeypatch.setattr(registry, "_METHODS", registry._METHODS.copy())  # gone in the end
 
     @merge_method("Damped", Merges.SUM, "https://example.org/damped")
     def _damped(
@@ -253,8 +254,7 @@ def damped() -> Iterator[MergeMethod]:
         """CollabEdit, divided."""
         return LowRankUpdate.sum([solve(statistics, prior, ridge)], 1 / damping)
 
-    yield resolve_method("damped")
-    del _METHODS["damped"]
+    return resolve_method("damped")
 
 
 def test_options_of_methods_that_merge_statistics_are_used(damped: MergeMethod) -> None:
@@ -284,14 +284,14 @@ def test_options_that_are_not_declared_in_full_are_refused(
 ) -> None:
     with pytest.raises(TypeError, match="Odd: declare the option scale with a default"):
         merge_method("Odd", Merges.UPDATES)(function)
-    assert "odd" not in _METHODS
+    assert "Odd" not in {method.name for method in merge_methods()}
 
 
 def test_methods_that_merge_the_sum_cannot_weigh_the_parties() -> None:
     """Else a user's weights would be recorded and not used."""
     with pytest.raises(TypeError, match="Odd: the sum has no weights"):
         merge_method("Odd", Merges.SUM)(weighted_average)
-    assert "odd" not in _METHODS
+    assert "Odd" not in {method.name for method in merge_methods()}
 
 
 @pytest.mark.parametrize("spelling", ["collabedit", "COLLABEDIT", " CollabEdit "])

@@ -127,5 +127,5 @@ def test_a_contribution_needs_the_rounds_own_normaliser(exact_llama: LanguageMod
     with pytest.raises(RoundError, match="UltraEdit needs the normaliser of all parties' features"):
         party.contribute(Delta.empty(config))
     other = Normaliser.of("another round", torch.ones(config.d_in + config.d_out, 3))
-    with pytest.raises(RoundError, match="of another round"):
+    with pytest.raises(RoundError, match="from another round"):
         party.contribute(Delta.empty(config), normaliser=other)

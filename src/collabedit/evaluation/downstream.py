@@ -112,7 +112,9 @@ def _chosen(tasks: Sequence[str], include: Path | None) -> tuple[Any, list[Any]]
     with _quiet():
         manager = TaskManager(include_path=None if include is None else str(include))
         unknown = sorted(set(tasks) - set(own) - set(manager.all_tasks))
-    if unknown or not tasks:
+    if not tasks:
+        raise InputError("no task is named")
+    if unknown:
         raise InputError(
             f"unknown task {', '.join(unknown)!r}; ours are {', '.join(OWN_TASKS)}, others are "
             ".jsonl files, or those of 'lm-eval ls tasks' or of --include"

@@ -93,23 +93,27 @@ def _base_model(folder: Path) -> str | None:
     return base if isinstance(base, str) else None
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, *, weights: bool = True) -> None:
     """Check that the files of a model directory are there and whole.
 
     Only headers are read, so this takes milliseconds at any size.
+
+    Args:
+        folder: the directory.
+        weights: whether it must hold weights; what only looks at a model's structure needs none.
 
     Raises:
         ModelError: when a file is a Git LFS pointer, is truncated, or is missing; when weights are
             packed and the configuration does not say how, or it asks for impossibly many layers.
     """
     try:
-        _check_files(folder)
+        _check_files(folder, weights)
     except OSError as error:
         where = error.filename or folder
         raise ModelError(f"cannot read {where}: {error.strerror or error}") from None
 
 
-def _check_files(folder: Path) -> None:
+def _check_files(folder: Path, needs_weights: bool) -> None:
     weights = _weights(folder)
     others = [path for kind in _SMALL_FILES for path in sorted(folder.glob(kind))]
     for path in [*weights, *others]:
@@ -120,7 +124,7 @@ def _check_files(folder: Path) -> None:
                 raise _lfs_error(path)
     config = read_json_object(folder / "config.json")
     _check_depth(folder, config)
-    if not weights and not config.get("transformers_weights"):
+    if needs_weights and not weights and not config.get("transformers_weights"):
         _check_no_weights(folder)
     dense = not any(name in config for name in ("quantization_config", "compression_config"))
     for path in weights:

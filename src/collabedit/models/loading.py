@@ -134,7 +134,7 @@ def load_structure_only(name: str, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    source = resolve(name)
+    source = resolve(name, weights=False)
     with quiet_transformers():
         config = _load_config(source, name, trust_remote_code)
         with explained(name), torch.device("meta"):
@@ -144,8 +144,12 @@ def load_structure_only(name: str, *, trust_remote_code: bool = False) -> Any:
     return hf
 
 
-def resolve(name: str) -> str:
+def resolve(name: str, *, weights: bool = True) -> str:
     """The directory or Hub id behind a name; built-in names and GGUF files are converted first.
+
+    Args:
+        name: of the model.
+        weights: whether a directory must hold weights.
 
     Raises:
         InputError: when there is nothing at a path, or something other than a model.
@@ -159,7 +163,7 @@ def resolve(name: str) -> str:
         found = find_model(path)
         if found.is_file():
             return str(convert_gguf(found, converted_directory(found)))
-        check_files(found)
+        check_files(found, weights=weights)
         return str(found)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"no model at {name!r}: the directory does not exist")

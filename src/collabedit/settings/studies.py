@@ -60,8 +60,7 @@ class MultiRoundSettings(StudySettings):
             where not given.
         measure: rounds after which the edits are measured, besides the last one; all by default.
         sample: how many records of each round are measured, chosen by the seed; all by default.
-        tasks: downstream tasks that are measured as well
-            (:func:`~collabedit.evaluation.downstream.downstream`).
+        tasks: downstream tasks that are measured as well, as ``collabedit evaluate`` takes them.
     """
 
     rounds: int = Field(default=5, ge=1)
