@@ -116,6 +116,12 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
+#: An array whose header breaks off within a bracket.
+OPEN_HEADER = (
+    b"\x93NUMPY\x01\x00" + (76).to_bytes(2, "little") + b"{'shape': (5, 5L,".ljust(75) + b"\n"
+)
+
+
 def test_import_unpacks_no_more_than_the_model_needs(tiny_gpt2, tmp_path):
     one = io.BytesIO()
     numpy.save(one, numpy.array(1))
@@ -125,6 +131,7 @@ def test_import_unpacks_no_more_than_the_model_needs(tiny_gpt2, tmp_path):
         ("zip bomb", {"mom2.mom2.npy": zeros}, "unpacks to 200.0 MB"),
         ("header only", {"mom2.mom2.npy": npy_header((10**9, 10**9))}, "unpacks to"),
         ("bare name", {"mom2.mom2": zeros}, "unpacks to 200.0 MB"),
+        ("open header", {"mom2.mom2.npy": OPEN_HEADER}, "not an .npz file"),
         ("bare bytes", {"mom2.mom2": b"x" * 100}, "not an .npz file"),
         ("bare count", {"mom2.count": bytes(10**7)}, "unpacks to 10.0 MB"),
     ]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ _NPZ_ERRORS = (
     OverflowError,
     NotImplementedError,
     RuntimeError,
+    tokenize.TokenError,  # of a header that numpy takes for one of Python 2
     zipfile.BadZipFile,
     zlib.error,
 )
