@@ -26,7 +26,8 @@ def test_encores_prior_adds_a_multiple_of_the_identity(second_moment: torch.Tens
 
 def test_without_it_the_prior_is_memits(second_moment: torch.Tensor) -> None:
     plain = CovariancePrior(20.0).build(second_moment)
-    assert torch.equal(plain.dense(), 20 * second_moment)
+    # One rounding of a product, and of the sum of a matrix and its transpose.
+    torch.testing.assert_close(plain.dense(), 20 * second_moment, rtol=4e-16, atol=4e-15)
 
 
 def test_it_makes_a_singular_second_moment_definite_without_a_shift(
