@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,15 @@ CORPUS = [
     "Die Hauptstadt von Österreich ist Wien. Москва — столица России. 東京は日本の首都です。",
     "He plays the guitar. She speaks English. It is a city in Spain.",
 ]
+
+#: What users add to, by module.
+REGISTRIES = {
+    "editors.registry": "_EDITORS",
+    "merging.registry": "_METHODS",
+    "merging.after_merge": "_AFTER_MERGES",
+    "evaluation.metrics": "_METRICS",
+    "export.registry": "_FORMATS",
+}
 
 #: The real one, whatever :func:`float64_throughout` puts in its place.
 FLOAT32 = torch.float32
@@ -212,6 +222,14 @@ def float64_throughout() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(usual)
+
+
+@pytest.fixture
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test adds to a registry is gone after it."""
+    for module, name in REGISTRIES.items():
+        registry = importlib.import_module(f"collabedit.{module}")
+        monkeypatch.setattr(registry, name, getattr(registry, name).copy())
 
 
 @pytest.fixture

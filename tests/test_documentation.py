@@ -18,7 +18,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import importlib
 import importlib.util
 import re
 import shlex
@@ -62,14 +61,6 @@ WITH_BLOCKS = [
 QUICK = {"CONTRIBUTING.md", "docs/how-to/detection.md", "docs/how-to/extend.md"}
 #: The model of the documentation; a tiny one with random weights stands in for it.
 MODEL = "smollm2-135m"
-#: What the examples add to, put back after each page.
-REGISTRIES = {
-    "editors.registry": "_EDITORS",
-    "merging.registry": "_METHODS",
-    "merging.after_merge": "_AFTER_MERGES",
-    "evaluation.metrics": "_METRICS",
-    "export.registry": "_FORMATS",
-}
 _PARSED_ONLY = re.compile(r"<!-- parsed only: .+? -->\s*\Z", re.DOTALL)
 
 
@@ -183,7 +174,9 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(
+    tmp_path: Path, model_directory: Path, own_registries: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder with what readers have: a model, texts, facts of three parties and their key."""
     shutil.copytree(model_directory, tmp_path / "model")
     (tmp_path / "texts.txt").write_text("\n\n".join(CORPUS * 40), encoding="utf-8")
@@ -194,9 +187,6 @@ def workplace(tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyP
     shutil.copy(tmp_path / "hospital.jsonl", tmp_path / "facts.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(collaboration, "load_model", lambda name: load_model(stand_in(name)))
-    for module, name in REGISTRIES.items():
-        registry = importlib.import_module(f"collabedit.{module}")
-        monkeypatch.setattr(registry, name, getattr(registry, name).copy())
     return tmp_path
 
 

@@ -5,7 +5,6 @@ Only public functions are used; the registries are put back afterwards.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,8 +31,9 @@ from collabedit.transports import run_in_process
 from tests.cli.commands import collabedit
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.export.saving import load, original, random_delta
-from tests.test_documentation import REGISTRIES
 from tests.transports.test_in_process import SETTINGS, covariance_of
+
+pytestmark = pytest.mark.usefixtures("own_registries")
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,6 @@ class RidgePrior(PriorSpec):
 
     def build(self, second_moment: Tensor) -> Prior:
         return Prior(self.weight * torch.eye(len(second_moment), dtype=torch.float64))
-
-
-@pytest.fixture(autouse=True)
-def registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test adds is gone after it."""
-    for module, name in REGISTRIES.items():
-        registry = importlib.import_module(f"collabedit.{module}")
-        monkeypatch.setattr(registry, name, getattr(registry, name).copy())
 
 
 @pytest.fixture

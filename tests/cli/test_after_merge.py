@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -114,10 +113,8 @@ def test_in_a_layerwise_round_it_waits_for_the_last_layer(
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def seen(own_registries: None) -> list[Tensor]:
     """The weights that a step of all changes since the unedited model is given; it halves them."""
-    steps = importlib.import_module("collabedit.merging.after_merge")
-    monkeypatch.setattr(steps, "_AFTER_MERGES", steps._AFTER_MERGES.copy())  # gone in the end
     weights: list[Tensor] = []
 
     @after_merge("Halved", since_unedited=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import math
 
 import pytest
@@ -160,14 +159,12 @@ def test_a_level_shows_what_the_shorter_ones_show() -> None:
 
 
 @pytest.fixture
-def certainty(monkeypatch: pytest.MonkeyPatch) -> Metric:
+def certainty(own_registries: None) -> Metric:
     """A metric of one's own, registered through the public interface only."""
 
     def values(result: CaseResult) -> list[float]:
         return [math.exp(-each["target_new"]) for each in result["rewrite_prompts_probs"]]
 
-    module = importlib.import_module("collabedit.evaluation.metrics")  # not the function
-    monkeypatch.setattr(module, "_METRICS", module._METRICS.copy())
     return register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
 
 

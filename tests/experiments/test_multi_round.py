@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,11 +304,9 @@ def test_a_warning_reaches_the_summary_and_the_log(
 
 
 def test_steps_after_merging_know_the_changes_of_earlier_rounds(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, own_registries: None
 ) -> None:
     """So that a step of all changes gets the unedited weights in every round."""
-    steps = importlib.import_module("collabedit.merging.after_merge")
-    monkeypatch.setattr(steps, "_AFTER_MERGES", steps._AFTER_MERGES.copy())  # gone in the end
     seen: list[tuple[Tensor, Tensor]] = []
 
     @after_merge("Halved", since_unedited=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,13 +196,7 @@ def test_other_steps_take_what_the_round_merged() -> None:
     assert torch.equal(found.dense(), sphere(SMALL, WEIGHT).dense())
 
 
-@pytest.fixture
-def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("collabedit.merging.after_merge")  # not the decorator
-    monkeypatch.setattr(module, "_AFTER_MERGES", module._AFTER_MERGES.copy())
-
-
-@pytest.mark.usefixtures("_registry")
+@pytest.mark.usefixtures("own_registries")
 def test_a_step_of_ones_own_is_registered_with_its_options() -> None:
     @after_merge("Half")
     def half(update: LowRankUpdate, weight: Tensor, *, factor: float = 0.5) -> LowRankUpdate:
@@ -216,7 +209,7 @@ def test_a_step_of_ones_own_is_registered_with_its_options() -> None:
     assert relative(found.dense(), 0.25 * SMALL.dense()) < 1e-14
 
 
-@pytest.mark.usefixtures("_registry")
+@pytest.mark.usefixtures("own_registries")
 def test_options_must_be_declared_in_full() -> None:
     with pytest.raises(TypeError, match="declare the option factor with a default"):
 

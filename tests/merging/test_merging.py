@@ -21,7 +21,6 @@ from collabedit.merging import (
     merge_method,
     merge_methods,
     pooled,
-    registry,
     resolve_method,
     simple_average,
     task_arithmetic,
@@ -243,9 +242,8 @@ def test_options_come_from_the_command_line_as_texts() -> None:
 
 
 @pytest.fixture
-def damped(monkeypatch: pytest.MonkeyPatch) -> MergeMethod:
+def damped(own_registries: None) -> MergeMethod:
     """A method of one's own, registered through the public interface only."""
-    monkeypatch.setattr(registry, "_METHODS", registry._METHODS.copy())  # gone in the end
 
     @merge_method("Damped", Merges.SUM, "https://example.org/damped")
     def _damped(

@@ -34,9 +34,10 @@ def with_rates(monkeypatch: pytest.MonkeyPatch, factor: float) -> list[Any]:
 
 
 def seconds_of(settings: Any, factor: float = 1.0) -> float:
-    _, shape = demonstration._workload(settings)
+    structure, shape = demonstration._model()
+    work = demonstration._workload(settings, structure, shape)
     rates = {stage: rate * factor for stage, rate in RATES.items()}
-    return demonstration.expected_seconds(settings, shape, rates)
+    return demonstration.expected_seconds(settings, work, shape, rates)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from collabedit.models import LanguageModel
 
-__all__ = ["Corpus", "Plan", "Remembered", "Report", "Window", "grouped"]
+__all__ = ["Corpus", "Plan", "Remembered", "Report", "SameText", "Window", "grouped"]
 
 Window = Sequence[int]
 Report = Callable[[int], None]
@@ -64,12 +64,15 @@ class Corpus(Protocol):
         """
 
 
-class Remembered:
-    """A corpus whose chunks are kept once they are made, for further passes over them."""
+class SameText:
+    """The text of a corpus, whose chunks a subclass gets in a way of its own.
+
+    Args:
+        corpus: the corpus.
+    """
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
-        self._chunks: dict[int, list[Window]] = {}
 
     @property
     def description(self) -> str:
@@ -89,6 +92,14 @@ class Remembered:
     def identity(self) -> Mapping[str, Any]:
         """That of the corpus."""
         return self._corpus.identity()
+
+
+class Remembered(SameText):
+    """A corpus whose chunks are kept once they are made, for further passes over them."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        super().__init__(corpus)
+        self._chunks: dict[int, list[Window]] = {}
 
     def chunks(
         self, model: LanguageModel, plan: Plan, start: int, report: Report

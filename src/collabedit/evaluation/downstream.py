@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,9 @@ def check_tasks(tasks: Sequence[str], include: Path | None = None) -> None:
 
 def _chosen(tasks: Sequence[str], include: Path | None) -> tuple[Any, list[Any]]:
     """The harness's manager of tasks, and each task's name or configuration."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise MissingExtraError("lm-eval", "lm-eval", "measuring downstream tasks") from None
+    manager = _manager(include)
     own = {task: _own(task) for task in tasks if task in OWN_TASKS or task.endswith(".jsonl")}
-    with _quiet():
-        manager = TaskManager(include_path=None if include is None else str(include))
-        unknown = sorted(set(tasks) - set(own) - set(manager.all_tasks))
+    unknown = sorted(set(tasks) - set(own) - set(manager.all_tasks))
     if not tasks:
         raise InputError("no task is named")
     if unknown:
@@ -120,6 +116,17 @@ def _chosen(tasks: Sequence[str], include: Path | None) -> tuple[Any, list[Any]]
             ".jsonl files, or those of 'lm-eval ls tasks' or of --include"
         )
     return manager, [own.get(task, task) for task in tasks]
+
+
+@lru_cache(maxsize=1)
+def _manager(include: Path | None) -> Any:
+    """The harness's manager of tasks; it reads thousands of files, once."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise MissingExtraError("lm-eval", "lm-eval", "measuring downstream tasks") from None
+    with _quiet():
+        return TaskManager(include_path=None if include is None else str(include))
 
 
 def _own(task: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def multi_round(
         check_tasks(settings.tasks)
     study = open_study("multi-round", settings, results, fresh=fresh, executor=executor)
     records = _measured_records(settings, rounds)
-    everything = [record for part in records for record in part]
+    everything = records_of(records)
     before = study.measure("unedited", everything)
     tasks = {"unedited": [_tasks(study, "unedited", settings)]}
     measured: dict[str, list[Measured]] = {}
@@ -147,7 +147,7 @@ def _measured(
     study: Study, trajectory: Trajectory, state: RoundState, records: Sequence[Sequence[Record]]
 ) -> Measured:
     """The edits of all rounds so far."""
-    so_far = [record for part in records[: state.finished] for record in part]
+    so_far = records_of(records[: state.finished])
     with study.model.edited(state.changes):
         return study.measure(f"{trajectory.name}/round_{state.finished}", so_far)
 

@@ -9,6 +9,7 @@ from collabedit.federation.folder import RoundFolder, SharedEdits
 from collabedit.messages import ContributionMetadata, Decision, Policy
 from collabedit.privacy import Detection, decide, detect
 from collabedit.rounds import Failure, Transport, ask_fingerprints, ask_to_follow
+from collabedit.rounds.asking import Unheard
 
 __all__ = ["compare_edits", "settle_edits"]
 
@@ -26,13 +27,9 @@ def compare_edits(folder: RoundFolder, transport: Transport, leave_out: LeaveOut
         transport: reaches the parties.
         leave_out: is given parties that announce nothing of use, and those that came after it.
     """
-
-    def unheard(party: str, _stage: str, failure: Failure) -> None:
-        leave_out(party, failure)
-
     known = folder.fingerprints
     if known is None:
-        announced = ask_fingerprints(transport, folder.config, unheard)
+        announced = ask_fingerprints(transport, folder.config, _as_unheard(leave_out))
         folder.keep_fingerprints(announced)
         known = {party: sent.metadata for party, sent in announced.items()}
     else:
@@ -64,16 +61,12 @@ def settle_edits(
     Raises:
         UnknownNameError: when the party to prefer announced nothing.
     """
-
-    def unheard(party: str, _stage: str, failure: Failure) -> None:
-        leave_out(party, failure)
-
     decision = folder.decision or _decided(folder, found)
     prints = {p: own for p, own in found.fingerprints.items() if p in transport.parties}
     edits = {party: len(own) for party, own in prints.items()}
     kept = dict(edits)
     if decision.policy is not Policy.REPORT:
-        kept = ask_to_follow(transport, folder.config, decision, prints, unheard)
+        kept = ask_to_follow(transport, folder.config, decision, prints, _as_unheard(leave_out))
         following = replace(found, fingerprints={party: prints[party] for party in kept})
         kept.update(dict.fromkeys(following.twins, 0))
     folder.tell("decided", policy=decision.policy.value, edits=edits, kept=kept)
@@ -85,6 +78,11 @@ def settle_edits(
         edits=edits,
         kept=kept,
     )
+
+
+def _as_unheard(leave_out: LeaveOut) -> Unheard:
+    """Leave out whoever does not answer, whatever the stage."""
+    return lambda party, _stage, failure: leave_out(party, failure)
 
 
 def _leave_out_late(

@@ -7,7 +7,7 @@ from collabedit.editors import default_hyperparameters, resolve_editor
 from collabedit.experiments.demo import FULL, SMALL
 from collabedit.experiments.study import deal, different_records
 from collabedit.models.loading import load_structure_only
-from collabedit.models.structure import infer_structure
+from collabedit.models.structure import ModelStructure, infer_structure
 from collabedit.planning.costs import ModelShape, Texts, Workload, estimate
 from collabedit.planning.trial import Rates, run_trial
 from collabedit.progress import duration, say
@@ -27,7 +27,8 @@ _POOLED = {"GLOBAL", "CollabEdit"}
 
 def demonstration_for() -> SingleRoundSettings:
     """The whole demonstration, or the small one where that would take too long, which is said."""
-    work, shape = _workload(FULL)
+    structure, shape = _model()
+    work = _workload(FULL, structure, shape)
     say("Trying how fast this machine is; --full leaves that out.")
     trial = run_trial(
         FULL.source.load,
@@ -38,10 +39,10 @@ def demonstration_for() -> SingleRoundSettings:
         tokens=_TOKENS,
         saving=False,
     )
-    whole = expected_seconds(FULL, shape, trial.rates)
+    whole = expected_seconds(FULL, work, shape, trial.rates)
     if whole <= MOST_SECONDS:
         return FULL
-    small = expected_seconds(SMALL, shape, trial.rates)
+    small = expected_seconds(SMALL, _workload(SMALL, structure, shape), shape, trial.rates)
     say(
         f"The whole demonstration would take about {duration(whole)} here, so this is a smaller "
         f"one, of about {duration(small)}; for the whole: collabedit demo --full"
@@ -49,15 +50,17 @@ def demonstration_for() -> SingleRoundSettings:
     return SMALL
 
 
-def expected_seconds(settings: SingleRoundSettings, shape: ModelShape, rates: Rates) -> float:
+def expected_seconds(
+    settings: SingleRoundSettings, work: Workload, shape: ModelShape, rates: Rates
+) -> float:
     """How long a demonstration takes once the model is loaded, nothing found in the caches.
 
     Args:
         settings: of the demonstration.
+        work: what it has to do.
         shape: of its model.
         rates: of a trial.
     """
-    work, _ = _workload(settings)
     (shares,) = deal(settings)
     edits = sum(map(len, shares))
     methods = len(settings.merge)
@@ -70,13 +73,19 @@ def expected_seconds(settings: SingleRoundSettings, shape: ModelShape, rates: Ra
     return sum(seconds for stage, seconds in times.items() if stage != "load")
 
 
-def _workload(settings: SingleRoundSettings) -> tuple[Workload, ModelShape]:
-    """What a demonstration has to do with all of its different facts, and the model's shape."""
-    hf = load_structure_only(settings.model)
+def _model() -> tuple[ModelStructure, ModelShape]:
+    """The structure and shape of the demonstrations' model, without its weights."""
+    hf = load_structure_only(FULL.model)
     structure = infer_structure(hf)
-    shape = ModelShape.of(hf, structure)
+    return structure, ModelShape.of(hf, structure)
+
+
+def _workload(
+    settings: SingleRoundSettings, structure: ModelStructure, shape: ModelShape
+) -> Workload:
+    """What a demonstration has to do with all of its different facts."""
     (shares,) = deal(settings)
-    work = Workload(
+    return Workload(
         edits=len(different_records(shares)),
         editor=resolve_editor(settings.editor),
         schedule=settings.schedule,
@@ -87,4 +96,3 @@ def _workload(settings: SingleRoundSettings) -> tuple[Workload, ModelShape]:
         own_text=False,
         texts=TEXTS,
     )
-    return work, shape

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from collabedit.covariance import Corpus, Plan, SelfCorpus
 from collabedit.covariance.collector import Block, block_products
-from collabedit.covariance.corpus import Report, Window
+from collabedit.covariance.corpus import Report, SameText, Window
 from collabedit.covariance.sums import InputProduct
 from collabedit.editing.targets import optimise_targets
 from collabedit.editors import Contexts, Hyperparameters
@@ -166,42 +166,23 @@ class ModelWorkers:
             yield found
 
 
-@dataclass(frozen=True)
-class _Written:
+class _Written(SameText):
     """A corpus whose chunks workers make, each by its number."""
 
-    workers: ModelWorkers
-    whole: SelfCorpus
-
-    @property
-    def description(self) -> str:
-        """As the corpus describes itself."""
-        return self.whole.description
-
-    @property
-    def generation_share(self) -> float:
-        """As the corpus says."""
-        return self.whole.generation_share
-
-    @property
-    def default_tokens(self) -> int:
-        """As the corpus says."""
-        return self.whole.default_tokens
-
-    def identity(self) -> Mapping[str, Any]:
-        """That of the corpus."""
-        return self.whole.identity()
+    def __init__(self, workers: ModelWorkers, whole: SelfCorpus) -> None:
+        super().__init__(whole)
+        self._workers, self._whole = workers, whole
 
     def chunks(
         self, model: LanguageModel, plan: Plan, start: int, report: Report
     ) -> Iterator[list[Window]]:
         """The chunks of the corpus, no more than the plan needs."""
-        rows, length, batches = self.whole.sizes(plan)
+        rows, length, batches = self._whole.sizes(plan)
         numbers = range(start, max(batches, start + 1))
-        for chunk in self.workers.map(model, _chunk, ((self.whole, plan, n) for n in numbers)):
+        for chunk in self._workers.map(model, _chunk, ((self._whole, plan, n) for n in numbers)):
             report(rows * length)
             yield chunk
-        yield from self.whole.chunks(model, plan, numbers.stop, report)
+        yield from self._whole.chunks(model, plan, numbers.stop, report)
 
 
 def _on_model(

@@ -72,9 +72,9 @@ def run(
     from collabedit.rounds import Dropout
 
     config = RoundConfig.load(round_file)
-    usual = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
+    way = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
     if on_dropout is not None:
-        usual = enum_member(Dropout, on_dropout, "way to go on")
+        way = enum_member(Dropout, on_dropout, "way to go on")
     chosen = None if policy is None else parse_policy(policy)
     check_preferred(chosen, prefer)
     settings = Settings(
@@ -82,7 +82,7 @@ def run(
         method=method,
         beta=beta,
         min_parties=min_parties,
-        on_dropout=usual,
+        on_dropout=way,
         timeout=timeout,
         policy=chosen,
         prefer=prefer,
