@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import random
 import re
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 #: What is instrumented: ours, and what of others parses in Python.
@@ -30,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="all by default")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at a time")
     parser.add_argument("--corpus", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--replay", metavar="TARGET", help="read one file with a target")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
@@ -39,30 +42,33 @@ def main() -> None:
     elif options.replay is not None:
         replay(options.replay, Path(*options.targets))
     else:
-        sys.exit(run_all(options.targets, options.corpus, options.seconds))
+        sys.exit(run_all(options.targets, options.corpus, options.seconds, options.jobs))
 
 
-def run_all(asked: list[str], corpus: Path, seconds: int) -> int:
-    """Run targets one after the other; 1 when one of them found something."""
+def run_all(asked: list[str], corpus: Path, seconds: int, jobs: int) -> int:
+    """Run targets, several at a time; 1 when one of them found something."""
     from tests.fuzz.parsers import parsers
 
     known = [parser.name for parser in parsers()]
     if unknown := set(asked) - set(known):
         sys.exit(f"no such target: {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    status = 0
-    for name in asked or known:
-        command = [sys.executable, "-m", "tools.fuzz", "--inside", name]
-        command += ["--corpus", str(corpus), "--seconds", str(seconds)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with ThreadPoolExecutor(jobs) as executor:
+        passed = executor.map(lambda name: run_target(name, corpus, seconds), asked or known)
+        return 0 if all(list(passed)) else 1
+
+
+def run_target(name: str, corpus: Path, seconds: int) -> bool:
+    """Run one target in its own process, and print what came of it; whether it found nothing."""
+    command = [sys.executable, "-m", "tools.fuzz", "--inside", name]
+    command += ["--corpus", str(corpus), "--seconds", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
         runs = re.search(r"executed_units: *(\d+)", done.stderr)
-        if done.returncode == 0:
-            count = int(runs.group(1)) if runs else 0
-            print(f"{name}: {count:,} inputs, nothing found", flush=True)
-            continue
-        status = 1
-        said = [line for line in done.stderr.splitlines() if not line.startswith("#")]
-        print("\n".join([f"{name}: FAILED", done.stdout, *said[-60:]]), flush=True)
-    return status
+        print(f"{name}: {int(runs.group(1)) if runs else 0:,} inputs, nothing found", flush=True)
+        return True
+    said = [line for line in done.stderr.splitlines() if not line.startswith("#")]
+    print("\n".join([f"{name}: FAILED", done.stdout, *said[-60:]]), flush=True)
+    return False
 
 
 def fuzz(name: str, corpus: Path, seconds: int) -> None:

@@ -14,7 +14,7 @@ import argparse
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -42,6 +42,8 @@ from tests.federation.settings import NAMES, OPEN, SHARES, delta_of
 from tests.rounds.covariances import covariance_of
 
 TIMEOUT = 30.0
+#: Seconds that the processes of a finished round get to end.
+SETTLING = 15.0
 KILLS = ("nothing", "a party's process", "a party's client", "the server")
 
 
@@ -50,12 +52,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kill", nargs="+", choices=KILLS, default=KILLS, help="what to draw from")
     options = parser.parse_args()
-    soak(Path(mkdtemp(prefix="soak-")), options.rounds, 60 * options.minutes, options.seed)
+    chance = random.Random(options.seed)
+    folder = Path(mkdtemp(prefix="soak-"))
+    soak(folder, options.rounds, 60 * options.minutes, options.kill, chance)
 
 
-def soak(folder: Path, rounds: int, seconds: float, seed: int) -> None:
-    chance, started = random.Random(seed), time.monotonic()
+def soak(
+    folder: Path, rounds: int, seconds: float, kills: Sequence[str], chance: random.Random
+) -> None:
+    started = time.monotonic()
     model = make_model("llama")
     model.hf.save_pretrained(folder / "model")
     model.tokenizer.save_pretrained(folder / "model")
@@ -76,14 +83,14 @@ def soak(folder: Path, rounds: int, seconds: float, seed: int) -> None:
     with Deployment(folder / "deployed", SHARES, str(folder / "model")) as deployed:
         current = open_rounds(folder / "rounds", config, chosen)
         for number in range(1, rounds + 1):
-            began, kill = time.monotonic(), chance.choice(KILLS)
+            began, kill = time.monotonic(), chance.choice(kills)
             report = one_round(deployed, current, kill, chance)
+            took = time.monotonic() - began
             same = equal(model, config, current, report)
+            server, *clients = settled_memory(deployed, ("server", *NAMES))
             print(
                 f"{number:5}  {kill:<19}  {report.status:<8}  {len(report.parties):7}  "
-                f"{same!s:>9}  {memory(deployed, 'server'):9.1f}  "
-                f"{max(memory(deployed, name) for name in NAMES):10.1f}  "
-                f"{time.monotonic() - began:7.0f}",
+                f"{same!s:>9}  {server:9.1f}  {max(clients):10.1f}  {took:7.0f}",
                 flush=True,
             )
             if time.monotonic() - started > seconds:
@@ -123,6 +130,16 @@ def killer(deployed: Deployment, kill: str, party: str) -> Callable[[], None]:
             deployed.start_server()
 
     return strike
+
+
+def settled_memory(deployed: Deployment, sites: Sequence[str]) -> list[float]:
+    """Each member's memory once the processes of the last round have ended."""
+    deadline = time.monotonic() + SETTLING
+    while time.monotonic() < deadline and any(
+        len(deployed.sites[site].family()) > 1 for site in sites
+    ):
+        time.sleep(0.5)
+    return [memory(deployed, site) for site in sites]
 
 
 def memory(deployed: Deployment, site: str) -> float:
