@@ -43,7 +43,7 @@ def test_a_party_hears_at_once_what_is_wrong_with_its_file(
     kit = federation / "hospital" / "kit"
     assert "private.jsonl" in fails("federation", "party", "join", "--kit", kit, "-r", bad)
     line = fails("federation", "party", "join", "--kit", tmp_path, "-r", bad)
-    assert "not such a start-up kit" in line
+    assert "not the right start-up kit" in line
     good, short = tmp_path / "good.jsonl", tmp_path / "short.key"
     good.write_text('{"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}\n')
     short.write_text("secret")
