@@ -138,9 +138,9 @@ def of_library(stage: str, change: Callable[[bytes], bytes | Failure]) -> Spoil:
 BAD = [
     ("join", lambda _: Failure("it did not answer within 25 s"), "did not answer within 25 s"),
     ("join", lambda _: b"nonsense", "not UTF-8 text|not valid JSON"),
-    ("join", lambda _: b" " * (1 << 17), "131,072 bytes, and a reply has 65,536 at most"),
+    ("join", lambda _: b" " * (1 << 17), "131,072 bytes, but a reply has at most 65,536"),
     ("prepare", lambda _: b"{}", "not a collabedit.ready"),
-    ("prepare", lambda r: r + b" " * (1 << 17), "bytes, and a reply has 65,536 at most"),
+    ("prepare", lambda r: r + b" " * (1 << 17), "bytes, but a reply has at most 65,536"),
     ("prepare", lambda _: Failure("it did not answer within 25 s"), "did not answer within 25 s"),
     ("contribute", lambda _: b"nonsense", "not a safetensors file"),
     ("contribute", contribution(put(float("nan"))), "NaN or infinite"),

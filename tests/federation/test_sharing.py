@@ -227,7 +227,7 @@ def of_hospital(stage: str, change: Answer) -> Callable[[str, str, bytes], bytes
 
 
 def _statistics(reply: bytes) -> bytes:
-    """A whole contribution where fingerprints alone were asked for."""
+    """A whole contribution where only fingerprints were asked for."""
     import torch
 
     from collabedit.algebra import Factors
@@ -257,7 +257,7 @@ def _keeps(edits: int) -> Answer:
     [
         ("announce", lambda _: Failure("it did not answer within 5 s"), "did not answer"),
         ("announce", lambda _: b"nonsense", "not a safetensors file"),
-        ("announce", _statistics, "fingerprints alone were asked for"),
+        ("announce", _statistics, "only fingerprints were asked for"),
         ("announce", _header(round_sha256="0" * 64), "belongs to another round"),
         ("announce", _header(party="bank"), "it calls itself 'bank'"),
         ("announce", _header(fingerprint_key_id="0" * 64), "another key than the others"),
@@ -267,7 +267,7 @@ def _keeps(edits: int) -> Answer:
             "it holds no fingerprints",
         ),
         ("decide", lambda _: Failure("it did not answer within 5 s"), "did not answer"),
-        ("decide", _keeps(3), "it keeps 3 edits, and the decision leaves it"),
+        ("decide", _keeps(3), "it keeps 3 edits, but the decision leaves it"),
     ],
 )
 def test_a_bad_party_is_named_and_the_round_goes_on(

@@ -49,7 +49,7 @@ def test_the_second_exchange_of_the_same_parties_is_merged(
 def test_a_missing_party_is_named(parties: dict[str, Party], begun: Coordinator) -> None:
     answers = sent(parties, begun.delta)
     del answers["bank"]
-    with pytest.raises(RoundError, match="no contribution of bank, which took part in the first"):
+    with pytest.raises(RoundError, match="no contribution from bank, which took part in the first"):
         begun.merge(answers)
     assert not begun.delta.metadata.complete
 

@@ -161,7 +161,7 @@ def of_another(sent: Contribution, **changes: object) -> Contribution:
         (altered(lambda c: of_another(c, round_sha256="0" * 64)), "belongs to another round"),
         (altered(lambda c: of_another(c, delta_sha256="0" * 64)), "another state of the round"),
         (altered(lambda c: of_another(c, party="bank")), "it calls itself 'bank'"),
-        (altered(lambda c: of_another(c, edits=1)), "it has 1 edits, and the party announced 3"),
+        (altered(lambda c: of_another(c, edits=1)), "it has 1 edits, but the party announced 3"),
     ],
 )
 def test_one_bad_message_fails_its_party_and_not_the_round(
