@@ -306,7 +306,7 @@ def test_a_party_refuses_to_leave_out_most_of_its_edits(tmp_path: Path, key: Pat
     folder = open_folder(tmp_path, make_config(), policy=Policy.MAJORITY, min_parties=1)
     report = conducted(folder, Members(make_members(tmp_path, key, most_left_out=0.5)))
     assert report.parties == ("bank",)
-    assert "leaves out 2 of 3 edits, and the party allows 50%" in report.left_out["hospital"]
+    assert "leaves out 2 of 3 edits, but the party allows 50%" in report.left_out["hospital"]
     assert report.shared is not None
     assert report.shared.kept == {"bank": 3, "library": 0}
 

@@ -287,7 +287,7 @@ def test_rome_tells_of_all_its_edits(tiny_llama: LanguageModel) -> None:
 def test_rome_takes_no_edits_together(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "ROME")
     party = Party(tiny_llama, REQUESTS[:2], config)
-    with pytest.raises(RoundError, match="one edit at a time, and this party has 2"):
+    with pytest.raises(RoundError, match="one edit at a time, but this party has 2"):
         party.contribute(Delta.empty(config))
 
 

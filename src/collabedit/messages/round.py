@@ -135,8 +135,8 @@ class RoundConfig(JsonMessage, ModelHeader):
             raise ValueError("d_in is not a multiple of experts")
         if self.rules.normalises:
             raise ValueError(
-                f"{self.editor} normalises the features of all tokens alike, and an expert has "
-                "none of the tokens that it does not see; use MEMIT or AlphaEdit"
+                f"{self.editor} normalises the features of all tokens alike, but an expert has "
+                "none for tokens that it does not see; use MEMIT or AlphaEdit"
             )
         return self
 
