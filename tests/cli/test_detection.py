@@ -303,7 +303,7 @@ def test_updates_that_cannot_be_compared(
     collabedit(
         "contribute", "--round", place / "round.json", "-r", place / "bank.jsonl", "-o", bare
     )
-    assert f"{bare}: no fingerprints in it" in fails("detect", announced[0], bare)
+    assert f"{bare}: it has no fingerprints" in fails("detect", announced[0], bare)
     assert "not a collabedit.contribution file" in fails("detect", place / "cov.safetensors")
 
 

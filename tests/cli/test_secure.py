@@ -145,7 +145,7 @@ def test_what_is_wrong_is_said_in_one_line(place: Path, keys: Path) -> None:  # 
     assert "they differ in hospital" in fails(*mine, *identity, "--roster", other)
     assert "--identity needs --roster" in fails(*mine, *identity)
     assert "not an identity" in fails(*mine, "--identity", other, "--roster", other)
-    assert "there is a key already" in fails("round", "key", "bank", "-o", keys / "bank.key")
+    assert "a key already exists" in fails("round", "key", "bank", "-o", keys / "bank.key")
     contribute(keys, round_file, "bank", None, keys / "bank.1")
     merge = ("merge", "--round", round_file, "-C", place / "cov64.safetensors", "-o", keys / "y")
     assert "1 parties answered 'advertise'" in fails(*merge, keys / "bank.1")

@@ -580,11 +580,11 @@ def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
     name, change = next(iter(found.changes.items()))
     other = {**found.changes, name: replace(change, left=2 * change.left)}
     lie = Request(RequestKind.EVALUATE, replace(found, changes=other)).to_bytes()
-    with pytest.raises(RoundError, match="there is one a round"):
+    with pytest.raises(RoundError, match="only one per round"):
         members["bank"].answer(lie)
     restarted = make_member("bank", tmp_path, SHARES["bank"])
     restarted.answer(Opening(config, NAMES, {}).to_bytes())
-    with pytest.raises(RoundError, match="there is one a round"):
+    with pytest.raises(RoundError, match="only one per round"):
         restarted.answer(lie)
 
 

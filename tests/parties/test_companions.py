@@ -40,7 +40,7 @@ def test_what_shows_nobody_is_fine(notes: Companions) -> None:
 
 def test_whoever_accepts_it_takes_part_and_it_is_noted(notes: Companions) -> None:
     notes.join("second", REQUESTS[:2], EVERYONE[:2], again=True)
-    with pytest.raises(RoundError, match="hospital is in one"):
+    with pytest.raises(RoundError, match="hospital is in only one"):
         notes.join("third", REQUESTS[:2], EVERYONE)
 
 

@@ -287,7 +287,7 @@ def test_unknown_names_are_refused() -> None:
 
 def test_updates_without_fingerprints_are_refused() -> None:
     bare = about([("Italy", "Rome")]).model_copy(update={"fingerprints": ()})
-    with pytest.raises(ContributionError, match="bank: no fingerprints in it"):
+    with pytest.raises(ContributionError, match="bank: it has no fingerprints"):
         detect({"hospital": about([("Italy", "Rome")]), "bank": bare})
 
 

@@ -27,9 +27,9 @@ def test_the_vectors_of_rfc_9591() -> None:
         2: little("a91e66e012e4364ac9aaa405fcafd370402d9859f7b6685c07eed76bf409e80d"),
         3: little("d3cb090a075eb154e82fdb4b3cb507f110040905468bb9c46da8bdea643a9a02"),
     }
-    assert {place: evaluate([secret, slope], place, ORDER) for place in shares} == shares
+    assert {point: evaluate([secret, slope], point, ORDER) for point in shares} == shares
     for pair in combinations(shares, 2):
-        assert reconstruct({place: shares[place] for place in pair}, ORDER) == secret
+        assert reconstruct({point: shares[point] for point in pair}, ORDER) == secret
 
 
 def test_the_example_of_six_shares_modulo_1613() -> None:
@@ -50,7 +50,7 @@ def test_as_many_as_the_threshold_tell_the_secret(secret: int, threshold: int, m
 
 def test_one_fewer_fits_every_secret() -> None:
     shares = split(1234, 3, [1, 2, 3])
-    two = {place: shares[place] for place in (1, 2)}
+    two = {point: shares[point] for point in (1, 2)}
     for guess in (0, 1, 99, 1234, PRIME - 1):
         # The parabola through both shares and the guess exists, whatever the guess is.
         value = reconstruct({**{p - 3: s for p, s in two.items()}, -3: guess})
@@ -59,9 +59,9 @@ def test_one_fewer_fits_every_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "threshold", "places"),
+    ("secret", "threshold", "points"),
     [(-1, 1, [1]), (PRIME, 1, [1]), (1, 0, [1]), (1, 2, [1]), (1, 1, [0]), (1, 1, [1, 1])],
 )
-def test_what_cannot_be_shared_is_refused(secret: int, threshold: int, places: list[int]) -> None:
+def test_what_cannot_be_shared_is_refused(secret: int, threshold: int, points: list[int]) -> None:
     with pytest.raises(ValueError, match=r"out of range|distinct"):
-        split(secret, threshold, places)
+        split(secret, threshold, points)

@@ -141,13 +141,13 @@ def with_own_keys_swapped(adverts: list[Any]) -> list[Any]:
     ("step", "change", "reason"),
     [
         ("share", with_other_key, "clinic: its advert is not signed with the key"),
-        ("share", with_own_keys_swapped, "other keys of bank than it sent|another summation"),
-        ("share", lambda all_: all_[:2], "2 parties are left and the round's threshold is 3"),
+        ("share", with_own_keys_swapped, "other keys for bank than it sent|another summation"),
+        ("share", lambda all_: all_[:2], "2 parties are left, but the round's threshold is 3"),
         ("share", lambda all_: [*all_, all_[1]], "clinic: the coordinator names it twice"),
-        ("share", lambda all_: all_[1:], "other keys of bank than it sent"),
-        ("mask", lambda all_: all_[1:], "other shares of bank than it sent"),
+        ("share", lambda all_: all_[1:], "other keys for bank than it sent"),
+        ("mask", lambda all_: all_[1:], "other shares from bank than it sent"),
         ("mask", lambda all_: all_[:2], "threshold is 3"),
-        ("confirm", lambda _: [{"survivors": ["clinic", "hospital", "school"]}], "others than"),
+        ("confirm", lambda _: [{"survivors": ["clinic", "hospital", "school"]}], "did not take part"),
         ("confirm", lambda _: [{"survivors": list(NAMES[1:4])}], "left bank out"),
         ("confirm", lambda _: [{"survivors": ["bank", "clinic"]}], "threshold is 3"),
         ("confirm", lambda _: [{"survivors": 3}], "malformed"),
@@ -272,14 +272,14 @@ def test_each_step_is_answered_once_and_a_sum_of_a_layer_given_once() -> None:
     with pytest.raises(RoundError, match="no sum was learnt"):
         again.run()
     assert set(again.refused) == set(NAMES[:4])
-    assert "layers [1, 2] were summed in this round already" in again.refused["bank"]
+    assert "layers [1, 2] were already summed in this round" in again.refused["bank"]
 
 
 def test_another_roster_is_refused() -> None:
     identities = make_identities()
     config = make_config(identities, 3)
     known = {each.party: each.public for each in identities}
-    with pytest.raises(RoundError, match=r"another roster than yours; they differ in clinic\."):
+    with pytest.raises(RoundError, match=r"not the same as yours; they differ in clinic\."):
         SecureParty(identities[0], config, roster=known | {"clinic": "0a" * 32})
     stranger = Identity("bank", b"x" * 32)
     with pytest.raises(RoundError, match="roster does not have bank with this key"):
@@ -350,7 +350,7 @@ def as_float(reply: bytes) -> bytes:
         ("advertise", lambda r: r.replace(b'"bank"', b'"clinic"'), "bank: it calls itself"),
         ("advertise", edited_json(low_order_key, Advert), "bank: its keys are malformed"),
         ("share", edited_json(fewer_shares, Shares), "bank: its shares are malformed"),
-        ("mask", shorter, r"bank: it sent \d+ numbers; the exchange is of \d+"),
+        ("mask", shorter, r"bank: it sent \d+ numbers; the exchange has \d+"),
         ("mask", changed_on_the_way, "bank: .*do not match its signature"),
         ("mask", as_float, r"bank: .*must be int64"),
         ("unmask", edited_json(wrong_given_share, Unmasking), "bank: its share of clinic's secret"),
@@ -394,7 +394,7 @@ def test_shares_of_another_secret_are_found_when_the_sum_is_unmasked() -> None:
     room.parties[0].state.shares_sha256 = sha256(lie.signed_bytes())  # it knows its own lie
     room.summation.advance([room.summation.read(None, reply) for reply in replies])
     room.run(3)
-    with pytest.raises(ContributionError, match="bank: its shares don't come to the secret"):
+    with pytest.raises(ContributionError, match="bank: its shares don't give the secret"):
         room.summation.result()
 
 
@@ -412,7 +412,7 @@ def test_more_edits_than_agreed_are_refused() -> None:
     room = make_room()
     room.statistics[0] = make_statistics(9, edits=4)
     room.run()
-    with pytest.raises(RoundError, match="of 13 edits and the round allows 1 to 12"):
+    with pytest.raises(RoundError, match="claims 13 edits, but the round allows 1 to 12"):
         room.summation.result()
 
 
