@@ -277,7 +277,7 @@ def test_nobody_joins(tmp_path: Path) -> None:
     folder = open_folder(tmp_path, make_config())
     report = conducted(folder, Members(make_members(tmp_path), lambda *_: Failure("gone")))
     assert report.status == "stopped"
-    assert "0 parties joined and 2 are needed" in report.reason
+    assert "0 parties joined, but 2 are needed" in report.reason
 
 
 # The decision

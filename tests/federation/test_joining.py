@@ -20,7 +20,7 @@ from collabedit.federation.joining import _meaning
         ),
         (
             "Cannot connect to host localhost:49483 ssl:True [SSLCertVerificationError: (1, ...)]",
-            "who answers has no certificate of this federation",
+            "the server that answers has no certificate of this federation",
         ),
         (
             "Cannot connect to host localhost:80 ssl:default [Connect call failed]",

@@ -322,7 +322,7 @@ def test_too_few_are_left_with_edits(tmp_path: Path, key: Path) -> None:
     folder = open_folder(tmp_path, make_config(), policy=Policy.MAJORITY, min_parties=3)
     report = conducted(folder, Members(make_members(tmp_path, key)))
     assert report.status == "stopped"
-    assert report.reason == "2 parties have edits to merge and 3 are needed; nothing was merged"
+    assert report.reason == "2 parties have edits to merge, but 3 are needed; nothing was merged"
 
 
 def test_of_parties_with_the_same_edits_one_is_merged(tmp_path: Path, key: Path) -> None:
@@ -385,7 +385,7 @@ def test_a_round_has_one_decision(tmp_path: Path, key: Path) -> None:
     cut = Members(members, lambda _party, stage, reply: _cut(stage, reply))
     with pytest.raises(CutOffError):
         conducted(folder, cut)
-    with pytest.raises(InputError, match="settled by --policy majority already"):
+    with pytest.raises(InputError, match="already settled by --policy majority"):
         open_rounds(
             tmp_path / "rounds",
             config,

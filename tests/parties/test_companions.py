@@ -24,9 +24,9 @@ def notes(tmp_path: Path) -> Companions:
 
 def test_other_companions_of_the_same_edits_are_refused_by_name(notes: Companions) -> None:
     for parties, named in (
-        (EVERYONE[:2], "hospital is in one"),
-        ((*EVERYONE, "school"), "school is in one"),
-        (("bank", "school"), "clinic, hospital, school are in one"),
+        (EVERYONE[:2], "hospital is in only one"),
+        ((*EVERYONE, "school"), "school is in only one"),
+        (("bank", "school"), "clinic, hospital, school are in only one"),
     ):
         with pytest.raises(RoundError, match=named):
             notes.join("second", REQUESTS[1:3], parties)
