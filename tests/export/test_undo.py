@@ -81,7 +81,7 @@ def test_a_model_that_was_changed_since_is_refused(tmp_path: Path) -> None:
 def test_what_keeps_nothing_is_refused(tmp_path: Path) -> None:
     model = edited(tmp_path)
     (model / UNDO).unlink()
-    with pytest.raises(InputError, match="has no data to undo its edits with"):
+    with pytest.raises(InputError, match="has no data to undo its edits"):
         revert_model(model, tmp_path / "back")
     with pytest.raises(InputError, match="is not a model that collabedit edited"):
         revert_model(tmp_path / "original", tmp_path / "back")
@@ -123,7 +123,7 @@ bits = st.binary(min_size=0, max_size=160)
 
 
 @given(before=bits, after=bits, dtype=st.sampled_from(DTYPES))
-def test_any_bits_turn_back(before: bytes, after: bytes, dtype: torch.dtype) -> None:
+def test_any_bits_are_restored(before: bytes, after: bytes, dtype: torch.dtype) -> None:
     """Not numbers, infinities and zeros of either sign too."""
     size = min(len(before), len(after)) // 8 * 8
     if size == 0:

@@ -62,7 +62,7 @@ def test_a_slow_machine_shows_less_and_says_so(
     with_rates(monkeypatch, 0.01)
     assert demonstration_for() is SMALL
     said = capsys.readouterr().err
-    assert "The whole demonstration would take about" in said
+    assert "The full demonstration would take about" in said
     assert "collabedit demo --full" in said
 
 

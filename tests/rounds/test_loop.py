@@ -122,7 +122,7 @@ def test_a_restarted_round_is_exact_for_those_who_remain(
 
 def test_too_few_parties_stop_the_round(tiny_llama: LanguageModel) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama))
-    with pytest.raises(RoundError, match="2 parties are left and 3 are needed"):
+    with pytest.raises(RoundError, match="2 parties are left, but 3 are needed"):
         run_round(
             Spoiled(parties, failing("party 0", 1)),
             coordinator_of(parties[0].config),

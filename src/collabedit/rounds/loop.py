@@ -197,7 +197,7 @@ class _Asking:
     def _require_enough(self) -> None:
         if len(self._parties) < max(1, self._least):
             raise RoundError(
-                f"{len(self._parties)} parties are left and {self._least} are needed; "
+                f"{len(self._parties)} parties are left, but {self._least} are needed; "
                 "nothing was merged"
             )
 
