@@ -65,7 +65,7 @@ def test_votes_decide_whether_a_state_is_written(merged: Path) -> None:
             assert not [text for text in texts if json.loads(line)["subject"] in text]
     decide = ("round", "decide", "--round", merged / "round.json")
     state = ("--state", merged / "state.safetensors")
-    assert "a second vote of hospital" in fails(*decide, votes[0], votes[0])
+    assert "a second vote from hospital" in fails(*decide, votes[0], votes[0])
 
     rejecting = Evaluation.load(votes[1]).model_copy(update={"objections": ("efficacy",)})
     rejecting.save(votes[1])

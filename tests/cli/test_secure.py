@@ -150,7 +150,7 @@ def test_what_is_wrong_is_said_in_one_line(place: Path, keys: Path) -> None:  # 
     merge = ("merge", "--round", round_file, "-C", place / "cov64.safetensors", "-o", keys / "y")
     assert "1 parties answered 'advertise'" in fails(*merge, keys / "bank.1")
     (keys / "junk").write_text("{}")
-    assert "is missing, which records the earlier steps" in fails(*merge, keys / "junk")
+    assert "which records the earlier steps, is missing" in fails(*merge, keys / "junk")
     for options, reason in (
         (("--secure-aggregation",), "needs --roster and --max-edits"),
         ((*secure_options(keys), "--threshold", 1), "threshold"),

@@ -124,8 +124,8 @@ def revert_model(folder: StrPath, out: StrPath, *, overwrite: bool = False) -> i
         The number of restored weights.
 
     Raises:
-        InputError: when the data to undo the edits are missing or damaged, or the directory may not be
-            written.
+        InputError: when the data to undo the edits is missing or damaged, or the directory may not
+            be written.
         ModelError: when a weight was changed after the edit.
     """
     source, target = Path(folder), Path(out)
