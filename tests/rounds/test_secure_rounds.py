@@ -142,7 +142,9 @@ def test_a_party_that_leaves_after_a_sum_stops_a_layerwise_round(
 ) -> None:
     config = secure_round(tiny_llama)
     transport = Leaving(secure_parties(tiny_llama, config), RequestKind.MASK, layers_done=1)
-    with pytest.raises(RoundError, match="no contribution from clinic, which took part in the first"):
+    with pytest.raises(
+        RoundError, match="no contribution from clinic, which took part in the first"
+    ):
         run_round(transport, coordinator_of(config), on_dropout=Dropout.CONTINUE)
 
 

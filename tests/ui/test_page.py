@@ -80,10 +80,10 @@ def test_nothing_is_served_without_the_token(tmp_path: Path) -> None:
 
 def test_rows_say_how_they_read_and_what_contradicts(tmp_path: Path) -> None:
     async def steps(user: User, desk: Desk) -> None:
-        await user.should_see("Type an edit, or load a file of them")
+        await user.should_see("Type an edit, or load a file of edits")
         with user:
             line(user, "Prompt").value = "The capital of {} is"
-        await user.should_see("Still to type: its subject, the new object")
+        await user.should_see("Still missing: its subject, the new object")
         with user:
             line(user, "Subject").value = "France"
             line(user, "New object").value = "<b>Lyon</b>"
@@ -161,7 +161,7 @@ def test_rounds_show_faults_by_file(tmp_path: Path) -> None:
             line(user, "Contribution").value = str(tmp_path / "evil.safetensors")
         press(user, "Add")
         await user.should_see("does not fit")
-        await user.should_see("1 file does not fit; remove or replace")
+        await user.should_see("1 file does not fit; remove or replace it")
         press(user, "Merge")
         await asyncio.sleep(0.3)
         assert not desk.jobs.running

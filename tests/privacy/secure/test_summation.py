@@ -147,7 +147,11 @@ def with_own_keys_swapped(adverts: list[Any]) -> list[Any]:
         ("share", lambda all_: all_[1:], "other keys for bank than it sent"),
         ("mask", lambda all_: all_[1:], "other shares from bank than it sent"),
         ("mask", lambda all_: all_[:2], "threshold is 3"),
-        ("confirm", lambda _: [{"survivors": ["clinic", "hospital", "school"]}], "did not take part"),
+        (
+            "confirm",
+            lambda _: [{"survivors": ["clinic", "hospital", "school"]}],
+            "did not take part",
+        ),
         ("confirm", lambda _: [{"survivors": list(NAMES[1:4])}], "left bank out"),
         ("confirm", lambda _: [{"survivors": ["bank", "clinic"]}], "threshold is 3"),
         ("confirm", lambda _: [{"survivors": 3}], "malformed"),

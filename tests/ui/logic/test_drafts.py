@@ -28,10 +28,10 @@ def test_a_good_row_reads_as_the_model_will_say_it() -> None:
 
 def test_rows_that_are_not_finished_say_what_is_missing() -> None:
     found = review([Draft("The capital of {} is"), Draft()])
-    assert found.notes[0].text == "Still to type: its subject, the new object"
+    assert found.notes[0].text == "Still missing: its subject, the new object"
     assert 1 not in found.notes
     assert found.problem == "1 edit needs your attention"
-    assert review([Draft()]).problem == "Type an edit, or load a file of them"
+    assert review([Draft()]).problem == "Type an edit, or load a file of edits"
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_each_file_has_its_own_fault(
     assert "repeats the contribution of" in faults["twice"]
     assert "a finished delta" in faults[one_shot.stem]
     assert "neither a contribution nor a delta" in faults["cov"]
-    assert found.hindrance == "6 files do not fit; remove or replace"
+    assert found.hindrance == "6 files do not fit; remove or replace them"
     with pytest.raises(InputError, match="6 files do not fit"):
         desk.merge(str(tmp_path / "delta.safetensors"))
     for each in found.sent:
@@ -111,7 +111,7 @@ def test_a_layerwise_round_goes_on_and_waits_for_its_parties(
     assert "--delta first.safetensors" in desk.news[-1]
     found = desk.review()
     assert len(found.absent) == 3
-    assert found.hindrance == "No contribution has come in yet"
+    assert found.hindrance == "No contribution has arrived yet"
     assert "waits for layer 2" in found.about
     for party in ("party0", "party2", "party1"):
         requests = place / f"{party}.jsonl"
@@ -134,14 +134,14 @@ def test_finished_deltas_are_merged_without_a_round(
     tmp_path: Path,
 ) -> None:
     desk = RoundDesk(Jobs())
-    assert desk.review().hindrance == "No contribution has come in yet"
+    assert desk.review().hindrance == "No contribution has arrived yet"
     desk.add(one_shot)
     assert "CollabEdit merges contributions" in desk.review().hindrance
     desk.method = "SA"
     done(desk.merge(str(tmp_path / "sa.safetensors")))
     assert Delta.load(tmp_path / "sa.safetensors").metadata.method == "SA"
     desk.add(place / "party0.update.safetensors")
-    assert desk.review().hindrance == "Name the round file that they belong to"
+    assert desk.review().hindrance == "Name the round file that the contributions belong to"
 
 
 def test_files_and_settings_that_are_missing(place: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -154,7 +154,7 @@ def test_files_and_settings_that_are_missing(place: Path, tmp_path: Path) -> Non
     assert "Name the covariance file" in desk.review().hindrance
     desk.round_file = str(tmp_path / "none.json")
     assert "none.json" in desk.review().problem
-    with pytest.raises(InputError, match="ends in"):
+    with pytest.raises(InputError, match="must end in"):
         desk.merge("delta.txt")
     with pytest.raises(InputError, match="name the delta file"):
         desk.merge("")
@@ -167,5 +167,5 @@ def test_a_folder_gives_its_files_once(place: Path, one_shot: Path, tmp_path: Pa
         )
     desk = RoundDesk(Jobs())
     assert desk.add(tmp_path) == 3
-    with pytest.raises(InputError, match="is here already"):
+    with pytest.raises(InputError, match="has already been added"):
         desk.add(tmp_path / "party0.safetensors")

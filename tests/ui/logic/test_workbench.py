@@ -96,7 +96,7 @@ def test_what_was_edited_is_saved(edited: Workbench, tmp_path: Path, to: str, na
 def test_saving_needs_an_edit_a_format_and_a_place(edited: Workbench, model_place: Path) -> None:
     with pytest.raises(InputError, match="nothing to save yet"):
         make_workbench(model_place).export("delta", "d.safetensors")
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
         edited.export("delta", "d.txt")
     with pytest.raises(InputError, match="name the file"):
         edited.export("delta", " ")
