@@ -426,7 +426,7 @@ def test_a_number_out_of_range_is_refused_before_it_is_sent() -> None:
         name: replace(part, keys=1e6 * part.keys) for name, part in room.statistics[1].items()
     }
     room.run()
-    assert "beyond the announced range of" in room.refused["clinic"]
+    assert "exceed the announced range of" in room.refused["clinic"]
     assert_sum_of(room.summation.result().statistics, [room.statistics[i] for i in (0, 2, 3)])
 
 
