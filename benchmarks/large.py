@@ -2,10 +2,10 @@
 
     python -m benchmarks.large [--edits 4] [--tokens 8192] [--budget 1GB] [--limit 12GB] [--tiny]
 
-Weights are random, of Qwen2-1.5B's shape and in bfloat16, so only a tokenizer is downloaded; an edit
-then never converges and takes all its steps. The model is saved once and loaded as users do. The
-limit is enforced: the process can't allocate more memory (``RLIMIT_DATA``), and the peak that the
-kernel records (``VmHWM``), including pages of mapped files, must stay below it.
+Weights are random, of Qwen2-1.5B's shape and in bfloat16, so only a tokenizer is downloaded; an
+edit then never converges and takes all its steps. The model is saved once and loaded as users do.
+The limit is enforced: the process can't allocate more memory (``RLIMIT_DATA``), and the peak that
+the kernel records (``VmHWM``), including pages of mapped files, must stay below it.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ def test_a_replayed_exchange_is_refused() -> None:
         )
         again.run(STEPS.index(kind.value) + 1)
         assert list(again.refused) == ["bank"]
-        assert re.search("another summation|other keys of bank", again.refused["bank"])
+        assert re.search("another summation|other keys for bank", again.refused["bank"])
 
 
 def test_confirmations_of_another_list_are_refused() -> None:
@@ -383,7 +383,7 @@ def test_a_malformed_share_is_refused_by_who_gets_it(change: Callable[..., None]
     with pytest.raises(RoundError, match="no sum was learnt"):
         room.run(3)
     assert room.refused["clinic"].startswith("bank: its shares are malformed")
-    assert "other shares of bank" in room.refused["bank"]  # it sees that its message was changed
+    assert "other shares from bank" in room.refused["bank"]  # it sees that its message was changed
 
 
 def test_shares_of_another_secret_are_found_when_the_sum_is_unmasked() -> None:
