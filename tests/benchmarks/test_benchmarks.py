@@ -155,7 +155,7 @@ def test_growth_is_drawn(tmp_path) -> None:
 
 def test_parts_hold_every_place() -> None:
     parts = growth.split(range(10), 4)
-    assert [place for part in parts for place in part] == list(range(10))
+    assert [index for part in parts for index in part] == list(range(10))
     assert {len(part) for part in parts} == {2, 3}
     assert len(growth.split(range(3), 8)) == 3
 

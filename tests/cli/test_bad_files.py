@@ -85,7 +85,7 @@ def put_loop(path: Path) -> None:
 
 
 #: What can be at a path instead of a file.
-PLACES: dict[str, Callable[[Path], None]] = {
+BAD_PATHS: dict[str, Callable[[Path], None]] = {
     "missing": put_missing,
     "a folder": put_folder,
     "a link to itself": put_loop,
@@ -174,21 +174,21 @@ def test_bad_contents_get_one_line(command: str, content: str, tmp_path: Path, g
     refused(COMMANDS[command], bad, good)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", BAD_PATHS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_bad_places_get_one_line(command: str, place: str, tmp_path: Path, good: Path) -> None:
+def test_bad_paths_get_one_line(command: str, kind: str, tmp_path: Path, good: Path) -> None:
     bad = tmp_path / NAMES.get(command, "bad.json")
-    PLACES[place](bad)
+    BAD_PATHS[kind](bad)
     refused(COMMANDS[command], bad, good)
 
 
-@pytest.mark.parametrize("place", [*PLACES, "a file"])
+@pytest.mark.parametrize("kind", [*BAD_PATHS, "a file"])
 @pytest.mark.parametrize("command", MODEL_COMMANDS)
 def test_paths_without_a_model_get_one_line(
-    command: str, place: str, tmp_path: Path, good: Path
+    command: str, kind: str, tmp_path: Path, good: Path
 ) -> None:
     bad = tmp_path / "bad"
-    PLACES.get(place, Path.touch)(bad)
+    BAD_PATHS.get(kind, Path.touch)(bad)
     refused(MODEL_COMMANDS[command], bad, good)
 
 

@@ -231,8 +231,8 @@ def test_damaged_files_are_one_error(tmp_path: Path) -> None:
         damaged = content[:]
         if number % 3 == 0:
             damaged = damaged[: generator.integers(1, len(content))]
-        for place in generator.integers(0, min(len(damaged), 4000), 4):
-            damaged[place] = int(generator.integers(0, 256))
+        for position in generator.integers(0, min(len(damaged), 4000), 4):
+            damaged[position] = int(generator.integers(0, 256))
         broken.write_bytes(damaged)
         with suppress(CollabEditError):
             open_gguf(broken)

@@ -92,7 +92,7 @@ def test_an_empty_working_directory_is_refused_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="a directory for the model alone"):
+    with pytest.raises(InputError, match="a directory for the model only"):
         check_output_directory(".")
 
 

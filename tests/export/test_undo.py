@@ -99,8 +99,8 @@ def test_a_damaged_record_is_one_error(tmp_path: Path) -> None:
     generator = numpy.random.default_rng(0)
     for number in range(60):
         broken = content[:]
-        for place in generator.integers(0, len(content), 3):
-            broken[place] ^= int(generator.integers(1, 256))
+        for position in generator.integers(0, len(content), 3):
+            broken[position] ^= int(generator.integers(1, 256))
         (model / UNDO).write_bytes(broken)
         with pytest.raises(CollabEditError):
             revert_model(model, tmp_path / f"back{number}")

@@ -36,9 +36,9 @@ SHARES = {
             paraphrase_prompts=(f"They say: {request.text}",),
             neighborhood_prompts=("The capital of Italy is",),
         )
-        for request in REQUESTS[2 * place : 2 * place + 2]
+        for request in REQUESTS[2 * index : 2 * index + 2]
     ]
-    for place, name in enumerate(NAMES)
+    for index, name in enumerate(NAMES)
 }
 
 #: Spoils a reply; is given the party, the stage and the bytes.

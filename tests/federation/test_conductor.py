@@ -535,9 +535,9 @@ def second_round(
 ) -> Report:
     shares = {name: SHARES[name] for name in names}
     other = config.model_copy(update={"seed": config.seed + 1})
-    place = folder / f"again {other.seed}"
-    place.mkdir()
-    opened = open_folder(place, other, on_dropout=Dropout.CONTINUE)
+    rounds = folder / f"again {other.seed}"
+    rounds.mkdir()
+    opened = open_folder(rounds, other, on_dropout=Dropout.CONTINUE)
     return conducted(opened, Members(make_members(folder, shares, **own)))
 
 

@@ -100,7 +100,7 @@ def test_mini_batches_follow_a_plain_training_loop() -> None:
     for _ in range(3):
         order = torch.randperm(len(ordered), generator=shuffling).tolist()
         for start in range(0, len(order), 2):
-            batch = [ordered[place] for place in order[start : start + 2]]
+            batch = [ordered[index] for index in order[start : start + 2]]
             optimizer.zero_grad()
             torch.stack(
                 [_loss_to_the_end(model, {name: weight}, r) for r in batch]

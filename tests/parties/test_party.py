@@ -30,9 +30,9 @@ def probability(model: LanguageModel, request: EditRequest) -> float:
     ids = model.tokenizer(f"{request.text} {request.target_new}", return_tensors="pt").input_ids
     with torch.no_grad():
         logits = model.hf(ids).logits.double()[0]
-    places = range(len(prompt) - 1, ids.shape[1] - 1)
+    positions = range(len(prompt) - 1, ids.shape[1] - 1)
     logs = torch.log_softmax(logits, dim=-1)
-    return math.exp(sum(float(logs[i, ids[0, i + 1]]) for i in places) / len(places))
+    return math.exp(sum(float(logs[i, ids[0, i + 1]]) for i in positions) / len(positions))
 
 
 def threshold_between(model: LanguageModel, known: int) -> tuple[float, list[EditRequest]]:

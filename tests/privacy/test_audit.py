@@ -25,7 +25,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_area_is_that_of_scikit_learn_ties_and_all(seed: int) -> None:
     scores = (3 * random(60, seed=seed)).round()
-    labels = [place < 20 for place in range(60)]
+    labels = [index < 20 for index in range(60)]
     curve = curve_of(scores[:20].tolist(), scores[20:].tolist())
     assert curve.auc.value == pytest.approx(roc_auc_score(labels, scores))
     assert curve.auc.low <= curve.auc.value <= curve.auc.high

@@ -79,7 +79,7 @@ def remaining(edits: Edits, policy: Policy, prefer: str | None = None) -> Edits:
     kept = {}
     for party, given in edits.items():
         out = left_out(prints_of(given), decision)
-        kept[party] = [edit for place, edit in enumerate(given) if place not in out]
+        kept[party] = [edit for index, edit in enumerate(given) if index not in out]
     return kept
 
 
@@ -360,7 +360,7 @@ def test_a_decision_beyond_a_partys_edits_is_refused() -> None:
 
 
 def requests_of(party: str) -> list[EditRequest]:
-    return [request(*edit, case_id=place) for place, edit in enumerate(FOUR[party])]
+    return [request(*edit, case_id=index) for index, edit in enumerate(FOUR[party])]
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))

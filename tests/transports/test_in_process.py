@@ -58,7 +58,7 @@ def round_of(
 def parties_of(
     model: LanguageModel, config: RoundConfig, sizes: Sequence[int] = (1, 3, 2)
 ) -> list[Party]:
-    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
     return [
         Party(model, REQUESTS[start : start + size], config)
         for start, size in zip(starts, sizes, strict=True)
@@ -232,7 +232,7 @@ def test_emmet_hears_an_edit_once_however_many_say_it(tiny_llama: LanguageModel)
 
 
 def test_rome_writes_the_later_of_two_answers(tiny_llama: LanguageModel) -> None:
-    """Each constraint holds when it is made; the next one at the same key takes its place."""
+    """Each constraint holds when it is made; the next one at the same key replaces it."""
     settings, contexts = SETTINGS.with_changes(layers=(2,), target_steps=20), (("{}",),)
     config = new_round(tiny_llama, editor="ROME", hyperparameters=settings, contexts=contexts)
     ours, theirs = REQUESTS[0], other_answer(REQUESTS[0])
@@ -302,7 +302,7 @@ def test_fine_tuning_is_pooled_and_its_deltas_merge(tiny_llama: LanguageModel) -
     (name,) = config.weight_names
     assert torch.equal(pooled.changes[name].dense(), expected[name].dense())
     assert (pooled.metadata.editor, pooled.metadata.edits) == ("FT-L", 6)
-    own = {str(place): edited_by("GLOBAL", [party]) for place, party in enumerate(parties)}
+    own = {str(index): edited_by("GLOBAL", [party]) for index, party in enumerate(parties)}
     for method in ("SA", "TA", "TIES", "DARE", "WSA"):
         merged = merge_deltas(own, resolve_method(method))
         assert merged.metadata.method == method

@@ -35,8 +35,8 @@ def coordinator_of(config: RoundConfig, method: str = "CollabEdit") -> Coordinat
 
 
 def parties_of(model: LanguageModel, config: RoundConfig, sizes: Sequence[int]) -> list[Party]:
-    places = torch.arange(len(REQUESTS)).split(list(sizes))
-    return [Party(model, [REQUESTS[i] for i in part], config) for part in places]
+    parts = torch.arange(len(REQUESTS)).split(list(sizes))
+    return [Party(model, [REQUESTS[i] for i in part], config) for part in parts]
 
 
 def official_normaliser(party: Party, config: RoundConfig) -> Normaliser:

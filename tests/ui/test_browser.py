@@ -69,7 +69,7 @@ def other_addresses() -> list[str]:
     return sorted({str(each[4][0]) for each in found} - {"127.0.0.1"})
 
 
-def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_place: Path) -> None:
+def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_dir: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     port = int(url.split(":")[2].split("/")[0])
     with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -82,9 +82,9 @@ def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_place: Path
     page.get_by_role("combobox", name="Model", exact=True).focus()
     page.keyboard.press("Enter")
     page.get_by_role("option", name="Another model").click()
-    page.get_by_label("Directory, .gguf file or Hub id").fill(str(model_place / "model"))
+    page.get_by_label("Directory, .gguf file or Hub id").fill(str(model_dir / "model"))
     page.get_by_text("Settings").click()
-    page.get_by_label("Covariance file").fill(str(model_place / "covariance.safetensors"))
+    page.get_by_label("Covariance file").fill(str(model_dir / "covariance.safetensors"))
     fields = {
         "Prompt, with {} for the subject": FACT.prompt,
         "Subject": FACT.subject,

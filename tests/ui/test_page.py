@@ -103,10 +103,10 @@ def test_rows_say_how_they_read_and_what_contradicts(tmp_path: Path) -> None:
     visit(steps, tmp_path)
 
 
-def test_editing_asking_and_saving(tmp_path: Path, model_place: Path) -> None:
+def test_editing_asking_and_saving(tmp_path: Path, model_dir: Path) -> None:
     async def steps(user: User, desk: Desk) -> None:
-        covariance = str(model_place / "covariance.safetensors")
-        desk.bench.change(model=str(model_place / "model"), covariance=covariance, retry=False)
+        covariance = str(model_dir / "covariance.safetensors")
+        desk.bench.change(model=str(model_dir / "model"), covariance=covariance, retry=False)
         with user:
             for label, value in (
                 ("Prompt", FACT.prompt),

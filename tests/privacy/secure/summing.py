@@ -19,7 +19,7 @@ NAMES = ("bank", "clinic", "hospital", "newsroom", "school")
 
 
 def make_identities(count: int = 4) -> list[Identity]:
-    return [Identity(name, bytes([place + 1]) * 32) for place, name in enumerate(NAMES[:count])]
+    return [Identity(name, bytes([index + 1]) * 32) for index, name in enumerate(NAMES[:count])]
 
 
 def make_config(
@@ -116,7 +116,7 @@ def make_room(
     config = make_config(identities, threshold, form)
     return Room(
         [SecureParty(each, config, roster=config.secure_aggregation.roster) for each in identities],
-        [make_statistics(place) for place in range(count)],
+        [make_statistics(index) for index in range(count)],
         make_summation(config),
         **options,  # type: ignore[arg-type]
     )

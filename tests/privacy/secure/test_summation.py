@@ -188,7 +188,7 @@ def test_the_coordinator_cannot_have_both_kinds_of_shares_of_a_party() -> None:
     [(2, 2, 1), (3, 2, 0), (3, 3, 2), (4, 3, 1), (5, 3, 0), (5, 4, 2), (10, 7, 3), (30, 21, 11)],
 )
 def test_how_many_may_collude(parties: int, threshold: int, colluders: int) -> None:
-    roster = {f"party {place}": f"{place:064x}" for place in range(parties)}
+    roster = {f"party {index}": f"{index:064x}" for index in range(parties)}
     section = SecureAggregation(roster=roster, threshold=threshold, max_edits=9, form="dense")
     assert section.colluders == colluders
 

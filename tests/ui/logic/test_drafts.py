@@ -12,7 +12,7 @@ CAPITAL = Draft("The capital of {} is", "France", "Lyon")
 
 def kinds(*drafts: Draft) -> list[str | None]:
     notes = review(drafts).notes
-    return [notes[place].kind if place in notes else None for place in range(len(drafts))]
+    return [notes[index].kind if index in notes else None for index in range(len(drafts))]
 
 
 def test_a_good_row_reads_as_the_model_will_say_it() -> None:
