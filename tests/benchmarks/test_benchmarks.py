@@ -94,7 +94,7 @@ def test_merging(tmp_path, way) -> None:
 
 
 @pytest.mark.slow
-def test_merging_in_processes_of_its_own(monkeypatch, capsys) -> None:
+def test_merging_in_separate_processes(monkeypatch, capsys) -> None:
     run(monkeypatch, "merge", "--size", "small")
     assert "relative difference" in capsys.readouterr().out
 
@@ -153,7 +153,7 @@ def test_growth_is_drawn(tmp_path) -> None:
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_parts_hold_every_place() -> None:
+def test_parts_hold_every_index() -> None:
     parts = growth.split(range(10), 4)
     assert [index for part in parts for index in part] == list(range(10))
     assert {len(part) for part in parts} == {2, 3}
@@ -172,13 +172,13 @@ def test_heavy_imports_are_seen(monkeypatch) -> None:
     assert "numpy" in startup.heavy_imports()
 
 
-def test_gpu_without_one(monkeypatch, capsys) -> None:
+def test_the_gpu_benchmark_ends_without_a_gpu(monkeypatch, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     run(monkeypatch, "gpu")
     assert "no CUDA device" in capsys.readouterr().out
 
 
-def test_gpu_with_tiny_models(monkeypatch, capsys) -> None:
+def test_the_gpu_benchmark_runs_tiny_models(monkeypatch, capsys) -> None:
     run(monkeypatch, "gpu", "--tiny", "--edits", "2", "--steps", "2")
     assert capsys.readouterr().out.count("share of the floor") == 2
 
@@ -220,7 +220,7 @@ def test_peak_memory_is_that_of_the_work() -> None:
 
 
 @pytest.mark.slow
-def test_a_child_has_as_many_threads() -> None:
+def test_a_child_process_has_as_many_threads() -> None:
     assert in_child(torch.get_num_threads) == torch.get_num_threads()
 
 

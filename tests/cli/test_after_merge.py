@@ -38,7 +38,7 @@ def merged(out: Path, *arguments: object) -> Delta:
     return Delta.load(out)
 
 
-def test_it_is_the_function_of_the_merged_change_and_the_weight(
+def test_a_step_gets_the_merged_change_and_the_weight(
     work: Path,  # noqa: F811
     tmp_path: Path,
     round_of_two: tuple[object, ...],
@@ -74,7 +74,7 @@ def test_a_finished_delta_takes_the_same_steps(
     assert not (tmp_path / "no.safetensors").exists()
 
 
-def test_it_can_be_applied_and_exported(
+def test_the_result_can_be_applied_and_exported(
     work: Path,  # noqa: F811
     tmp_path: Path,
     round_of_two: tuple[object, ...],
@@ -90,7 +90,7 @@ def test_it_can_be_applied_and_exported(
     assert "RECT (keep = 0.1)" in (tmp_path / "edited" / "README.md").read_text()
 
 
-def test_in_a_layerwise_round_it_waits_for_the_last_layer(
+def test_steps_wait_for_the_last_layer_of_a_layerwise_round(
     work: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -125,7 +125,7 @@ def seen(own_registries: None) -> list[Tensor]:
     return weights
 
 
-def test_the_state_of_several_rounds_has_what_the_steps_left(
+def test_the_state_of_several_rounds_includes_the_steps(
     work: Path,  # noqa: F811
     tmp_path: Path,
     seen: list[Tensor],

@@ -73,7 +73,7 @@ def cells(printed: str) -> str:
 # ask
 
 
-def test_it_writes_what_plain_transformers_writes(work: Path) -> None:
+def test_answers_match_plain_transformers(work: Path) -> None:
     printed = collabedit("ask", "model", PROMPT, "--max-tokens", 3)
     assert continuation(work / "model", 3) in cells(printed)
     assert "before" not in printed
@@ -112,7 +112,7 @@ def test_a_delta_is_asked_before_and_after(work: Path) -> None:
         (("evaluate", "model", "--tasks", ","), "no task is named"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(
+def test_invalid_questions_are_refused(
     work: Path, arguments: tuple[object, ...], message: str
 ) -> None:
     assert message in fails(*arguments)
@@ -122,7 +122,7 @@ def test_what_cannot_be_asked_is_refused(
 
 
 @pytest.mark.parametrize(("facts", "status"), [("facts.jsonl", 1), ("known.jsonl", 0)])
-def test_strict_is_the_verdict_on_all_edits(work: Path, facts: str, status: int) -> None:
+def test_strict_fails_unless_every_edit_took(work: Path, facts: str, status: int) -> None:
     """An edit that hardly changes the model takes only where the model says the object already."""
     edit = ("edit", "--model", "model", "-r", facts, "--hparams", "weak.json")
     found, printed = status_of(
@@ -142,14 +142,14 @@ def test_strict_is_the_verdict_on_all_edits(work: Path, facts: str, status: int)
     assert collabedit("ask", "d.safetensors", "-r", facts)  # without --strict it is no failure
 
 
-def test_in_a_chat_template_both_ways_of_asking_are_shown(work: Path) -> None:
+def test_with_a_chat_template_both_forms_are_shown(work: Path) -> None:
     edit = ("edit", "--model", "chat", "-r", "facts.jsonl", "--hparams", "weak.json")
     printed = collabedit(*edit, "-C", "cov.safetensors", "--no-retry", "-o", "d.safetensors")
     assert "asked in chat" in cells(printed)
     assert "capital of France" in cells(printed)
 
 
-def test_retry_gives_what_failed_a_second_pass(
+def test_retry_gives_failed_edits_a_second_pass(
     work: Path,
 ) -> None:
     printed = collabedit(*ALL, "--no-retry", "-o", "once.safetensors")

@@ -249,7 +249,7 @@ def test_updates_are_averaged_by_weights(work: Path, tmp_path: Path) -> None:
         ({"prompt": "The capital of {} is", "subject": "France"}, "'target' is missing"),
     ],
 )
-def test_bad_requests_name_file_record_and_mend(
+def test_bad_requests_name_the_file_the_record_and_the_remedy(
     work: Path, tmp_path: Path, record: dict[str, str], message: str
 ) -> None:
     config = new_round(work, "one-shot", "bad.json")
@@ -398,7 +398,7 @@ def test_merge_options_are_checked(
     assert message in error
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     error = fails("round", "new", "--model", tmp_path / "nowhere", "-o", tmp_path / "round.json")
     assert "nowhere" in error
     assert not (tmp_path / "round.json").exists()

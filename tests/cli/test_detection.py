@@ -127,7 +127,7 @@ def test_a_table_of_parties_is_printed(announced: list[Path]) -> None:
     assert "3 questions overlap, 1 conflicts" in out
 
 
-def test_a_sequential_round_after_a_decision(
+def test_a_layerwise_round_follows_a_decision(
     work: Path, announced: list[Path], tmp_path: Path
 ) -> None:
     """It gives the delta of the edits that stay, held by one party."""
@@ -161,7 +161,7 @@ def test_a_sequential_round_after_a_decision(
         assert relative_distance(deltas[2].changes[name], expected) < EXACT
 
 
-def test_merge_tells_what_parties_share(work: Path, tmp_path: Path) -> None:
+def test_merge_reports_what_parties_share(work: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{party}.safetensors" for party in FACTS]
     for party, path in zip(FACTS, paths, strict=True):
         assert "fingerprints, no text" in update(work, party, path)
@@ -242,7 +242,7 @@ def test_a_decision_about_other_parties_is_refused(
     assert "the decision is not about these edits" in error
 
 
-def test_a_decision_of_which_nothing_stays(
+def test_a_decision_that_leaves_no_edits_is_reported(
     work: Path, announced: list[Path], tmp_path: Path
 ) -> None:
     decision, key = tmp_path / "decision.json", ["--fingerprint-key", work / "shared.key"]
@@ -251,7 +251,7 @@ def test_a_decision_of_which_nothing_stays(
     assert "leaves out all 1 edits" in error
 
 
-def test_something_else_is_no_decision(work: Path, tmp_path: Path) -> None:
+def test_other_files_are_not_decisions(work: Path, tmp_path: Path) -> None:
     key = ["--fingerprint-key", work / "shared.key"]
     error = fails_to_update(work, tmp_path, *key, "--decision", work / "round.json")
     assert "not a collabedit.decision file" in error
@@ -263,7 +263,7 @@ def test_a_threshold_out_of_range_is_refused(work: Path, tmp_path: Path, thresho
     assert "above 0 and at most 1" in error
 
 
-def test_a_model_that_knows_everything(work: Path, tmp_path: Path) -> None:
+def test_a_model_that_knows_everything_is_reported(work: Path, tmp_path: Path) -> None:
     assert "already knows all 4 edits" in fails_to_update(work, tmp_path, "--skip-known", 1e-12)
 
 
@@ -290,7 +290,9 @@ def test_detect_options_are_checked(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_updates_that_cannot_be_compared(work: Path, announced: list[Path], tmp_path: Path) -> None:
+def test_updates_that_cannot_be_compared_are_refused(
+    work: Path, announced: list[Path], tmp_path: Path
+) -> None:
     (work / "other.key").write_text("another key of the bank")
     path = tmp_path / "bank.safetensors"
     update(work, "bank", path, key="other.key")

@@ -59,7 +59,7 @@ def test_a_trial_measures_every_stage(folder: Path, editor: str) -> None:
     assert "measured" in collabedit("doctor", folder, "--editor", editor)
 
 
-def test_what_does_not_fit_is_told_with_what_to_do(
+def test_an_edit_that_does_not_fit_gets_advice(
     structure_only: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collabedit.planning.machine.free_memory", lambda _device: 100_000_000)

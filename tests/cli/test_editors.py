@@ -78,7 +78,12 @@ def test_three_parties_by_files_get_the_pooled_edit(
 @pytest.mark.parametrize(
     ("editor", "hparams"), [("EMMET", "two"), ("AlphaEdit", "two"), ("ROME", "one")]
 )
-def test_edit_alone(work: Path, settings: dict[str, Path], editor: str, hparams: str) -> None:  # noqa: F811
+def test_every_editor_can_edit_alone(
+    work: Path,  # noqa: F811
+    settings: dict[str, Path],
+    editor: str,
+    hparams: str,
+) -> None:
     delta = edit(work, editor, settings[hparams])
     assert (delta.metadata.editor, delta.metadata.edits) == (editor, 6)
     assert delta.metadata.complete
@@ -132,7 +137,7 @@ def test_rome_refuses_settings_for_several_layers(
         ("FT-L", "one", "GLOBAL,SA,TIES", False),
     ],
 )
-def test_a_study_goes_by_its_editor(
+def test_a_study_uses_its_editor(
     work: Path,  # noqa: F811
     settings: dict[str, Path],
     tmp_path: Path,

@@ -90,7 +90,7 @@ def test_the_result_is_measured_on_request(work: Path) -> None:
         assert text not in card
 
 
-def test_exporting_a_model_is_applying_the_delta(work: Path) -> None:
+def test_exporting_a_model_equals_applying_the_delta(work: Path) -> None:
     collabedit("export", "d.safetensors", "-o", "exported")
     collabedit("apply", "d.safetensors", "-o", "applied")
     exported, applied = work / "exported", work / "applied"
@@ -111,7 +111,7 @@ def test_a_model_of_another_type_than_its_files_is_loaded_and_saved(work: Path) 
     assert load(work / "back", "bfloat16").state_fingerprint() == unedited
 
 
-def test_edits_leave_as_gguf_at_once(work: Path) -> None:
+def test_edits_can_be_written_directly_as_gguf(work: Path) -> None:
     collabedit(*EDIT, "-o", "out.gguf")
     collabedit("export", "d.safetensors", "-o", "other.gguf")
     assert (work / "out.gguf").read_bytes() == (work / "other.gguf").read_bytes()
@@ -156,9 +156,7 @@ def test_a_failed_gguf_leaves_the_edits(work: Path, monkeypatch: pytest.MonkeyPa
         (("-o", "x", "--model", "nowhere/at/all"), "no model at"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(
-    work: Path, options: tuple[str, ...], message: str
-) -> None:
+def test_invalid_exports_get_one_line(work: Path, options: tuple[str, ...], message: str) -> None:
     before = saved_files(work)
     assert message in fails("export", "d.safetensors", *options)
     assert saved_files(work) == before

@@ -102,7 +102,7 @@ def test_votes_on_something_else_are_refused(merged: Path, work: Path) -> None: 
     assert "another round" in said
 
 
-def test_a_round_file_with_limits(work: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_round_file_stores_its_limits(work: Path, tmp_path: Path) -> None:  # noqa: F811
     plain = RoundConfig.load(open_round(work, tmp_path / "plain.json"))
     assert (plain.bounds, plain.gate) == (None, None)
     limits = ("--party-edits", 5, "--party-rank", 4, "--party-norm", 7, "--gate")
@@ -113,7 +113,7 @@ def test_a_round_file_with_limits(work: Path, tmp_path: Path) -> None:  # noqa: 
     assert "--party-norm must be above 1" in said
 
 
-def test_a_party_with_too_many_edits_hears_of_it_at_once(
+def test_a_party_with_too_many_edits_learns_of_it_at_once(
     work: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:

@@ -59,7 +59,7 @@ def merged(work: Path, schedule: str, parties: str, *options: object) -> Delta:
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
-def test_two_parties_are_the_one_with_all_edits(work: Path, schedule: str) -> None:
+def test_two_parties_match_one_with_all_edits(work: Path, schedule: str) -> None:
     together, pooled = merged(work, schedule, "a-b"), merged(work, schedule, "all")
     together.require_complete()
     assert len(together.changes) == 2
@@ -67,7 +67,7 @@ def test_two_parties_are_the_one_with_all_edits(work: Path, schedule: str) -> No
         assert relative_distance(together.changes[name], change) < EXACT
 
 
-def test_what_it_is_applied_saved_and_reverted(work: Path) -> None:
+def test_the_delta_is_applied_saved_and_reverted(work: Path) -> None:
     merged(work, "one-shot", "a-b")
     delta, edited = work / "one-shot-a-b.safetensors", work / "edited"
     collabedit("apply", delta, "-o", edited, "--requests", work / "all.jsonl")
@@ -83,13 +83,13 @@ def test_what_it_is_applied_saved_and_reverted(work: Path) -> None:
     assert all(torch.equal(back[key], model[key]) for key in model)
 
 
-def test_shown_by_name(work: Path) -> None:
+def test_experts_are_shown(work: Path) -> None:
     structure = json.loads(collabedit("models", "show", work / "model", "--json"))["structure"]
     assert (structure["experts"], structure["routed"], structure["mlp_size"]) == (4, 2, 48)
     assert "experts.down_proj" in collabedit("stats", "show", work / "cov.safetensors")
 
 
-def test_edited_alone(work: Path) -> None:
+def test_a_mixture_is_edited_alone(work: Path) -> None:
     edits = ("--requests", work / "a.jsonl", "--hparams", work / "hparams.json", "--no-retry")
     covariance = ("--covariance", work / "cov.safetensors")
     model = ("--model", work / "model")
@@ -98,7 +98,7 @@ def test_edited_alone(work: Path) -> None:
     assert (work / "alone" / "collabedit.undo").is_file()
 
 
-def test_what_cannot_be_is_refused_in_a_line(work: Path) -> None:
+def test_unsupported_commands_get_one_line(work: Path) -> None:
     merged(work, "one-shot", "a-b")
     delta = work / "one-shot-a-b.safetensors"
     for to, out in (("lora", "adapter"), ("gguf", "x.gguf")):

@@ -101,7 +101,7 @@ def test_the_second_round_protects_the_keys_of_the_first(
     assert RoundState.load(rounds / "state.safetensors").finished == 2
 
 
-def test_what_does_not_fit_together_is_refused(work: Path, rounds: Path) -> None:  # noqa: F811
+def test_mismatched_files_are_refused(work: Path, rounds: Path) -> None:  # noqa: F811
     state, cov = rounds / "state.safetensors", work / "cov64.safetensors"
     sent = rounds / "round1-bank.safetensors"
     both = ("--round", rounds / "round1.json", "-C", cov, "-o", rounds / "x.safetensors")
@@ -142,7 +142,7 @@ def test_a_contribution_names_its_party_and_not_its_edits(rounds: Path) -> None:
     assert len(about.commitment) == 64
 
 
-def test_priors_are_of_the_unedited_model(work: Path, rounds: Path) -> None:  # noqa: F811
+def test_priors_belong_to_the_unedited_model(work: Path, rounds: Path) -> None:  # noqa: F811
     """The covariance belongs to the model before the first round, which round 2 remembers."""
     config = RoundConfig.load(rounds / "round2.json")
     covariance = Covariance.load(work / "cov64.safetensors")

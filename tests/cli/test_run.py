@@ -105,7 +105,7 @@ def test_help_shows_the_settings_defaults(study: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_what_is_not_given_is_left_to_the_settings(
+def test_unset_options_are_left_to_the_settings(
     study: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The command without options asks for exactly the settings without arguments."""

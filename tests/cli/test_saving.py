@@ -34,7 +34,7 @@ ALL = (*EDIT, "-C", "cov.safetensors")
 
 
 @pytest.mark.parametrize("out", [".", "..", "work", "link", "facts.jsonl", "dir.safetensors"])
-def test_what_would_be_lost_is_refused_before_any_work(
+def test_overwriting_other_files_is_refused_before_any_work(
     work: Path, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work / "work" / "notes").mkdir(parents=True)
@@ -47,7 +47,9 @@ def test_what_would_be_lost_is_refused_before_any_work(
     assert saved_files(work) == before
 
 
-def test_a_read_only_cache_stops_no_edit(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_cache_does_not_stop_an_edit(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLLABEDIT_CACHE", "/proc/none")
     collabedit("models", "list")
     collabedit(*ALL, "-o", "edited")

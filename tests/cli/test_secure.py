@@ -104,7 +104,7 @@ def plain_delta(work: Path, keys: Path, schedule: str) -> Delta:  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
-def test_by_files_the_delta_is_that_of_the_plain_round(
+def test_by_files_the_delta_equals_that_of_the_plain_round(
     work: Path,  # noqa: F811
     keys: Path,
     schedule: str,
@@ -120,7 +120,7 @@ def test_by_files_the_delta_is_that_of_the_plain_round(
         assert relative_distance(found.changes[name], change) < 1e-9
 
 
-def test_what_is_secret_stays_readable_by_its_owner_only(work: Path, keys: Path) -> None:  # noqa: F811
+def test_only_their_owner_can_read_secrets(work: Path, keys: Path) -> None:  # noqa: F811
     round_file = open_round(work, keys, "one-shot", *secure_options(keys))
     contribute(keys, round_file, "bank", None, keys / "bank.1")
     secret = json.loads((keys / "bank.key").read_text())["secret"]
@@ -134,7 +134,7 @@ def test_what_is_secret_stays_readable_by_its_owner_only(work: Path, keys: Path)
         assert hidden not in advert
 
 
-def test_what_is_wrong_is_said_in_one_line(work: Path, keys: Path) -> None:  # noqa: F811
+def test_errors_get_one_line(work: Path, keys: Path) -> None:  # noqa: F811
     round_file = open_round(work, keys, "one-shot", *secure_options(keys))
     mine = ("contribute", "--round", round_file, "-r", keys / "bank.jsonl", "-o", keys / "x")
     assert "give your --identity" in fails(*mine)

@@ -31,7 +31,7 @@ def options(work: Path, round_file: Path, out: Path) -> tuple[object, ...]:  # n
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
-def test_a_party_is_taken_out_exactly(work: Path, tmp_path: Path, schedule: str) -> None:  # noqa: F811
+def test_a_party_is_removed_exactly(work: Path, tmp_path: Path, schedule: str) -> None:  # noqa: F811
     round_file = open_round(work, tmp_path, schedule)
     sent = contributions(tmp_path, round_file)
     two = [sent["hospital"], sent["newsroom"]]
@@ -51,7 +51,7 @@ def test_a_party_is_taken_out_exactly(work: Path, tmp_path: Path, schedule: str)
     assert [entry.party for entry in exchange.entries] == ["hospital", "newsroom"]
 
 
-def test_what_cannot_be_taken_out(work: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_invalid_withdrawals_are_refused(work: Path, tmp_path: Path) -> None:  # noqa: F811
     round_file = open_round(work, tmp_path, "one-shot")
     sent = contributions(tmp_path, round_file)
     collabedit("merge", *sent.values(), *options(work, round_file, tmp_path / "all"))

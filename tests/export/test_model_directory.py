@@ -137,7 +137,7 @@ def test_settings_that_were_changed_in_memory_are_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["adapter", "packed"])
-def test_no_trace_is_left_of_what_the_weights_no_longer_are(tmp_path: Path, kind: str) -> None:
+def test_no_trace_of_packing_or_adapters_is_left(tmp_path: Path, kind: str) -> None:
     source = original(tmp_path / "original", shards=True)
     model = load(source)
     if kind == "adapter":
@@ -278,9 +278,7 @@ def test_a_target_inside_the_original_is_not_copied_into_itself(tmp_path: Path) 
     assert not (source / "edited" / "edited").exists()
 
 
-def test_weights_that_were_saved_otherwise_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrongly_saved_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(original(tmp_path / "original"))
     monkeypatch.setattr("collabedit.export.weights.overwrite_tensors", lambda *_: None)
     with pytest.raises(ModelError, match=r"down_proj\.weight was not saved as it is"):

@@ -58,7 +58,7 @@ def test_the_format_follows_from_the_name_of_the_output(
     assert resolve(name, Path(out)).name == expected
 
 
-def test_an_unknown_format_names_those_there_are() -> None:
+def test_an_unknown_format_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"choose one of: .*lora"):
         resolve("onnx", Path("x"))
 
@@ -69,7 +69,7 @@ def test_a_delta_of_another_model_is_refused(tmp_path: Path) -> None:
         Base.of(delta, str(original(tmp_path / "gpt2", "gpt2")))
 
 
-def test_the_delta_leaves_in_the_present_version(tmp_path: Path) -> None:
+def test_a_delta_is_exported_in_the_current_version(tmp_path: Path) -> None:
     task = job(tmp_path, "d.safetensors")
     resolve("delta", task.out).export(task)
     assert Delta.load(task.out).sha256 == task.delta.sha256

@@ -59,7 +59,7 @@ from tests.rounds.covariances import covariance_of
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_round_between_organisations_is_that_of_one_process(
+def test_a_round_between_organisations_equals_one_in_a_single_process(
     tmp_path: Path, schedule: Schedule
 ) -> None:
     config = make_config(schedule)
@@ -156,7 +156,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("stage", "change", "reason"), BAD)
-def test_a_bad_party_is_named_and_the_round_goes_on(
+def test_a_bad_party_is_named_and_the_round_continues(
     tmp_path: Path, stage: str, change: Callable[[bytes], bytes | Failure], reason: str
 ) -> None:
     config = make_config(Schedule.ONE_SHOT)
@@ -273,7 +273,7 @@ def test_a_party_of_another_version_says_so(tmp_path: Path) -> None:
     assert "collabedit 0.0.1 does not know the editor MEMIT" in report.left_out["library"]
 
 
-def test_nobody_joins(tmp_path: Path) -> None:
+def test_a_round_that_nobody_joins_stops(tmp_path: Path) -> None:
     folder = open_folder(tmp_path, make_config())
     report = conducted(folder, Members(make_members(tmp_path), lambda *_: Failure("gone")))
     assert report.status == "stopped"
@@ -290,7 +290,7 @@ def rejecting(reply: bytes) -> bytes:
     return made.model_copy(update={"hits": none, "objections": ("efficacy",)}).to_bytes()
 
 
-def test_one_party_that_got_nothing_has_the_round_rolled_back(tmp_path: Path) -> None:
+def test_one_party_that_got_nothing_can_roll_the_round_back(tmp_path: Path) -> None:
     config = make_config(Schedule.ONE_SHOT, Gate(least_efficacy=0.0, most_perplexity=100.0))
     folder = open_folder(tmp_path, config)
     transport = Members(make_members(tmp_path), of_library("evaluate", rejecting))
@@ -313,7 +313,7 @@ def test_one_party_that_got_nothing_has_the_round_rolled_back(tmp_path: Path) ->
     assert again.config.state_sha256 == ""
 
 
-def test_a_majority_is_enough_where_the_round_says_so(tmp_path: Path) -> None:
+def test_a_majority_is_enough_if_the_round_says_so(tmp_path: Path) -> None:
     gate = Gate(least_efficacy=0.0, most_perplexity=100.0, least_share=0.6)
     folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT, gate))
     report = conducted(folder, Members(make_members(tmp_path), of_library("evaluate", rejecting)))
@@ -453,7 +453,7 @@ def test_a_folder_of_other_rounds_is_refused(tmp_path: Path) -> None:
         open_rounds(folder.path.parent, make_config(Schedule.ONE_SHOT), folder.settings)
 
 
-def test_ready_of_another_round_is_refused(tmp_path: Path) -> None:
+def test_a_ready_message_of_another_round_is_refused(tmp_path: Path) -> None:
     def other(reply: bytes) -> bytes:
         return Ready.from_bytes(reply).model_copy(update={"round_sha256": "0" * 64}).to_bytes()
 
@@ -493,7 +493,7 @@ def secure_config(folder: Path, schedule: Schedule) -> RoundConfig:
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.usefixtures("own_cache")
-def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule: Schedule) -> None:
+def test_a_secure_round_shows_the_coordinator_only_sums(tmp_path: Path, schedule: Schedule) -> None:
     config = secure_config(tmp_path, schedule)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
     transport = Members(make_members(tmp_path))
@@ -542,7 +542,7 @@ def second_round(
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_the_same_edits_go_into_no_sum_with_other_parties(tmp_path: Path) -> None:
+def test_the_same_edits_are_not_summed_with_other_parties(tmp_path: Path) -> None:
     """The difference of the two would be what the library sent."""
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
@@ -556,7 +556,7 @@ def test_the_same_edits_go_into_no_sum_with_other_parties(tmp_path: Path) -> Non
     assert agreed.status == "accepted", agreed.reason
 
 
-def test_what_a_party_remembers_is_for_its_owner_only(tmp_path: Path, own_cache: Path) -> None:
+def test_only_its_owner_can_read_what_a_party_remembers(tmp_path: Path, own_cache: Path) -> None:
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
     conducted(folder, Members(make_members(tmp_path)))
@@ -569,7 +569,7 @@ def test_what_a_party_remembers_is_for_its_owner_only(tmp_path: Path, own_cache:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
+def test_a_party_that_sums_votes_on_only_one_delta_per_round(tmp_path: Path) -> None:
     """A lying coordinator would learn from many votes which facts it holds."""
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)

@@ -45,5 +45,5 @@ from collabedit.federation.joining import _meaning
         ("AuxRunner - INFO - registered aux handler", ""),
     ],
 )
-def test_what_concerns_people_is_said(line: str, meaning: str) -> None:
+def test_what_matters_to_people_is_printed(line: str, meaning: str) -> None:
     assert _meaning(f"2026-11-25 09:57:55,814 - {line}\n") == meaning

@@ -211,7 +211,7 @@ def test_a_certificate_of_another_organisation_is_refused(deployed: Deployment, 
         usurper.stop()
 
 
-def test_a_killed_party_is_left_out_and_one_of_another_model(
+def test_a_killed_party_and_one_with_another_model_are_left_out(
     deployed: Deployment, work: Path
 ) -> None:
     folder = open_rounds_in(work, "killed-party", Schedule.ONE_SHOT)
@@ -231,7 +231,7 @@ def test_a_killed_party_is_left_out_and_one_of_another_model(
     assert_same_bits(delta_of(folder), expected(work, folder.config, ("bank", "hospital")))
 
 
-def test_a_killed_coordinator_continues_and_the_lost_party_is_back(
+def test_a_killed_coordinator_continues_and_the_lost_party_returns(
     deployed: Deployment, work: Path
 ) -> None:
     folder = open_rounds_in(work, "killed-coordinator", Schedule.LAYERWISE)
@@ -362,7 +362,7 @@ def test_shared_edits_are_settled_before_anything_is_measured(
     assert (deployed.folder / "library" / delta).is_file()
 
 
-def test_no_private_text_is_at_the_coordinator(deployed: Deployment, work: Path) -> None:
+def test_no_private_text_reaches_the_coordinator(deployed: Deployment, work: Path) -> None:
     """Not in its logs, job store or rounds; a party's file shows that it would be found."""
     tokenizer = make_model("llama").tokenizer
     secret = []

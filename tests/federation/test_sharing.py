@@ -111,7 +111,7 @@ def in_one_process(config: RoundConfig, key: Path, decision: Decision, *names: s
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_settled_round_is_that_of_files(tmp_path: Path, key: Path, schedule: Schedule) -> None:
+def test_a_settled_round_equals_one_by_files(tmp_path: Path, key: Path, schedule: Schedule) -> None:
     config = make_config(schedule)
     folder = open_folder(tmp_path, config, policy=Policy.MAJORITY)
     transport = Members(make_members(tmp_path, key))
@@ -195,7 +195,7 @@ def _has(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_secure_round_is_settled_as_well(tmp_path: Path, key: Path, schedule: Schedule) -> None:
+def test_a_secure_round_is_settled_too(tmp_path: Path, key: Path, schedule: Schedule) -> None:
     config = secure_config(tmp_path, schedule)
     folder = open_folder(
         tmp_path, config, on_dropout=Dropout.CONTINUE, policy=Policy.FIRST, min_parties=2
@@ -270,7 +270,7 @@ def _keeps(edits: int) -> Answer:
         ("decide", _keeps(3), "it keeps 3 edits, but the decision leaves it"),
     ],
 )
-def test_a_bad_party_is_named_and_the_round_goes_on(
+def test_a_bad_party_is_named_and_the_round_continues(
     tmp_path: Path, key: Path, stage: str, change: Answer, reason: str
 ) -> None:
     config = make_config(Schedule.ONE_SHOT)
@@ -285,7 +285,7 @@ def test_a_bad_party_is_named_and_the_round_goes_on(
     assert_same_bits(delta_of(folder), expected)
 
 
-def test_a_lost_party_stops_a_round_that_says_so(tmp_path: Path, key: Path) -> None:
+def test_a_lost_party_stops_the_round_if_configured(tmp_path: Path, key: Path) -> None:
     folder = open_folder(tmp_path, make_config(), policy=Policy.FIRST, on_dropout=Dropout.STOP)
     gone = of_hospital("announce", lambda _: Failure("it did not answer within 5 s"))
     report = conducted(folder, Members(make_members(tmp_path, key), gone))
@@ -311,21 +311,21 @@ def test_a_party_refuses_to_leave_out_most_of_its_edits(tmp_path: Path, key: Pat
     assert report.shared.kept == {"bank": 3, "library": 0}
 
 
-def test_the_preferred_party_must_be_there(tmp_path: Path, key: Path) -> None:
+def test_the_preferred_party_must_take_part(tmp_path: Path, key: Path) -> None:
     folder = open_folder(tmp_path, make_config(), policy=Policy.PREFER, prefer="museum")
     report = conducted(folder, Members(make_members(tmp_path, key)))
     assert report.status == "stopped"
     assert "unknown party 'museum'" in report.reason
 
 
-def test_too_few_are_left_with_edits(tmp_path: Path, key: Path) -> None:
+def test_too_few_parties_left_with_edits_stop_the_round(tmp_path: Path, key: Path) -> None:
     folder = open_folder(tmp_path, make_config(), policy=Policy.MAJORITY, min_parties=3)
     report = conducted(folder, Members(make_members(tmp_path, key)))
     assert report.status == "stopped"
     assert report.reason == "2 parties have edits to merge, but 3 are needed; nothing was merged"
 
 
-def test_of_parties_with_the_same_edits_one_is_merged(tmp_path: Path, key: Path) -> None:
+def test_only_one_of_several_identical_parties_is_merged(tmp_path: Path, key: Path) -> None:
     config = make_config(Schedule.ONE_SHOT)
     shares = {"bank": SHARES["bank"][:3], "twin": SHARES["bank"][:3], "zoo": SHARES["hospital"]}
     members = {
@@ -343,7 +343,7 @@ def test_of_parties_with_the_same_edits_one_is_merged(tmp_path: Path, key: Path)
 
 
 @pytest.mark.parametrize("after", range(1, 8))
-def test_a_killed_coordinator_keeps_to_its_decision(tmp_path: Path, key: Path, after: int) -> None:
+def test_a_killed_coordinator_keeps_its_decision(tmp_path: Path, key: Path, after: int) -> None:
     config = make_config()
     folder = open_folder(tmp_path, config, policy=Policy.MAJORITY)
 
@@ -366,7 +366,7 @@ def test_a_killed_coordinator_keeps_to_its_decision(tmp_path: Path, key: Path, a
     assert_same_bits(delta_of(folder), expected)
 
 
-def test_a_party_that_comes_after_the_comparison_waits(tmp_path: Path, key: Path) -> None:
+def test_a_party_that_joins_after_the_comparison_waits(tmp_path: Path, key: Path) -> None:
     config = make_config()
     folder = open_folder(tmp_path, config, compare_only=True)
     early = {n: m for n, m in make_members(tmp_path, key).items() if n != "hospital"}

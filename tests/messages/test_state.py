@@ -61,7 +61,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("ranks", [(1,), (2, 3), (3, 2, 4), (9, 9, 9, 9)])
-def test_changes_add_up_and_keys_gather(ranks: tuple[int, ...]) -> None:
+def test_changes_add_up_and_keys_accumulate(ranks: tuple[int, ...]) -> None:
     finished = rounds(*ranks)
     state = state_after(finished)
     assert state.finished == len(ranks)
@@ -73,7 +73,7 @@ def test_changes_add_up_and_keys_gather(ranks: tuple[int, ...]) -> None:
         assert relative(state.keys[name] @ state.keys[name].T, expected) < 1e-14
 
 
-def test_a_state_is_left_as_it_was() -> None:
+def test_another_round_leaves_the_state_itself_unchanged() -> None:
     first, second = rounds(2, 3)
     state = state_after([first])
     dense = {name: change.dense() for name, change in state.changes.items()}
@@ -172,7 +172,7 @@ def test_a_file_carries_a_state_exactly(tmp_path: Path, ranks: tuple[int, ...]) 
         assert loaded.keys[name].dtype == torch.float64
 
 
-def test_a_state_without_keys_is_carried_too(tmp_path: Path) -> None:
+def test_a_state_without_keys_round_trips_too(tmp_path: Path) -> None:
     state_after([(rounds(2)[0][0], {})]).save(tmp_path / "state.safetensors")
     loaded = RoundState.load(tmp_path / "state.safetensors")
     assert (loaded.finished, loaded.keys, set(loaded.changes)) == (1, {}, set(NAMES))
@@ -251,7 +251,7 @@ def test_a_delta_is_not_a_state(tiny_llama: LanguageModel, tmp_path: Path) -> No
         RoundState.load(tmp_path / "delta.safetensors")
 
 
-def test_files_of_others_are_refused(tmp_path: Path) -> None:
+def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         RoundState.load(tmp_path / "nowhere.safetensors")
     (tmp_path / "text.safetensors").write_text("not a state")

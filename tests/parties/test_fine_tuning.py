@@ -58,7 +58,7 @@ def test_the_first_step_follows_the_gradient_of_the_loss() -> None:
         assert float(dense[row, column]) == pytest.approx(-1e-4 * slope / abs(slope), rel=1e-2)
 
 
-def test_the_order_of_the_edits_is_nothing(exact_llama: LanguageModel) -> None:
+def test_the_order_of_the_edits_does_not_matter(exact_llama: LanguageModel) -> None:
     (name,) = exact_llama.weight_names([2])
     step = SETTINGS.with_changes(ft_steps=2)
     first = fine_tune(exact_llama, REQUESTS, step)[name].dense()
@@ -120,7 +120,7 @@ def _loss_to_the_end(
     return cross_entropy(output.logits[0, start - 1 : -1], torch.tensor(ids[start:]))
 
 
-def test_the_end_is_learnt_only_where_it_is_taught(tiny_llama: LanguageModel) -> None:
+def test_the_end_token_is_learnt_only_if_it_is_taught(tiny_llama: LanguageModel) -> None:
     taught = Hyperparameters(
         layers=(2,), ft_steps=40, ft_learning_rate=5e-3, ft_norm_bound=None, ft_batch_size=3,
         ft_end_token=True, loss_threshold=1e-2,

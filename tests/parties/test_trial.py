@@ -96,14 +96,14 @@ def test_the_ratio_of_perplexities(tiny_llama: LanguageModel, config: RoundConfi
     assert vote.hits == {}
 
 
-def test_no_change_is_no_change(tiny_llama: LanguageModel, config: RoundConfig) -> None:
+def test_an_empty_delta_changes_no_count(tiny_llama: LanguageModel, config: RoundConfig) -> None:
     vote = try_delta(tiny_llama, random_delta(config, 0.0), config, RECORDS)
     assert vote.perplexity == 1.0
     assert all(hits.before == hits.after for hits in vote.hits.values())
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e200])
-def test_a_model_that_is_ruined_is_no_error(
+def test_a_ruined_model_is_not_an_error(
     tiny_llama: LanguageModel, config: RoundConfig, scale: float
 ) -> None:
     """Not even where it gives no numbers any more; the vote says so."""
@@ -114,7 +114,7 @@ def test_a_model_that_is_ruined_is_no_error(
         assert torch.equal(tiny_llama.weight(name), weight)
 
 
-def test_what_cannot_be_tried(
+def test_deltas_that_cannot_be_tried_are_refused(
     tiny_llama: LanguageModel, config: RoundConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(RoundError, match="unfinished round"):

@@ -45,7 +45,7 @@ def _built_in() -> None:
     pytest.importorskip("transformers")
 
 
-def test_a_quick_machine_shows_all(
+def test_a_fast_machine_gets_the_full_demonstration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tried = with_rates(monkeypatch, 100.0)
@@ -56,7 +56,7 @@ def test_a_quick_machine_shows_all(
     assert "smaller" not in capsys.readouterr().err
 
 
-def test_a_slow_machine_shows_less_and_says_so(
+def test_a_slow_machine_gets_the_small_one_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_rates(monkeypatch, 0.01)
@@ -74,13 +74,13 @@ def test_the_limit_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert demonstration_for() is SMALL
 
 
-def test_time_is_inverse_to_the_rates_and_the_small_one_is_short() -> None:
+def test_time_is_inversely_proportional_to_the_rates() -> None:
     assert seconds_of(FULL, 4.0) == pytest.approx(seconds_of(FULL) / 4)
     assert seconds_of(SMALL) < seconds_of(FULL) / 2
 
 
 @pytest.mark.slow
-def test_the_texts_are_as_long_as_is_assumed() -> None:
+def test_the_texts_are_as_long_as_assumed() -> None:
     model = load_model(FULL.model)
     (shares,) = deal(FULL)
     subjects = Subjects([record.request for record in different_records(shares)])

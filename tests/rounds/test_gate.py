@@ -172,7 +172,7 @@ class Spoiled(InProcess):
         return replies
 
 
-def test_votes_that_cannot_be_read_do_not_count(tiny_llama: LanguageModel) -> None:
+def test_unreadable_votes_do_not_count(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     parties, coordinator = make_parties(tiny_llama, config), coordinator_of(config)
     transport = Spoiled(parties, {"bank": b"nonsense"})
@@ -244,7 +244,7 @@ def test_bounds_on_edits_and_rank(tiny_llama: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_nothing_sees_an_unrelated_subject(tiny_llama: LanguageModel, secure: bool) -> None:
+def test_nothing_notices_an_unrelated_subject(tiny_llama: LanguageModel, secure: bool) -> None:
     """A well-formed edit of a subject that nobody tries is one like any other."""
     if secure:
         pytest.importorskip("cryptography")

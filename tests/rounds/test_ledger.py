@@ -74,7 +74,7 @@ def test_other_edits_of_a_party_are_refused(
         begun.merge(sent(parties, begun.delta))
 
 
-def test_a_process_of_its_own_commits_to_the_same_edits(
+def test_a_separate_process_commits_to_the_same_edits(
     tiny_llama: LanguageModel, parties: dict[str, Party], begun: Coordinator
 ) -> None:
     """As by files, where each exchange is a process of its own that shares the secret."""
@@ -106,7 +106,7 @@ def test_two_parties_may_hold_the_same_edits(tiny_llama: LanguageModel) -> None:
     assert coordinator.delta.metadata.parties == 2
 
 
-def test_a_commitment_says_nothing_without_the_secret(tiny_llama: LanguageModel) -> None:
+def test_a_commitment_reveals_nothing_without_the_secret(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     empty = Delta.empty(config)
     marks = {

@@ -46,7 +46,7 @@ def merged_without_bytes(parties: Sequence[Party]) -> Delta:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_round_over_bytes_is_that_of_the_objects(
+def test_a_round_over_bytes_equals_one_over_objects(
     tiny_llama: LanguageModel, schedule: Schedule
 ) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama, schedule))
@@ -164,7 +164,7 @@ def of_another(sent: Contribution, **changes: object) -> Contribution:
         (altered(lambda c: of_another(c, edits=1)), "it has 1 edits, but the party announced 3"),
     ],
 )
-def test_one_bad_message_fails_its_party_and_not_the_round(
+def test_one_bad_message_fails_its_party_but_not_the_round(
     tiny_llama: LanguageModel, spoil: Callable[[str, int, bytes], bytes], reason: str
 ) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama, Schedule.ONE_SHOT))
@@ -188,7 +188,7 @@ def test_a_failure_in_this_process_keeps_its_kind(tiny_llama: LanguageModel) -> 
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_stopped_coordinator_goes_on_from_its_ledger(
+def test_a_stopped_coordinator_continues_from_its_ledger(
     tiny_llama: LanguageModel, schedule: Schedule
 ) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama, schedule))
@@ -204,14 +204,14 @@ def test_a_stopped_coordinator_goes_on_from_its_ledger(
         assert again.residual_norms == whole.residual_norms
 
 
-def test_two_parties_of_one_name_are_refused(tiny_llama: LanguageModel) -> None:
+def test_two_parties_with_the_same_name_are_refused(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     twins = [Party(tiny_llama, [request], config, name="bank") for request in REQUESTS[:2]]
     with pytest.raises(RoundError, match="two parties are called bank"):
         InProcess(twins)
 
 
-def test_a_party_of_the_round_gives_its_name(tiny_llama: LanguageModel) -> None:
+def test_the_ledger_has_the_parties_own_names(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama, Schedule.ONE_SHOT)
     parties = [
         Party(tiny_llama, REQUESTS[:2], config, name="hospital"),
@@ -224,7 +224,7 @@ def test_a_party_of_the_round_gives_its_name(tiny_llama: LanguageModel) -> None:
     assert [entry.edits for entry in exchange.entries] == [4, 2]
 
 
-def test_contributions_carry_who_failed(tiny_llama: LanguageModel) -> None:
+def test_an_error_carries_the_party_that_failed(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     sent = Party(tiny_llama, REQUESTS[:1], config).contribute(Delta.empty(config))
     other = of_another(sent, round_sha256="0" * 64)

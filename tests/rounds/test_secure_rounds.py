@@ -74,7 +74,7 @@ def coordinator_of(config: RoundConfig) -> Coordinator:
 
 @pytest.mark.parametrize("form", ["dense", "sketched"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_delta_is_that_of_the_plain_round(
+def test_the_delta_equals_that_of_the_plain_round(
     tiny_llama: LanguageModel, schedule: Schedule, form: str
 ) -> None:
     config = secure_round(tiny_llama, schedule, form)
@@ -91,7 +91,7 @@ def test_the_delta_is_that_of_the_plain_round(
 @pytest.mark.parametrize(
     ("editor", "layers"), [("PMET", (1, 2)), ("AlphaEdit", (1, 2)), ("EMMET", (1,))]
 )
-def test_editors_in_closed_form(
+def test_closed_form_editors_match_the_plain_round(
     tiny_llama: LanguageModel, editor: str, layers: tuple[int, ...]
 ) -> None:
     settings = SETTINGS.with_changes(layers=layers)
@@ -121,7 +121,9 @@ class Leaving(InProcess):
 
 
 @pytest.mark.parametrize("step", SUMMATION_STEPS)
-def test_a_party_that_leaves_breaks_no_sum(tiny_llama: LanguageModel, step: RequestKind) -> None:
+def test_a_party_that_leaves_does_not_break_the_sum(
+    tiny_llama: LanguageModel, step: RequestKind
+) -> None:
     config = secure_round(tiny_llama, Schedule.ONE_SHOT)
     transport = Leaving(secure_parties(tiny_llama, config), step)
     found = run_round(transport, coordinator_of(config), on_dropout=Dropout.CONTINUE)
@@ -154,7 +156,7 @@ def refusal(call: object) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_work_on_sums_says_so(tiny_llama: LanguageModel) -> None:
+def test_what_cannot_work_on_sums_is_refused(tiny_llama: LanguageModel) -> None:
     config = secure_round(tiny_llama, Schedule.ONE_SHOT)
     for name in ("SA", "TA", "TIES"):
         with pytest.raises(RoundError, match="own update, which secure aggregation hides"):
@@ -170,9 +172,7 @@ def test_what_cannot_work_on_sums_says_so(tiny_llama: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("editor", ["ROME", "UltraEdit"])
-def test_a_round_file_can_not_ask_for_what_sums_hide(
-    tiny_llama: LanguageModel, editor: str
-) -> None:
+def test_a_round_file_cannot_ask_for_what_sums_hide(tiny_llama: LanguageModel, editor: str) -> None:
     """UltraEdit's normaliser tells a party's mean features; of one edit, its key."""
     plain = new_round(
         tiny_llama,
@@ -188,7 +188,7 @@ def test_a_round_file_can_not_ask_for_what_sums_hide(
         RoundConfig(**values)
 
 
-def test_a_party_of_sums_gives_no_contribution_of_its_own(tiny_llama: LanguageModel) -> None:
+def test_a_party_that_sums_sends_no_contribution_of_its_own(tiny_llama: LanguageModel) -> None:
     config = secure_round(tiny_llama)
     party = secure_parties(tiny_llama, config)[0]
     request = Request(RequestKind.CONTRIBUTE, Delta.empty(config)).to_bytes()
@@ -196,7 +196,7 @@ def test_a_party_of_sums_gives_no_contribution_of_its_own(tiny_llama: LanguageMo
         party.answer(request)
 
 
-def test_a_round_without_it_keeps_its_hash(tiny_llama: LanguageModel) -> None:
+def test_a_plain_round_keeps_its_hash(tiny_llama: LanguageModel) -> None:
     plain = new_round(tiny_llama, hyperparameters=SETTINGS, contexts=CONTEXTS)
     later = {"secure_aggregation", "bounds", "gate", "experts"}
     values = plain.model_dump(mode="json", exclude=later)

@@ -96,7 +96,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_each_member_has_a_kit_of_its_own(kits: Path) -> None:
+def test_each_member_has_its_own_kit(kits: Path) -> None:
     kit = Kit.of(kits / "hospital" / "kit")
     assert (kit.name, kit.target) == ("hospital", "localhost:18123")
     keys = list(kits.rglob("*.key"))
@@ -108,7 +108,7 @@ def test_each_member_has_a_kit_of_its_own(kits: Path) -> None:
         assert '"connection_security": "mtls"' in about.read_text()
 
 
-def test_a_party_takes_no_job_but_ours(kits: Path) -> None:
+def test_a_party_accepts_only_our_jobs(kits: Path) -> None:
     local = kits / "hospital" / "kit" / "local"
     resources = json.loads((local / "resources.json").read_text())
     assert resources["class_list_enforcement_mode"] == "enforce"
@@ -119,7 +119,7 @@ def test_a_party_takes_no_job_but_ours(kits: Path) -> None:
     assert policy["byoc"] == policy["shell_commands"] == "none"
 
 
-def test_a_party_is_added_and_the_others_stay(kits: Path) -> None:
+def test_adding_a_party_keeps_the_others(kits: Path) -> None:
     before = (kits / "hospital" / "kit" / "startup" / "client.crt").read_bytes()
     root = (kits / "hospital" / "kit" / "startup" / "rootCA.pem").read_bytes()
     provision(kits, "trial", "localhost", 18123, ["hospital", "st-anna", "bank"])
@@ -128,13 +128,13 @@ def test_a_party_is_added_and_the_others_stay(kits: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "", "coordinator", "../bank", "x" * 64, "bank"])
-def test_names_that_cannot_be_used(tmp_path: Path, name: str) -> None:
+def test_invalid_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError):
         provision(tmp_path, "trial", "localhost", 18123, ["bank", name])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_kit(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_kit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"startup/fed_client.json is missing"):
         Kit.of(tmp_path)
 
@@ -162,7 +162,7 @@ def test_a_job_ships_no_code(tmp_path: Path) -> None:
     }
 
 
-def test_the_server_keeps_little_of_what_it_has_freed(
+def test_the_server_does_not_hoard_freed_memory(
     kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else each of its threads does, and it grows with every round; who sets it otherwise may."""

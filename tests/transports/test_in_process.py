@@ -113,7 +113,9 @@ def test_collab_edit_equals_the_pooled_edit(family: str, editor: str, schedule: 
 
 
 @pytest.mark.parametrize("editor", AT_ONCE)
-def test_a_sequential_round_is_the_papers_formula(tiny_llama: LanguageModel, editor: str) -> None:
+def test_a_layerwise_round_matches_the_papers_formula(
+    tiny_llama: LanguageModel, editor: str
+) -> None:
     config = round_of(tiny_llama, editor)
     (party,) = parties_of(tiny_llama, config, [6])
     delta = edited_by("GLOBAL", [party])
@@ -128,7 +130,7 @@ def test_a_sequential_round_is_the_papers_formula(tiny_llama: LanguageModel, edi
         assert relative_distance(delta.changes[name], expected) < 1e-9
 
 
-def test_alpha_edit_gathers_the_keys_of_earlier_rounds(tiny_llama: LanguageModel) -> None:
+def test_alpha_edit_accumulates_the_keys_of_earlier_rounds(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "AlphaEdit", Schedule.ONE_SHOT)
     static = static_priors(config, covariance_of(config))
     state = RoundState()
@@ -151,7 +153,7 @@ def test_alpha_edit_gathers_the_keys_of_earlier_rounds(tiny_llama: LanguageModel
 
 
 @pytest.mark.parametrize("editor", AT_ONCE)
-def test_several_rounds_of_several_parties_are_those_of_one(
+def test_several_rounds_of_several_parties_match_those_of_one(
     tiny_llama: LanguageModel, editor: str
 ) -> None:
     """Keys of earlier rounds gather the same, whoever held them."""
@@ -222,7 +224,7 @@ def test_emmet_gives_conflicting_answers_their_mean(tiny_llama: LanguageModel) -
         assert float((found - wanted).norm() / wanted.norm()) < 1e-9
 
 
-def test_emmet_hears_an_edit_once_however_many_say_it(tiny_llama: LanguageModel) -> None:
+def test_emmet_counts_a_repeated_edit_once(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "EMMET")
     once = edited_by("GLOBAL", parties_of(tiny_llama, config, [2]))
     parties = [Party(tiny_llama, share, config) for share in (REQUESTS[:1], REQUESTS[:2])]
@@ -231,7 +233,7 @@ def test_emmet_hears_an_edit_once_however_many_say_it(tiny_llama: LanguageModel)
         assert relative_distance(twice.changes[name], expected) < EXACT
 
 
-def test_rome_writes_the_later_of_two_answers(tiny_llama: LanguageModel) -> None:
+def test_rome_keeps_the_later_of_two_answers(tiny_llama: LanguageModel) -> None:
     """Each constraint holds when it is made; the next one at the same key replaces it."""
     settings, contexts = SETTINGS.with_changes(layers=(2,), target_steps=20), (("{}",),)
     config = new_round(tiny_llama, editor="ROME", hyperparameters=settings, contexts=contexts)
@@ -274,7 +276,7 @@ def test_rome_edits_in_the_order_of_parties_and_requests(tiny_llama: LanguageMod
     assert relative_distance(pooled.changes[name], LowRankUpdate.from_dense(total)) < EXACT
 
 
-def test_rome_tells_of_all_its_edits(tiny_llama: LanguageModel) -> None:
+def test_rome_records_all_its_edits(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "ROME")
     coordinator = coordinator_of(config, "CollabEdit")
     run_in_process(parties_of(tiny_llama, config, [2, 1]), coordinator)
@@ -284,7 +286,7 @@ def test_rome_tells_of_all_its_edits(tiny_llama: LanguageModel) -> None:
     assert coordinator.delta.metadata.complete
 
 
-def test_rome_takes_no_edits_together(tiny_llama: LanguageModel) -> None:
+def test_rome_refuses_several_edits_at_once(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "ROME")
     party = Party(tiny_llama, REQUESTS[:2], config)
     with pytest.raises(RoundError, match="one edit at a time, but this party has 2"):
@@ -324,7 +326,7 @@ def test_collab_edit_of_fine_tuning_is_refused(tiny_llama: LanguageModel) -> Non
 # Configurations
 
 
-def test_a_weighted_average_goes_by_the_edits_of_the_parties(tiny_llama: LanguageModel) -> None:
+def test_a_weighted_average_uses_the_parties_edit_counts(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "MEMIT", Schedule.ONE_SHOT)
     parties = parties_of(tiny_llama, config)
     own = [edited_by("GLOBAL", [party]) for party in parties]
@@ -338,7 +340,7 @@ def test_a_weighted_average_goes_by_the_edits_of_the_parties(tiny_llama: Languag
 
 
 @pytest.mark.parametrize("weights", [(3.0, 1.0, 2.0), (0.1, 0.1, 7.5)])
-def test_a_weighted_average_goes_by_the_users_weights(
+def test_a_weighted_average_uses_the_users_weights(
     tiny_llama: LanguageModel, weights: tuple[float, ...]
 ) -> None:
     """In the order of the parties, from updates and from finished deltas alike."""
@@ -360,7 +362,7 @@ def test_a_weighted_average_goes_by_the_users_weights(
     assert merge_deltas(own, resolve_method("SA")).metadata.party_weights == ()
 
 
-def test_weights_that_do_not_fit_leave_the_round_as_it_was(tiny_llama: LanguageModel) -> None:
+def test_weights_that_do_not_fit_leave_the_round_unchanged(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "MEMIT", Schedule.ONE_SHOT)
     for method, message in (("WSA", "parties: 3, weights: 2"), ("SA", "does not weigh")):
         coordinator = coordinator_of(config, method)
@@ -371,7 +373,7 @@ def test_weights_that_do_not_fit_leave_the_round_as_it_was(tiny_llama: LanguageM
         assert coordinator.pending_layers == config.layers
 
 
-def test_the_editor_is_kept_by_its_name(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+def test_a_round_file_stores_the_editors_name(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     config = round_of(tiny_llama, "alphaedit")
     assert config.editor == "AlphaEdit"
     config.save(tmp_path / "round.json")

@@ -49,7 +49,7 @@ def official_normaliser(party: Party, config: RoundConfig) -> Normaliser:
     return Normaliser.pool(enlarged)
 
 
-def test_it_gives_the_shifts_of_the_official_code() -> None:
+def test_it_matches_the_shifts_of_the_official_code() -> None:
     model = make_model("llama")
     config = round_of(model)
     (party,) = parties_of(model, config, [6])

@@ -78,7 +78,7 @@ def test_nothing_is_served_without_the_token(tmp_path: Path) -> None:
     visit(steps, tmp_path, opened=False)
 
 
-def test_rows_say_how_they_read_and_what_contradicts(tmp_path: Path) -> None:
+def test_rows_show_how_they_read_and_what_they_contradict(tmp_path: Path) -> None:
     async def steps(user: User, desk: Desk) -> None:
         await user.should_see("Type an edit, or load a file of edits")
         with user:

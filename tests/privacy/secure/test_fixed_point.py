@@ -57,6 +57,6 @@ def test_addition_carries_and_subtraction_undoes_it(pairs: list[tuple[int, int]]
 
 
 @pytest.mark.parametrize("value", [LIMIT, -LIMIT, 1e300, np.inf, -np.inf, np.nan])
-def test_what_is_out_of_range_is_refused(value: float) -> None:
+def test_numbers_out_of_range_are_refused(value: float) -> None:
     with pytest.raises(RoundError, match=r"exceed the announced range of 2\.68e\+08"):
         encode(np.array([0.0, value]), BITS, LIMIT)

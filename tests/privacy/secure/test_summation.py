@@ -67,7 +67,7 @@ def test_one_party_may_drop_out_anywhere(step: str) -> None:
 
 @given(st.lists(st.sampled_from([*STEPS, "never"]), min_size=5, max_size=5), st.integers(3, 5))
 @settings(max_examples=40, deadline=None)
-def test_the_sum_is_of_who_masked_or_there_is_none(leaving: list[str], threshold: int) -> None:
+def test_the_sum_covers_who_masked_or_there_is_none(leaving: list[str], threshold: int) -> None:
     absent = {
         step: [name for name, when in zip(NAMES, leaving, strict=True) if when == step]
         for step in STEPS
@@ -158,7 +158,7 @@ def with_own_keys_swapped(adverts: list[Any]) -> list[Any]:
         ("unmask", lambda all_: all_[:2], "threshold is 3"),
     ],
 )
-def test_a_lie_of_the_coordinator_is_refused(
+def test_a_lying_coordinator_is_refused(
     step: str, change: Callable[[list[Any]], list[Any]], reason: str
 ) -> None:
     room = make_room(request_of=tampered(step, change))
@@ -187,7 +187,9 @@ def test_the_coordinator_cannot_have_both_kinds_of_shares_of_a_party() -> None:
     ("parties", "threshold", "colluders"),
     [(2, 2, 1), (3, 2, 0), (3, 3, 2), (4, 3, 1), (5, 3, 0), (5, 4, 2), (10, 7, 3), (30, 21, 11)],
 )
-def test_how_many_may_collude(parties: int, threshold: int, colluders: int) -> None:
+def test_the_threshold_decides_how_many_may_collude(
+    parties: int, threshold: int, colluders: int
+) -> None:
     roster = {f"party {index}": f"{index:064x}" for index in range(parties)}
     section = SecureAggregation(roster=roster, threshold=threshold, max_edits=9, form="dense")
     assert section.colluders == colluders
@@ -263,7 +265,7 @@ def test_confirmations_of_another_list_are_refused() -> None:
         room.parties[0].unmask(confirmations)
 
 
-def test_each_step_is_answered_once_and_a_sum_of_a_layer_given_once() -> None:
+def test_each_step_and_each_layers_sum_is_given_only_once() -> None:
     room = make_room()
     room.run()
     party = room.parties[0]
@@ -360,7 +362,7 @@ def as_float(reply: bytes) -> bytes:
         ("unmask", edited_json(wrong_given_share, Unmasking), "bank: its share of clinic's secret"),
     ],
 )
-def test_a_lie_of_a_party_is_refused_by_name(
+def test_a_lying_party_is_refused_by_name(
     step: str, spoil: Callable[[bytes], bytes], reason: str
 ) -> None:
     def reply_of(name: str, now: str, reply: bytes) -> bytes:
@@ -373,7 +375,7 @@ def test_a_lie_of_a_party_is_refused_by_name(
 
 
 @pytest.mark.parametrize("change", [other_share, other_digest])
-def test_a_malformed_share_is_refused_by_who_gets_it(change: Callable[..., None]) -> None:
+def test_a_malformed_share_is_refused_by_its_recipient(change: Callable[..., None]) -> None:
     spoil = edited_json(change, Shares)
     room = make_room(
         reply_of=lambda name, step, reply: (
@@ -430,7 +432,7 @@ def test_a_number_out_of_range_is_refused_before_it_is_sent() -> None:
     assert_sum_of(room.summation.result().statistics, [room.statistics[i] for i in (0, 2, 3)])
 
 
-def test_a_summation_goes_on_after_a_restart_of_everyone() -> None:
+def test_a_summation_continues_after_everyone_restarts() -> None:
     room = make_room()
     identities = make_identities()
     for _ in STEPS:
@@ -457,14 +459,14 @@ def test_a_summation_goes_on_after_a_restart_of_everyone() -> None:
         ({"roster": {"a": "0" * 64, "b": "0" * 64}, "threshold": 2}, "the same key"),
     ],
 )
-def test_what_gives_no_protection_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_settings_without_protection_are_refused(changes: dict[str, Any], reason: str) -> None:
     good = make_config(make_identities(), 3).secure_aggregation
     assert good is not None
     with pytest.raises(ValueError, match=reason):
         SecureAggregation(**{**good.model_dump(), **changes})
 
 
-def test_errors_hold_no_secret() -> None:
+def test_errors_contain_no_secret() -> None:
     with pytest.raises(CollabEditError) as caught:
         PartyState.checked({"round_sha256": 3, "seed": "feed"}, "state.json")
     assert "feed" not in str(caught.value)

@@ -36,7 +36,7 @@ def done(job: Job) -> Job:
     return job
 
 
-def test_the_delta_is_that_of_the_command(
+def test_the_delta_equals_the_commands(
     work: Path,  # noqa: F811
     one_shot: Path,
     tmp_path: Path,
@@ -98,7 +98,7 @@ def test_each_file_has_its_own_fault(
     assert desk.review().hindrance == ""
 
 
-def test_a_layerwise_round_goes_on_and_waits_for_its_parties(
+def test_a_layerwise_round_continues_and_waits_for_its_parties(
     work: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -144,7 +144,7 @@ def test_finished_deltas_are_merged_without_a_round(
     assert desk.review().hindrance == "Name the round file that the contributions belong to"
 
 
-def test_files_and_settings_that_are_missing(work: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_missing_files_and_settings_are_refused(work: Path, tmp_path: Path) -> None:  # noqa: F811
     desk = RoundDesk(Jobs())
     for given in ("", str(tmp_path / "none"), str(tmp_path)):
         with pytest.raises(InputError):
@@ -160,7 +160,7 @@ def test_files_and_settings_that_are_missing(work: Path, tmp_path: Path) -> None
         desk.merge("")
 
 
-def test_a_folder_gives_its_files_once(work: Path, one_shot: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_files_of_a_folder_are_added_once(work: Path, one_shot: Path, tmp_path: Path) -> None:  # noqa: F811
     for party in PARTIES:
         (tmp_path / f"{party}.safetensors").write_bytes(
             (work / f"{party}.update.safetensors").read_bytes()

@@ -37,7 +37,7 @@ def said_by(model_dir: Path, delta: Delta | None, prompt: str) -> str:
     return text
 
 
-def test_an_edit_asks_the_fact_and_its_neighbours(edited: Workbench, model_dir: Path) -> None:
+def test_an_edit_asks_about_the_fact_and_its_neighbours(edited: Workbench, model_dir: Path) -> None:
     found = edited.edited
     assert found is not None
     assert found.outcomes is not None
@@ -75,7 +75,7 @@ def test_a_model_is_asked_before_anything_is_edited(model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("to", "name"), [("delta", "d.safetensors"), ("lora", "adapter"), ("model", "edited")]
 )
-def test_what_was_edited_is_saved(edited: Workbench, tmp_path: Path, to: str, name: str) -> None:
+def test_the_edited_model_is_saved(edited: Workbench, tmp_path: Path, to: str, name: str) -> None:
     job = edited.export(to, str(tmp_path / name))
     assert job.wait(60)
     assert job.state is JobState.DONE, job.error
@@ -93,7 +93,7 @@ def test_what_was_edited_is_saved(edited: Workbench, tmp_path: Path, to: str, na
         assert again.state is JobState.DONE
 
 
-def test_saving_needs_an_edit_a_format_and_a_place(edited: Workbench, model_dir: Path) -> None:
+def test_saving_needs_an_edit_a_format_and_a_path(edited: Workbench, model_dir: Path) -> None:
     with pytest.raises(InputError, match="nothing to save yet"):
         make_workbench(model_dir).export("delta", "d.safetensors")
     with pytest.raises(InputError, match=r"must end in \.safetensors"):
@@ -121,7 +121,7 @@ def test_a_merged_delta_is_opened(edited: Workbench, model_dir: Path, tmp_path: 
         bench.open_delta(model_dir / "covariance.safetensors")
 
 
-def test_a_stopped_edit_leaves_the_model_as_it_was(
+def test_a_stopped_edit_leaves_the_model_unchanged(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make_workbench(model_dir)
@@ -187,6 +187,6 @@ def test_files_of_edits_are_added(model_dir: Path, tmp_path: Path) -> None:
         ("is Rome.", "is Lyon.", "changed"),
     ],
 )
-def test_verdicts_on_neighbours(before: str, after: str, verdict: str) -> None:
+def test_neighbours_get_a_verdict(before: str, after: str, verdict: str) -> None:
     assert Neighbour("The capital of Italy", "Rome", before, after).verdict == verdict
     assert Neighbour("x", None, "a", "b").verdict == "changed"
