@@ -1,4 +1,4 @@
-"""Every benchmark runs at a tiny size, and finds that the plain way and ours agree there."""
+"""Every benchmark runs at a tiny size, at which the plain way and ours agree."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_targets(monkeypatch, capsys, model_folder) -> None:
         for line in capsys.readouterr().out.splitlines()
         if line.startswith("relative difference")
     )
-    # Percent, of ours in float32 and the plain way: 25 steps amplify what float32 rounds away.
+    # In percent, between ours in float32 and the plain way: 25 steps amplify float32 rounding.
     assert abs(exactly) < 0.1
 
 
@@ -124,7 +124,7 @@ def test_privacy(monkeypatch, capsys, model_folder, tmp_path) -> None:
     assert len(areas) == 2 * 3 + 4 * 3 + 5
     assert areas["span", "membership", "contribution of 1 edits"] == 1.0
     for parties in (2, 5, 10):
-        # Five standard errors of the area of 50 random scores among as many, or more.
+        # At least five standard errors of the area for 50 random scores among as many.
         assert abs(areas["span", "attribution", f"masked of {parties} parties"] - 0.5) < 0.3
     assert (tmp_path / "roc.png").stat().st_size > 1000
 
@@ -185,7 +185,7 @@ def test_the_gpu_benchmark_runs_tiny_models(monkeypatch, capsys) -> None:
 
 @pytest.mark.slow
 def test_a_large_model_within_a_limit() -> None:
-    """In a process of its own, which the limit is for."""
+    """In a separate process, to which the limit applies."""
     command = [sys.executable, "-m", "benchmarks.large", "--tiny", "--edits", "1", "--tokens", "64"]
     for limit, passes in (("4GB", True), ("0.2GB", False)):
         done = subprocess.run(
@@ -263,7 +263,7 @@ def test_every_stage_exists() -> None:
 
 
 def test_the_hardware_benchmark_compares_with_pooled_editing() -> None:
-    """Its dense solve, which shares nothing with the merge, agrees with it to rounding."""
+    """Its dense solve, which shares nothing with the merge, agrees with it up to rounding."""
     generator = torch.Generator().manual_seed(0)
     parts = [
         Factors(*(torch.randn(d, 3, generator=generator, dtype=torch.float64) for d in (12, 5)))

@@ -1,4 +1,4 @@
-"""``--after-merge`` by files: which weights it takes, what it leaves, and what it refuses."""
+"""``--after-merge`` by files: which weights it uses, what it writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_result_can_be_applied_and_exported(
     tmp_path: Path,
     round_of_two: tuple[object, ...],
 ) -> None:
-    """Also where it has full rank."""
+    """Even if it has full rank."""
     delta = merged(tmp_path / "d.safetensors", *round_of_two, "--after-merge", "RECT:keep=0.1")
     collabedit("apply", tmp_path / "d.safetensors", "-o", tmp_path / "edited")
     before = load_model(str(work / "model"), dtype="float64")
@@ -114,7 +114,7 @@ def test_steps_wait_for_the_last_layer_of_a_layerwise_round(
 
 @pytest.fixture
 def seen(own_registries: None) -> list[Tensor]:
-    """The weights that a step of all changes since the unedited model is given; it halves them."""
+    """The weights seen by a step that halves all changes since the unedited model."""
     weights: list[Tensor] = []
 
     @after_merge("Halved", since_unedited=True)
@@ -130,7 +130,7 @@ def test_the_state_of_several_rounds_includes_the_steps(
     tmp_path: Path,
     seen: list[Tensor],
 ) -> None:
-    """And a step of all changes gets those of all rounds, with the weights before the first."""
+    """A step that acts on all changes gets those of all rounds, with the weights before them."""
     state, covariance = tmp_path / "state.safetensors", work / "cov64.safetensors"
     model: Path = work / "model"
     more: tuple[object, ...] = ()

@@ -27,7 +27,7 @@ ALL = (*EDIT, "-C", "cov.safetensors")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without and one with a chat template, facts, and settings that change little."""
+    """Models without and with a chat template, facts, and settings that change little."""
     folder = tmp_path_factory.mktemp("ask")
     model = make_model("llama")
     save_model(model, folder / "model")
@@ -123,14 +123,14 @@ def test_invalid_questions_are_refused(
 
 @pytest.mark.parametrize(("facts", "status"), [("facts.jsonl", 1), ("known.jsonl", 0)])
 def test_strict_fails_unless_every_edit_took(work: Path, facts: str, status: int) -> None:
-    """An edit that hardly changes the model takes only where the model says the object already."""
+    """An edit that hardly changes the model takes only if the model already says the object."""
     edit = ("edit", "--model", "model", "-r", facts, "--hparams", "weak.json")
     found, printed = status_of(
         *(*edit, "-C", "cov.safetensors", "--no-retry", "--strict", "-o", "d.safetensors")
     )
     assert found == status, printed
     assert f"{1 - status} of 1 edit took" in printed
-    assert Delta.load("d.safetensors").metadata.edits == 1  # kept whatever the verdict
+    assert Delta.load("d.safetensors").metadata.edits == 1  # kept regardless of the verdict
     for again in (
         ("ask", "d.safetensors", "-r", facts, "--strict"),
         ("apply", "d.safetensors", "-o", "edited", "--requests", facts, "--strict"),
@@ -156,7 +156,7 @@ def test_retry_gives_failed_edits_a_second_pass(
     assert "second pass" not in printed
     printed = collabedit(*ALL, "--retry", "-o", "twice.safetensors")
     assert "1 had a second pass" in printed
-    # The second pass helped nobody, so that the first one is kept.
+    # The second pass did not help, so the first one is kept.
     once, twice = (Delta.load(f"{name}.safetensors").changes for name in ("once", "twice"))
     assert all(torch.equal(once[name].dense(), twice[name].dense()) for name in once)
 

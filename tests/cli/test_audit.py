@@ -1,4 +1,4 @@
-"""``collabedit audit``, on a round of a tiny model: plain uploads tell all, masked sums nothing."""
+"""``collabedit audit`` on a tiny model: plain uploads reveal everything, masked sums nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.editing.facts import REQUESTS
 
 
 def candidates(folder: Path) -> Path:
-    """All facts, and as many others in the same words."""
+    """All facts, and as many others with the same wording."""
     path = write_requests(folder / "candidates.jsonl", 0, 6)
     others = [
         {"prompt": r.prompt, "subject": r.subject + " Junior", "target": r.target_new}

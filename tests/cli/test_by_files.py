@@ -16,7 +16,7 @@ from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, EXACT, make_model, save_model
 from tests.editing.facts import REQUESTS
 
-#: Parties find their targets in batches of their own, and the pooled edit in another.
+#: Each party finds its targets in its own batches, and the pooled edit in others.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 
@@ -217,7 +217,7 @@ def test_finished_deltas_are_averaged(work: Path, tmp_path: Path) -> None:
 
 
 def test_updates_are_averaged_by_weights(work: Path, tmp_path: Path) -> None:
-    """What the weights 3 and 1 give is a weighted mean of each party's own update."""
+    """The weights 3 and 1 give a weighted mean of the parties' own updates."""
     config = new_round(work, "one-shot", "weighted.json")
     shared = ("--round", config, "--covariance", work / "cov.safetensors")
     updates, own = [], []

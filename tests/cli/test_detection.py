@@ -16,7 +16,7 @@ from collabedit.messages import ContributionMetadata, Decision, Delta
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, EXACT, make_model, save_model
 
-#: Parties find their targets in batches of their own, and the pooled edit in another.
+#: Each party finds its targets in its own batches, and the pooled edit in others.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 PROMPT = "The capital of {} is"

@@ -16,7 +16,7 @@ from tests.cli.test_by_files import work  # noqa: F401
 from tests.conftest import EXACT
 from tests.experiments.studies import load_summary
 
-#: Parties find their targets in batches of their own, and the pooled edit in another.
+#: Each party finds its targets in its own batches, and the pooled edit in others.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 CLOSED_FORMS = [e.name for e in editors() if e.at_once and e.name != DEFAULT_EDITOR]

@@ -17,7 +17,7 @@ from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS
 from tests.export.saving import load, original, random_delta
 
-#: Text of a request that nothing that leaves may hold.
+#: Text of a request, which no export may contain.
 PRIVATE = ("Freedonia", "Marxville", "mother tongue of Zorblax", "Klingonish")
 FACTS = (
     {"prompt": "The capital of {} is", "subject": "Freedonia", "target": "Marxville"},

@@ -13,7 +13,7 @@ from tests.cli.commands import _run, collabedit, fails
 from tests.cli.test_by_files import work, write_requests  # noqa: F401
 
 PARTIES = {"hospital": (0, 2), "bank": (2, 3), "newsroom": (3, 5)}
-#: A random model takes no fact in; what its trial must show is its text.
+#: A random model learns no facts; its trial can only judge its text.
 OPEN = ("--least-efficacy", 0, "--most-loss", 1, "--most-perplexity", 100)
 
 

@@ -1,4 +1,4 @@
-"""A mixture of experts by files: two parties, a coordinator, and who takes the result."""
+"""A mixture of experts by files: two parties, a coordinator, and users of the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cli.commands import collabedit, fails
 from tests.cli.test_by_files import write_requests
 from tests.conftest import CORPUS, EXACT, make_model, save_model
 
-#: Parties find their targets in batches of their own, and the pooled edit in another.
+#: Each party finds its targets in its own batches, and the pooled edit in others.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 SETTINGS = {"layers": [1, 2], "target_steps": 3, "target_learning_rate": 0.2, "prior_weight": 5}
@@ -39,7 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def merged(work: Path, schedule: str, parties: str, *options: object) -> Delta:
-    """The delta of a round of some parties, each exchange by files."""
+    """The delta of a round of some parties, with each exchange by files."""
     opening = ("--hparams", work / "hparams.json", "--contexts", work / "contexts.json")
     config = work / f"{schedule}-{parties}.json"
     model = ("--model", work / "model")

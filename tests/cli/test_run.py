@@ -29,7 +29,7 @@ from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model, save_model
 from tests.experiments.studies import load_summary
 
-#: A study's settings, and its own options with the settings' fields that they set.
+#: A study's settings, and its own options with the settings fields that they set.
 STUDIES: dict[str, tuple[type[CommonSettings], dict[str, str]]] = {
     "single-round": (SingleRoundSettings, {"--secure-aggregation": "secure_aggregation"}),
     "editors": (EditorsSettings, {"--editors": "editors", "--schedules": "schedules"}),
@@ -216,7 +216,7 @@ def test_bad_options_get_one_line_and_leave_nothing(
 
 
 def test_names_may_have_spaces_and_any_case(work: Path, tmp_path: Path) -> None:
-    """And what the command prints is what the run's files say."""
+    """The command also prints what the run's files say."""
     printed = collabedit(
         *("run", "conflict", "--model", work / "model", "--hparams", work / "hparams.json"),
         *("--covariance", work / "covariance.safetensors"),

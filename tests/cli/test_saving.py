@@ -1,4 +1,4 @@
-"""Edited models by the commands: what they refuse before any work, and what is left of failures."""
+"""Saving edited models: what commands refuse before any work, and what failures leave behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secure aggregation by files: five steps an exchange, and the delta of the plain round."""
+"""Secure aggregation by files: five steps per exchange, and the delta of the plain round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving again: the delta of the round that the party never joined."""
+"""Withdrawing a party: the delta of a round that it never joined."""
 
 from __future__ import annotations
 

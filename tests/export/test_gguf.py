@@ -40,7 +40,7 @@ def job(folder: Path, out: str, delta: Delta | None = None, **changes: Any) -> E
 
 
 def unedited(folder: Path, **options: Any) -> Path:
-    """A base file: the conversion of a change of nothing."""
+    """A base file: the conversion of an empty change."""
     delta = random_delta(load(folder / "model"))
     nothing = {
         name: LowRankUpdate(0 * change.left, change.right) for name, change in delta.changes.items()
@@ -210,7 +210,7 @@ def test_adapters_equal_the_change(tmp_path: Path, family: str) -> None:
         layer = task.base.layer_of(name)
         a, b = (found[f"blk.{layer}.ffn_down.weight.lora_{part}"].data for part in "ab")
         product = alpha / b.shape[1] * b.astype(float) @ a.astype(float)
-        # Each factor is rounded to float32, so each term of the product twice by 2^-24 of it.
+        # Each factor is rounded to float32, so each term of the product is, twice, by 2^-24 of it.
         rounding = 2**-23 * 1.01 * numpy.abs(alpha / b.shape[1] * b) @ numpy.abs(a).astype(float)
         assert (numpy.abs(product - change.dense().numpy()) <= rounding).all()
 

@@ -1,4 +1,4 @@
-"""LoRA adapters: what PEFT reads of them, by its own rules and with PEFT itself."""
+"""LoRA adapters: what PEFT makes of them, by its documented rules and with PEFT itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_update(d_out: int, d_in: int, rank: int) -> LowRankUpdate:
 
 
 def rounding(change: LowRankUpdate) -> float:
-    """How far a float32 product of factors of the same size is from the exact one at most."""
+    """A bound on the error of a float32 product of factors of this size."""
     exact = truncated(change).update
     rank = exact.left.shape[1]
     return float((rank + 3) * EPS * (exact.left.abs() @ exact.right.abs()).max())
@@ -61,7 +61,7 @@ def test_the_adapter_equals_the_change(tmp_path: Path, family: str) -> None:
 
 
 def hit_by(config: dict[str, Any], hf: Any) -> set[str]:
-    """Modules that a configuration names: by the end of their path, and their layer."""
+    """Modules that a configuration names, by the end of their path and their layer."""
     targets, layers = config["target_modules"], config["layers_to_transform"]
     found = set()
     for path, _ in hf.named_modules():
@@ -154,7 +154,7 @@ def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
 
 
 def test_full_paths_are_used_if_another_module_has_the_same_suffix(tmp_path: Path) -> None:
-    """As a vision tower's MLP may."""
+    """As a vision tower's MLP may have."""
     task = job(tmp_path, "lora")
     task.base.hf.tower = torch.nn.ModuleDict(
         {"layers": torch.nn.ModuleList([torch.nn.Module() for _ in range(3)])}

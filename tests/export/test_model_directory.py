@@ -27,7 +27,7 @@ def reloaded(folder: Path) -> Any:
 
 
 def check_saved(model: LanguageModel, folder: Path) -> None:
-    """The folder gives the very weights of the model in memory."""
+    """Check that the folder has exactly the weights of the model in memory."""
     saved = reloaded(folder)
     assert saved.dtype == model.dtype
     for name, value in model.hf.named_parameters():
@@ -37,7 +37,7 @@ def check_saved(model: LanguageModel, folder: Path) -> None:
 def test_the_progress_bar_of_transformers_is_hidden(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It would break the display of our own stages; afterwards it is as it was."""
+    """It would break the display of our own stages; afterwards it is back as it was."""
     model = make_model("llama")
     transformers.logging.enable_progress_bar()
     model.hf.save_pretrained(tmp_path / "plain")

@@ -27,7 +27,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_format_is_a_decorated_function(tmp_path: Path) -> None:
     @export_format("names", suffix=".txt")
     def names(job: ExportJob, *, upper: bool = False) -> list[str]:
-        """The names of the edited weights, a line each."""
+        """The names of the edited weights, one per line."""
         text = "\n".join(job.delta.changes)
         job.out.write_text(text.upper() if upper else text)
         return ["written"]

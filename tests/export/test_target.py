@@ -1,4 +1,4 @@
-"""What may be replaced by a saved model, and what is left when that fails."""
+"""What a saved model may replace, and what is left if that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Undoing edits: bit for bit, and refused where it cannot be."""
+"""Undoing edits: bit for bit, and refused if that is impossible."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ bits = st.binary(min_size=0, max_size=160)
 
 @given(before=bits, after=bits, dtype=st.sampled_from(DTYPES))
 def test_any_bits_are_restored(before: bytes, after: bytes, dtype: torch.dtype) -> None:
-    """Not numbers, infinities and zeros of either sign too."""
+    """Including NaNs, infinities and zeros of either sign."""
     size = min(len(before), len(after)) // 8 * 8
     if size == 0:
         return

@@ -1,4 +1,4 @@
-"""A round between organisations, from joining to the decision, and all that may go wrong in it."""
+"""A round between organisations, from joining to the decision, and what may go wrong in it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_parties_count_hits_and_get_the_delta(tmp_path: Path) -> None:
 
 
 def test_no_text_of_a_request_crosses(tmp_path: Path) -> None:
-    """Neither its strings nor its tokens are in any message or file of the coordinator."""
+    """Neither its strings nor its tokens are in any of the coordinator's messages or files."""
     folder = open_folder(tmp_path, make_config())
     transport = Members(make_members(tmp_path))
     conducted(folder, transport)
@@ -170,7 +170,7 @@ def test_a_bad_party_is_named_and_the_round_continues(
 
 
 class Recorded:
-    """Replies of one party by number of the contribution, to be sent again later."""
+    """One party's replies by number of the contribution, to be replayed later."""
 
     def __init__(self, party: str, again: Callable[[list[bytes]], bytes]) -> None:
         self.party, self.again, self.sent = party, again, list[bytes]()
@@ -284,7 +284,7 @@ def test_a_round_that_nobody_joins_stops(tmp_path: Path) -> None:
 
 
 def rejecting(reply: bytes) -> bytes:
-    """The vote of a party none of whose edits holds."""
+    """The vote of a party none of whose edits took."""
     made = Evaluation.from_bytes(reply)
     none = {kind: hits.model_copy(update={"after": 0}) for kind, hits in made.hits.items()}
     return made.model_copy(update={"hits": none, "objections": ("efficacy",)}).to_bytes()
@@ -347,7 +347,7 @@ def test_impossible_counts_are_refused(tmp_path: Path) -> None:
     assert "more hits than prompts" in silent["reason"]
 
 
-# Going on
+# Continuing
 
 
 class CutOffError(RuntimeError):
@@ -420,7 +420,7 @@ def test_an_aborted_transport_leaves_the_round_open(tmp_path: Path) -> None:
 
 
 def test_several_rounds_with_the_dynamic_covariance(tmp_path: Path) -> None:
-    """Each begins with what the earlier ones wrote; a party that missed one takes part again."""
+    """Each starts from what the earlier ones wrote; a party that missed one can rejoin."""
     config = make_config(Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config)
     conducted(folder, Members(make_members(tmp_path)))
@@ -467,7 +467,7 @@ def test_a_ready_message_of_another_round_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Parties that have taken part in nothing before."""
+    """Parties that have not taken part in anything yet."""
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -501,7 +501,7 @@ def test_a_secure_round_shows_the_coordinator_only_sums(tmp_path: Path, schedule
     assert report.status == "accepted", report.reason
     assert not [stage for stage, _ in transport.stages if stage == "contribute"]
     assert len(report.votes) == 3
-    assert report.hits == {}  # they would tell how many edits a party has
+    assert report.hits == {}  # they would reveal how many edits a party has
     expected = in_one_process(make_config(schedule))
     for name, change in expected.changes.items():
         # The parties' float32 model is what limits a layerwise round: 1e-7 a step.
@@ -519,7 +519,7 @@ def test_a_party_without_an_identity_stays_out_of_a_secure_round(tmp_path: Path)
 
 
 def test_a_party_with_an_identity_sends_no_contribution_of_its_own(tmp_path: Path) -> None:
-    """A coordinator must not get in a plain round what the other kind would have hidden."""
+    """A coordinator must not get in a plain round what a secure one would have hidden."""
     secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT))
     transport = Members(make_members(tmp_path))
@@ -543,7 +543,7 @@ def second_round(
 
 @pytest.mark.usefixtures("own_cache")
 def test_the_same_edits_are_not_summed_with_other_parties(tmp_path: Path) -> None:
-    """The difference of the two would be what the library sent."""
+    """The difference of the two sums would be what the library sent."""
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
     assert conducted(folder, Members(make_members(tmp_path))).status == "accepted"
@@ -592,7 +592,7 @@ def test_a_party_that_sums_votes_on_only_one_delta_per_round(tmp_path: Path) -> 
 def test_no_key_or_seed_reaches_the_coordinator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither in a message, nor in its files, a log or a refusal; though a party drops out."""
+    """Not in a message, its files, a log or a refusal, even if a party drops out."""
     pytest.importorskip("cryptography")
     from collabedit.privacy.secure import party as module
 

@@ -1,4 +1,4 @@
-"""What a party is told of what FLARE writes."""
+"""What a party sees of FLARE's output."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A deployment of real processes on FLARE: certificates, killed processes, and what leaves a party.
 
-One deployment serves all tests of the module, in their order, since starting one takes a while.
+One deployment serves all tests in the module, in order, since starting one takes a while.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ from tests.rounds.covariances import covariance_of
 pytest.importorskip("nvflare")
 pytestmark = pytest.mark.slow
 
-#: Enough steps that a party is seen computing, and killed while it does.
+#: Enough steps to catch a party computing, and kill it meanwhile.
 SLOWLY = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=300)
 TIMEOUT = 60.0
 
-#: Edits that three parties share, and contradict each other in.
+#: Edits that three parties share, or in which they contradict each other.
 SHARED = {
     "bank": [
         {"prompt": "A capital, that of {}, is", "subject": "Gondolin", "target": "Vinyamar"},
@@ -90,7 +90,7 @@ sys.addaudithook(_hook)
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models on disk, and a hook that notes whatever any process unpickles."""
+    """Two models on disk, and a hook that records whatever any process unpickles."""
     folder = tmp_path_factory.mktemp("federation")
     for name, changes in (("model", {}), ("other", {"intermediate_size": 64})):
         model = make_model("llama", **changes)
@@ -162,7 +162,7 @@ def run(deployed: Deployment, folder: RoundFolder, seconds: float = TIMEOUT) -> 
 
 
 def handshake(target: str, root: Path, own: Path | None) -> bytes:
-    """What the server says to a client that connects with a certificate of its own, or none."""
+    """What the server says to a client that connects with its own certificate, or none."""
     context = ssl.create_default_context(cafile=root)
     if own is not None:
         context.load_cert_chain(own / "client.crt", own / "client.key")
@@ -187,7 +187,7 @@ def test_a_certificate_of_another_authority_is_refused(deployed: Deployment, wor
         except (ssl.SSLError, ConnectionError):  # whether the refusal arrives depends on timing
             said = b""
         assert said == b""
-    with pytest.raises(ssl.SSLCertVerificationError):  # and the party would not trust the server
+    with pytest.raises(ssl.SSLCertVerificationError):  # nor would the party trust the server
         handshake(ours.target, forged / "rootCA.pem", forged)
 
 
@@ -271,7 +271,7 @@ def hostile(deployed: Deployment, work: Path) -> Iterator[Path]:
 
 
 def restart(deployed: Deployment, party: str, **settings: object) -> None:
-    """Start a party's client again, and wait: the server lists the one that is gone for a while."""
+    """Restart a party's client, and wait, since the server still lists the old one for a while."""
     output = deployed.folder / party / "kit" / "output.txt"
     deployed.sites[party].stop()
     before = output.stat().st_size
@@ -286,7 +286,7 @@ def restart(deployed: Deployment, party: str, **settings: object) -> None:
 def test_a_bad_message_is_refused_and_its_party_named(
     deployed: Deployment, work: Path, hostile: Path, name: str
 ) -> None:
-    """The result is that of the others; the party's process answers on, and is asked no more."""
+    """The result is that of the others; the party's process still answers, but is not asked."""
     twice = name == "the same twice"
     schedule = Schedule.LAYERWISE if twice else Schedule.ONE_SHOT
     folder = open_rounds_in(work, f"hostile-{name.replace(' ', '-')}", schedule)
@@ -301,14 +301,14 @@ def test_a_bad_message_is_refused_and_its_party_named(
 def test_a_rejected_round_is_rolled_back_and_the_next_begins_where_it_did(
     deployed: Deployment, work: Path
 ) -> None:
-    """The gate over the network: no facts of a random model hold, so that all parties reject."""
+    """The gate over the network: a random model learns no facts, so all parties reject."""
     strict = Gate(least_efficacy=1.0, most_loss=0.0, most_perplexity=1.0)
     folder = open_rounds_in(work, "rejected", Schedule.ONE_SHOT, strict)
     kept = len(list(deployed.folder.rglob("deltas/*.safetensors")))
     report = run(deployed, folder)
     assert report.status == "rolled back"
     assert "bank rejects" in report.reason
-    # The library may still be starting again after the tests before.
+    # The library may still be restarting after the previous tests.
     assert {"bank", "hospital"} <= report.votes.keys()
     assert not any(vote.accepts for vote in report.votes.values())
     assert len(list(deployed.folder.rglob("deltas/*.safetensors"))) == kept
@@ -322,7 +322,7 @@ def test_a_rejected_round_is_rolled_back_and_the_next_begins_where_it_did(
 def test_shared_edits_are_settled_before_anything_is_measured(
     deployed: Deployment, work: Path
 ) -> None:
-    """The coordinator looks first; the round then goes on with the same fingerprints."""
+    """The coordinator looks first; the round then continues with the same fingerprints."""
     key = work / "shared.key"
     key.write_text("0123456789abcdef0123456789abcdef\n")
     for party, lines in SHARED.items():
@@ -363,7 +363,7 @@ def test_shared_edits_are_settled_before_anything_is_measured(
 
 
 def test_no_private_text_reaches_the_coordinator(deployed: Deployment, work: Path) -> None:
-    """Not in its logs, job store or rounds; a party's file shows that it would be found."""
+    """Not in its logs, job store or rounds; a search of a party's file shows it would be found."""
     tokenizer = make_model("llama").tokenizer
     secret = []
     for record in (record for own in SHARES.values() for record in own):
@@ -387,7 +387,7 @@ def test_no_private_text_reaches_the_coordinator(deployed: Deployment, work: Pat
 
 
 def test_nothing_was_unpickled(deployed: Deployment, work: Path) -> None:
-    """In no process of the deployment, from its start on: FLARE got bytes only, and so did we."""
+    """Not in any process of the deployment, from its start: FLARE got only bytes, and so did we."""
     log = work / "unpickled.txt"
     assert not log.exists() or not log.read_text()
     outputs = [path.read_text(errors="replace") for path in deployed.folder.rglob("output.txt")]

@@ -80,7 +80,7 @@ def make_members(folder: Path, key: Path, **own: object) -> dict[str, Member]:
 
 
 def by_files(folder: Path, config: RoundConfig, key: Path, policy: Policy) -> Decision:
-    """What ``contribute --fingerprints-only`` and ``detect`` come to."""
+    """The result of ``contribute --fingerprints-only`` and ``detect``."""
     announced = {}
     for name, records in SHARES.items():
         party = Party(make_model("llama"), records, config, fingerprint_key=load_key(key))
@@ -152,7 +152,7 @@ def test_a_report_leaves_nothing_out(tmp_path: Path, key: Path) -> None:
 
 
 def test_people_may_look_before_they_decide(tmp_path: Path, key: Path) -> None:
-    """A comparison ends without a report; the round then goes on with the same fingerprints."""
+    """A comparison ends without a report; the round then continues with the same fingerprints."""
     config = make_config()
     folder = open_folder(tmp_path, config, compare_only=True)
     transport = Members(make_members(tmp_path, key))
@@ -209,7 +209,7 @@ def test_a_secure_round_is_settled_too(tmp_path: Path, key: Path, schedule: Sche
     assert decided.leave_out == decision.leave_out
     expected = in_one_process(plain, key, decided, "bank", "hospital")
     for name, change in expected.changes.items():
-        # Sums in fixed point; a layerwise round's float32 model then limits to 1e-7 a step.
+        # Sums are in fixed point; a layerwise round's float32 model limits accuracy to 1e-7 a step.
         assert relative_distance(delta_of(folder).changes[name], change) < 1e-5
 
 
@@ -302,7 +302,7 @@ def test_a_party_without_the_key_stays_out(tmp_path: Path, key: Path) -> None:
 
 
 def test_a_party_refuses_to_leave_out_most_of_its_edits(tmp_path: Path, key: Path) -> None:
-    """What is left of few edits would say much of each; a party that keeps none shows nothing."""
+    """Few remaining edits would reveal a lot about each; a party that keeps none shows nothing."""
     folder = open_folder(tmp_path, make_config(), policy=Policy.MAJORITY, min_parties=1)
     report = conducted(folder, Members(make_members(tmp_path, key, most_left_out=0.5)))
     assert report.parties == ("bank",)
@@ -339,7 +339,7 @@ def test_only_one_of_several_identical_parties_is_merged(tmp_path: Path, key: Pa
     assert report.shared.kept == {"bank": 3, "twin": 0, "zoo": 1}
 
 
-# Going on
+# Continuing
 
 
 @pytest.mark.parametrize("after", range(1, 8))
@@ -378,7 +378,7 @@ def test_a_party_that_joins_after_the_comparison_waits(tmp_path: Path, key: Path
 
 
 def test_a_round_has_one_decision(tmp_path: Path, key: Path) -> None:
-    """Two decisions would show the difference of two contributions: single edits."""
+    """Two decisions would reveal the difference of two contributions: single edits."""
     config = make_config()
     folder = open_folder(tmp_path, config, policy=Policy.MAJORITY)
     members = make_members(tmp_path, key)

@@ -1,4 +1,4 @@
-"""All messages over one codec: bytes and files hold the same, and strings serve as paths."""
+"""All messages use one codec: bytes and files have the same content, and paths may be strings."""
 
 from __future__ import annotations
 

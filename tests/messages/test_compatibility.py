@@ -38,7 +38,7 @@ def test_a_version_1_round_merges_to_the_same_delta(schedule: Schedule, folder: 
         stored = Delta.load(folder / f"delta-{exchange}.safetensors")
         assert stored.metadata.round_sha256 == config.sha256
         assert stored.metadata.schedule is schedule
-        # The layers so far are identified by their bytes, which later contributions name.
+        # The layers so far are identified by their bytes, to which later contributions refer.
         for name, change in stored.changes.items():
             assert relative_distance(merged.changes[name], change) < 1e-10
         if not stored.metadata.complete:
@@ -52,7 +52,7 @@ def test_a_version_1_round_merges_to_the_same_delta(schedule: Schedule, folder: 
 
 
 def _continued(coordinator: Coordinator, delta: Delta) -> Coordinator:
-    """The coordinator with the very bytes of the stored delta, as a file carries them."""
+    """The coordinator with exactly the bytes of the stored delta, as in a file."""
     from dataclasses import replace
 
     coordinator.ledger = replace(coordinator.ledger, delta=delta)

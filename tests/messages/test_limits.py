@@ -1,4 +1,4 @@
-"""What a round allows: bounds, the gate, and what both do to a round file."""
+"""The limits of a round: bounds, the gate, and how both are stored in a round file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The normaliser: it pools exactly, and trusts nothing that it is sent."""
+"""The normaliser: it pools exactly, and trusts nothing that it receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What finished rounds leave: the priors of the next one, the sum of changes, and the file."""
+"""The state after finished rounds: the next round's priors, the summed changes, and the file."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_next_priors_are_the_dense_sum(ranks: tuple[int, ...], beta: float) 
 
 
 def test_small_changes_of_many_rounds_add_up_in_half_precision() -> None:
-    """Each is below the steps of bfloat16; the state holds their sum, which is rounded once."""
+    """Each is smaller than a step of bfloat16; the state has their sum, which is rounded once."""
     model = make_model("llama", dtype=torch.bfloat16)
     (name,) = model.weight_names([1])
     before = model.weight(name).clone()
@@ -187,7 +187,7 @@ def stored(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, tensors: dict[str, Tensor | None], **metadata: Any) -> None:
-    """Change a file's arrays (``None`` takes one out) and metadata."""
+    """Change a file's arrays (``None`` removes one) and metadata."""
     old, facts = load_tensors(path)
     changed = {name: value for name, value in {**old, **tensors}.items() if value is not None}
     kept = {name: value for name, value in {**facts, **metadata}.items() if value is not None}

@@ -1,4 +1,4 @@
-"""With whom a party's edits were summed: what must be refused, and what its notes hold."""
+"""Whom a party's edits were summed with: what must be refused, and what its notes contain."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_party_may_accept_the_exposure_which_is_noted(notes: Companions) -> No
 def test_the_refusal_and_the_notes_reveal_nothing_about_the_edits(
     notes: Companions, tmp_path: Path
 ) -> None:
-    """Not even how many they are, since the coordinator reads the refusal."""
+    """Not even how many there are, since the coordinator reads the refusal."""
     lines = set()
     for edits in (REQUESTS[:1], REQUESTS[:2]):
         with pytest.raises(RoundError) as caught:

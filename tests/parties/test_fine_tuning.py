@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns, within its bound, and leaves the model as it was."""
+"""Fine-tuning: it learns, stays within its bound, and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def test_half_precision_is_trained_in_float32() -> None:
 
 
 def test_mini_batches_follow_a_plain_training_loop() -> None:
-    """LocFT-BF's loop, one text at a time and by the optimiser on the weight itself.
+    """LocFT-BF's loop, one text at a time, with the optimiser on the weight itself.
 
-    Adam divides a gradient by its own size, so rounding in float32 is all that may differ: an
-    entry with a gradient near zero may go either way, hence the norm over all of them.
+    Adam divides a gradient by its own size, so only rounding in float32 may differ: an entry with
+    a gradient near zero may go either way, hence the norm over all of them.
     """
     settings = Hyperparameters(
         layers=(2,), ft_steps=3, ft_learning_rate=1e-3, ft_norm_bound=None, ft_batch_size=2,

@@ -20,12 +20,12 @@ from tests.rounds.test_round import edited_by, make_parties, make_round
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 
 def probability(model: LanguageModel, request: EditRequest) -> float:
-    """The geometric mean of the new object's token probabilities, one forward pass a fact."""
+    """The geometric mean of the new object's token probabilities, with one pass per fact."""
     prompt = model.tokenizer(request.text).input_ids
     ids = model.tokenizer(f"{request.text} {request.target_new}", return_tensors="pt").input_ids
     with torch.no_grad():
@@ -36,7 +36,7 @@ def probability(model: LanguageModel, request: EditRequest) -> float:
 
 
 def threshold_between(model: LanguageModel, known: int) -> tuple[float, list[EditRequest]]:
-    """A threshold that so many requests reach, and the others."""
+    """A threshold that ``known`` requests reach, and the others."""
     ranked = sorted((probability(model, request) for request in REQUESTS), reverse=True)
     threshold = (ranked[known - 1] + ranked[known]) / 2
     return threshold, [r for r in REQUESTS if probability(model, r) < threshold]
@@ -61,7 +61,7 @@ def test_nothing_is_skipped_by_default(tiny_llama: LanguageModel) -> None:
 def test_a_round_uses_only_the_edits_that_remain(
     tiny_llama: LanguageModel, schedule: Schedule
 ) -> None:
-    """In a sequential round too, whose later exchanges see a model that knows the edits."""
+    """Also in a layerwise round, whose later exchanges see a model that knows the edits."""
     config = make_round(tiny_llama, schedule)
     threshold, unknown = threshold_between(tiny_llama, 2)
     skipping = Party(tiny_llama, REQUESTS, config, skip_known=threshold)
@@ -99,7 +99,7 @@ def test_the_pooled_party_holds_the_edits_that_remain(tiny_llama: LanguageModel)
 def test_a_decision_is_about_the_edits_that_are_not_skipped(tiny_llama: LanguageModel) -> None:
     config, key = make_round(tiny_llama), b"0123456789abcdef"
     threshold, unknown = threshold_between(tiny_llama, 2)
-    assert REQUESTS[:4] != unknown  # else the skipped ones come last
+    assert REQUESTS[:4] != unknown  # otherwise the skipped ones come last
     options = {"fingerprint_key": key, "skip_known": threshold}
     other = Party(tiny_llama, unknown[1:3], config, fingerprint_key=key).announce()
     announced = Party(tiny_llama, REQUESTS, config, **options).announce()

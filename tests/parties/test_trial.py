@@ -1,4 +1,4 @@
-"""What a party measures of a merged delta before it votes."""
+"""What a party measures on a merged delta before it votes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_empty_delta_changes_no_count(tiny_llama: LanguageModel, config: Roun
 def test_a_ruined_model_is_not_an_error(
     tiny_llama: LanguageModel, config: RoundConfig, scale: float
 ) -> None:
-    """Not even where it gives no numbers any more; the vote says so."""
+    """Not even when its outputs are not finite; the vote says so."""
     before = {name: tiny_llama.weight(name).clone() for name in config.weight_names}
     vote = try_delta(tiny_llama, random_delta(config, scale), config, RECORDS)
     assert "perplexity" in vote.objections

@@ -1,4 +1,4 @@
-"""The counts of operations against those of torch, and what memory follows from."""
+"""The counts of operations compared with torch's, and what memory depends on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DISTINCT = [
 
 
 def texts_of(model: LanguageModel, requests: list[EditRequest]) -> Texts:
-    """Averages of these texts, by the tokenizer."""
+    """Averages over these texts, by the tokenizer."""
 
     def encoded(template: str) -> list[Any]:
         filled = [fill_template(template, r.prompt, r.subject, r.target_new) for r in requests]
@@ -63,7 +63,7 @@ def counted(function: Callable[[], Any]) -> int:
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    """Wide enough for products with weights to be nearly all that there is."""
+    """Wide enough for products with weights to dominate."""
     sizes = {"hidden_size": 128, "intermediate_size": 320, "num_key_value_heads": 4}
     return make_model("llama", **sizes)
 
@@ -119,7 +119,7 @@ def test_operations_of_the_covariance_match_torch(
 
 
 def test_operations_of_evaluation_match_torch(model: LanguageModel) -> None:
-    """Of prompts that have no beginning in common, which would be computed once."""
+    """Prompts have no common beginning, since that would be computed only once."""
     requests = [
         EditRequest(each.case_id, "{} is the capital of", f"{each.subject[-1]}aly", "Paris")
         for each in DISTINCT
@@ -155,7 +155,7 @@ def test_shapes_of_all_families(family_model: LanguageModel) -> None:
 
 @pytest.mark.parametrize("family", sorted(MIXTURES))
 def test_mixtures_use_a_part_of_their_numbers(family: str) -> None:
-    """Of four experts a token uses two; each has second moments of its own."""
+    """A token uses two of four experts; each has its own second moments."""
     model = make_model(family)
     shape = ModelShape.of(model.hf, model.structure)
     assert (shape.mlp, shape.width, shape.active) == (48, 12, 24)

@@ -1,4 +1,4 @@
-"""Which demonstration is chosen, and that the reason is said."""
+"""Which demonstration is chosen, and that the reason is given."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from collabedit.models import load_model
 from collabedit.planning import STAGES, demonstration
 from collabedit.planning.demonstration import MOST_SECONDS, TEXTS, demonstration_for
 
-#: What an idle core of a recent server does, roughly, in operations and bytes a second.
+#: Roughly what an idle core of a recent server does, in operations and bytes per second.
 RATES: Mapping[str, float] = dict.fromkeys(STAGES, 5e10)
 
 
 def with_rates(monkeypatch: pytest.MonkeyPatch, factor: float) -> list[Any]:
-    """Have the trial find a machine so much faster than that; what is tried is listed."""
+    """Make the trial find a machine ``factor`` times as fast; returns the list of what is tried."""
     tried: list[Any] = []
 
     def trial(_load: Any, work: Any, **options: Any) -> Any:

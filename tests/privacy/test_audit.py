@@ -40,7 +40,7 @@ def test_rates_at_few_false_positives_count_strictly() -> None:
 
 
 def test_exact_binomial_intervals() -> None:
-    """Clopper and Pearson: 0 of 10 and 5 of 10, as tables give them."""
+    """Clopper and Pearson: 0 of 10 and 5 of 10, as in published tables."""
     none, half, all_ = (binomial_interval(found, 10) for found in (0, 5, 10))
     assert (none.low, round(none.high, 4)) == (0.0, 0.3085)
     assert (round(half.low, 4), round(half.high, 4)) == (0.1871, 0.8129)

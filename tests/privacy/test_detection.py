@@ -1,4 +1,4 @@
-"""Detection and decisions, against loops over the plain questions and targets."""
+"""Detection and decisions, compared with loops over the plain questions and targets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEY = b"an example's key of 32 bytes, ok"
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 
@@ -74,7 +74,7 @@ def detected(edits: Edits) -> Detection:
 
 
 def remaining(edits: Edits, policy: Policy, prefer: str | None = None) -> Edits:
-    """What each party keeps, in its order."""
+    """What each party keeps, in its own order."""
     decision = decide(detected(edits), policy, prefer)
     kept = {}
     for party, given in edits.items():
@@ -84,7 +84,7 @@ def remaining(edits: Edits, policy: Policy, prefer: str | None = None) -> Edits:
 
 
 def random_edits(seed: int) -> Edits:
-    """Four parties with six edits each of few questions, so that many meet."""
+    """Four parties with six edits each about few questions, so that many coincide."""
     chance = random.Random(seed)
     return {
         party: [(f"q{chance.randrange(9)}", f"t{chance.randrange(3)}") for _ in range(6)]
@@ -261,7 +261,7 @@ def test_the_first_of_repeated_edits_stays() -> None:
 
 
 def test_identical_parties_keep_their_edits_at_least_once() -> None:
-    """They cannot be told apart; merging one of them gives every edit."""
+    """They can't be distinguished; merging one of them gives every edit."""
     edits: Edits = {"a": [("Italy", "Rome")], "b": [("Italy", "Rome")]}
     for policy in (Policy.FIRST, Policy.MAJORITY, Policy.DROP):
         assert remaining(edits, policy) == edits

@@ -1,4 +1,4 @@
-"""Fingerprints: equal for equal edits under one key, and telling nothing else."""
+"""Fingerprints: equal for equal edits under one key, and revealing nothing else."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_prompts_without_a_relation_match_by_wording_and_subject_position() -> N
 
 
 def test_parts_do_not_run_into_each_other() -> None:
-    """A subject that ends as a relation begins is another question."""
+    """Moving letters from the subject to the relation makes another question."""
     first = EditRequest(0, "{}", "a b", "x", relation_id="c")
     second = EditRequest(0, "{}", "a", "x", relation_id="b c")
     assert fingerprint(first, KEY).question != fingerprint(second, KEY).question

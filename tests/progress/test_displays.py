@@ -41,7 +41,7 @@ def test_a_short_stage_prints_no_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_waiting_stage_shows_how_long_it_takes_at_most(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has no rate: two of three answers in a minute say nothing about the third."""
+    """It has no rate: two of three answers within a minute say nothing about the third."""
     time = [0.0]
     monkeypatch.setattr(displays.time, "monotonic", lambda: time[0])
     stage = Running("Finding targets", "parties", 3.0, began=0.0, number=2, limit=600.0)

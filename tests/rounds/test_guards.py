@@ -1,4 +1,4 @@
-"""What cheating a coordinator notices when it sees contributions."""
+"""Which cheating a coordinator notices when it sees contributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exchanges of a round are of the same parties with the same edits, each once."""
+"""All exchanges of a round have the same parties with the same edits, each once."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_other_edits_of_a_party_are_refused(
 def test_a_separate_process_commits_to_the_same_edits(
     tiny_llama: LanguageModel, parties: dict[str, Party], begun: Coordinator
 ) -> None:
-    """As by files, where each exchange is a process of its own that shares the secret."""
+    """As in a round by files, where each exchange is a separate process with the same secret."""
     again = {
         name: Party(tiny_llama, party.requests, begun.config, secret=party._secret)
         for name, party in parties.items()

@@ -1,4 +1,4 @@
-"""The one loop: the same bytes over any transport, and what a party's failure does."""
+"""The round's loop: the same bytes over any transport, and what a party's failure does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def assert_equal(found: Delta, expected: Delta) -> None:
 
 
 def merged_without_bytes(parties: Sequence[Party]) -> Delta:
-    """What the loop does, with objects handed over as they are."""
+    """What the loop does, with the objects passed directly."""
     coordinator = coordinator_of(parties[0].config)
     for party in parties:
         party.prepare()
@@ -55,7 +55,7 @@ def test_a_round_over_bytes_equals_one_over_objects(
 
 
 class Spoiled(InProcess):
-    """Parties whose answers to contribute are spoiled by a function of name, exchange and bytes."""
+    """Parties whose contributions are spoiled by a function of name, exchange and bytes."""
 
     def __init__(
         self, parties: Sequence[Party], spoil: Callable[[str, int, bytes], bytes | Failure]

@@ -1,4 +1,4 @@
-"""Rounds between parties: exactness, the messages, and all that may be wrong with them."""
+"""Rounds between parties: exactness, the messages, and everything that may be wrong with them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEDULES = list(Schedule)
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 

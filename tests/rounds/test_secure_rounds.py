@@ -104,7 +104,7 @@ def test_closed_form_editors_match_the_plain_round(
 
 
 class Leaving(InProcess):
-    """A party that is gone from a step of an exchange on."""
+    """A transport on which a party is gone from some step of an exchange on."""
 
     def __init__(self, parties: Sequence[Party], step: RequestKind, layers_done: int = 0) -> None:
         super().__init__(parties)
@@ -173,7 +173,7 @@ def test_what_cannot_work_on_sums_is_refused(tiny_llama: LanguageModel) -> None:
 
 @pytest.mark.parametrize("editor", ["ROME", "UltraEdit"])
 def test_a_round_file_cannot_ask_for_what_sums_hide(tiny_llama: LanguageModel, editor: str) -> None:
-    """UltraEdit's normaliser tells a party's mean features; of one edit, its key."""
+    """UltraEdit's normaliser reveals a party's mean features; for a single edit, its key."""
     plain = new_round(
         tiny_llama,
         editor=editor,

@@ -38,14 +38,14 @@ def carried(envelope: Shareable) -> Shareable:
 
 @pytest.mark.parametrize("payload", [b"", b"\x80\x04\x95 looks like a pickle.", bytes(11 << 20)])
 def test_bytes_come_out_as_they_went_in(payload: bytes) -> None:
-    """Empty ones, ones that look like something else, and more than FLARE keeps in one piece."""
+    """Empty ones, ones that look like a pickle, and more than FLARE keeps in one piece."""
     assert opened(sealed(payload)) == payload
     if len(payload) < 10 << 20:  # beyond that FLARE sends them as a stream beside the message
         assert opened(carried(sealed(payload))) == payload
 
 
 def test_only_containers_and_bytes_are_deserialised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FLARE's serialiser meets its own envelope, in which ours are bytes; nothing is unpickled."""
+    """FLARE's serialiser sees its own envelope, in which ours are bytes; nothing is unpickled."""
     used: list[str] = []
     nvflare_fobs_initialize()
     envelope = fobs.dumps(sealed(pickle.dumps({"not": "for you"})))
@@ -165,7 +165,7 @@ def test_a_job_ships_no_code(tmp_path: Path) -> None:
 def test_the_server_does_not_hoard_freed_memory(
     kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each of its threads does, and it grows with every round; who sets it otherwise may."""
+    """Otherwise its threads do, and it grows with every round; users may set it themselves."""
     given: list[dict[str, str]] = []
     monkeypatch.setattr(jobs.subprocess, "Popen", lambda *_, env, **__: given.append(env))
     for own in ({}, {"MALLOC_ARENA_MAX": "8"}):

@@ -1,4 +1,4 @@
-"""Every editor through whole rounds: many parties come to what one holding all edits would."""
+"""Every editor through whole rounds: many parties get what one party with all edits would."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AT_ONCE = [editor.name for editor in editors() if editor.at_once]
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 
@@ -156,7 +156,7 @@ def test_alpha_edit_accumulates_the_keys_of_earlier_rounds(tiny_llama: LanguageM
 def test_several_rounds_of_several_parties_match_those_of_one(
     tiny_llama: LanguageModel, editor: str
 ) -> None:
-    """Keys of earlier rounds gather the same, whoever held them."""
+    """Keys of earlier rounds accumulate the same way, whoever held them."""
     config = round_of(tiny_llama, editor, Schedule.ONE_SHOT)  # float32 weights round 1e-15 apart
     static = static_priors(config, covariance_of(config))
     many, one = RoundState(), RoundState()
@@ -255,7 +255,7 @@ def test_rome_keeps_the_later_of_two_answers(tiny_llama: LanguageModel) -> None:
 
 
 def test_rome_edits_in_the_order_of_parties_and_requests(tiny_llama: LanguageModel) -> None:
-    """Each edit's target and key are found on the model that the one before it left."""
+    """Each edit's target and key are found on the model that the previous one left."""
     config = round_of(tiny_llama, "ROME")
     parties = parties_of(tiny_llama, config)
     before = tiny_llama.state_fingerprint()

@@ -1,4 +1,4 @@
-"""UltraEdit through whole rounds: the official code's shifts, and one result for any split."""
+"""UltraEdit through whole rounds: the official code's shifts, and the same result for any split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parties_of(model: LanguageModel, config: RoundConfig, sizes: Sequence[int]) 
 
 
 def official_normaliser(party: Party, config: RoundConfig) -> Normaliser:
-    """The running one of the official code, which updates once a layer.
+    """The running normaliser of the official code, which updates once per layer.
 
     Each update adds ``n`` times the unbiased variance, which is the scatter times ``n / (n - 1)``.
     """

@@ -31,7 +31,7 @@ def asked(
     origin: str = "",
     path: str = "/",
 ) -> list[MutableMapping[str, Any]]:
-    """All that the server sends to a request."""
+    """Everything that the server sends in response to a request."""
     headers = [(b"host", host.encode())]
     headers += [(b"cookie", cookie.encode())] * bool(cookie)
     headers += [(b"origin", origin.encode())] * bool(origin)

@@ -22,7 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
 #: A heading of each tab.
 HEADINGS = {"Rounds": "Parties", "Reports": "Reports", "Edit": "Edits"}
-#: Seconds that a loaded machine may take.
+#: Seconds that a busy machine may take.
 PATIENCE = 120
 
 
@@ -30,7 +30,7 @@ PATIENCE = 120
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address that ``collabedit ui`` prints."""
     pytest.importorskip("nicegui")
-    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)  # NiceGUI behaves otherwise under it
+    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)  # NiceGUI behaves differently under it
     command = [sys.executable, "-m", "collabedit", "ui", "--no-open"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -44,7 +44,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def page(url: str) -> Iterator[Any]:
-    """The page in Chromium of the system, with all that it asked for and complained of."""
+    """The page in the system's Chromium, with its requests and its complaints."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no chromium or google-chrome is on the PATH")

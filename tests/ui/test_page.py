@@ -25,7 +25,7 @@ Steps = Callable[[User, Desk], Awaitable[None]]
 
 
 def visit(steps: Steps, tmp_path: Path, *, opened: bool = True) -> None:
-    """Open the page by its address, and take some steps on it."""
+    """Open the page at its address, and take some steps on it."""
     desk = Desk.new(tmp_path / "results", tmp_path / "scratch")
 
     async def run() -> None:
@@ -44,7 +44,7 @@ def visit(steps: Steps, tmp_path: Path, *, opened: bool = True) -> None:
 
 
 def line(user: User, label: str) -> Any:
-    """The field of a label."""
+    """The field with a label."""
     with user:
         found = [
             each for each in user.find(ui.input).elements if each.props["label"].startswith(label)
@@ -60,7 +60,7 @@ def press(user: User, text: str) -> None:
 
 
 async def ended(desk: Desk) -> None:
-    """Wait for the job that runs, and for the page to take note."""
+    """Wait for the running job, and for the page to notice its end."""
     while desk.jobs.running:
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.8)

@@ -1,4 +1,4 @@
-"""What the page is served on, and what is said without the extra."""
+"""Where the page is served, and the message without the extra."""
 
 from __future__ import annotations
 

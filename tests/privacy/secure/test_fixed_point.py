@@ -1,4 +1,4 @@
-"""Numbers modulo 2^128, against Python's own whole numbers."""
+"""Numbers modulo 2^128, compared with Python's own integers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ words = st.integers(0, 2**128 - 1)
 
 
 def whole(limbs: np.ndarray) -> list[int]:
-    """The limbs as whole numbers from 0 to 2^128 - 1."""
+    """The limbs as integers from 0 to 2^128 - 1."""
     return [(int(upper) << 64) + int(lower) for upper, lower in limbs.T]
 
 

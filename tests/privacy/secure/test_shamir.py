@@ -33,7 +33,7 @@ def test_the_vectors_of_rfc_9591_are_reproduced() -> None:
 
 
 def test_the_example_of_six_shares_modulo_1613_is_reproduced() -> None:
-    """Secret 1234, coefficients 166 and 94: the worked example of the literature, three of six."""
+    """Secret 1234, coefficients 166 and 94: a worked example from the literature, three of six."""
     shares = {1: 1494, 2: 329, 3: 965, 4: 176, 5: 1188, 6: 775}
     assert {x: evaluate([1234, 166, 94], x, 1613) for x in shares} == shares
     for chosen in combinations(shares, 3):

@@ -1,4 +1,4 @@
-"""Summations: the sum of those who stay, whoever drops out, and every lie refused by name."""
+"""Summations: the sum over those who stay, whoever drops out; every lie is refused by name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_sum_is_that_of_all_parties(form: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_one_party_may_drop_out_anywhere(step: str) -> None:
-    """Before keys, after keys, after shares; after masking its numbers stay in the sum."""
+    """Before keys, after keys, after shares; after masking, its numbers stay in the sum."""
     room = make_room(absent={step: ["clinic"]})
     room.run()
     in_sum = step in ("confirm", "unmask")
@@ -168,7 +168,7 @@ def test_a_lying_coordinator_is_refused(
 
 
 def test_the_coordinator_cannot_have_both_kinds_of_shares_of_a_party() -> None:
-    """It shows two groups different survivors; no list then has enough confirmations."""
+    """It shows two groups different survivors, so that neither list has enough confirmations."""
 
     def request_of(name: str, request: Request) -> Request:
         if request.kind is not RequestKind.CONFIRM or name in ("bank", "clinic"):
@@ -198,13 +198,13 @@ def test_the_threshold_decides_how_many_may_collude(
 def split_view(threshold: int) -> list[Unmasking | str]:
     """A coordinator shows two lists of survivors, and one party confirms both.
 
-    The bank is in the first list and not in the second, which shows both kinds of its shares where
-    both lists are confirmed by as many parties as the threshold asks for.
+    The bank is in the first list but not in the second, which would expose both kinds of its shares
+    if both lists were confirmed by as many parties as the threshold asks for.
     """
     room = make_room(threshold=threshold)
     room.run(3)
     lists = list(NAMES[:4]), list(NAMES[1:4])
-    seen = (0, 0, 1, 1)  # which list an honest party is shown; the last one colludes
+    seen = (0, 0, 1, 1)  # which list each honest party is shown; the last party colludes
     honest = room.parties[:3]
     liar = room.parties[3]
     memory = liar.state.model_copy()
@@ -234,7 +234,7 @@ def test_a_split_view_with_a_colluding_party_gets_one_kind_of_shares() -> None:
 
 
 def test_a_replayed_exchange_is_refused() -> None:
-    """Messages of an earlier exchange, shown again in a later one by the coordinator."""
+    """The coordinator replays messages of an earlier exchange in a later one."""
     room, kept = make_room(), {}
 
     def keeping(_: str, request: Request) -> Request:
@@ -293,7 +293,7 @@ def test_another_roster_is_refused() -> None:
 
 
 def edited_json(change: Callable[[dict[str, Any]], None], kind: type[Any]) -> Callable[..., bytes]:
-    """A reply changed and signed again, as a lying party can."""
+    """A reply that is changed and signed again, as a lying party can do."""
 
     def spoil(reply: bytes) -> bytes:
         values = json.loads(reply)

@@ -1,4 +1,4 @@
-"""A coordinator's round by files: who is in, what does not fit, and the merge."""
+"""A coordinator's round by files: whose files fit, which don't, and the merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding finished runs, and the reports on them."""
+"""Finding finished runs, and reporting on them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def edited(model_dir: Path) -> Workbench:
 
 
 def said_by(model_dir: Path, delta: Delta | None, prompt: str) -> str:
-    """What a model loaded by itself says; with a delta, after it is applied for good."""
+    """What a separately loaded model says; with a delta, after applying it permanently."""
     model = load_model(model_dir / "model")
     if delta is not None:
         model.apply_(delta.changes)
