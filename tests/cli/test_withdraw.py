@@ -64,7 +64,7 @@ def test_invalid_withdrawals_are_refused(work: Path, tmp_path: Path) -> None:  #
         *("contribute", "--round", round_file, "-r", tmp_path / "bank.jsonl"),
         *("-o", tmp_path / "other", "--party", "other"),
     )
-    assert "not a contribution of the round" in fails(
+    assert "not a contribution to the round" in fails(
         "withdraw", *sent.values(), tmp_path / "other", "--without", "bank", *last
     )
     assert not (tmp_path / "rest").exists()

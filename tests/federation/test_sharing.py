@@ -397,7 +397,7 @@ def test_a_round_has_one_decision(tmp_path: Path, key: Path) -> None:
     refused = Members(members)
     (answer,) = refused.exchange(ask.to_bytes(), ["bank"]).values()
     assert isinstance(answer, Failure)
-    assert "one decision a round" in answer.reason
+    assert "only one decision per round" in answer.reason
 
 
 def _cut(stage: str, reply: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collabedit.cli.options import CovarianceOption, DeviceOption, RoundOption, TrustOption
+from collabedit.cli.options import DeviceOption, RoundOption, TrustOption
 
 if TYPE_CHECKING:
     from collabedit.experiments.audit import Candidates, Finding, Sent
@@ -35,7 +35,15 @@ def audit(
         str | None,
         typer.Option("--model", "-m", help="The unedited model, if not the one round.json names."),
     ] = None,
-    covariance: CovarianceOption = None,
+    covariance: Annotated[
+        Path | None,
+        typer.Option(
+            "--covariance",
+            "-C",
+            help="File from 'collabedit stats collect', as the coordinator has it. Attacks on keys "
+            "and on a delta use it if given.",
+        ),
+    ] = None,
     attacks: Annotated[
         str,
         typer.Option(

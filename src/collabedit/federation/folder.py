@@ -107,7 +107,7 @@ class Report(BaseModel):
         sent: number of bytes sent to the parties.
         received: number of bytes received from them.
         seconds: from the opening to the end; if the round was continued, of the last run only.
-        next_sha256: SHA-256 of each edited weight where the next round begins.
+        next_sha256: SHA-256 of each edited weight at the start of the next round.
     """
 
     model_config = ConfigDict(frozen=True)

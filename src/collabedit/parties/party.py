@@ -328,7 +328,9 @@ class Party:
         if self._decision == decision:
             return self._ready()
         if self._decision is not None or self._targets is not None or self._features is not None:
-            raise RoundError("a party follows one decision a round, before it prepares; refused")
+            raise RoundError(
+                "a party follows only one decision per round, before it prepares; refused"
+            )
         self._check_share(len(decision.places(self._fingerprints())))
         self._decision = decision
         for settled in ("requests", "_kept"):

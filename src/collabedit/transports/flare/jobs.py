@@ -64,7 +64,7 @@ class Site:
         _keep_within(kit)
         module = "nvflare.private.fed.app.server.server_train"
         values = {"org": "coordinator"}
-        # By default, each of its twenty threads holds on to freed memory: 2 MB more a round.
+        # By default, each of its twenty threads holds on to freed memory: 2 MB more per round.
         variables = {"MALLOC_ARENA_MAX": "2", **environment}
         return cls(kit, module, "fed_server.json", values, variables, output)
 
