@@ -162,8 +162,7 @@ def contribute(
     if fingerprints_only:
         contribution = ours.announce()
     else:
-        upload = "float32" if dtype == "float32" else "float64"
-        contribution = ours.contribute(so_far, dtype=upload)
+        contribution = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
     contribution.save(out)
     _report(contribution, out)
 

@@ -376,7 +376,7 @@ class Party:
 
         Raises:
             RequestError: when all its edits are skipped or left out.
-            RoundError: when the delta is of another round, or already complete; when the decision
+            RoundError: when the delta is from another round, or already complete; when the decision
                 is about other edits; when the editor has no statistics for so many edits; or when
                 it needs a normaliser and none is given, or one of another round.
         """
@@ -436,7 +436,7 @@ class Party:
         """Try a complete delta on the edits that it takes part with, and vote.
 
         Raises:
-            RoundError: when the delta is of another round or not complete, or the model is edited.
+            RoundError: when the delta is from another round or incomplete, or the model is edited.
         """
         records = [self._records[index] for index in self._kept]
         return try_delta(self.model, delta, self.config, records, party=self.name)

@@ -74,7 +74,7 @@ class RoundFiles:
 
         Raises:
             RoundError: as :meth:`ledger` does.
-            CovarianceError: when the covariance is of another model.
+            CovarianceError: when the covariance belongs to another model.
         """
         covariance = Covariance.load(self._covariance)
         priors = static_priors(self.config, covariance, self._memory_budget)

@@ -370,7 +370,7 @@ class SecureParty:
         for confirmation in self._checked(confirmations, self._session).values():
             party = confirmation.party
             if party not in state.survivors or confirmation.exchange != state.exchange:
-                raise ContributionError("its confirmation is of another sum", party=party)
+                raise ContributionError("its confirmation is for another sum", party=party)
             if confirmation.survivors != state.survivors:
                 raise ContributionError(
                     "it was shown other survivors than this party; the coordinator asks for both "

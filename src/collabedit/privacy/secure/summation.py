@@ -202,7 +202,7 @@ class Summation:
                 party=party,
             )
         if sent.metadata.exchange != self.exchanged.sha256:
-            raise ContributionError("its numbers are of another exchange", party=party)
+            raise ContributionError("its numbers are for another exchange", party=party)
 
     def _check_unmasking(self, party: str, answer: Unmasking) -> None:
         if party not in self.survivors:
@@ -343,7 +343,7 @@ class Summation:
         """The summation that :meth:`pack` packed.
 
         Raises:
-            RoundError: when it is of another round, or malformed.
+            RoundError: when it belongs to another round, or malformed.
         """
         header = parse_header(_Header, metadata, source, RoundError)
         arrays = {name: value for name, value in tensors.items() if name != "total"}
