@@ -34,7 +34,7 @@ def test_a_format_is_a_decorated_function(tmp_path: Path) -> None:
 
     found = resolve(None, tmp_path / "out.txt")
     assert found in export_formats()
-    assert found.summary == "The names of the edited weights, a line each."
+    assert found.summary == "The names of the edited weights, one per line."
     assert found.options == {"upper": False}
     task = job(tmp_path, "out.txt")
     assert found.export(task, {"upper": True}) == ["written"]
