@@ -1,1 +1,1 @@
-"""Benchmarks: each stage against the plain way of doing it, in one process."""
+"""Benchmarks: each stage compared with the plain way of doing it, in one process."""

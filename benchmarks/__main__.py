@@ -1,6 +1,6 @@
 """Run the benchmarks: ``python -m benchmarks [STAGE ...]``, all of them by default.
 
-The two that take longest and most memory come last: merge-gpt-j (half an hour, 13 GB) and large.
+The two that take the most time and memory come last: merge-gpt-j (half an hour, 13 GB) and large.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 def _passes(stage: str) -> bool:
     print(f"== {stage}", flush=True)
     module, *arguments = STAGES[stage]
-    sys.argv = [f"benchmarks.{module}", *arguments]  # and each with its own defaults
+    sys.argv = [f"benchmarks.{module}", *arguments]  # otherwise each with its own defaults
     try:
         import_module(f"benchmarks.{module}").main()
     except SystemExit as problem:

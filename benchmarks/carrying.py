@@ -1,10 +1,10 @@
-"""Messages over FLARE with mutual TLS: seconds and memory by size, on this machine's loopback.
+"""Messages over FLARE with mutual TLS: seconds and memory by size, over this machine's loopback.
 
     python -m benchmarks.carrying [--megabytes 1 10 100 300] [--parties 3]
 
-A coordinator's server and parties in processes of their own, and nothing computed: random bytes to
-all parties at once, and from all of them at once. Memory is the most that the process of the round
-has held, at the coordinator and at a party, beyond what it holds before the first message.
+A coordinator's server and the parties run in separate processes and compute nothing: random bytes
+go to all parties at once, and come from all of them at once. Memory is the peak of the round's
+process, at the coordinator and at a party, beyond what it held before the first message.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _NUMBER = 8  # bytes
 
 
 class Asker:
-    """The coordinator's end: sends and asks for as many bytes as its folder says."""
+    """The coordinator's side: sends and asks for as many bytes as its folder says."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
 
     def heard(self, party: str, size: int) -> None:
-        """Of no interest here."""
+        """Nothing to do."""
 
     def conduct(self, transport: Transport) -> None:
-        """Exchange all sizes, and write what they took."""
-        self._exchange(transport, 0, 0)  # connections are open from now on
+        """Exchange messages of all sizes, and write what they took."""
+        self._exchange(transport, 0, 0)  # opens the connections
         before = _held()
         rows = []
         for count in read_json(self._folder / "sizes.json", "sizes"):
@@ -61,19 +61,19 @@ class Asker:
         held = []
         for party, reply in replies.items():
             if isinstance(reply, Failure) or len(reply) != wanted + _NUMBER:
-                raise SystemExit(f"{party} answered otherwise: {reply!r:.100}")
+                raise SystemExit(f"{party} gave a wrong answer: {reply!r:.100}")
             held.append(int.from_bytes(reply[:_NUMBER], "big"))
         return seconds, max(held)
 
 
 class Answerer:
-    """A party's end: answers with as many bytes as it is asked for."""
+    """A party's side: answers with as many bytes as it is asked for."""
 
     def __init__(self) -> None:
         self._before = 0
 
     def begin(self, party: str) -> None:
-        """Nothing to get ready."""
+        """Nothing to prepare."""
 
     def answer(self, request: bytes) -> bytes:
         """How much memory it has held, and random bytes."""
@@ -83,7 +83,7 @@ class Answerer:
 
 
 def _held() -> int:
-    """The most bytes that this process has held so far."""
+    """This process's peak memory so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -95,18 +95,20 @@ def main() -> None:
     given = parser.parse_args()
     print_machine()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
-    with TemporaryDirectory(prefix="carrying-") as folder:
-        place = Path(folder)
-        write_json(place / "sizes.json", [1_000_000 * each for each in sorted(given.megabytes)])
-        print("| MB | sending to all, s | receiving of all, s | coordinator's MB | a party's MB |")
+    with TemporaryDirectory(prefix="carrying-") as scratch:
+        folder = Path(scratch)
+        write_json(folder / "sizes.json", [1_000_000 * size for size in sorted(given.megabytes)])
+        print(
+            "| MB | sending to all, s | receiving from all, s | coordinator's MB | a party's MB |"
+        )
         print("|---|---|---|---|---|", flush=True)
-        _run(place, given.parties, len(given.megabytes))
+        _run(folder, given.parties, len(given.megabytes))
 
 
-def _run(place: Path, parties: int, sizes: int, seconds: float = 600.0) -> None:
+def _run(folder: Path, parties: int, sizes: int, seconds: float = 600.0) -> None:
     names = [f"party-{number}" for number in range(1, parties + 1)]
-    deployment = Deployment(place / "deployed", {name: [_RECORD] for name in names}, "none")
-    for resources in (place / "deployed").rglob("local/resources.json"):
+    deployment = Deployment(folder / "deployed", {name: [_RECORD] for name in names}, "none")
+    for resources in (folder / "deployed").rglob("local/resources.json"):
         allowed = read_json(resources, "start-up kit")
         allowed["class_allow_list"].append(_HERE)
         write_json(resources, allowed)
@@ -116,20 +118,20 @@ def _run(place: Path, parties: int, sizes: int, seconds: float = 600.0) -> None:
             session,
             connected(session),
             conductor=f"{_HERE}.Asker",
-            folder_of_round=place,
+            folder_of_round=folder,
             answering=f"{_HERE}.Answerer",
             timeout=seconds,
         )
         end, shown = time.monotonic() + seconds, 0
         while shown < sizes:
-            shown = _print_rows(place / "rows.json", shown)
+            shown = _print_rows(folder / "rows.json", shown)
             if time.monotonic() > end:
-                raise SystemExit(f"no result in {seconds:.0f} s; {place} has the logs")
+                raise SystemExit(f"no result in {seconds:.0f} s; {folder} has the logs")
             time.sleep(0.5)
 
 
 def _print_rows(path: Path, shown: int) -> int:
-    """Print what is new; returns how many rows there are."""
+    """Print new rows; returns how many there are in all."""
     rows = read_json(path, "rows") if path.is_file() else []
     for count, sending, receiving, here, there in rows[shown:]:
         sizes = f"{count / 1e6:.0f} | {sending:.1f} | {receiving:.1f}"

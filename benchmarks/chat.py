@@ -1,10 +1,10 @@
-"""What users read of an edited model: every record asked raw and in the chat template.
+"""What users see of an edited model: every record asked raw and in the chat template.
 
-``python -m benchmarks.chat`` edits records in batches, each into the unedited model, once in the
+``python -m benchmarks.chat`` writes records in batches, each into the unedited model, once in the
 contexts of the papers and once in conversations as well, as ``collabedit edit`` does, and prints
-both beside the unedited model. Each batch is that of ``--parties`` parties, merged; of the first
-batch, the pooled edit is asked too, and its answers are compared word by word. Finished batches are
-kept in ``--results``, so that an interrupted run goes on.
+both beside the unedited model. Each batch is split over ``--parties`` parties and merged; for the
+first batch, the pooled edit is asked too, and its answers are compared word by word. Finished
+batches are kept in ``--results``, so that an interrupted run can continue.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def _edited(
         shares = [[record.request for record in records[i::count]] for i in range(count)]
         parties = Party.together(model, shares, config)
         merged = merge_edits(resolve_method("CollabEdit"), parties, config, priors).delta
-        found = _asked(model, records, merged)
+        result = _asked(model, records, merged)
         if compare:
             pooled = merge_edits(resolve_method(POOLED), parties, config, priors).delta
-            found["distance"] = distance(merged, pooled)
-            found["same"] = _asked(model, records, pooled)["answers"] == found["answers"]
-        write_json(path, found)
+            result["distance"] = distance(merged, pooled)
+            result["same"] = _asked(model, records, pooled)["answers"] == result["answers"]
+        write_json(path, result)
     return json.loads(path.read_text())
 
 
@@ -124,21 +124,21 @@ def _print(columns: dict[str, list[Any]]) -> None:
             print(f"{name}: distance to pooled editing {batches[0]['distance']:.1e}, {same}")
 
 
-#: A batch, a record of it, and an answer of that.
-_Place = tuple[int, int, int]
+#: The indices of a batch, a record in it, and an answer about that.
+_Key = tuple[int, int, int]
 
 
-def _by_form(batches: Sequence[Any]) -> dict[str, dict[_Place, Answer]]:
-    found: dict[str, dict[_Place, Answer]] = defaultdict(dict)
+def _by_form(batches: Sequence[Any]) -> dict[str, dict[_Key, Answer]]:
+    by_form: dict[str, dict[_Key, Answer]] = defaultdict(dict)
     for number, batch in enumerate(batches):
         for record, answers in enumerate(batch["answers"]):
-            for place, answer in enumerate(answers):
-                found[answer["form"]][number, record, place] = answer
-    return found
+            for index, answer in enumerate(answers):
+                by_form[answer["form"]][number, record, index] = answer
+    return by_form
 
 
-def _known(batches: Sequence[Any]) -> set[_Place]:
-    """The answers that the unedited model has right."""
+def _known(batches: Sequence[Any]) -> set[_Key]:
+    """The answers that the unedited model gets right."""
     return {key for by in _by_form(batches).values() for key, a in by.items() if a["right"]}
 
 

@@ -1,9 +1,9 @@
-"""What a party that cheats gets away with: warnings, bounds and the gate, plain and on sums only.
+"""What a cheating party gets away with: warnings, bounds and the gate, plain and on sums only.
 
 ``python -m benchmarks.cheating`` plays each cheat in a round of three parties with four of the
-built-in facts each, and prints what docs/explanation/privacy.md says of it. The cheating party
-votes for its own work. On sums the delta is compared with the plain one: where both are equal, so
-is what the gate makes of them. ``--only`` plays some of the cheats.
+built-in facts each, and prints what docs/explanation/privacy.md reports. The cheating party votes
+for its own work. On sums, the delta is compared with the plain one: if they are equal, the gate
+judges them equally. ``--only`` plays only some of the cheats.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ Spoil = Callable[[Contribution], Contribution]
 
 
 class Cheating(Party):
-    """A party that may change what it sends, and then accepts whatever comes of it."""
+    """A party that may change what it sends, and then accepts whatever results."""
 
     spoil: Spoil | None = None
     sent: Contribution | None = None
 
     def contribute(self, *arguments: object, **options: object) -> Contribution:
-        made = super().contribute(*arguments, **options)  # type: ignore[arg-type]
-        self.sent = made if self.spoil is None else self.spoil(made)
+        honest = super().contribute(*arguments, **options)  # type: ignore[arg-type]
+        self.sent = honest if self.spoil is None else self.spoil(honest)
         return self.sent
 
     def evaluate(self, delta: Delta) -> Evaluation:
@@ -72,7 +72,7 @@ class Cheating(Party):
 
 
 class Wire(InProcess):
-    """Remembers what crosses, and may send a party's reply of an earlier round again."""
+    """Remembers what passes, and may replay a party's reply from an earlier round."""
 
     def __init__(self, parties: Sequence[Party], replayed: Mapping[RequestKind, bytes]) -> None:
         super().__init__(parties)
@@ -91,7 +91,7 @@ class Wire(InProcess):
 
 @dataclass
 class Outcome:
-    """A round to its end: what was said, who was left out, and how the votes went."""
+    """The outcome of a round: the warnings, who was left out, and how the votes went."""
 
     warned: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """The model and the settings of all rounds, and what earlier rounds left."""
+    """The model and the settings of all rounds, and the state after earlier rounds."""
 
     model: LanguageModel
     settings: Hyperparameters
@@ -127,7 +127,7 @@ class Stage:
     state: RoundState = field(default_factory=RoundState)
 
     def config(self, shares: Shares, *, secure: bool, bounds: Bounds | None) -> RoundConfig:
-        section = secure_aggregation_of([len(own) for own in shares], self.model)
+        section = secure_aggregation_of([len(share) for share in shares], self.model)
         return new_round(
             self.model,
             schedule=Schedule.ONE_SHOT,
@@ -163,43 +163,43 @@ class Stage:
             )
             coordinator = Coordinator(config, priors, resolve_method("CollabEdit"))
             wire = Wire(parties, replayed or {})
-            found = Outcome(wire=wire, coordinator=coordinator, cheat=cheat)
+            outcome = Outcome(wire=wire, coordinator=coordinator, cheat=cheat)
             try:
                 run_round(
                     wire,
                     coordinator,
                     on_dropout=Dropout.CONTINUE if secure else Dropout.RESTART,
                     min_parties=2,
-                    left_out=lambda party, why: found.left_out.update({party: why.reason}),
+                    left_out=lambda party, why: outcome.left_out.update({party: why.reason}),
                 )
             except CollabEditError as error:
-                found.stopped = str(error)
-                return found
-            if not secure and cheat.name not in found.left_out:
+                outcome.stopped = str(error)
+                return outcome
+            if not secure and cheat.name not in outcome.left_out:
                 sent = {p.name: p.sent for p in parties if isinstance(p, Cheating) and p.sent}
-                found.warned = list(outliers(sent).values())
+                outcome.warned = list(outliers(sent).values())
             if gate:
-                found.verdict = run_gate(wire, coordinator)
-        return found
+                outcome.verdict = run_gate(wire, coordinator)
+        return outcome
 
 
 def scaled(keys: float, residuals: float) -> Spoil:
-    def spoil(made: Contribution) -> Contribution:
+    def spoil(honest: Contribution) -> Contribution:
         statistics = {
             name: Factors(keys * part.keys, residuals * part.residuals)
-            for name, part in made.statistics.items()
+            for name, part in honest.statistics.items()
         }
-        return replace(made, statistics=statistics)
+        return replace(honest, statistics=statistics)
 
     return spoil
 
 
-def unchanged(made: Contribution) -> Contribution:
-    return made
+def unchanged(honest: Contribution) -> Contribution:
+    return honest
 
 
 def contradicting(records: Sequence[Record]) -> list[Record]:
-    """The same questions with the true objects, which undoes what their party wants."""
+    """The same questions with the true objects, which undoes another party's edits."""
     return [
         Record(replace(r.request, target_new=r.request.target_true, target_true=None))
         for r in records
@@ -213,7 +213,7 @@ def show(name: str, mode: str, outcome: Outcome) -> Outcome:
 
 
 def remember_held_out() -> None:
-    """Measure held-out text once a model: parties of one process would all measure the same."""
+    """Measure held-out text once per model, since all parties in this process measure the same."""
     write, measure = trial._own_text, trial.mean_loss
     texts: dict[int, list[Sequence[int]]] = {}
     losses: dict[str, float] = {}
@@ -244,7 +244,7 @@ def compared(secure: Outcome, plain: Outcome) -> Outcome:
 
 
 def replay(stage: Stage, first: Shares, second: Shares) -> None:
-    """A round after an honest one, in which a party sends again what it sent in that one."""
+    """A round after an honest one, in which a party sends what it sent before."""
     plain: Outcome | None = None
     for mode, secure in (("plain", False), ("secure", True)):
         before = stage.play(first, None, secure=secure, gate=False)
@@ -259,8 +259,8 @@ def replay(stage: Stage, first: Shares, second: Shares) -> None:
         kinds = (RequestKind.CONTRIBUTE, RequestKind.MASK)
         stolen = {kind: before.wire.last[kind] for kind in kinds if kind in before.wire.last}
 
-        def again(made: Contribution, old: Mapping[str, Factors] = old) -> Contribution:
-            return replace(made, statistics=old)
+        def again(honest: Contribution, old: Mapping[str, Factors] = old) -> Contribution:
+            return replace(honest, statistics=old)
 
         verbatim = later.play(second, unchanged, secure=secure, gate=False, replayed=stolen)
         show("replays a message", mode, verbatim)
@@ -276,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--target-steps", type=int, default=20)
-    parser.add_argument("--only", default="", help="with commas: honest, both, keys, ...")
+    parser.add_argument("--only", default="", help="comma-separated: honest, both, keys, ...")
     options = parser.parse_args()
     logging.getLogger("collabedit").setLevel(logging.ERROR)
     remember_held_out()

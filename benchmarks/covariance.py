@@ -1,11 +1,11 @@
-"""Covariance: ours against the bare forward pass that it cannot do without, and the plain way.
+"""Covariance: ours against the bare forward pass that it needs at least, and the plain way.
 
     python -m benchmarks.covariance [--model smollm2-135m] [--tokens 32768] [--corpus FILE]
 
-Prints tokens per second. The bare pass feeds the very same batches and ends at the last edited
-layer's down-projection; what ours takes beyond it are the products ``k k^T`` of all layers. The
+Prints tokens per second. The bare pass feeds exactly the same batches and ends at the last edited
+layer's down-projection; beyond it, ours only computes the products ``k k^T`` of all layers. The
 plain way is ROME's, one layer at a time; it is timed on one layer and multiplied by their number.
-The best of several turns counts, since the ratio is near one.
+The best of several turns counts, since the ratio is close to one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collabedit.editors import default_hyperparameters
 from collabedit.messages import Covariance
 from collabedit.models import LanguageModel, load_model
 
-#: Products in float32, added up in another order.
+#: Products in float32, summed in another order.
 TOLERANCE = 1e-5
 
 _DOCUMENT_PROMPTS = 40
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def prompts_corpus() -> Corpus:
-    """Documents of the prompts in worldfacts, as many a document as make it a few paragraphs."""
+    """Documents made of prompts from worldfacts, each a few paragraphs long."""
     prompts: list[str] = []
     for record in load_dataset("worldfacts"):
         prompts += [f"{record.request.text} {record.request.target_true}."]
@@ -82,7 +82,7 @@ def prompts_corpus() -> Corpus:
 
 
 def recorded_inputs(model: LanguageModel, work: Any) -> list[dict[str, Any]]:
-    """What the model is fed during ``work``, batch by batch."""
+    """The model's inputs during ``work``, batch by batch."""
     inputs: list[dict[str, Any]] = []
 
     def keep(_module: Any, _args: Any, options: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def recorded_inputs(model: LanguageModel, work: Any) -> list[dict[str, Any]]:
     return inputs
 
 
-class _Reached(Exception):  # noqa: N818  (no error)
+class _Reached(Exception):  # noqa: N818  (not an error)
     """Ends a pass."""
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation [--model smollm2-135m] [--records 64] [--plain-records 4]
 
 Prints records per second. The plain way runs a whole pass with all logits for every prompt with
-every target; the padded one, for orientation, is MEMIT's: one padded batch a record. Both are
+every target; the padded way, for comparison, is MEMIT's: one padded batch per record. Both are
 timed on fewer records.
 """
 
@@ -21,7 +21,7 @@ from collabedit.evaluation import CaseResult, evaluate
 from collabedit.models import load_model
 from collabedit.requests import Record
 
-#: Largest difference of a probability; padding makes attention add up in another order.
+#: Largest difference in a probability; padding makes attention sum in another order.
 TOLERANCE = 1e-4
 PADDED_TOLERANCE = 1e-3
 
@@ -41,16 +41,17 @@ def main() -> None:
 
     ours, together = timed(lambda: evaluate(model, records))
     plain, one_text = timed(lambda: [[plain_score(model, *pair) for pair in p] for p in pairs])
-    padded, batched = timed(lambda: [padded_scores(model, own) for own in pairs])
+    padded, batched = timed(lambda: [padded_scores(model, of_record) for of_record in pairs])
 
     ours_rate = print_rate("ours, all records together", len(records), together, "records")
     plain_rate = print_rate("plain, one text a pass", len(few), one_text, "records")
     padded_rate = print_rate("padded, one record a pass", len(few), batched, "records")
     print_ratio("ours / plain", ours_rate / plain_rate, 6)
     print(f"{'ours / padded':<34} {ours_rate / padded_rate:10.2f}")
-    found = [losses_in(case) for case in ours[: len(few)]]
-    require_agreement("largest difference from plain", difference(found, plain), TOLERANCE)
-    require_agreement("largest difference from padded", difference(found, padded), PADDED_TOLERANCE)
+    losses = [losses_in(case) for case in ours[: len(few)]]
+    require_agreement("largest difference from plain", difference(losses, plain), TOLERANCE)
+    from_padded = difference(losses, padded)
+    require_agreement("largest difference from padded", from_padded, PADDED_TOLERANCE)
 
 
 def pairs_of(record: Record) -> list[tuple[str, str]]:
@@ -73,7 +74,7 @@ def losses_in(case: CaseResult) -> list[float]:
 
 
 def difference(ours: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """The largest difference of a probability ``exp(-loss)``."""
+    """The largest difference in a probability ``exp(-loss)``."""
     return max(
         abs(math.exp(-a) - math.exp(-b))
         for left, right in zip(ours, other, strict=True)

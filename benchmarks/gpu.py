@@ -1,13 +1,13 @@
-"""The GPU: seconds an edit of models of GPT-J's and an 8B Llama's shape, beside what must be done.
+"""The GPU: seconds per edit for models of GPT-J's and an 8B Llama's shape, and the floor for them.
 
     python -m benchmarks.gpu [--model gpt-j|llama-8b|all] [--edits 64] [--tiny]
 
-Random bfloat16 weights are made on the device, so nothing is fetched; an edit then never converges
-and takes all its steps, which is the worst case. The floor counts the operations of the products
-with weights that the optimisation needs (in each step the layers above the last edited one, forward
-and back, for the tokens from the subject's last on, and the head where a target token is predicted;
+Random bfloat16 weights are made on the device, so nothing is downloaded; an edit then never
+converges and takes all its steps, which is the worst case. The floor counts the products with
+weights that the optimisation needs (in each step, the layers above the last edited one, forward and
+backward, for the tokens from the subject's last on, and the head where a target token is predicted;
 once, a forward pass of all texts), at the rate of a large matrix product measured in the same run.
-Where there is no CUDA device it says so and ends; ``--tiny`` runs small models anywhere.
+Without a CUDA device it says so and ends; ``--tiny`` runs small models anywhere.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ CONTEXTS: Contexts = (
 
 @dataclass(frozen=True)
 class Shape:
-    """A model to make.
+    """The shape of a model to make.
 
     Attributes:
         config: name of its configuration's class.
-        options: of the configuration.
+        options: options of the configuration.
         layers: the edited layers.
     """
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--model", choices=[*SHAPES, "all"], default="all")
     parser.add_argument("--edits", type=int, default=64)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--max-tokens", type=int, help="of a pass; the package's choice by default")
+    parser.add_argument("--max-tokens", type=int, help="per pass; the package's choice by default")
     parser.add_argument("--tiny", action="store_true", help="small models, on any device")
     options = parser.parse_args()
     print_machine()
@@ -135,7 +135,7 @@ def tiny_shape(name: str) -> Shape:
 def make_model(
     name: str, shape: Shape, records: Sequence[Record], device: torch.device
 ) -> LanguageModel:
-    """A model of random weights, made on the device."""
+    """A model with random weights, made on the device."""
     tokenizer = make_tokenizer(records)
     config = getattr(transformers, shape.config)(**shape.options, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
@@ -145,7 +145,7 @@ def make_model(
 
 
 def make_tokenizer(records: Sequence[Record]) -> Any:
-    """Byte-level BPE of the texts themselves, in which nearly every word is one token."""
+    """Byte-level BPE trained on the texts themselves, so that nearly every word is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -192,7 +192,7 @@ def run(
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product."""
+    """Operations per second of a large matrix product."""
     size = 8192 if device.type == "cuda" else 512
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     _ = left @ right
@@ -203,10 +203,10 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 def target_operations(
     model: LanguageModel, requests: Sequence[EditRequest], settings: Hyperparameters
 ) -> float:
-    """Floating-point operations that the targets need at least; attention is left out.
+    """The least number of floating-point operations for the targets, without attention.
 
-    A product with a weight of ``P`` numbers takes ``2 P`` operations a token, and its gradient with
-    respect to the token as many again. The last step has no gradient.
+    A product with a weight of ``P`` numbers takes ``2 P`` operations per token, and its gradient
+    with respect to the token as many again. The last step has no gradient.
     """
     above = model.structure.n_layers - settings.layers[-1] - 1
     layer = matrix_numbers(model.layer(settings.layers[-1]))
@@ -240,7 +240,7 @@ def token_counts(model: LanguageModel, requests: Sequence[EditRequest]) -> tuple
 def print_whole(
     model: LanguageModel, layers: tuple[int, ...], records: Sequence[Record], target: float
 ) -> None:
-    """Print the time of a whole round of the paper's size, each stage's time scaled up."""
+    """Print the time of a whole round of the paper's size, scaled up from each stage's time."""
     requests = [record.request for record in records]
     edits = PARTIES * PARTY_EDITS
     measure(model, requests, CONTEXTS, layers, layers[-1])
@@ -260,9 +260,9 @@ def print_whole(
 
 
 def merge_seconds(model: LanguageModel) -> float:
-    """Seconds of one layer on the processor, the prior's Cholesky factor counted in."""
+    """Seconds for one layer on the processor, including the prior's Cholesky factor."""
     structure = model.structure
-    edits = min(PARTY_EDITS, structure.mlp_size // PARTIES)  # a tiny model has no room for more
+    edits = min(PARTY_EDITS, structure.mlp_size // PARTIES)  # more don't fit a tiny model
     size = Size(structure.mlp_size, structure.hidden_size, PARTIES, edits, speedup=1)
     problem = make_problem(size)
     _, seconds = timed(

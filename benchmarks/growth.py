@@ -1,4 +1,4 @@
-"""Growth: seconds and peak memory of each stage as edits and parties become more.
+"""Growth: seconds and peak memory of each stage as edits and parties increase.
 
     python -m benchmarks.growth [--edits 16 64 256 1024] [--parties 2 4 8 16 32 64]
         [--party-edits 128] [--memory-budgets 256 512 1024] [--dataset FILE] [--steps N]
@@ -6,10 +6,10 @@
 
 Sizes beyond the data set (worldfacts has 240 records) are left out; ``--dataset`` takes a larger
 one. Targets take by far the longest: sizes that do not fit into the budget are estimated from the
-largest one measured, and marked ``~``. The second table has a fixed number of edits in the hands of
-more and more parties; targets are left out of it. Residuals are random and the prior is diagonal in
-the merge, whose cost does not depend on their values. The third sets the peak of every stage of a
-model's passes beside a memory budget, in MB.
+largest one measured, and marked ``~``. The second table splits a fixed number of edits over more
+and more parties; it leaves out targets. Residuals are random and the prior is diagonal in the
+merge, whose cost does not depend on their values. The third compares the peak of every stage that
+runs the model with a memory budget, in MB.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from collabedit.merging import collab_edit
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest, Record
 
-#: Parties of the first table.
+#: Number of parties in the first table.
 PARTIES = 4
 STAGES = ("keys", "targets", "statistics, merge", "evaluation")
 PARTY_STAGES = ("keys", "statistics", "merge")
@@ -52,8 +52,8 @@ class Cost:
     """What a stage takes.
 
     Attributes:
-        seconds: how long.
-        memory: bytes at the peak beyond what was there before; ``None`` for an estimate.
+        seconds: how long it takes.
+        memory: bytes at the peak beyond those before it; ``None`` for an estimate.
     """
 
     seconds: float
@@ -71,7 +71,7 @@ Table = dict[int, dict[str, Cost]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sizes share."""
+    """What all sizes have in common."""
 
     model: LanguageModel
     hyperparameters: Hyperparameters
@@ -133,7 +133,7 @@ def make_setting(model_name: str, steps: int | None) -> Setting:
 
 
 def prepare(setting: Setting, records: Sequence[Record]) -> None:
-    """Run every stage once, so that no table's first row pays for that."""
+    """Run every stage once, so that no table's first row includes warming up."""
     quick = setting.hyperparameters.with_changes(target_steps=1)
     requests = [record.request for record in records]
     optimise_targets(setting.model, requests, setting.contexts, quick)
@@ -142,7 +142,7 @@ def prepare(setting: Setting, records: Sequence[Record]) -> None:
 
 
 def cost_of(function: Callable[[], Any]) -> tuple[Any, Cost]:
-    """A function's result and what it took."""
+    """A function's result and its cost."""
     (result, seconds), memory = with_peak_memory(lambda: timed(function))
     return result, Cost(seconds, memory)
 
@@ -150,7 +150,7 @@ def cost_of(function: Callable[[], Any]) -> tuple[Any, Cost]:
 def edits_rows(
     setting: Setting, records: Sequence[Record], sizes: Sequence[int], budget: float
 ) -> Iterator[Row]:
-    """What every stage takes at each number of edits; the targets within a budget of seconds."""
+    """The cost of every stage at each number of edits; the targets within a budget of seconds."""
     measured: tuple[int, Cost] | None = None
     for size in sorted(sizes):
         chosen = list(records[:size])
@@ -166,7 +166,7 @@ def edits_rows(
 
 
 def stage_costs(setting: Setting, records: Sequence[Record]) -> dict[str, Cost]:
-    """What all stages but the targets take."""
+    """The cost of all stages except the targets."""
     requests = [record.request for record in records]
     measurement, keys = cost_of(lambda: measured_keys(setting, requests))
     parts = split(range(len(requests)), PARTIES)
@@ -176,7 +176,7 @@ def stage_costs(setting: Setting, records: Sequence[Record]) -> dict[str, Cost]:
 
 
 def targets_cost(setting: Setting, requests: Sequence[EditRequest]) -> Cost:
-    """What the targets take."""
+    """The cost of the targets."""
     _, cost = cost_of(
         lambda: optimise_targets(setting.model, requests, setting.contexts, setting.hyperparameters)
     )
@@ -184,9 +184,9 @@ def targets_cost(setting: Setting, requests: Sequence[EditRequest]) -> Cost:
 
 
 def party_costs(setting: Setting, requests: Sequence[EditRequest], count: int) -> dict[str, Cost]:
-    """What the stages take when the requests are parted among so many parties."""
+    """The cost of the stages when the requests are split over ``count`` parties."""
     parts = split(range(len(requests)), count)
-    shares = [[requests[place] for place in part] for part in parts]
+    shares = [[requests[index] for index in part] for part in parts]
     measurements, keys = cost_of(lambda: [measured_keys(setting, share) for share in shares])
     pooled = Measurement.concatenate(measurements)
     uploads, compressing = cost_of(lambda: statistics(setting, pooled, parts))
@@ -197,7 +197,7 @@ def party_costs(setting: Setting, requests: Sequence[EditRequest], count: int) -
 def budget_rows(
     setting: Setting, records: Sequence[Record], budgets: Sequence[int]
 ) -> Iterator[Row]:
-    """What the stages that run the model take when it may take so many megabytes beyond itself."""
+    """The cost of the stages that run the model, under memory budgets in megabytes."""
     requests = [record.request for record in records]
     few = setting.hyperparameters.with_changes(target_steps=_BUDGET_STEPS)
     corpus = prompts_corpus()
@@ -248,15 +248,15 @@ def merged(setting: Setting, uploads: dict[int, list[Factors]]) -> dict[int, Low
     return {layer: collab_edit(factors, setting.prior) for layer, factors in uploads.items()}
 
 
-def split(places: Sequence[int], count: int) -> list[Sequence[int]]:
-    """Parts of nearly equal size; fewer than ``count`` where there is not enough for all."""
-    count = min(count, len(places))
-    edges = [len(places) * number // count for number in range(count + 1)]
-    return [places[start:end] for start, end in pairwise(edges)]
+def split(indices: Sequence[int], count: int) -> list[Sequence[int]]:
+    """Parts of nearly equal size; fewer than ``count`` if there is not enough for all."""
+    count = min(count, len(indices))
+    edges = [len(indices) * number // count for number in range(count + 1)]
+    return [indices[start:end] for start, end in pairwise(edges)]
 
 
 def printed(name: str, stages: Sequence[str], rows: Iterable[Row]) -> Table:
-    """Print rows as they come, sizes down and stages across, and return them."""
+    """Print rows as they are measured, sizes down and stages across, and return them."""
     print(f"\n{name:>24}" + "".join(f"{stage:>20}" for stage in stages), flush=True)
     table: Table = {}
     for size, costs in rows:

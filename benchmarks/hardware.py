@@ -2,14 +2,14 @@
 
     python -m benchmarks.hardware [--device cuda] [--edits 4] [--out results/hardware.json]
 
-The same facts, prepared as by parties whose machines differ: float32 with all threads and with one,
-bfloat16 on the CPU, and on ``--device`` in both types. Each is compared with float32 and all
-threads. Then rounds in both schedules: all parties on one kind of machine, and each on another. The
-merged delta is compared with pooled editing of the very contributions that were sent, by a dense
-inverse in float64: that is what must be exact, whatever a party computed with.
+The same facts are prepared as if the parties' machines differed: float32 with all threads and with
+one, bfloat16 on the CPU, and both types on ``--device``. Each is compared with float32 and all
+threads. Then come rounds in both schedules, with all parties on one kind of machine, and with each
+on a different one. The merged delta is compared with pooled editing of exactly the contributions
+that were sent, by a dense inverse in float64: that must be exact, whatever a party computed with.
 
-A round has one type, and weights in another are refused when a party joins. Here they are let in,
-so that arithmetic can be compared which is further apart than any round allows.
+A round has one type, and a party with weights in another is refused when it joins. Here such
+parties are let in, to compare arithmetic that differs more than any round allows.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Machine:
     """What a party computes with.
 
     Attributes:
-        dtype: of the weights.
-        device: of the model.
-        threads: of the processor.
+        dtype: type of the weights.
+        device: where the model is.
+        threads: number of processor threads; 0 for all.
     """
 
     dtype: str
@@ -67,10 +67,10 @@ class Row:
     """One round: how exact the merge was, how far it is from the reference, and what it did.
 
     Attributes:
-        schedule: of the round.
-        parties: the machines, one a party.
+        schedule: the round's schedule.
+        parties: the machine of each party.
         from_pooled: distance of the delta from pooled editing of what was sent.
-        from_reference: from the delta of the same round with all parties on the reference.
+        from_reference: its distance from that of the same round with all parties on the reference.
         scores: ES, PS and NS of the edited model, in float32.
     """
 
@@ -82,8 +82,8 @@ class Row:
 
 
 @dataclass
-class Hall:
-    """A kind of machine with the model on it, and all parties' targets found there."""
+class Host:
+    """A kind of machine, the model on it, and all parties' targets found there."""
 
     machine: Machine
     model: LanguageModel
@@ -95,40 +95,40 @@ class Hall:
     sent: dict[tuple[int, str, Schedule], Contribution] = field(default_factory=dict)
 
     def config(self, schedule: Schedule) -> RoundConfig:
-        """The round on this model; one a schedule, since parties commit to it."""
+        """The round on this model; only one per schedule, since parties commit to it."""
         if schedule not in self.configs:
-            made = new_round(self.model, contexts=self.contexts, schedule=schedule, seed=SEED)
-            self.configs[schedule] = made
+            config = new_round(self.model, contexts=self.contexts, schedule=schedule, seed=SEED)
+            self.configs[schedule] = config
         return self.configs[schedule]
 
     def prepare(self) -> None:
         """Find the targets, which both schedules share."""
         _use(self.machine)
         config = self.config(Schedule.ONE_SHOT)
-        parties = [Party(self.model, own, config) for own in self.shares]
-        found, self.seconds = timed(lambda: [party.targets for party in parties])
-        self.targets = [target.cpu() for target in found]
+        parties = [Party(self.model, share, config) for share in self.shares]
+        targets, self.seconds = timed(lambda: [party.targets for party in parties])
+        self.targets = [target.cpu() for target in targets]
 
-    def contribution(self, place: int, so_far: Delta, schedule: Schedule) -> Contribution:
-        """What the party at a place sends from this machine on top of what is merged."""
-        key = place, so_far.sha256, schedule
+    def contribution(self, number: int, so_far: Delta, schedule: Schedule) -> Contribution:
+        """What a party sends from this machine on top of what is merged so far."""
+        key = number, so_far.sha256, schedule
         if key not in self.sent:
-            self.sent[key] = self._measured(place, so_far, schedule)
+            self.sent[key] = self._measured(number, so_far, schedule)
         return self.sent[key]
 
-    def _measured(self, place: int, so_far: Delta, schedule: Schedule) -> Contribution:
+    def _measured(self, number: int, so_far: Delta, schedule: Schedule) -> Contribution:
         _use(self.machine)
         config = self.config(schedule)
         party = Party(
             self.model,
-            self.shares[place],
+            self.shares[number],
             config,
-            targets=self.targets[place].to(self.model.device),
-            name=f"party-{place}",
+            targets=self.targets[number].to(self.model.device),
+            name=f"party-{number}",
             secret=b"the same in all exchanges",
         )
-        own = Delta.of(config, so_far.changes, method="CollabEdit")
-        return party.contribute(own)
+        here = Delta.of(config, so_far.changes, method="CollabEdit")
+        return party.contribute(here)
 
 
 def main() -> None:
@@ -157,10 +157,12 @@ class Bench:
         self, model: str, shares: Sequence[Sequence[Record]], machines: Sequence[Machine]
     ) -> None:
         self.reference = load_model(model, device="cpu")
-        self.records = [record for own in shares for record in own]
+        self.records = [record for share in shares for record in share]
         contexts = sample_contexts(self.reference, SEED)
-        self.halls = [Hall(each, self._loaded(model, each), contexts, shares) for each in machines]
-        config = self.halls[0].config(Schedule.ONE_SHOT)
+        self.hosts = [
+            Host(machine, self._loaded(model, machine), contexts, shares) for machine in machines
+        ]
+        config = self.hosts[0].config(Schedule.ONE_SHOT)
         self.priors = static_priors(config, default_covariance(self.reference, config.layers, SEED))
         self.differ: list[dict[str, object]] = []
         self.rows: list[dict[str, object]] = []
@@ -172,42 +174,42 @@ class Bench:
         return load_model(model, dtype=machine.dtype, device=machine.device)
 
     def compare_contributions(self) -> None:
-        """How far the statistics of the same facts are from those of the reference."""
+        """Print how far the statistics of the same facts are from the reference's."""
         print("| machine | seconds | targets | keys | K K^T | R K^T | own delta | bytes equal |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
         expected: list[Contribution] = []
-        for hall in self.halls:
-            hall.prepare()
-            empty = Delta.empty(hall.config(Schedule.ONE_SHOT))
-            sent = [hall.contribution(p, empty, Schedule.ONE_SHOT) for p in range(3)]
+        for host in self.hosts:
+            host.prepare()
+            empty = Delta.empty(host.config(Schedule.ONE_SHOT))
+            sent = [host.contribution(p, empty, Schedule.ONE_SHOT) for p in range(3)]
             expected = expected or sent
-            row = self._differences(hall, sent, expected)
-            self.differ.append({"machine": str(hall.machine), "seconds": hall.seconds, **row})
+            row = self._differences(host, sent, expected)
+            self.differ.append({"machine": str(host.machine), "seconds": host.seconds, **row})
             parts = " | ".join(f"{value:.1e}" for value in row.values())
             same = all(map(_same, sent, expected))
-            print(f"| {hall.machine} | {hall.seconds:.0f} | {parts} | {same} |", flush=True)
+            print(f"| {host.machine} | {host.seconds:.0f} | {parts} | {same} |", flush=True)
 
     def _differences(
-        self, hall: Hall, sent: Sequence[Contribution], expected: Sequence[Contribution]
+        self, host: Host, sent: Sequence[Contribution], expected: Sequence[Contribution]
     ) -> dict[str, float]:
-        """The largest over parties and layers, relative in the Frobenius norm."""
+        """The largest differences over parties and layers, relative in the Frobenius norm."""
         pairs = [
             (mine, theirs, name)
             for mine, theirs in zip(sent, expected, strict=True)
             for name in theirs.statistics
         ]
-        targets = zip(hall.targets, self.halls[0].targets, strict=True)
+        targets = zip(host.targets, self.hosts[0].targets, strict=True)
         return {
-            "targets": max(_apart(a, b) for a, b in targets),
+            "targets": max(_relative(a, b) for a, b in targets),
             "keys": max(
-                _apart(_spectrum(a.statistics[n].keys), _spectrum(b.statistics[n].keys))
+                _relative(_spectrum(a.statistics[n].keys), _spectrum(b.statistics[n].keys))
                 for a, b, n in pairs
             ),
             "moment": max(
-                _apart(_moment(a.statistics[n]), _moment(b.statistics[n])) for a, b, n in pairs
+                _relative(_moment(a.statistics[n]), _moment(b.statistics[n])) for a, b, n in pairs
             ),
             "cross": max(
-                _apart(_cross(a.statistics[n]), _cross(b.statistics[n])) for a, b, n in pairs
+                _relative(_cross(a.statistics[n]), _cross(b.statistics[n])) for a, b, n in pairs
             ),
             "delta": max(
                 relative_distance(
@@ -219,31 +221,31 @@ class Bench:
         }
 
     def compare_rounds(self) -> None:
-        """Rounds with all parties on one kind of machine, and with each on another."""
+        """Run rounds with all parties on one kind of machine, and with each on a different one."""
         print(f"\n| schedule | parties | from pooled | from reference | {' | '.join(SCORES)} |")
         print("|---|---|---|---|---|---|---|")
         scores = self._scores({})
         unedited = " | ".join(f"{scores[name]:.1f}" for name in SCORES)
         print(f"| | unedited | | | {unedited} |", flush=True)
-        first, second, third, *others = self.halls
+        first, second, third, *others = self.hosts
         mixed = [[first, second, third]]
         mixed += [[first, second, others[-1]]] if others else []
         for schedule in Schedule:
             reference: Delta | None = None
-            for halls in [*([hall] * 3 for hall in self.halls), *mixed]:
-                delta, exactness = self._round(schedule, halls)
+            for hosts in [*([host] * 3 for host in self.hosts), *mixed]:
+                delta, exactness = self._round(schedule, hosts)
                 reference = reference or delta
-                self._keep(schedule, halls, delta, exactness, reference)
+                self._keep(schedule, hosts, delta, exactness, reference)
 
     def _keep(
         self,
         schedule: Schedule,
-        halls: Sequence[Hall],
+        hosts: Sequence[Host],
         delta: Delta,
         exactness: float,
         reference: Delta,
     ) -> None:
-        names = [str(hall.machine) for hall in halls]
+        names = [str(host.machine) for host in hosts]
         away = max(
             relative_distance(change, reference.changes[name])
             for name, change in delta.changes.items()
@@ -254,23 +256,23 @@ class Bench:
         scores = " | ".join(f"{row.scores[name]:.1f}" for name in SCORES)
         print(f"| {schedule.value} | {who} | {exactness:.1e} | {away:.1e} | {scores} |", flush=True)
 
-    def _round(self, schedule: Schedule, halls: Sequence[Hall]) -> tuple[Delta, float]:
-        """One round with a party on each of the halls; and its distance from pooled editing."""
-        config = self.halls[0].config(schedule)
+    def _round(self, schedule: Schedule, hosts: Sequence[Host]) -> tuple[Delta, float]:
+        """One round with a party on each host, and its distance from pooled editing."""
+        config = self.hosts[0].config(schedule)
         coordinator = Coordinator(config, self.priors, resolve_method("CollabEdit"))
         worst = 0.0
         while layers := coordinator.pending_layers:
             sent = {
-                f"party-{place}": _let_in(
-                    hall.contribution(place, coordinator.delta, schedule), coordinator
+                f"party-{number}": _let_in(
+                    host.contribution(number, coordinator.delta, schedule), coordinator
                 )
-                for place, hall in enumerate(halls)
+                for number, host in enumerate(hosts)
             }
             merged = coordinator.merge(sent)
             for layer in layers:
                 name = config.weight_of(layer)
                 pooled = _pooled(
-                    [each.statistics[name] for each in sent.values()], self.priors[name]
+                    [part.statistics[name] for part in sent.values()], self.priors[name]
                 )
                 worst = max(worst, relative_distance(merged.changes[name], pooled))
         return coordinator.delta, worst
@@ -280,8 +282,8 @@ class Bench:
         key = tuple(change.sha256 for change in changes.values())
         if key not in self._known:
             with self.reference.edited(changes):
-                found = summarise(evaluate(self.reference, self.records))
-            self._known[key] = {name: float(found[name]) for name in SCORES}
+                summary = summarise(evaluate(self.reference, self.records))
+            self._known[key] = {name: float(summary[name]) for name in SCORES}
         return self._known[key]
 
 
@@ -293,7 +295,7 @@ def _use(machine: Machine) -> None:
 
 
 def _let_in(sent: Contribution, coordinator: Coordinator) -> Contribution:
-    """A contribution as of the coordinator's round, whatever type its weights have."""
+    """A contribution relabelled for the coordinator's round, whatever type its weights have."""
     labels = {
         "model_sha256": coordinator.config.model_sha256,
         "round_sha256": coordinator.config.sha256,
@@ -319,11 +321,11 @@ def _cross(factors: Factors) -> Tensor:
 
 
 def _spectrum(keys: Tensor) -> Tensor:
-    """Singular values: what of the keys no rotation of the factors changes."""
+    """Singular values of the keys, which no rotation of the factors changes."""
     return torch.linalg.svdvals(keys)
 
 
-def _apart(value: Tensor, reference: Tensor) -> float:
+def _relative(value: Tensor, reference: Tensor) -> float:
     return float(((value - reference).norm() / reference.norm()).double())
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.keys [--model smollm2-135m] [--edits 64] [--plain-edits 4]
 
-Prints edits per second. Ours is timed twice: once for all layers together, as the one-shot schedule
-measures, and once layer by layer, as the layerwise one does. The plain way is one text a pass; the
-padded one, for orientation, is MEMIT's own batches of 128 texts. Both take whole passes for every
-layer and measure the residual anew at each, and are timed on fewer edits.
+Prints edits per second. Ours is timed twice: once for all layers together, as in the one-shot
+schedule, and once layer by layer, as in the layerwise one. The plain way runs one text per pass;
+the padded way, for comparison, runs MEMIT's own batches of 128 texts. Both run whole passes for
+every layer and measure the residual again at each, and are timed on fewer edits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collabedit.editors import Contexts, default_hyperparameters
 from collabedit.models import LanguageModel, load_model
 from collabedit.requests import EditRequest
 
-#: Both add up float32 in other orders; more than this would be another key.
+#: Both sum float32 in other orders; a larger difference would mean a different key.
 TOLERANCE = 1e-5
 
 
@@ -67,12 +67,12 @@ def plain_measurement(
     contexts: Contexts,
     layers: Sequence[int],
 ) -> Measurement:
-    """Text by text, layer by layer; the hidden states too are measured again at each layer."""
+    """Text by text, layer by layer; the hidden states are also measured again at each layer."""
     keys = {}
     for layer in layers:
-        found = [plain_keys(model, request, contexts, layer) for request in requests]
+        columns = [plain_keys(model, request, contexts, layer) for request in requests]
         hidden = [plain_hidden(model, request, layers[-1]) for request in requests]
-        keys[layer] = torch.stack(found, dim=1)
+        keys[layer] = torch.stack(columns, dim=1)
     return Measurement(keys, torch.stack(hidden, dim=1))
 
 
@@ -82,7 +82,7 @@ def padded_measurement(
     contexts: Contexts,
     layers: Sequence[int],
 ) -> Measurement:
-    """Keys in MEMIT's batches; its hidden states stay one text a pass, a small part of the work."""
+    """Keys in MEMIT's batches; hidden states, a small part of the work, with one text per pass."""
     keys = {layer: padded_keys(model, requests, contexts, layer) for layer in layers}
     hidden = [plain_hidden(model, request, layers[-1]) for request in requests]
     return Measurement(keys, torch.stack(hidden, dim=1))

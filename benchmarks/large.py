@@ -1,11 +1,11 @@
-"""A model of 1.5 billion weights within a limit of memory: the peak of every stage.
+"""A model of 1.5 billion weights within a memory limit: the peak of every stage.
 
     python -m benchmarks.large [--edits 4] [--tokens 8192] [--budget 1GB] [--limit 12GB] [--tiny]
 
-Weights are random, of Qwen2-1.5B's shape and in bfloat16, so nothing is fetched but a tokenizer; an
+Weights are random, of Qwen2-1.5B's shape and in bfloat16, so only a tokenizer is downloaded; an
 edit then never converges and takes all its steps. The model is saved once and loaded as users do.
-The limit is set for real: the process may not have more memory of its own (``RLIMIT_DATA``), and
-the peak that the kernel has seen (``VmHWM``), pages of mapped files included, must stay below it.
+The limit is enforced: the process can't allocate more memory (``RLIMIT_DATA``), and the peak that
+the kernel records (``VmHWM``), including pages of mapped files, must stay below it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Stages:
         print(f"{'stage':<22}{'seconds':>10}{'peak, GB':>12}", flush=True)
 
     def run(self, name: str, function: Callable[[], Result]) -> Result:
-        """Run one stage; its peak is that of the whole process, what lay there before included."""
+        """Run one stage; its peak is the whole process's, including what was there before."""
         before = resident()
         (result, seconds), grown = with_peak_memory(lambda: timed(function))
         self.peak = max(self.peak, before + grown)
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def edited(options: argparse.Namespace, folder: Path) -> int:
-    """Edit a model from its file to the file of the edited one; the peak in bytes."""
+    """Edit a model from file to file; returns the peak in bytes."""
     stages = Stages()
     records = load_dataset("worldfacts")[: options.edits]
     stages.run("make and save", lambda: in_child(save_random_model, folder / "model", options.tiny))
@@ -132,7 +132,7 @@ def edited(options: argparse.Namespace, folder: Path) -> int:
 
 
 def save_random_model(folder: Path, tiny: bool) -> None:
-    """Make the model of random weights; in a process of its own, which leaves nothing behind."""
+    """Make the model with random weights; run in a separate process, it leaves no memory behind."""
     records = load_dataset("worldfacts")
     config = transformers.Qwen2Config(**(TINY if tiny else SHAPE), bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
@@ -142,7 +142,7 @@ def save_random_model(folder: Path, tiny: bool) -> None:
 
 
 def texts(records: Sequence[Record]) -> list[str]:
-    """The sentences of the records, in both their wordings, over and over."""
+    """The records' sentences, in both wordings, many times over."""
     sentences = [
         f"{prompt} {record.request.target_true}."
         for record in records
@@ -152,7 +152,7 @@ def texts(records: Sequence[Record]) -> list[str]:
 
 
 def evaluated(model: LanguageModel, delta: Delta, records: Sequence[Record]) -> list[CaseResult]:
-    """What the edited model makes of the records."""
+    """The records evaluated on the edited model."""
     with model.edited(delta.changes):
         return evaluate(model, records)
 

@@ -1,4 +1,4 @@
-"""The machine that benchmarks run on: what it is, and how much memory a piece of work takes."""
+"""The machine that benchmarks run on: a description, and how much memory some work takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["in_child", "print_machine", "resident", "with_peak_memory"]
 
 Result = TypeVar("Result")
 
-#: Other work on more than this many cores spoils the figures.
+#: Other work on more cores than this spoils the figures.
 _IDLE_LOAD = 1.0
 
 
@@ -35,7 +35,7 @@ def print_machine() -> None:
         print(torch.cuda.get_device_name())
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > _IDLE_LOAD:
-        print(f"The load average is {load:.1f}: if others are at work, throw these figures away.")
+        print(f"The load average is {load:.1f}: if other work is running, discard these figures.")
     print(flush=True)
 
 
@@ -48,7 +48,7 @@ def _processor() -> str:
 
 
 def in_child(function: Callable[..., Result], *arguments: object) -> Result:
-    """Run an importable function in a process of its own, with as many threads as this one."""
+    """Run an importable function in a separate process, with as many threads as this one."""
     threads = partial(torch.set_num_threads, torch.get_num_threads())
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=threads) as pool:
         return pool.submit(function, *arguments).result()

@@ -2,20 +2,19 @@
 
     python -m benchmarks.merge [--size gpt2-xl|gpt-j|small]
 
-Parties and coordinator together, on synthetic keys and residuals, float64 in both ways. Each way
-runs in a process of its own; prints seconds, peak memory beyond the inputs, bytes sent by the
-parties, and the relative difference of the results.
+Parties and coordinator together, on synthetic keys and residuals, both in float64. Each way runs in
+a separate process; prints seconds, peak memory beyond the inputs, bytes sent by the parties, and
+the relative difference of the results.
 
 The paper's way: each party solves a dense ``[d_in, d_in]`` system and sends ``Delta_j`` and
 ``K_j K_j^T``; the coordinator, which holds all uploads, undoes the solves by dense products and
 inverts the sum. Ours: factors, summed or stacked, whichever takes fewer operations. Stacked ones
-are solved under a prior whose Cholesky factor outlives the round; what that costs once is printed
-too.
+are solved with a prior whose Cholesky factor outlives the round; its one-time cost is printed too.
 
-At GPT-J's size the paper's way takes longer than there is patience for, and its uploads more memory
-than most machines have: one party and the coordinator's product for it are timed and multiplied,
-the inverse is taken once, and the memory of the other uploads is added by count. The reference is
-then the pooled solution by that same inverse.
+At GPT-J's size the paper's way takes too long, and its uploads need more memory than most machines
+have: one party and the coordinator's product for it are timed and multiplied, the inverse is taken
+once, and the memory of the other uploads is added arithmetically. The reference is then the pooled
+solution from that same inverse.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ class Size:
         d_in: width of a key.
         d_out: width of a residual.
         parties: number of parties.
-        edits: of each.
-        speedup: what is wanted.
+        edits: number of edits of each.
+        speedup: the speedup wanted.
         in_full: whether the paper's way is run for every party.
     """
 
@@ -79,7 +78,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one way took; its result lies in a file.
+    """What one way took; its result is in a file.
 
     Attributes:
         parties: seconds of all parties.
@@ -97,7 +96,7 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """The whole, without what outlives the round."""
+        """The total, without what outlives the round."""
         return self.parties + self.coordinator
 
 
@@ -169,14 +168,14 @@ def make_problem(size: Size) -> Problem:
 
 
 def measured(way: Callable[[Size, Problem, Path], Outcome], size: Size, path: Path) -> Outcome:
-    """Run one way in this process, its inputs at hand."""
+    """Run one way in this process, with its inputs ready."""
     problem = make_problem(size)
     outcome, memory = with_peak_memory(lambda: way(size, problem, path))
     return replace(outcome, memory=memory + outcome.memory)
 
 
 def our_way(size: Size, problem: Problem, path: Path) -> Outcome:
-    """Compress and solve; the prior's factor, where this form needs it, outlives the round."""
+    """Compress and solve; the prior's factor, if this form needs it, outlives the round."""
     prior = Prior(problem.prior)
     factored = prefers_factors(size.parties * size.edits, size.d_in, size.d_out)
     _, once = timed(lambda: prior.cholesky if factored else None)
@@ -196,7 +195,7 @@ def paper_way(size: Size, problem: Problem, path: Path) -> Outcome:
 
 
 def sampled_paper_way(size: Size, problem: Problem, path: Path) -> Outcome:
-    """One party of many; the result is the pooled solution, by the coordinator's inverse."""
+    """One party of many; the result is the pooled solution from the coordinator's inverse."""
     keys, residuals = problem.edits[0]
     upload, party = timed(lambda: plain_upload(problem.prior, keys, residuals))
     product, undone = timed(lambda: upload.delta @ (upload.moment + problem.prior))

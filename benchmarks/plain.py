@@ -1,7 +1,7 @@
-"""The plain way of ROME, MEMIT and EasyEdit code: one edit at a time, whole forward passes.
+"""The plain way, as in the code of ROME, MEMIT and EasyEdit: one edit at a time, whole passes.
 
 It is the baseline of the benchmarks and the independent check of the tests, so it shares nothing
-with the package but the encoding of texts.
+with the package except the encoding of texts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collabedit.requests import EditRequest
 
 
 class PlainObjective:
-    """What one edit's target minimises, by whole passes of the model.
+    """The objective of one edit's target, computed by whole passes of the model.
 
     Args:
         model: the model.
@@ -47,14 +47,14 @@ class PlainObjective:
         )
         self.input_ids, self.mask, self.labels = _padded(rows, model.device)
         self.positions = torch.tensor([row.subject_last for row in rows], device=model.device)
-        self.places = torch.arange(len(rows), device=model.device)
+        self.rows = torch.arange(len(rows), device=model.device)
         self.initial = torch.zeros(model.structure.hidden_size, device=model.device)
         self._unchanged: Tensor | None = None
 
     def loss(self, delta: Tensor) -> Tensor:
-        """The loss with ``delta [d_out]`` added at the subject's last token; first called with 0.
+        """The loss with ``delta [d_out]`` added at the subject's last token; call it first with 0.
 
-        The first call also sees the state that ``delta`` starts from, ``initial [d_out]``.
+        The first call also records the state that ``delta`` starts from, ``initial [d_out]``.
         """
         hidden, log_probs = self._run(delta)
         if self._unchanged is None:
@@ -71,20 +71,20 @@ class PlainObjective:
         return nll.mean() + settings.kl_factor * kept + settings.target_weight_decay * decay
 
     def _run(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``delta`` is added to, ``[b, s, d_out]``, and ``[b, s, vocabulary]``."""
+        """The states that ``delta`` is added to, ``[b, s, d_out]``, and ``[b, s, vocabulary]``."""
         seen: list[Tensor] = []
 
         def add_delta(_module: Any, _args: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output
             seen.append(hidden)
-            places = (self.places, self.positions)
+            indices = (self.rows, self.positions)
             hidden = hidden.index_put(
-                places, delta.to(hidden).expand(len(self.places), -1), accumulate=True
+                indices, delta.to(hidden).expand(len(self.rows), -1), accumulate=True
             )
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         block = self.model.layer(self.settings.layers[-1])
-        # A norm may come between the MLP and what it is added to: targets are outputs of the MLP.
+        # If a norm follows the MLP before its output is added, targets are outputs of the MLP.
         changed = block.mlp if hasattr(block, "post_feedforward_layernorm") else block
         handle = changed.register_forward_hook(add_delta)
         try:
@@ -134,7 +134,7 @@ def plain_loss(
 def plain_keys(
     model: LanguageModel, request: EditRequest, contexts: Contexts, layer: int
 ) -> Tensor:
-    """One edit's key ``[d_in]`` at one layer: a whole pass for every template."""
+    """One edit's key ``[d_in]`` at one layer, with a whole pass for every template."""
     groups = []
     for group in contexts:
         keys = []
@@ -158,7 +158,7 @@ def plain_keys(
 
 @torch.no_grad()
 def plain_hidden(model: LanguageModel, request: EditRequest, layer: int) -> Tensor:
-    """One edit's hidden state ``[d_out]`` at the output of a layer: a whole pass."""
+    """One edit's hidden state ``[d_out]`` at the output of a layer, from a whole pass."""
     (row,) = encode_edits(model.tokenizer, [fill_template("{}", request.prompt, request.subject)])
     seen: list[Tensor] = []
 
@@ -186,8 +186,8 @@ def padded_keys(
         chunk = rows[start : start + 128]
         input_ids, mask, _ = _padded(chunk, model.device)
         inputs = {"input_ids": input_ids, "attention_mask": mask}
-        found = _projection_input(model, layer, inputs, whole=True).view(*input_ids.shape, -1)
-        keys += [found[place, row.subject_last] for place, row in enumerate(chunk)]
+        states = _projection_input(model, layer, inputs, whole=True).view(*input_ids.shape, -1)
+        keys += [states[index, row.subject_last] for index, row in enumerate(chunk)]
     per_edit = torch.stack(keys).view(len(requests), len(templates), -1)
     groups = per_edit.split([len(group) for group in contexts], dim=1)
     means = torch.stack([group.mean(dim=1) for group in groups])
@@ -198,14 +198,14 @@ def padded_keys(
 def plain_second_moment(
     model: LanguageModel, inputs: Iterable[Mapping[str, Any]], layer: int
 ) -> Tensor:
-    """``E[k k^T] [d_in, d_in]`` at one layer as ROME's code collects it.
+    """``E[k k^T] [d_in, d_in]`` at one layer, as ROME's code collects it.
 
-    That is: one layer at a time, a pass up to that layer, one product a batch; the sum is formed
-    in float64 here, that it can serve as reference.
+    That is: one layer at a time, a pass up to that layer, and one product per batch; but summed in
+    float64, to serve as a reference.
 
     Args:
         model: the model.
-        inputs: keyword arguments of the model, one mapping a batch.
+        inputs: keyword arguments of the model, one mapping per batch.
         layer: which decoder layer.
     """
     size = model.structure.mlp_size
@@ -220,7 +220,7 @@ def plain_second_moment(
 
 
 class _Reached(Exception):  # noqa: N818  (no error)
-    """Ends a pass at the module of interest, as ``stop=True`` of ROME's ``nethook`` does."""
+    """Ends a pass at the module of interest, like ``stop=True`` in ROME's ``nethook``."""
 
 
 def _projection_input(
@@ -245,7 +245,7 @@ def _projection_input(
 
 @torch.no_grad()
 def plain_score(model: LanguageModel, prompt: str, target: str) -> float:
-    """Mean negative log-likelihood per target token: one text, all its logits."""
+    """Mean negative log-likelihood per target token, from one text and all its logits."""
     (row,) = encode_edits(model.tokenizer, [PromptText(prompt, target)])
     logits = model.hf(torch.tensor([row.ids], device=model.device), use_cache=False).logits[0]
     log_probs = logits.float().log_softmax(dim=-1)[row.target_start - 1 : -1]
@@ -255,7 +255,7 @@ def plain_score(model: LanguageModel, prompt: str, target: str) -> float:
 
 @torch.no_grad()
 def padded_scores(model: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """Mean negative log-likelihoods as MEMIT's code finds one record's: one padded batch."""
+    """Mean negative log-likelihoods of one record in one padded batch, as in MEMIT's code."""
     rows = encode_edits(model.tokenizer, [PromptText(*pair) for pair in pairs])
     input_ids, mask, labels = _padded(rows, model.device)
     logits = model.hf(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
@@ -267,7 +267,7 @@ def padded_scores(model: LanguageModel, pairs: Sequence[tuple[str, str]]) -> lis
 
 
 class PlainUpload(NamedTuple):
-    """What a party of the paper sends of one layer.
+    """What a party sends for one layer, in the paper.
 
     Attributes:
         delta: its own update ``[d_out, d_in]``.
@@ -307,9 +307,9 @@ def _padded(rows: Sequence[EncodedText], device: torch.device) -> tuple[Tensor, 
     input_ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros_like(input_ids)
     labels = torch.full_like(input_ids, -100)
-    for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
-        input_ids[place, : len(text)] = torch.tensor(text)
-        mask[place, : len(text)] = 1
+    for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        input_ids[index, : len(text)] = torch.tensor(text)
+        mask[index, : len(text)] = 1
         if row.target_ids:
-            labels[place, row.target_start - 1 : len(text)] = torch.tensor(row.target_ids)
+            labels[index, row.target_start - 1 : len(text)] = torch.tensor(row.target_ids)
     return input_ids.to(device), mask.to(device), labels.to(device)

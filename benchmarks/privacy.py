@@ -1,9 +1,9 @@
 """What attacks find out: plain uploads, sums under secure aggregation, the delta, the edited model.
 
 ``python -m benchmarks.privacy`` edits the built-in model with 50 of the built-in facts; the
-non-members are those of the same relations. It prints the rows of docs/results.md, a step at a
-time. Targets are found once and kept in the user's cache, so a second run goes on where a first one
-was stopped.
+non-members are other facts with the same relations. It prints the rows of docs/results.md, step by
+step. Targets are found once and kept in the user's cache, so a second run continues where the first
+one stopped.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ class Scene:
     """The facts, which of them are edited, and the round that edits them.
 
     Attributes:
-        model: unedited.
+        model: the unedited model.
         facts: the candidates.
-        members: places of the edited ones.
+        members: indices of the edited facts.
         plain: the round without secure aggregation.
-        priors: of its weights.
+        priors: the priors of its weights.
     """
 
     model: LanguageModel
@@ -86,7 +86,7 @@ class Scene:
     @cached_property
     def targets(self) -> Tensor:
         """``[d_out, 50]``, of the members."""
-        requests = [self.facts[place] for place in self.members]
+        requests = [self.facts[index] for index in self.members]
         contexts, settings = self.plain.contexts, self.plain.hyperparameters
         return find_targets(self.model, requests, contexts, settings, cache=TargetCache())
 
@@ -96,16 +96,16 @@ class Scene:
         return Candidates(self.model, self.facts, self.plain, {})
 
     def share(self, party: int, parties: int) -> list[int]:
-        """The members that a party holds, as places."""
+        """The indices of the members that a party holds."""
         return list(self.members[party::parties])
 
-    def party(self, places: Sequence[int], config: RoundConfig, **options: object) -> Party:
-        columns = [self.members.index(place) for place in places]
-        requests, targets = [self.facts[place] for place in places], self.targets[:, columns]
+    def party(self, indices: Sequence[int], config: RoundConfig, **options: object) -> Party:
+        columns = [self.members.index(index) for index in indices]
+        requests, targets = [self.facts[index] for index in indices], self.targets[:, columns]
         return Party(self.model, requests, config, targets=targets, **options)  # type: ignore[arg-type]
 
-    def upload(self, places: Sequence[int]) -> Contribution:
-        return self.party(places, self.plain).contribute(Delta.empty(self.plain))
+    def upload(self, indices: Sequence[int]) -> Contribution:
+        return self.party(indices, self.plain).contribute(Delta.empty(self.plain))
 
     def secure(self, parties: int) -> tuple[Delta, list[Sent], Sent]:
         """A round under secure aggregation: its delta, each masked sum, and the sum."""
@@ -122,10 +122,10 @@ class Scene:
         halves = parties_of(config)
         assert halves is not None
         transport = Listening(
-            [self.party(own, config, secure=half) for own, half in zip(held, halves, strict=True)]
+            [self.party(part, config, secure=half) for part, half in zip(held, halves, strict=True)]
         )
         delta = run_round(transport, coordinator)
-        masked = [Sent.of_masked(name, each, config) for name, each in transport.seen.items()]
+        masked = [Sent.of_masked(name, sum_, config) for name, sum_ in transport.seen.items()]
         return delta, masked, Sent(f"of {parties} parties", "sum", coordinator.keys, {})
 
     def pooled(self) -> Delta:
@@ -146,10 +146,10 @@ def opened(name: str, facts: int, target_steps: int | None, bare: bool) -> Scene
         contexts=[["{}"]] if bare else None,
     )
     chosen = list(range(0, facts, facts // EDITS))[:EDITS]
-    kept = same_relations(requests, [set(chosen)])  # others would make an easier game
-    members = [kept.index(place) for place in chosen]
+    kept = same_relations(requests, [set(chosen)])  # others would make it easier
+    members = [kept.index(index) for index in chosen]
     priors = static_priors(plain, default_covariance(model, plain.layers))
-    return Scene(model, [requests[place] for place in kept], members, plain, priors)
+    return Scene(model, [requests[index] for index in kept], members, plain, priors)
 
 
 Step = Iterator[tuple[str, list[Finding]]]
@@ -168,8 +168,8 @@ def sums(scene: Scene) -> Step:
     for parties in PARTIES:
         held = [set(scene.share(number, parties)) for number in range(parties)]
         plain = [
-            Sent.of_contribution(f"party {number}", scene.upload(sorted(own)))
-            for number, own in enumerate(held)
+            Sent.of_contribution(f"party {number}", scene.upload(sorted(members)))
+            for number, members in enumerate(held)
         ]
         found = Audit(scene.bare, held).run(plain, ["span"])[-1:]
         yield f"attribution among {parties} plain uploads", found
@@ -198,11 +198,11 @@ def delta(scene: Scene) -> Step:
 
 
 def residuals(scene: Scene) -> Step:
-    """Of fewer candidates, since the attacker finds the targets of all of them, which is slow."""
+    """Try fewer candidates, since the attacker must find the targets of all, which is slow."""
     held = scene.members[: UPLOADS[1]]
-    others = [place for place in range(len(scene.facts)) if place not in scene.members]
+    others = [index for index in range(len(scene.facts)) if index not in scene.members]
     tried = [*held, *others[::6]]
-    few = Candidates(scene.model, [scene.facts[place] for place in tried], scene.plain, {})
+    few = Candidates(scene.model, [scene.facts[index] for index in tried], scene.plain, {})
     sent = Sent.of_contribution(f"of {len(held)} edits", scene.upload(held))
     yield "residual match", Audit(few, [set(range(len(held)))]).run([sent], ["residual"])
 
@@ -223,7 +223,7 @@ def show(title: str, findings: list[Finding]) -> None:
 
 def save(folder: Path, findings: list[Finding]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([each.as_json() for each in findings], indent=2)
+    text = json.dumps([finding.as_json() for finding in findings], indent=2)
     (folder / "findings.json").write_text(text, encoding="utf-8")
     save_roc(findings, folder / "roc.png")
 
@@ -231,11 +231,13 @@ def save(folder: Path, findings: list[Finding]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, help="Folder for findings.json and roc.png.")
-    parser.add_argument("--steps", default=",".join(STEPS), help="With commas; all by default.")
+    parser.add_argument("--steps", default=",".join(STEPS), help="Comma-separated; all by default.")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--target-steps", type=int, help="Fewer than the preset's is quicker.")
-    parser.add_argument("--facts", type=int, default=240, help="Candidates, members among them.")
-    parser.add_argument("--bare", action="store_true", help="No contexts but the bare prompt.")
+    parser.add_argument("--target-steps", type=int, help="Fewer than the preset's are quicker.")
+    parser.add_argument(
+        "--facts", type=int, default=240, help="Number of candidates, including members."
+    )
+    parser.add_argument("--bare", action="store_true", help="Only the bare prompt as context.")
     out = parser.parse_args()
     print_machine()
     scene = opened(out.model, out.facts, out.target_steps, out.bare)

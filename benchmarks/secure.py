@@ -1,10 +1,10 @@
 """What secure aggregation costs: error, seconds and bytes, dense and sketched.
 
 ``python -m benchmarks.secure [--parties 3,10,30] [--widths 1536,6400,16384] [--edits 10]``: one
-layer, the real protocol with all parties in one process, one of which is in memory at a time; the
-baseline is the plain contribution. Seconds are of processor time. ``--one-party`` has only the
-first party mask its numbers, so that there is no sum: what a party pays where all would take an
-hour.
+layer, the real protocol with all parties in one process, of which one is in memory at a time; the
+baseline is the plain contribution. Seconds are processor time. With ``--one-party``, only the first
+party masks its numbers, so there is no sum: this shows a party's cost at sizes where running all
+would take an hour.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def round_of(identities: Sequence[Identity], d_in: int, form: str, edits: int) -
         d_in=d_in,
         d_out=WIDTHS[d_in],
         secure_aggregation=SecureAggregation(
-            roster={each.party: each.public for each in identities},
+            roster={identity.party: identity.public for identity in identities},
             threshold=parties // 2 + 1,
             max_edits=edits * parties,
             form=form,  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def exchanged_of(config: RoundConfig) -> Exchanged:
     secure = config.secure_aggregation
     assert secure is not None
     if secure.form == "sketched":
-        # Of the identity as prior: whitening is not what is measured.
+        # With the identity as prior, since whitening is not measured.
         generator = torch.Generator().manual_seed(0)
         width = secure.max_edits + OVERSAMPLING
         sketches["w"] = torch.randn(config.d_in, width, generator=generator)
@@ -97,12 +97,12 @@ def measure(parties: int, d_in: int, form: str, edits: int, one_party: bool) -> 
     identities = [Identity.new(f"party {number:02}") for number in range(parties)]
     config = round_of(identities, d_in, form, edits)
     summation = Summation(config, Delta.empty(config), exchanged_of(config))
-    members = [SecureParty(each, config) for each in identities]
-    own = [statistics(d_in, edits, seed) for seed in range(parties)]
+    members = [SecureParty(identity, config) for identity in identities]
+    parts = [statistics(d_in, edits, seed) for seed in range(parties)]
     times = Times()
 
     def answers(request: Request, count: int) -> Iterator[Answer]:
-        for member, factors in list(zip(members, own, strict=True))[:count]:
+        for member, factors in list(zip(members, parts, strict=True))[:count]:
             with times.of("masking"):
                 reply = member.answer(request, lambda f=factors: ({"w": f}, edits, "0" * 64))
             times.sent += len(reply)
@@ -120,15 +120,15 @@ def measure(parties: int, d_in: int, form: str, edits: int, one_party: bool) -> 
             next(answers(request, 1))
             cells = costs(shared[0] + times.masking, None, shared[1] + times.sent, plain)
             return " ".join([start, cells, "not summed |"])
-        # Reading and asking are counted where they happen, so that this is adding up alone.
+        # Reading and asking are counted where they happen, so only the adding is counted here.
         before, began = times.masking + times.coordinating, time.process_time()
         summation.advance(answers(request, parties))
         inside = times.masking + times.coordinating - before
         times.coordinating += time.process_time() - began - inside
     with times.of("coordinating"):
-        found = summation.result().statistics["w"]
+        total = summation.result().statistics["w"]
     cells = costs(times.masking / parties, times.coordinating, times.sent / parties, plain)
-    return " ".join([start, cells, f"{error_of(found, own):.0e} |"])
+    return " ".join([start, cells, f"{error_of(total, parts):.0e} |"])
 
 
 def costs(masking: float, coordinating: float | None, sent: float, plain: int) -> str:
@@ -136,17 +136,17 @@ def costs(masking: float, coordinating: float | None, sent: float, plain: int) -
     return f"{masking:.2f} | {shown} | {sent / 1e6:.1f} | {sent / plain:.0f} |"
 
 
-def error_of(found: Statistics, own: Sequence[Factors]) -> float:
-    """Of ``N``, relative, on vectors: no matrix of its size is formed for the comparison."""
-    pooled = Factors.stack(own)
+def error_of(total: Statistics, parts: Sequence[Factors]) -> float:
+    """The relative error of ``N`` on random vectors, so that no matrix of its size is formed."""
+    pooled = Factors.stack(parts)
     generator = torch.Generator().manual_seed(1)
     probe = torch.randn(pooled.d_in, 4, generator=generator, dtype=torch.float64)
     expected = pooled.residuals @ (pooled.keys.T @ probe)
-    if isinstance(found, Factors):
-        seen = found.residuals @ (found.keys.T @ probe)
+    if isinstance(total, Factors):
+        product = total.residuals @ (total.keys.T @ probe)
     else:
-        seen = found.to_moments().cross_moment @ probe
-    return float((seen - expected).norm() / expected.norm())
+        product = total.to_moments().cross_moment @ probe
+    return float((product - expected).norm() / expected.norm())
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Start-up: ``collabedit --help`` against loading what the commands need at once.
+"""Start-up: ``collabedit --help`` against importing what the commands need right away.
 
     python -m benchmarks.startup [--turns 5]
 
 Prints the median seconds of the command, of an empty Python program, and of a program that imports
-torch and transformers first, as the scripts of this field do; and what the command has imported of
-the packages that take long. It must import none of them.
+torch and transformers first, as scripts in this field do; and which slow packages the command has
+imported. It must import none of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.report import print_ratio, timed
 
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "safetensors", "sklearn", "matplotlib")
 
-#: Runs the command line within Python, to see what it has imported.
+#: Runs the command line within Python, to see what it imports.
 _LIST_IMPORTS = f"""
 import sys
 from collabedit.cli import main
@@ -59,7 +59,7 @@ def collabedit() -> list[str]:
 
 
 def median_seconds(command: list[str], turns: int) -> float:
-    """The median time of a command, after one run that warms the file cache up."""
+    """The median time of a command, after one run to warm up the file cache."""
 
     def run() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,8 +1,8 @@
-"""Several facts of one subject: how many take, by facts of a subject and by who holds them.
+"""Several facts about one subject: how many take, by their number and by who holds them.
 
 ``python -m benchmarks.subjects`` writes one, two or four facts about each of eight countries into
-the unedited model: all of a country's held by one party, which gives them one change, or one each
-by as many parties, which find their changes without each other.
+the unedited model. Either one party holds all facts about a country and finds one change for them,
+or as many parties hold one each and find their changes independently.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     for facts, apart in product(given.facts, (False, True)):
         if apart and facts == 1:
             continue
-        shares = [_requests(place) for place in range(facts)]
+        shares = [_requests(fact) for fact in range(facts)]
         if not apart:
             shares = [[request for share in shares for request in share]]
         raw, chat = _success(model, shares)
@@ -48,10 +48,10 @@ def main() -> None:
         print(f"| {facts} | {held} | {edits} | {raw}/{edits} | {chat}/{edits} |", flush=True)
 
 
-def _requests(place: int) -> list[EditRequest]:
-    prompt, relation, objects = FACTS[place]
+def _requests(fact: int) -> list[EditRequest]:
+    prompt, relation, objects = FACTS[fact]
     return [
-        EditRequest(10 * i + place, prompt, country, objects[i % len(objects)], None, relation)
+        EditRequest(10 * i + fact, prompt, country, objects[i % len(objects)], None, relation)
         for i, country in enumerate(COUNTRIES)
     ]
 

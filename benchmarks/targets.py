@@ -3,12 +3,12 @@
     python -m benchmarks.targets [--model smollm2-135m] [--edits 64] [--plain-edits 4]
 
 Prints edits per second of both; the plain way is timed on fewer edits, half of them before ours and
-half after. Then how well the results agree: the mean final loss, by the plain code, of all edits
-with ours and with ours in float32 throughout, and of the few with that and with the plain targets;
-and the scores of the model once the few are made. Single edits end a few percent apart, because
-they stop at the first step below a threshold, so the mean needs many of them. Last, which share of
-our time the matrix products alone would take at the rate of one large product: no step with this
-model can do without them.
+half after. Then it prints how well the results agree: the mean final loss, computed by the plain
+code, of all edits with our targets and with ours in float32 throughout, and of the few with the
+latter and with the plain targets; and the model's scores after the few edits. Single edits end a
+few percent apart, because they stop at the first step below a threshold, so the mean needs many of
+them. Last, it prints which share of our time the matrix products alone would take at the rate of
+one large product; no step with this model can do without them.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def main() -> None:
     print_ratio("ours / plain", ours_rate / plain_rate, 15)
     exact = optimise_targets(model, requests, contexts, settings, quick=False)
     print_losses(model, requests, contexts, settings, {"ours": ours, "ours, all in float32": exact})
-    found, exact = ours[:, : len(few)], exact[:, : len(few)]
+    ours_few, exact = ours[:, : len(few)], exact[:, : len(few)]
     named = {"the same, all in float32": exact, "plain": plain}
     print_losses(model, few_requests, contexts, settings, named)
     covariance = collect(model, settings.layers, SelfCorpus(0), tokens=4096)
-    for name, targets in (("ours", found), ("plain", plain)):
+    for name, targets in (("ours", ours_few), ("plain", plain)):
         scores = scores_after(model, few, contexts, settings, covariance, targets)
         print(f"{f'edited with the targets of {name}':<34} {scores}")
     rate = product_rate(model)
@@ -92,9 +92,9 @@ def plain_targets(
     contexts: Contexts,
     settings: Hyperparameters,
 ) -> Tensor:
-    """``Z [d_out, n]``, one edit after the other."""
-    found = [plain_target(model, request, contexts, settings)[0] for request in requests]
-    return torch.stack(found, dim=1) if found else torch.empty(model.structure.hidden_size, 0)
+    """``Z [d_out, n]``, one edit at a time."""
+    targets = [plain_target(model, request, contexts, settings)[0] for request in requests]
+    return torch.stack(targets, dim=1) if targets else torch.empty(model.structure.hidden_size, 0)
 
 
 def print_losses(
@@ -108,9 +108,9 @@ def print_losses(
     losses = []
     for name, columns in targets.items():
         pairs = zip(requests, columns.T, strict=True)
-        each = [plain_loss(model, r, contexts, settings, column) for r, column in pairs]
-        losses.append(sum(each) / len(each))
-        label = f"mean loss of {len(each)}, {name}"
+        of_edits = [plain_loss(model, r, contexts, settings, column) for r, column in pairs]
+        losses.append(sum(of_edits) / len(of_edits))
+        label = f"mean loss of {len(of_edits)}, {name}"
         print(f"{label:<44} {losses[-1]:10.5f}")
     print(f"{'relative difference':<44} {losses[0] / losses[1] - 1:10.2%}")
 
@@ -123,7 +123,7 @@ def scores_after(
     covariance: Covariance,
     targets: Tensor,
 ) -> str:
-    """ES, PS and NS of the records once the model is edited, all layers at once."""
+    """ES, PS and NS of the records after editing the model, all layers at once."""
     config = new_round(
         model, schedule=Schedule.ONE_SHOT, hyperparameters=settings, contexts=contexts
     )
@@ -137,9 +137,9 @@ def scores_after(
 
 @contextmanager
 def counted_products(model: LanguageModel, settings: Hyperparameters) -> Iterator[list[int]]:
-    """Collect the multiply-adds that the steps of the block need at least, without padding.
+    """Collect the least number of multiply-adds for the steps in the block, without padding.
 
-    A weight of ``P`` numbers takes ``P`` of them a token, and as many for the gradient.
+    A weight of ``P`` numbers takes ``P`` of them per token, and as many for the gradient.
     """
     layers = range(settings.layers[-1] + 1, model.structure.n_layers)
     above = sum(matrix_numbers(model.layer(layer)) for layer in layers)
@@ -163,7 +163,7 @@ def matrix_numbers(module: nn.Module) -> int:
 
 
 def product_rate(model: LanguageModel) -> float:
-    """Multiply-adds a second of a product as large as a pass has, in the type of the steps."""
+    """Multiply-adds per second of a product as large as in a pass, in the type of the steps."""
     quick = model.dtype == torch.float32 and has_fast_bfloat16(model.device)
     dtype = torch.bfloat16 if quick else model.dtype
     inner, outer = model.structure.hidden_size, model.structure.mlp_size

@@ -1,10 +1,10 @@
-"""Workers: how much sooner two of one thread are done than one, stage by stage, on idle cores.
+"""Workers: how much faster two single-threaded workers are than one, by stage, on idle cores.
 
     python -m benchmarks.workers [--model smollm2-135m] [--workers 2] [--edits 16] [--tokens 8192]
 
-Prints each stage's seconds with one worker and with several, both with the model loaded already,
-and the processor time that all of them took: where that grows, the cores are shared or the memory
-is the limit. What comes out must be the same bytes.
+Prints each stage's seconds with one worker and with several, both with the model already loaded,
+and the processor time of all of them: if that grows, the cores are shared or memory is the limit.
+The results must be identical to the byte.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collabedit.models import LanguageModel
 from collabedit.requests import Record
 from collabedit.workers import ModelSource, ModelWorkers, open_workers, resident_model
 
-#: Units of targets for each worker, so that the last ones end together.
+#: Units of targets per worker, so that the workers finish together.
 _UNITS = 4
 
 
@@ -44,13 +44,13 @@ def main() -> None:
     model = source.load()
     settings = default_hyperparameters(model.name, model.structure).hyperparameters
     records = load_dataset("worldfacts")[: options.edits]
-    each = max(1, options.edits // (_UNITS * options.workers))
-    stages = stages_of(model, settings, records, each, options.tokens)
+    unit = max(1, options.edits // (_UNITS * options.workers))
+    stages = stages_of(model, settings, records, unit, options.tokens)
     single = timings(source, model, stages, 1)
     several = timings(source, model, stages, options.workers)
     for name in stages:
         one, more = single[name], several[name]
-        if one["found"] != more["found"]:
+        if one["digest"] != more["digest"]:
             raise SystemExit(f"{name}: not the same bytes")
         print(f"{name:<34} {one['seconds']:8.2f} s with one, {more['seconds']:.2f} s with more")
         print_ratio("  sooner", one["seconds"] / more["seconds"], 0.8 * options.workers)
@@ -67,20 +67,20 @@ def stages_of(
     max_edits: int,
     tokens: int,
 ) -> dict[str, Stage]:
-    """What is timed, each as a digest of what comes out."""
+    """The stages to time, each of which returns its result as bytes."""
     contexts = sample_contexts(model, 0)
     requests = [record.request for record in records]
 
     def targets(workers: ModelWorkers) -> bytes:
-        found = optimise_targets(
+        result = optimise_targets(
             model, requests, contexts, settings, max_edits=max_edits, solve=workers.solve
         )
-        return found.numpy().tobytes()
+        return result.numpy().tobytes()
 
     def covariance(workers: ModelWorkers) -> bytes:
         corpus = own_corpus(model, None, 0)
-        found = collect(model, settings.layers, corpus, tokens=tokens, share=workers)
-        return b"".join(moment.numpy().tobytes() for moment in found.second_moments.values())
+        result = collect(model, settings.layers, corpus, tokens=tokens, share=workers)
+        return b"".join(moment.numpy().tobytes() for moment in result.second_moments.values())
 
     def evaluation(workers: ModelWorkers) -> bytes:
         return repr(evaluate(model, records, read=workers.read)).encode()
@@ -92,7 +92,7 @@ def timings(
     source: ModelSource, model: LanguageModel, stages: dict[str, Stage], count: int
 ) -> dict[str, dict[str, Any]]:
     """By stage: wall seconds, processor seconds of all processes, and the result's digest."""
-    found: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     with open_workers(str(count)) as executor:
         assert executor is not None
         warm_up(executor, source, count)
@@ -102,20 +102,20 @@ def timings(
             digest = sha256(stage(workers)).hexdigest()
             seconds = time.perf_counter() - began
             spent = used(executor, count) - busy
-            found[name] = {"seconds": seconds, "busy": spent, "found": digest}
-    return found
+            measured[name] = {"seconds": seconds, "busy": spent, "digest": digest}
+    return measured
 
 
 def warm_up(executor: Executor, source: ModelSource, count: int) -> None:
-    """Have every worker load the model; the nap keeps one from taking two units."""
+    """Make every worker load the model; each sleeps, so that none takes two units."""
     list(executor.map(_loaded, [source] * count))
 
 
 def used(executor: Executor, count: int) -> float:
     """Processor seconds so far of this process and its workers."""
-    own = os.times()
+    here = os.times()
     workers = dict(executor.map(_process_time, range(count)))
-    return own.user + own.system + sum(workers.values())
+    return here.user + here.system + sum(workers.values())
 
 
 def _loaded(source: ModelSource) -> None:

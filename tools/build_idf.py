@@ -1,7 +1,7 @@
 """Build ``english_idf.json.gz``: in how many paragraphs of English text each word occurs.
 
-Consistency weighs words by these counts. They are figures about the text; none of the text
-itself is kept. The same input always gives the same bytes.
+Consistency weights words by these counts. They are statistics of the text; none of the text itself
+is kept. The same input always gives the same bytes.
 
 Usage::
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 DEFAULT_PATH = Path(__file__).resolve().parents[1] / "src/collabedit/evaluation/english_idf.json.gz"
 VERSION = 1
-MIN_WORDS = 20  # shorter lines are headings and items of lists
+MIN_WORDS = 20  # shorter lines are headings and list items
 MIN_COUNT = 2  # any other word counts as seen once, so words seen once need no entry
 SOURCE = (
     "Document frequencies of words over paragraphs of English Wikipedia: 107 articles and the "
@@ -32,7 +32,7 @@ WORD = re.compile(r"(?u)\b\w\w+\b")  # as TfidfVectorizer of scikit-learn finds 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("texts", nargs="+", type=Path, help="UTF-8 text, one paragraph a line")
+    parser.add_argument("texts", nargs="+", type=Path, help="UTF-8 text, one paragraph per line")
     parser.add_argument("--output", type=Path, default=DEFAULT_PATH)
     options = parser.parse_args(arguments)
     options.output.write_bytes(build(read_paragraphs(options.texts)))

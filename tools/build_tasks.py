@@ -1,7 +1,7 @@
 """Build the small downstream tasks that the package ships: facts that everyone knows.
 
-Each row of a table is a beginning and its right end; three wrong ends are drawn from the same
-table. The same seed always gives the same bytes.
+Each entry in a table is a beginning and its right ending; three wrong endings are drawn from the
+same table. The same seed always gives the same bytes.
 
 Usage::
 
@@ -57,7 +57,7 @@ webs; The king of the animals is the = lion; Water is made of hydrogen and = oxy
 
 
 def rows(table: str, beginning: str, separator: str | None) -> list[tuple[str, str]]:
-    """Beginnings and their right ends."""
+    """Beginnings and their right endings."""
     pairs = (entry.split(separator, 1) for entry in " ".join(table.split()).split("; "))
     return [
         (beginning.format(left.strip()), right.strip().replace("_", " ")) for left, right in pairs
@@ -65,7 +65,7 @@ def rows(table: str, beginning: str, separator: str | None) -> list[tuple[str, s
 
 
 def items(pairs: list[tuple[str, str]], rng: random.Random) -> list[dict[str, object]]:
-    """The items of a task: the right end among wrong ones."""
+    """The items of a task: the right ending among wrong ones."""
     ends = sorted({end for _, end in pairs})
     made = []
     for query, right in pairs:

@@ -1,8 +1,8 @@
 """Build the ``worldfacts`` data set: counterfactual edit records from public facts.
 
-The tables below hold plain facts as *relation -> object -> subjects*, and each relation holds
-its prompt templates. From them the builder writes records in the MultiCounterFact layout. The
-same seed always gives the same bytes.
+The tables below list plain facts as *relation -> object -> subjects*, with prompt templates for
+each relation. From them the builder writes records in the MultiCounterFact layout. The same seed
+always gives the same bytes.
 
 Usage::
 
@@ -40,7 +40,7 @@ class Relation:
         paraphrases: Further templates that end right before the object.
         generations: Open-ended templates.
         facts: For each object, its subjects, separated by ``"; "``. A leading ``"the "`` is an
-            article: it goes into the prompt and not into the subject.
+            article, which goes into the prompt but not into the subject.
     """
 
     relation_id: str
@@ -59,7 +59,7 @@ class Fact:
     target: str
 
     def template(self, template: str) -> str:
-        """Return ``template`` with the article in place and the ``{}`` still open."""
+        """Return ``template`` with the article filled in and the ``{}`` still open."""
         text = template.replace("{}", f"{self.article}{{}}")
         return text[0].upper() + text[1:]
 
@@ -595,7 +595,7 @@ ALIASES = {
     "fish": ("fishes",),
 }
 
-#: What follows from an edit: a question that asks through the new object, with the answers.
+#: Consequences of an edit: a question that depends on the new object, with the answers.
 TWO_HOPS: dict[str, tuple[str, dict[str, str]]] = {
     "P17": (
         "What is the capital of the country in which {} is located?",
@@ -644,7 +644,7 @@ TWO_HOPS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }  # fmt: skip
 
-#: Facts beside those that are edited: a question, and subjects by answers (others with ``; ``).
+#: Facts besides the edited ones: a question, and subjects by answers (several separated by ``; ``).
 OTHER_FACTS: dict[str, tuple[str, dict[str, str]]] = {
     "P176": (
         "What kind of product is {}?",
@@ -770,7 +770,7 @@ OTHER_FACTS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 
-#: Further facts, which serve as neighbours only: objects of which few subjects are never edited.
+#: Further facts that serve only as neighbours, for objects with few subjects that are never edited.
 NEIGHBOURS: dict[str, dict[str, str]] = {
     "P30": {"Asia": "Bhutan; Kyrgyzstan", "North America": "Haiti; Grenada; Saint Lucia"},
     "P37": {
@@ -849,7 +849,7 @@ def facts_of(relation: Relation) -> list[Fact]:
 
 
 def facts_in(table: dict[str, str]) -> list[Fact]:
-    """Return the facts of a table of subjects by object, in its order."""
+    """Return the facts of a table of subjects by object, in table order."""
     facts = []
     for target, subjects in table.items():
         for phrase in subjects.split("; "):
@@ -881,7 +881,7 @@ def contexts(
 def make_record(
     relation: Relation, fact: Fact, facts: Sequence[Fact], rng: random.Random
 ) -> Record:
-    """Make the record that edits ``fact``, still without its ``case_id``."""
+    """Make the record that edits ``fact``, without a ``case_id`` yet."""
     new = rng.choice([target for target in relation.facts if target != fact.target])
     return {
         "requested_rewrite": {
@@ -916,7 +916,7 @@ def build(seed: int, count: int) -> list[Record]:
 
     Args:
         seed: Seed of every random choice.
-        count: Number of records; shared out over the relations as evenly as possible.
+        count: Number of records, spread over the relations as evenly as possible.
 
     Returns:
         The records with consecutive ``case_id``.
@@ -940,12 +940,12 @@ def build(seed: int, count: int) -> list[Record]:
 
 
 def complete(record: Record, edited: set[str], rng: random.Random) -> None:
-    """Give a record neighbours that nobody edits, and what else is asked of it.
+    """Give a record neighbours that nobody edits, and its further questions.
 
     Args:
-        record: as :func:`make_record` made it.
+        record: as made by :func:`make_record`.
         edited: subjects of all edits.
-        rng: what is drawn with.
+        rng: source of randomness.
     """
     rewrite = record["requested_rewrite"]
     relation = next(r for r in RELATIONS if r.relation_id == rewrite["relation_id"])
@@ -973,7 +973,7 @@ def unedited(
     edited: set[str],
     rng: random.Random,
 ) -> list[str]:
-    """Return the prompts about subjects that nobody edits, filled up by others about such."""
+    """Return the prompts about subjects that nobody edits, topped up with others like them."""
     known = [f for f in facts_of(relation) if f.target == target]
     spare = facts_in({target: further}) if (further := further_of(relation, target)) else []
     free = [f for f in [*known, *spare] if not any(mentions(f.subject, name) for name in edited)]
@@ -987,19 +987,19 @@ def unedited(
 
 
 def further_of(relation: Relation, target: str) -> str:
-    """Return the further subjects of an object, which serve as neighbours only."""
+    """Return the further subjects of an object, which serve only as neighbours."""
     return NEIGHBOURS.get(relation.relation_id, {}).get(target, "")
 
 
 def about(text: str, relation: Relation, name: str) -> bool:
-    """Tell whether a prompt of a relation is about a subject, rather than mentioning its name."""
+    """Return whether a prompt of a relation is about a subject, not just mentioning its name."""
     templates = relation.prompts + relation.paraphrases
     forms = [t.replace("{}", f"{article}{name}") for t in templates for article in ("", "the ")]
     return text.casefold() in {form.casefold() for form in forms}
 
 
 def other_facts(relation: Relation, fact: Fact) -> list[dict[str, Any]]:
-    """Return questions on the subject's facts that no edit of the relation changes."""
+    """Return questions about the subject's facts that no edit of the relation changes."""
     found = []
     for other in RELATIONS:
         if other is not relation:
@@ -1019,7 +1019,7 @@ def other_facts(relation: Relation, fact: Fact) -> list[dict[str, Any]]:
 
 
 def mentions(text: str, name: str) -> bool:
-    """Tell whether ``text`` contains ``name`` as whole words, whatever the case."""
+    """Return whether ``text`` contains ``name`` as whole words, ignoring case."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 

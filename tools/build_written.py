@@ -1,8 +1,8 @@
-"""Have a built-in model write the text that its default covariance is made of.
+"""Let a built-in model write the text that its default covariance is collected on.
 
 ``python -m tools.build_written MODEL`` samples as many tokens as the default needs, as
-:class:`collabedit.covariance.SelfCorpus` does with seed 0, and keeps their ids with the package, so
-that users need not wait for them and all get the same.
+:class:`collabedit.covariance.SelfCorpus` does with seed 0, and stores their ids with the package,
+so that users don't have to wait for them and all get the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which architectures can be edited: tiny random models of all causal LMs of ``transformers``.
 
-Each is built from its own configuration class, made small by the names that settings have; its
-structure is inferred, layers are tried (``LanguageModel.tail``), and targets are optimised for a
-step. Writes the table of ``docs/reference/models.md``, or prints that of some types:
+Each is built from its own configuration class, made small through settings with known names; its
+structure is inferred, layers are tried (``LanguageModel.tail``), and targets are optimised for one
+step. Writes the table in ``docs/reference/models.md``, or prints that of some types:
 
     python tools/check_architectures.py
     python tools/check_architectures.py llama gemma2
@@ -35,7 +35,7 @@ from collabedit.requests import EditRequest
 
 TABLE = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
-#: A small value for each name that configurations have for the same thing.
+#: Small values, with the various names that configurations use for the same setting.
 _SIZES = {
     32: "hidden_size d_model n_embd dim embedding_size embed_dim emb_dim n_embed lru_width "
     "word_embed_proj_dim model_dim altup_size mamba_d_ssm embedding_dim",
@@ -62,7 +62,7 @@ _SIZES = {
     320: "vocab_size vocab_size_per_layer_input",
 }
 SMALL = {name: size for size, names in _SIZES.items() for name in names.split()}
-#: What the names do not say.
+#: Exceptions that the names don't cover.
 SPECIAL: dict[str, dict[str, Any]] = {
     "falcon": {"head_dim": None},
     "xlstm": {"v_head_dim": None},
@@ -90,20 +90,20 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "granite": {"residual_multiplier": 0.5},
     "granite_swa": {"residual_multiplier": 0.5},
 }
-_LARGEST = 60_000_000  # parameters: what could not be made smaller is looked at without weights
+_LARGEST = 60_000_000  # parameters; models that can't be made smaller are examined without weights
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one architecture.
+    """The result for one architecture.
 
     Attributes:
         kind: its model type.
-        weight: the edited weight of layer 1, where it can be edited.
+        weight: the edited weight of layer 1, if it can be edited.
         several: whether several layers can be edited together.
         short: whether targets are found without whole passes.
-        reason: why it cannot be edited, or could not be tried.
-        built: whether a tiny model could be made, and runs.
+        reason: why it can't be edited, or couldn't be tried.
+        built: whether a tiny model could be built and runs.
     """
 
     kind: str
@@ -128,7 +128,7 @@ def _small(cls: Any, special: dict[str, Any]) -> Any:
         if (name in known or hasattr(usual, name)) and scalar:
             values[name] = value
     if "is_decoder" in known:
-        values["is_decoder"] = True  # or attention would be to both sides
+        values["is_decoder"] = True  # otherwise attention is bidirectional
     for name in getattr(cls, "sub_configs", {}):
         part = getattr(usual, name, None)
         if part is not None:
@@ -157,7 +157,7 @@ def make_tokenizer() -> Any:
 
 
 def tiny_model(kind: str) -> LanguageModel:
-    """A random model of a type; its matrices are large enough for hidden states to differ."""
+    """A random model of a type, with weights large enough for hidden states to differ."""
     config = tiny_config(kind)
     with torch.device("meta"):
         size = sum(
@@ -173,7 +173,7 @@ def tiny_model(kind: str) -> LanguageModel:
                 parameter.normal_(0.0, 0.15)
         for name, buffer in hf.named_buffers():
             if name.endswith("layer_scalar"):
-                buffer.fill_(0.5)  # as released models have it, other than 1
+                buffer.fill_(0.5)  # not 1, as in released models
     return LanguageModel(hf.float(), make_tokenizer(), f"tiny-{kind}")
 
 
@@ -211,7 +211,7 @@ def tried(kind: str, model: LanguageModel) -> Outcome:
 
 
 def check_all(kinds: Sequence[str]) -> Iterator[Outcome]:
-    """Check types one by one, without what libraries print."""
+    """Check types one by one, hiding what libraries print."""
     transformers.logging.set_verbosity_error()
     for kind in kinds:
         with warnings.catch_warnings():
@@ -240,7 +240,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def row(outcome: Outcome) -> str:
-    """One line of the table."""
+    """One row of the table."""
     if not outcome.weight:
         return f"| {outcome.kind} | {_cell(outcome.reason)} |"
     layers = "several" if outcome.several else "one"

@@ -1,12 +1,12 @@
-"""Fuzz every parser of bytes from elsewhere, guided by the code that each input reaches.
+"""Fuzz every parser of foreign bytes, guided by the code that each input reaches.
 
     pip install --group fuzz      (atheris; Linux, CPython 3.11 to 3.13)
     python -m tools.fuzz [--seconds 60] [--corpus build/fuzz] [TARGET ...]
 
-Each target runs in a process of its own and begins with good bytes (``tests/fuzz/parsers.py``) and
-with what earlier runs found worth keeping. An input that is neither read nor refused as it should
-be is kept below the corpus as ``crash-...``, and the exit status is 1; give the file as the only
-argument after ``--replay TARGET`` to see what happens.
+Each target runs in a separate process and starts from good bytes (``tests/fuzz/parsers.py``) and
+from the inputs that earlier runs found worth keeping. An input that is neither read nor properly
+refused is kept in the corpus as ``crash-...``, and the exit status is 1; to see what happens, give
+the file as the only argument after ``--replay TARGET``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-#: What is instrumented: ours, and what of others parses in Python.
+#: Packages to instrument: ours, and others that parse in Python.
 INSTRUMENTED = ["collabedit", "zipfile", "yaml", "csv"]
 LONGEST, SLOWEST, MEGABYTES = 1 << 16, 20, 6000
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run_all(asked: list[str], corpus: Path, seconds: int, jobs: int) -> int:
-    """Run targets, several at a time; 1 when one of them found something."""
+    """Run targets, several at a time; returns 1 if any of them found something."""
     from tests.fuzz.parsers import parsers
 
     known = [parser.name for parser in parsers()]
@@ -78,7 +78,7 @@ def fuzz(name: str, corpus: Path, seconds: int) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         from tests.fuzz.parsers import parsers
 
-    (parser,) = (each for each in parsers() if each.name == name)
+    (parser,) = (candidate for candidate in parsers() if candidate.name == name)
     folder = corpus / name.replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
     for good in parser.good:
@@ -99,7 +99,7 @@ def fuzz(name: str, corpus: Path, seconds: int) -> None:
 
 
 def mutated(data: bytes, longest: int, seed: int) -> bytes:
-    """Change safetensors, often within the header, whose length is kept right."""
+    """Mutate safetensors, often only the header, keeping its length field correct."""
     import atheris
 
     mutate: Callable[[bytes, int], bytes] = atheris.Mutate
@@ -119,12 +119,12 @@ def _has_header(data: bytes) -> bool:
 
 
 def replay(name: str, path: Path) -> None:
-    """Read a file with a target, and say what came of it."""
+    """Read a file with a target, and print the result."""
     from tests.fuzz.parsers import parsers
 
-    (parser,) = (each for each in parsers() if each.name == name)
+    (parser,) = (candidate for candidate in parsers() if candidate.name == name)
     parser.try_to_read(path.read_bytes())
-    print(f"{name}: {path} is read, or refused as it should be")
+    print(f"{name}: {path} is read, or properly refused")
 
 
 if __name__ == "__main__":

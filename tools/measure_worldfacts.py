@@ -1,8 +1,8 @@
 """Measure how much of the ``worldfacts`` data set an unedited model already knows.
 
-For rewrite prompts, paraphrases and neighbourhood prompts the script reports the share where
-the true object has a lower mean negative log-likelihood per token than the new one, and the
-share where greedy decoding yields the true object.
+For rewrite prompts, paraphrases and neighbourhood prompts, the script reports the share for which
+the true object has a lower mean negative log-likelihood per token than the new one, and the share
+for which greedy decoding yields the true object.
 
 Usage::
 

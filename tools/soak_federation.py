@@ -2,10 +2,10 @@
 
     python -m tools.soak_federation --rounds 20 --minutes 20
 
-Tiny models, real processes, mutual TLS. In each round, by chance, one party's process, one party's
-whole client or the coordinator's server is killed; clients and servers are started again, and the
-coordinator's command is repeated, as an operator would. Each round's delta is compared with that of
-the parties that took part, within one process, bit for bit.
+Tiny models, real processes, mutual TLS. In each round, at random, nothing, one party's process, one
+party's whole client or the coordinator's server is killed; clients and servers are restarted and
+the coordinator's command is repeated, as an operator would. Each round's delta is compared bit for
+bit with that of the same parties in one process.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def soak(
 def one_round(
     deployed: Deployment, folder: RoundFolder, kill: str, chance: random.Random
 ) -> Report:
-    """Run a round to its report, with one kill at a moment of chance; repeat what was cut off."""
+    """Run a round until its report, with one kill at a random moment; repeat what was cut off."""
     after = chance.uniform(2, 25)
     timer = threading.Timer(after, killer(deployed, kill, chance.choice(NAMES)))
     timer.start()
@@ -143,7 +143,7 @@ def settled_memory(deployed: Deployment, sites: Sequence[str]) -> list[float]:
 
 
 def memory(deployed: Deployment, site: str) -> float:
-    """Resident megabytes of a member's process and of what it has started."""
+    """Resident megabytes of a member's process and of those that it has started."""
     total = 0
     for process in deployed.sites[site].family():
         try:
@@ -154,7 +154,7 @@ def memory(deployed: Deployment, site: str) -> float:
 
 
 def equal(model: LanguageModel, config: RoundConfig, folder: RoundFolder, report: Report) -> bool:
-    """Whether the delta is that of the parties that took part, in one process."""
+    """Whether the delta equals that of the parties that took part, in one process."""
     if report.status != "accepted":
         return not (folder.path / "state.safetensors").exists()
     before: RoundState = folder.before

@@ -1,4 +1,4 @@
-"""Every benchmark runs at a tiny size, and finds that the plain way and ours agree there."""
+"""Every benchmark runs at a tiny size, at which the plain way and ours agree."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_targets(monkeypatch, capsys, model_folder) -> None:
         for line in capsys.readouterr().out.splitlines()
         if line.startswith("relative difference")
     )
-    # Percent, of ours in float32 and the plain way: 25 steps amplify what float32 rounds away.
+    # In percent, between ours in float32 and the plain way: 25 steps amplify float32 rounding.
     assert abs(exactly) < 0.1
 
 
@@ -94,7 +94,7 @@ def test_merging(tmp_path, way) -> None:
 
 
 @pytest.mark.slow
-def test_merging_in_processes_of_its_own(monkeypatch, capsys) -> None:
+def test_merging_in_separate_processes(monkeypatch, capsys) -> None:
     run(monkeypatch, "merge", "--size", "small")
     assert "relative difference" in capsys.readouterr().out
 
@@ -124,7 +124,7 @@ def test_privacy(monkeypatch, capsys, model_folder, tmp_path) -> None:
     assert len(areas) == 2 * 3 + 4 * 3 + 5
     assert areas["span", "membership", "contribution of 1 edits"] == 1.0
     for parties in (2, 5, 10):
-        # Five standard errors of the area of 50 random scores among as many, or more.
+        # At least five standard errors of the area for 50 random scores among as many.
         assert abs(areas["span", "attribution", f"masked of {parties} parties"] - 0.5) < 0.3
     assert (tmp_path / "roc.png").stat().st_size > 1000
 
@@ -153,9 +153,9 @@ def test_growth_is_drawn(tmp_path) -> None:
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_parts_hold_every_place() -> None:
+def test_parts_hold_every_index() -> None:
     parts = growth.split(range(10), 4)
-    assert [place for part in parts for place in part] == list(range(10))
+    assert [index for part in parts for index in part] == list(range(10))
     assert {len(part) for part in parts} == {2, 3}
     assert len(growth.split(range(3), 8)) == 3
 
@@ -172,20 +172,20 @@ def test_heavy_imports_are_seen(monkeypatch) -> None:
     assert "numpy" in startup.heavy_imports()
 
 
-def test_gpu_without_one(monkeypatch, capsys) -> None:
+def test_the_gpu_benchmark_ends_without_a_gpu(monkeypatch, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     run(monkeypatch, "gpu")
     assert "no CUDA device" in capsys.readouterr().out
 
 
-def test_gpu_with_tiny_models(monkeypatch, capsys) -> None:
+def test_the_gpu_benchmark_runs_tiny_models(monkeypatch, capsys) -> None:
     run(monkeypatch, "gpu", "--tiny", "--edits", "2", "--steps", "2")
     assert capsys.readouterr().out.count("share of the floor") == 2
 
 
 @pytest.mark.slow
 def test_a_large_model_within_a_limit() -> None:
-    """In a process of its own, which the limit is for."""
+    """In a separate process, to which the limit applies."""
     command = [sys.executable, "-m", "benchmarks.large", "--tiny", "--edits", "1", "--tokens", "64"]
     for limit, passes in (("4GB", True), ("0.2GB", False)):
         done = subprocess.run(
@@ -220,7 +220,7 @@ def test_peak_memory_is_that_of_the_work() -> None:
 
 
 @pytest.mark.slow
-def test_a_child_has_as_many_threads() -> None:
+def test_a_child_process_has_as_many_threads() -> None:
     assert in_child(torch.get_num_threads) == torch.get_num_threads()
 
 
@@ -263,7 +263,7 @@ def test_every_stage_exists() -> None:
 
 
 def test_the_hardware_benchmark_compares_with_pooled_editing() -> None:
-    """Its dense solve, which shares nothing with the merge, agrees with it to rounding."""
+    """Its dense solve, which shares nothing with the merge, agrees with it up to rounding."""
     generator = torch.Generator().manual_seed(0)
     parts = [
         Factors(*(torch.randn(d, 3, generator=generator, dtype=torch.float64) for d in (12, 5)))

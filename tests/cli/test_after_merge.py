@@ -1,4 +1,4 @@
-"""``--after-merge`` by files: which weights it takes, what it leaves, and what it refuses."""
+"""``--after-merge`` by files: which weights it uses, what it writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collabedit.merging import AfterMergeStep, after_merge, sphere
 from collabedit.messages import Delta, RoundState
 from collabedit.models import load_model
 from tests.cli.commands import collabedit, fails
-from tests.cli.test_by_files import place, write_requests  # noqa: F401
+from tests.cli.test_by_files import work, write_requests  # noqa: F401
 from tests.cli.test_rounds_by_files import _covariance as _covariance64  # noqa: F401
 from tests.cli.test_rounds_by_files import contributions, open_round
 from tests.conftest import make_model, save_model
@@ -22,15 +22,15 @@ STEP = ("--after-merge", "sphere:strength=0.5")
 
 
 @pytest.fixture
-def round_of_two(place: Path, tmp_path: Path) -> tuple[object, ...]:  # noqa: F811
+def round_of_two(work: Path, tmp_path: Path) -> tuple[object, ...]:  # noqa: F811
     """A one-shot round's contributions, as ``merge`` takes them."""
     requests = {
         "hospital": write_requests(tmp_path / "h.jsonl", 0, 2),
         "bank": write_requests(tmp_path / "b.jsonl", 2, 4),
     }
-    open_round(place, tmp_path / "round.json", place / "model")
+    open_round(work, tmp_path / "round.json", work / "model")
     sent = contributions(tmp_path, tmp_path / "round.json", requests)
-    return (*sent, "--round", tmp_path / "round.json", "-C", place / "cov64.safetensors")
+    return (*sent, "--round", tmp_path / "round.json", "-C", work / "cov64.safetensors")
 
 
 def merged(out: Path, *arguments: object) -> Delta:
@@ -38,15 +38,15 @@ def merged(out: Path, *arguments: object) -> Delta:
     return Delta.load(out)
 
 
-def test_it_is_the_function_of_the_merged_change_and_the_weight(
-    place: Path,  # noqa: F811
+def test_a_step_gets_the_merged_change_and_the_weight(
+    work: Path,  # noqa: F811
     tmp_path: Path,
     round_of_two: tuple[object, ...],
 ) -> None:
     """GPT-2 stores its weights transposed, which only the model knows."""
     plain = merged(tmp_path / "plain.safetensors", *round_of_two)
     after = merged(tmp_path / "after.safetensors", *round_of_two, *STEP)
-    model = load_model(str(place / "model"), dtype="float64")
+    model = load_model(str(work / "model"), dtype="float64")
     for name, change in plain.changes.items():
         expected = sphere(change, model.weight(name), strength=0.5)
         assert relative_distance(after.changes[name], expected) < 1e-12
@@ -74,15 +74,15 @@ def test_a_finished_delta_takes_the_same_steps(
     assert not (tmp_path / "no.safetensors").exists()
 
 
-def test_it_can_be_applied_and_exported(
-    place: Path,  # noqa: F811
+def test_the_result_can_be_applied_and_exported(
+    work: Path,  # noqa: F811
     tmp_path: Path,
     round_of_two: tuple[object, ...],
 ) -> None:
-    """Also where it has full rank."""
+    """Even if it has full rank."""
     delta = merged(tmp_path / "d.safetensors", *round_of_two, "--after-merge", "RECT:keep=0.1")
     collabedit("apply", tmp_path / "d.safetensors", "-o", tmp_path / "edited")
-    before = load_model(str(place / "model"), dtype="float64")
+    before = load_model(str(work / "model"), dtype="float64")
     after = load_model(str(tmp_path / "edited"), dtype="float64")
     for name, change in delta.changes.items():
         assert int((change.dense() != 0).sum()) == int(0.1 * change.dense().numel())
@@ -90,21 +90,21 @@ def test_it_can_be_applied_and_exported(
     assert "RECT (keep = 0.1)" in (tmp_path / "edited" / "README.md").read_text()
 
 
-def test_in_a_layerwise_round_it_waits_for_the_last_layer(
-    place: Path,  # noqa: F811
+def test_steps_wait_for_the_last_layer_of_a_layerwise_round(
+    work: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     config = tmp_path / "layerwise.json"
     collabedit(
-        *("round", "new", "--model", place / "model", "-o", config),
-        *("--hparams", place / "hparams.json", "--contexts", place / "contexts.json"),
+        *("round", "new", "--model", work / "model", "-o", config),
+        *("--hparams", work / "hparams.json", "--contexts", work / "contexts.json"),
     )
     so_far: tuple[object, ...] = ()
     for name in ("first", "last"):
         sent, out = tmp_path / f"{name}.sent.safetensors", tmp_path / f"{name}.safetensors"
-        requests = ("--requests", place / "all.jsonl")
+        requests = ("--requests", work / "all.jsonl")
         collabedit("contribute", "--round", config, *requests, "-o", sent, *so_far)
-        files = ("--round", config, "-C", place / "cov.safetensors", "-o", out)
+        files = ("--round", config, "-C", work / "cov.safetensors", "-o", out)
         printed = collabedit("merge", sent, *files, *so_far, *STEP)
         so_far = ("--delta", out)
         waits = "runs once all layers are merged" in printed
@@ -114,7 +114,7 @@ def test_in_a_layerwise_round_it_waits_for_the_last_layer(
 
 @pytest.fixture
 def seen(own_registries: None) -> list[Tensor]:
-    """The weights that a step of all changes since the unedited model is given; it halves them."""
+    """The weights seen by a step that halves all changes since the unedited model."""
     weights: list[Tensor] = []
 
     @after_merge("Halved", since_unedited=True)
@@ -125,19 +125,19 @@ def seen(own_registries: None) -> list[Tensor]:
     return weights
 
 
-def test_the_state_of_several_rounds_has_what_the_steps_left(
-    place: Path,  # noqa: F811
+def test_the_state_of_several_rounds_includes_the_steps(
+    work: Path,  # noqa: F811
     tmp_path: Path,
     seen: list[Tensor],
 ) -> None:
-    """And a step of all changes gets those of all rounds, with the weights before the first."""
-    state, covariance = tmp_path / "state.safetensors", place / "cov64.safetensors"
-    model: Path = place / "model"
+    """A step that acts on all changes gets those of all rounds, with the weights before them."""
+    state, covariance = tmp_path / "state.safetensors", work / "cov64.safetensors"
+    model: Path = work / "model"
     more: tuple[object, ...] = ()
     raw: list[Delta] = []
     for number in (1, 2):
         config = tmp_path / f"round{number}.json"
-        open_round(place, config, model, *more)
+        open_round(work, config, model, *more)
         requests = write_requests(tmp_path / f"{number}.jsonl", 2 * number - 2, 2 * number)
         sent = contributions(tmp_path, config, {"hospital": requests})
         before = tmp_path / f"before{number}.safetensors"
@@ -148,7 +148,7 @@ def test_the_state_of_several_rounds_has_what_the_steps_left(
         merged(tmp_path / "delta.safetensors", *files, state, "--after-merge", "halved")
         collabedit("apply", tmp_path / "delta.safetensors", "-o", tmp_path / f"model{number}")
         model, more = tmp_path / f"model{number}", ("--state", state)
-    original = load_model(str(place / "model"), dtype="float64")
+    original = load_model(str(work / "model"), dtype="float64")
     found = RoundState.load(state)
     last = load_model(str(tmp_path / "model2"), dtype="float64")
     for name, change in found.changes.items():

@@ -27,7 +27,7 @@ ALL = (*EDIT, "-C", "cov.safetensors")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without and one with a chat template, facts, and settings that change little."""
+    """Models without and with a chat template, facts, and settings that change little."""
     folder = tmp_path_factory.mktemp("ask")
     model = make_model("llama")
     save_model(model, folder / "model")
@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
@@ -73,13 +73,13 @@ def cells(printed: str) -> str:
 # ask
 
 
-def test_it_writes_what_plain_transformers_writes(place: Path) -> None:
+def test_answers_match_plain_transformers(work: Path) -> None:
     printed = collabedit("ask", "model", PROMPT, "--max-tokens", 3)
-    assert continuation(place / "model", 3) in cells(printed)
+    assert continuation(work / "model", 3) in cells(printed)
     assert "before" not in printed
 
 
-def test_a_model_with_a_template_is_asked_in_a_chat_too(place: Path) -> None:
+def test_a_model_with_a_template_is_asked_in_a_chat_too(work: Path) -> None:
     plain, chat = (collabedit("ask", name, PROMPT, "--max-tokens", 2) for name in ("model", "chat"))
     assert plain.count(PROMPT) == 1
     assert " chat " not in plain
@@ -87,13 +87,13 @@ def test_a_model_with_a_template_is_asked_in_a_chat_too(place: Path) -> None:
     assert " chat " in chat
 
 
-def test_a_delta_is_asked_before_and_after(place: Path) -> None:
+def test_a_delta_is_asked_before_and_after(work: Path) -> None:
     collabedit(*ALL, "--no-ask", "-o", "d.safetensors")
     printed = collabedit("ask", "d.safetensors", PROMPT, "--max-tokens", 2)
     assert "before" in printed
     assert "after" in printed
     collabedit("apply", "d.safetensors", "-o", "edited")
-    assert continuation(place / "edited", 2) in cells(printed)
+    assert continuation(work / "edited", 2) in cells(printed)
     both = collabedit("ask", "edited", PROMPT, "--model", "model", "--max-tokens", 2)
     assert cells(both) == cells(printed)
 
@@ -112,8 +112,8 @@ def test_a_delta_is_asked_before_and_after(place: Path) -> None:
         (("evaluate", "model", "--tasks", ","), "no task is named"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(
-    place: Path, arguments: tuple[object, ...], message: str
+def test_invalid_questions_are_refused(
+    work: Path, arguments: tuple[object, ...], message: str
 ) -> None:
     assert message in fails(*arguments)
 
@@ -122,15 +122,15 @@ def test_what_cannot_be_asked_is_refused(
 
 
 @pytest.mark.parametrize(("facts", "status"), [("facts.jsonl", 1), ("known.jsonl", 0)])
-def test_strict_is_the_verdict_on_all_edits(place: Path, facts: str, status: int) -> None:
-    """An edit that hardly changes the model takes only where the model says the object already."""
+def test_strict_fails_unless_every_edit_took(work: Path, facts: str, status: int) -> None:
+    """An edit that hardly changes the model takes only if the model already says the object."""
     edit = ("edit", "--model", "model", "-r", facts, "--hparams", "weak.json")
     found, printed = status_of(
         *(*edit, "-C", "cov.safetensors", "--no-retry", "--strict", "-o", "d.safetensors")
     )
     assert found == status, printed
     assert f"{1 - status} of 1 edit took" in printed
-    assert Delta.load("d.safetensors").metadata.edits == 1  # kept whatever the verdict
+    assert Delta.load("d.safetensors").metadata.edits == 1  # kept regardless of the verdict
     for again in (
         ("ask", "d.safetensors", "-r", facts, "--strict"),
         ("apply", "d.safetensors", "-o", "edited", "--requests", facts, "--strict"),
@@ -138,30 +138,30 @@ def test_strict_is_the_verdict_on_all_edits(place: Path, facts: str, status: int
         found, said = status_of(*again)
         assert found == status
         assert f"{1 - status} of 1 edit took" in said
-    assert (place / "edited" / "model.safetensors").is_file()
+    assert (work / "edited" / "model.safetensors").is_file()
     assert collabedit("ask", "d.safetensors", "-r", facts)  # without --strict it is no failure
 
 
-def test_in_a_chat_template_both_ways_of_asking_are_shown(place: Path) -> None:
+def test_with_a_chat_template_both_forms_are_shown(work: Path) -> None:
     edit = ("edit", "--model", "chat", "-r", "facts.jsonl", "--hparams", "weak.json")
     printed = collabedit(*edit, "-C", "cov.safetensors", "--no-retry", "-o", "d.safetensors")
     assert "asked in chat" in cells(printed)
     assert "capital of France" in cells(printed)
 
 
-def test_retry_gives_what_failed_a_second_pass(
-    place: Path,
+def test_retry_gives_failed_edits_a_second_pass(
+    work: Path,
 ) -> None:
     printed = collabedit(*ALL, "--no-retry", "-o", "once.safetensors")
     assert "second pass" not in printed
     printed = collabedit(*ALL, "--retry", "-o", "twice.safetensors")
     assert "1 had a second pass" in printed
-    # The second pass helped nobody, so that the first one is kept.
+    # The second pass did not help, so the first one is kept.
     once, twice = (Delta.load(f"{name}.safetensors").changes for name in ("once", "twice"))
     assert all(torch.equal(once[name].dense(), twice[name].dense()) for name in once)
 
 
-def test_a_second_pass_that_helps_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_pass_that_helps_is_kept(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from collabedit import collaboration
 
     judged: list[Outcomes] = []
@@ -190,7 +190,7 @@ def test_a_second_pass_that_helps_is_kept(place: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow  # lm-eval takes long to load
-def test_tasks_are_measured_with_and_without_a_delta(place: Path) -> None:
+def test_tasks_are_measured_with_and_without_a_delta(work: Path) -> None:
     pytest.importorskip("lm_eval")
     tasks = ("--tasks", "capitals, opposites", "--limit", 4, "--json")
     (alone,) = json.loads(collabedit("evaluate", "model", *tasks)).values()

@@ -1,4 +1,4 @@
-"""``collabedit audit``, on a round of a tiny model: plain uploads tell all, masked sums nothing."""
+"""``collabedit audit`` on a tiny model: plain uploads reveal everything, masked sums nothing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from tests.cli.commands import collabedit, fails
-from tests.cli.test_by_files import place, write_requests  # noqa: F401
+from tests.cli.test_by_files import work, write_requests  # noqa: F401
 from tests.cli.test_secure import PARTIES, _covariance, contribute, keys, open_round, secure_options  # noqa: F401
 from tests.cli.test_withdraw import contributions
 from tests.editing.facts import REQUESTS
 
 
 def candidates(folder: Path) -> Path:
-    """All facts, and as many others in the same words."""
+    """All facts, and as many others with the same wording."""
     path = write_requests(folder / "candidates.jsonl", 0, 6)
     others = [
         {"prompt": r.prompt, "subject": r.subject + " Junior", "target": r.target_new}
@@ -23,8 +23,8 @@ def candidates(folder: Path) -> Path:
     return path
 
 
-def test_plain_uploads_are_found_out(place: Path, tmp_path: Path) -> None:  # noqa: F811
-    round_file = open_round(place, tmp_path, "one-shot")
+def test_plain_uploads_are_found_out(work: Path, tmp_path: Path) -> None:  # noqa: F811
+    round_file = open_round(work, tmp_path, "one-shot")
     sent = contributions(tmp_path, round_file)
     members = [word for party in PARTIES for word in ("--members", tmp_path / f"{party}.jsonl")]
     common = ("--round", round_file, "--candidates", candidates(tmp_path))
@@ -44,12 +44,12 @@ def test_plain_uploads_are_found_out(place: Path, tmp_path: Path) -> None:  # no
             assert each["curve"]["auc"]["value"] == 1.0, each
             assert each["verdict"] == "finds out"
     assert (tmp_path / "roc.png").stat().st_size > 1000
-    merge = ("--round", round_file, "-C", place / "cov64.safetensors")
+    merge = ("--round", round_file, "-C", work / "cov64.safetensors")
     collabedit("merge", *sent.values(), *merge, "-o", tmp_path / "delta")
     everyone = write_requests(tmp_path / "all.jsonl", 0, 6)
     table = collabedit(
         *("audit", tmp_path / "delta", *common, "--members", everyone),
-        *("-C", place / "cov64.safetensors"),
+        *("-C", work / "cov64.safetensors"),
     )
     assert "behaviour" in table
     assert "AUC" in table
@@ -67,16 +67,16 @@ def test_plain_uploads_are_found_out(place: Path, tmp_path: Path) -> None:  # no
     )
 
 
-def test_masked_sums_have_nothing_in_their_span(place: Path, keys: Path) -> None:  # noqa: F811
+def test_masked_sums_have_nothing_in_their_span(work: Path, keys: Path) -> None:  # noqa: F811
     secure = (*secure_options(keys), "--sum-form", "sketched")
-    round_file = open_round(place, keys, "one-shot", *secure)
+    round_file = open_round(work, keys, "one-shot", *secure)
     request = None
     for step in range(1, 4):
         answers = [keys / f"{party}.{step}" for party in PARTIES]
         for party, out in zip(PARTIES, answers, strict=True):
             contribute(keys, round_file, party, request, out)
         request = keys / f"request{step}"
-        merge = ("merge", *answers, "--round", round_file, "-C", place / "cov64.safetensors")
+        merge = ("merge", *answers, "--round", round_file, "-C", work / "cov64.safetensors")
         collabedit(*merge, "-o", request)
     members = [word for party in PARTIES for word in ("--members", keys / f"{party}.jsonl")]
     found = json.loads(

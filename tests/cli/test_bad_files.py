@@ -1,4 +1,4 @@
-"""A corpus of bad files, given to every command that reads one: one clear line, nothing left."""
+"""A corpus of bad files, given to every command that reads one: one clear line, nothing written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def announced(header: bytes, size: int | None = None) -> bytes:
     return struct.pack("<Q", len(header) if size is None else size) + header
 
 
-#: What a path can hold that no command can use.
+#: File contents that no command can use.
 CONTENTS: dict[str, bytes] = {
     "nothing": b"",
     "a space": b" \n",
@@ -84,8 +84,8 @@ def put_loop(path: Path) -> None:
     path.symlink_to(path)
 
 
-#: What can be at a path instead of a file.
-PLACES: dict[str, Callable[[Path], None]] = {
+#: What may be at a path instead of a file.
+BAD_PATHS: dict[str, Callable[[Path], None]] = {
     "missing": put_missing,
     "a folder": put_folder,
     "a link to itself": put_loop,
@@ -138,7 +138,7 @@ MODEL_COMMANDS: dict[str, tuple[object, ...]] = {
 }
 
 
-#: Names of bad files by command, where the name decides how a file is read.
+#: Names of bad files by command, if the name decides how a file is read.
 NAMES = {"stats collect": "bad.jsonl"}
 
 
@@ -154,7 +154,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(arguments: tuple[object, ...], bad: Path, good: Path) -> None:
-    """One line that names the bad file, and nothing beside it that was not there before."""
+    """Check for one line that names the bad file, and no new files beside it."""
     folder = bad.parent
     paths = {"FILE": bad, "OUT": folder / "out.safetensors"}
     paths |= {"MODEL": good / "model", "REQUESTS": good / "requests.jsonl"}
@@ -174,21 +174,21 @@ def test_bad_contents_get_one_line(command: str, content: str, tmp_path: Path, g
     refused(COMMANDS[command], bad, good)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", BAD_PATHS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_bad_places_get_one_line(command: str, place: str, tmp_path: Path, good: Path) -> None:
+def test_bad_paths_get_one_line(command: str, kind: str, tmp_path: Path, good: Path) -> None:
     bad = tmp_path / NAMES.get(command, "bad.json")
-    PLACES[place](bad)
+    BAD_PATHS[kind](bad)
     refused(COMMANDS[command], bad, good)
 
 
-@pytest.mark.parametrize("place", [*PLACES, "a file"])
+@pytest.mark.parametrize("kind", [*BAD_PATHS, "a file"])
 @pytest.mark.parametrize("command", MODEL_COMMANDS)
 def test_paths_without_a_model_get_one_line(
-    command: str, place: str, tmp_path: Path, good: Path
+    command: str, kind: str, tmp_path: Path, good: Path
 ) -> None:
     bad = tmp_path / "bad"
-    PLACES.get(place, Path.touch)(bad)
+    BAD_PATHS.get(kind, Path.touch)(bad)
     refused(MODEL_COMMANDS[command], bad, good)
 
 

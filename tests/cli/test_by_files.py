@@ -16,7 +16,7 @@ from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, EXACT, make_model, save_model
 from tests.editing.facts import REQUESTS
 
-#: Parties find their targets in batches of their own, and the pooled edit in another.
+#: Each party finds its targets in its own batches, and the pooled edit in others.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 
@@ -30,7 +30,7 @@ def write_requests(path: Path, start: int, end: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, its covariance, settings, contexts and three parties' requests."""
     folder = tmp_path_factory.mktemp("round")
     model = make_model("gpt2")
@@ -71,47 +71,47 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def new_round(place: Path, schedule: str, name: str) -> Path:
-    path = place / name
+def new_round(work: Path, schedule: str, name: str) -> Path:
+    path = work / name
     collabedit(
         "round",
         "new",
         "--model",
-        place / "model",
+        work / "model",
         "--schedule",
         schedule,
         "-o",
         path,
         "--hparams",
-        place / "hparams.json",
+        work / "hparams.json",
         "--contexts",
-        place / "contexts.json",
+        work / "contexts.json",
     )
     return path
 
 
-def exchange(place: Path, config: Path, parties: list[str], so_far: list[object]) -> Path:
+def exchange(work: Path, config: Path, parties: list[str], so_far: list[object]) -> Path:
     updates = []
     for party in parties:
-        updates.append(place / f"{party}.update.safetensors")
+        updates.append(work / f"{party}.update.safetensors")
         collabedit(
             "contribute",
             "--round",
             config,
             "--requests",
-            place / f"{party}.jsonl",
+            work / f"{party}.jsonl",
             "-o",
             updates[-1],
             *so_far,
         )
-    out = place / f"{config.stem}-{'-'.join(parties)}.delta.safetensors"
+    out = work / f"{config.stem}-{'-'.join(parties)}.delta.safetensors"
     collabedit(
         "merge",
         *updates,
         "--round",
         config,
         "--covariance",
-        place / "cov.safetensors",
+        work / "cov.safetensors",
         "-o",
         out,
         *so_far,
@@ -121,14 +121,14 @@ def exchange(place: Path, config: Path, parties: list[str], so_far: list[object]
 
 @pytest.mark.parametrize(("schedule", "exchanges"), [("sequential", 2), ("one-shot", 1)])
 def test_three_parties_get_the_pooled_edit(
-    place: Path, schedule: str, exchanges: int, tmp_path: Path
+    work: Path, schedule: str, exchanges: int, tmp_path: Path
 ) -> None:
-    config = new_round(place, schedule, f"{schedule}.json")
+    config = new_round(work, schedule, f"{schedule}.json")
     deltas = {}
     for parties in (["party0", "party1", "party2"], ["all"]):
         so_far: list[object] = []
         for _ in range(exchanges):
-            out = exchange(place, config, parties, so_far)
+            out = exchange(work, config, parties, so_far)
             so_far = ["--delta", out]
         deltas[len(parties)] = Delta.load(out)
     assert deltas[3].metadata.complete
@@ -137,7 +137,7 @@ def test_three_parties_get_the_pooled_edit(
         assert relative_distance(deltas[3].changes[name], expected) < EXACT
 
     collabedit("apply", out, "-o", tmp_path / "edited")
-    before = transformers.AutoModelForCausalLM.from_pretrained(place / "model")
+    before = transformers.AutoModelForCausalLM.from_pretrained(work / "model")
     after = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "edited")
     assert tokenizer("Rome").input_ids
@@ -149,16 +149,16 @@ def test_three_parties_get_the_pooled_edit(
     assert changed == set(deltas[1].changes)
 
 
-def test_editing_alone_gives_the_delta_of_the_round(place: Path, tmp_path: Path) -> None:
+def test_editing_alone_gives_the_delta_of_the_round(work: Path, tmp_path: Path) -> None:
     common = [
         "--model",
-        place / "model",
+        work / "model",
         "--requests",
-        place / "all.jsonl",
+        work / "all.jsonl",
         "--covariance",
-        place / "cov.safetensors",
+        work / "cov.safetensors",
         "--hparams",
-        place / "hparams.json",
+        work / "hparams.json",
     ]
     collabedit("edit", *common, "-o", tmp_path / "delta.safetensors")
     collabedit("edit", *common, "-o", tmp_path / "direct")
@@ -174,20 +174,20 @@ def test_editing_alone_gives_the_delta_of_the_round(place: Path, tmp_path: Path)
     assert "France" not in json.dumps(facts)
 
 
-def test_finished_deltas_are_averaged(place: Path, tmp_path: Path) -> None:
+def test_finished_deltas_are_averaged(work: Path, tmp_path: Path) -> None:
     deltas = []
     for party in ("party0", "party1"):
         deltas.append(tmp_path / f"{party}.safetensors")
         collabedit(
             "edit",
             "--model",
-            place / "model",
+            work / "model",
             "--requests",
-            place / f"{party}.jsonl",
+            work / f"{party}.jsonl",
             "--covariance",
-            place / "cov.safetensors",
+            work / "cov.safetensors",
             "--hparams",
-            place / "hparams.json",
+            work / "hparams.json",
             "-o",
             deltas[-1],
         )
@@ -216,14 +216,14 @@ def test_finished_deltas_are_averaged(place: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(change.dense(), mean)
 
 
-def test_updates_are_averaged_by_weights(place: Path, tmp_path: Path) -> None:
-    """What the weights 3 and 1 give is a weighted mean of each party's own update."""
-    config = new_round(place, "one-shot", "weighted.json")
-    shared = ("--round", config, "--covariance", place / "cov.safetensors")
+def test_updates_are_averaged_by_weights(work: Path, tmp_path: Path) -> None:
+    """The weights 3 and 1 give a weighted mean of the parties' own updates."""
+    config = new_round(work, "one-shot", "weighted.json")
+    shared = ("--round", config, "--covariance", work / "cov.safetensors")
     updates, own = [], []
     for party in ("party0", "party1"):
         updates.append(tmp_path / f"{party}.safetensors")
-        requests = ("--requests", place / f"{party}.jsonl")
+        requests = ("--requests", work / f"{party}.jsonl")
         collabedit("contribute", "--round", config, *requests, "-o", updates[-1])
         alone = tmp_path / f"{party}.delta"
         collabedit("merge", updates[-1], *shared, "--method", "GLOBAL", "-o", alone)
@@ -249,10 +249,10 @@ def test_updates_are_averaged_by_weights(place: Path, tmp_path: Path) -> None:
         ({"prompt": "The capital of {} is", "subject": "France"}, "'target' is missing"),
     ],
 )
-def test_bad_requests_name_file_record_and_mend(
-    place: Path, tmp_path: Path, record: dict[str, str], message: str
+def test_bad_requests_name_the_file_the_record_and_the_remedy(
+    work: Path, tmp_path: Path, record: dict[str, str], message: str
 ) -> None:
-    config = new_round(place, "one-shot", "bad.json")
+    config = new_round(work, "one-shot", "bad.json")
     path = tmp_path / "requests.json"
     path.write_text(json.dumps([record]))
     error = fails("contribute", "--round", config, "-r", path, "-o", tmp_path / "out.safetensors")
@@ -261,16 +261,16 @@ def test_bad_requests_name_file_record_and_mend(
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_duplicate_case_ids_are_refused(place: Path, tmp_path: Path) -> None:
+def test_duplicate_case_ids_are_refused(work: Path, tmp_path: Path) -> None:
     path = tmp_path / "requests.json"
     record = {"case_id": 4, "prompt": "{} is", "subject": "France", "target": "Rome"}
     path.write_text(json.dumps([record, record]))
-    error = fails("edit", "--model", place / "model", "-r", path, "-o", tmp_path / "out")
+    error = fails("edit", "--model", work / "model", "-r", path, "-o", tmp_path / "out")
     assert "case_id 4 is already used by record 0" in error
 
 
-def test_unreadable_files_are_named(place: Path, tmp_path: Path) -> None:
-    config = new_round(place, "one-shot", "unreadable.json")
+def test_unreadable_files_are_named(work: Path, tmp_path: Path) -> None:
+    config = new_round(work, "one-shot", "unreadable.json")
     missing = tmp_path / "nowhere.json"
     assert str(missing) in fails(
         "contribute", "--round", config, "-r", missing, "-o", tmp_path / "o"
@@ -285,14 +285,14 @@ def test_unreadable_files_are_named(place: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_covariance_of_other_layers_is_refused(place: Path, tmp_path: Path) -> None:
-    config = new_round(place, "one-shot", "layers.json")
+def test_a_covariance_of_other_layers_is_refused(work: Path, tmp_path: Path) -> None:
+    config = new_round(work, "one-shot", "layers.json")
     collabedit(
         "contribute",
         "--round",
         config,
         "-r",
-        place / "party0.jsonl",
+        work / "party0.jsonl",
         "-o",
         tmp_path / "u.safetensors",
     )
@@ -300,13 +300,13 @@ def test_a_covariance_of_other_layers_is_refused(place: Path, tmp_path: Path) ->
         "stats",
         "collect",
         "--model",
-        place / "model",
+        work / "model",
         "--layers",
         "0",
         "--tokens",
         500,
         "--corpus",
-        place / "corpus.txt",
+        work / "corpus.txt",
         "-o",
         tmp_path / "other.safetensors",
     )
@@ -324,35 +324,35 @@ def test_a_covariance_of_other_layers_is_refused(place: Path, tmp_path: Path) ->
     assert not (tmp_path / "d.safetensors").exists()
 
 
-def test_updates_of_different_rounds_are_refused(place: Path, tmp_path: Path) -> None:
-    first = new_round(place, "one-shot", "first.json")
-    second = place / "second.json"
+def test_updates_of_different_rounds_are_refused(work: Path, tmp_path: Path) -> None:
+    first = new_round(work, "one-shot", "first.json")
+    second = work / "second.json"
     collabedit(
         "round",
         "new",
         "--model",
-        place / "model",
+        work / "model",
         "--schedule",
         "one-shot",
         "-o",
         second,
         "--hparams",
-        place / "hparams.json",
+        work / "hparams.json",
         "--contexts",
-        place / "contexts.json",
+        work / "contexts.json",
         "--seed",
         1,
     )
     updates = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for config, party, out in zip((first, second), ("party0", "party1"), updates, strict=True):
-        collabedit("contribute", "--round", config, "-r", place / f"{party}.jsonl", "-o", out)
+        collabedit("contribute", "--round", config, "-r", work / f"{party}.jsonl", "-o", out)
     error = fails(
         "merge",
         *updates,
         "--round",
         first,
         "-C",
-        place / "cov.safetensors",
+        work / "cov.safetensors",
         "-o",
         tmp_path / "d.safetensors",
     )
@@ -360,17 +360,17 @@ def test_updates_of_different_rounds_are_refused(place: Path, tmp_path: Path) ->
     assert "another round" in error
 
 
-def test_an_unfinished_delta_is_not_applied(place: Path, tmp_path: Path) -> None:
-    config = new_round(place, "sequential", "unfinished.json")
-    partial = exchange(place, config, ["party0"], [])
+def test_an_unfinished_delta_is_not_applied(work: Path, tmp_path: Path) -> None:
+    config = new_round(work, "sequential", "unfinished.json")
+    partial = exchange(work, config, ["party0"], [])
     error = fails("apply", partial, "-o", tmp_path / "edited")
     assert "unfinished round" in error
     assert not (tmp_path / "edited").exists()
 
 
-def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) -> None:
+def test_a_directory_with_files_is_not_overwritten(work: Path, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    error = fails("edit", "--model", place / "model", "-r", place / "all.jsonl", "-o", tmp_path)
+    error = fails("edit", "--model", work / "model", "-r", work / "all.jsonl", "-o", tmp_path)
     assert "--overwrite" in error
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
@@ -392,13 +392,13 @@ def test_a_directory_with_files_is_not_overwritten(place: Path, tmp_path: Path) 
     ],
 )
 def test_merge_options_are_checked(
-    place: Path, tmp_path: Path, arguments: list[str], message: str
+    work: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    error = fails("merge", place / "cov.safetensors", "-o", tmp_path / "d.safetensors", *arguments)
+    error = fails("merge", work / "cov.safetensors", "-o", tmp_path / "d.safetensors", *arguments)
     assert message in error
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     error = fails("round", "new", "--model", tmp_path / "nowhere", "-o", tmp_path / "round.json")
     assert "nowhere" in error
     assert not (tmp_path / "round.json").exists()

@@ -16,7 +16,7 @@ from collabedit.messages import ContributionMetadata, Decision, Delta
 from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, EXACT, make_model, save_model
 
-#: Parties find their targets in batches of their own, and the pooled edit in another.
+#: Each party finds its targets in its own batches, and the pooled edit in others.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 PROMPT = "The capital of {} is"
@@ -36,7 +36,7 @@ def write_requests(path: Path, facts: list[tuple[str, str]]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a round, a key and the requests of three parties that partly agree."""
     folder = tmp_path_factory.mktemp("detection")
     model = make_model("gpt2")
@@ -78,38 +78,38 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def update(place: Path, party: str, out: Path, *options: object, key: str = "shared.key") -> str:
+def update(work: Path, party: str, out: Path, *options: object, key: str = "shared.key") -> str:
     return collabedit(
         "contribute",
         "--round",
-        place / "round.json",
+        work / "round.json",
         "-r",
-        place / f"{party}.jsonl",
+        work / f"{party}.jsonl",
         "-o",
         out,
         "--fingerprint-key",
-        place / key,
+        work / key,
         *options,
     )
 
 
 @pytest.fixture(scope="module")
-def announced(place: Path) -> list[Path]:
+def announced(work: Path) -> list[Path]:
     """The parties' fingerprints."""
-    paths = [place / f"{party}.prints.safetensors" for party in FACTS]
+    paths = [work / f"{party}.prints.safetensors" for party in FACTS]
     for party, path in zip(FACTS, paths, strict=True):
-        update(place, party, path, "--fingerprints-only")
+        update(work, party, path, "--fingerprints-only")
     return paths
 
 
-def merge(place: Path, updates: list[Path], out: Path, *so_far: object) -> str:
+def merge(work: Path, updates: list[Path], out: Path, *so_far: object) -> str:
     return collabedit(
         "merge",
         *updates,
         "--round",
-        place / "round.json",
+        work / "round.json",
         "-C",
-        place / "cov.safetensors",
+        work / "cov.safetensors",
         "-o",
         out,
         *so_far,
@@ -127,8 +127,8 @@ def test_a_table_of_parties_is_printed(announced: list[Path]) -> None:
     assert "3 questions overlap, 1 conflicts" in out
 
 
-def test_a_sequential_round_after_a_decision(
-    place: Path, announced: list[Path], tmp_path: Path
+def test_a_layerwise_round_follows_a_decision(
+    work: Path, announced: list[Path], tmp_path: Path
 ) -> None:
     """It gives the delta of the edits that stay, held by one party."""
     decision = tmp_path / "decision.json"
@@ -145,11 +145,11 @@ def test_a_sequential_round_after_a_decision(
         for _ in range(2):
             paths = [tmp_path / f"{party}.safetensors" for party in parties]
             printed = [
-                update(place, party, path, *options, *so_far)
+                update(work, party, path, *options, *so_far)
                 for party, path in zip(parties, paths, strict=True)
             ]
             delta = tmp_path / f"{len(parties)}.delta.safetensors"
-            assert "overlap" not in merge(place, paths, delta, *so_far)
+            assert "overlap" not in merge(work, paths, delta, *so_far)
             so_far = ["--delta", delta]
         deltas[len(parties)] = Delta.load(delta)
         if options:
@@ -161,11 +161,11 @@ def test_a_sequential_round_after_a_decision(
         assert relative_distance(deltas[2].changes[name], expected) < EXACT
 
 
-def test_merge_tells_what_parties_share(place: Path, tmp_path: Path) -> None:
+def test_merge_reports_what_parties_share(work: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{party}.safetensors" for party in FACTS]
     for party, path in zip(FACTS, paths, strict=True):
-        assert "fingerprints, no text" in update(place, party, path)
-    out = merge(place, paths, tmp_path / "delta.safetensors")
+        assert "fingerprints, no text" in update(work, party, path)
+    out = merge(work, paths, tmp_path / "delta.safetensors")
     assert out.splitlines()[0] == "3 questions overlap, 1 conflicts; see collabedit detect"
 
 
@@ -182,19 +182,19 @@ def test_the_same_edits_twice_are_merged_once(announced: list[Path], tmp_path: P
 def test_a_preferred_party_keeps_its_edits(announced: list[Path], tmp_path: Path) -> None:
     decision = tmp_path / "decision.json"
     collabedit("detect", *announced, "--policy", "prefer", "--prefer", announced[1], "-o", decision)
-    places = [
+    indices = [
         Decision.load(decision).places(ContributionMetadata.load(path).fingerprints)
         for path in announced
     ]
-    assert list(map(len, places)) == [2, 1, 1]
+    assert list(map(len, indices)) == [2, 1, 1]
 
 
-def test_what_the_model_knows_is_skipped(place: Path, tmp_path: Path) -> None:
+def test_what_the_model_knows_is_skipped(work: Path, tmp_path: Path) -> None:
     pairs = [(PROMPT.format(subject), target) for subject, target in FACTS["hospital"]]
     known = sorted(math.exp(-each.nll) for each in score(make_model("gpt2"), pairs))
     path = tmp_path / "update.safetensors"
     threshold = (known[1] + known[2]) / 2
-    out = update(place, "hospital", path, "--skip-known", threshold)
+    out = update(work, "hospital", path, "--skip-known", threshold)
     assert out.startswith("skipped 1 of 3 edits that the model already knows\n")
     about = ContributionMetadata.load(path)
     assert (about.edits, about.skipped, len(about.fingerprints)) == (2, 1, 2)
@@ -203,14 +203,14 @@ def test_what_the_model_knows_is_skipped(place: Path, tmp_path: Path) -> None:
 # What may go wrong
 
 
-def fails_to_update(place: Path, tmp_path: Path, *options: object, party: str = "bank") -> str:
+def fails_to_update(work: Path, tmp_path: Path, *options: object, party: str = "bank") -> str:
     out = tmp_path / "out.safetensors"
     error = fails(
         "contribute",
         "--round",
-        place / "round.json",
+        work / "round.json",
         "-r",
-        place / f"{party}.jsonl",
+        work / f"{party}.jsonl",
         "-o",
         out,
         *options,
@@ -219,54 +219,52 @@ def fails_to_update(place: Path, tmp_path: Path, *options: object, party: str = 
     return error
 
 
-def test_a_short_or_missing_key_is_refused(place: Path, tmp_path: Path) -> None:
+def test_a_short_or_missing_key_is_refused(work: Path, tmp_path: Path) -> None:
     (tmp_path / "short.key").write_text("secret\n")
-    error = fails_to_update(place, tmp_path, "--fingerprint-key", tmp_path / "short.key")
+    error = fails_to_update(work, tmp_path, "--fingerprint-key", tmp_path / "short.key")
     assert "openssl rand -hex 32" in error
     assert "secret" not in error
-    error = fails_to_update(place, tmp_path, "--fingerprint-key", tmp_path / "nowhere.key")
+    error = fails_to_update(work, tmp_path, "--fingerprint-key", tmp_path / "nowhere.key")
     assert "cannot read the key file" in error
 
 
 @pytest.mark.parametrize("option", [["--decision", "decision.json"], ["--fingerprints-only"]])
-def test_some_options_need_the_key(place: Path, tmp_path: Path, option: list[str]) -> None:
-    assert f"{option[0]} needs --fingerprint-key" in fails_to_update(place, tmp_path, *option)
+def test_some_options_need_the_key(work: Path, tmp_path: Path, option: list[str]) -> None:
+    assert f"{option[0]} needs --fingerprint-key" in fails_to_update(work, tmp_path, *option)
 
 
 def test_a_decision_about_other_parties_is_refused(
-    place: Path, announced: list[Path], tmp_path: Path
+    work: Path, announced: list[Path], tmp_path: Path
 ) -> None:
-    decision, key = tmp_path / "decision.json", ["--fingerprint-key", place / "shared.key"]
+    decision, key = tmp_path / "decision.json", ["--fingerprint-key", work / "shared.key"]
     collabedit("detect", announced[0], announced[2], "--policy", "first", "-o", decision)
-    error = fails_to_update(place, tmp_path, *key, "--decision", decision)
+    error = fails_to_update(work, tmp_path, *key, "--decision", decision)
     assert "the decision is not about these edits" in error
 
 
-def test_a_decision_of_which_nothing_stays(
-    place: Path, announced: list[Path], tmp_path: Path
+def test_a_decision_that_leaves_no_edits_is_reported(
+    work: Path, announced: list[Path], tmp_path: Path
 ) -> None:
-    decision, key = tmp_path / "decision.json", ["--fingerprint-key", place / "shared.key"]
+    decision, key = tmp_path / "decision.json", ["--fingerprint-key", work / "shared.key"]
     collabedit("detect", *announced, "--policy", "first", "-o", decision)
-    error = fails_to_update(place, tmp_path, *key, "--decision", decision, party="newsroom")
+    error = fails_to_update(work, tmp_path, *key, "--decision", decision, party="newsroom")
     assert "leaves out all 1 edits" in error
 
 
-def test_something_else_is_no_decision(place: Path, tmp_path: Path) -> None:
-    key = ["--fingerprint-key", place / "shared.key"]
-    error = fails_to_update(place, tmp_path, *key, "--decision", place / "round.json")
+def test_other_files_are_not_decisions(work: Path, tmp_path: Path) -> None:
+    key = ["--fingerprint-key", work / "shared.key"]
+    error = fails_to_update(work, tmp_path, *key, "--decision", work / "round.json")
     assert "not a collabedit.decision file" in error
 
 
 @pytest.mark.parametrize("threshold", [0, 1.5, "nan"])
-def test_a_threshold_out_of_range_is_refused(
-    place: Path, tmp_path: Path, threshold: object
-) -> None:
-    error = fails_to_update(place, tmp_path, "--skip-known", threshold)
+def test_a_threshold_out_of_range_is_refused(work: Path, tmp_path: Path, threshold: object) -> None:
+    error = fails_to_update(work, tmp_path, "--skip-known", threshold)
     assert "above 0 and at most 1" in error
 
 
-def test_a_model_that_knows_everything(place: Path, tmp_path: Path) -> None:
-    assert "already knows all 4 edits" in fails_to_update(place, tmp_path, "--skip-known", 1e-12)
+def test_a_model_that_knows_everything_is_reported(work: Path, tmp_path: Path) -> None:
+    assert "already knows all 4 edits" in fails_to_update(work, tmp_path, "--skip-known", 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -292,34 +290,32 @@ def test_detect_options_are_checked(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_updates_that_cannot_be_compared(
-    place: Path, announced: list[Path], tmp_path: Path
+def test_updates_that_cannot_be_compared_are_refused(
+    work: Path, announced: list[Path], tmp_path: Path
 ) -> None:
-    (place / "other.key").write_text("another key of the bank")
+    (work / "other.key").write_text("another key of the bank")
     path = tmp_path / "bank.safetensors"
-    update(place, "bank", path, key="other.key")
+    update(work, "bank", path, key="other.key")
     assert "different keys" in fails("detect", announced[0], path)
     bare = tmp_path / "bare.safetensors"
-    collabedit(
-        "contribute", "--round", place / "round.json", "-r", place / "bank.jsonl", "-o", bare
-    )
-    assert f"{bare}: no fingerprints in it" in fails("detect", announced[0], bare)
-    assert "not a collabedit.contribution file" in fails("detect", place / "cov.safetensors")
+    collabedit("contribute", "--round", work / "round.json", "-r", work / "bank.jsonl", "-o", bare)
+    assert f"{bare}: it has no fingerprints" in fails("detect", announced[0], bare)
+    assert "not a collabedit.contribution file" in fails("detect", work / "cov.safetensors")
 
 
-def test_fingerprints_of_different_keys_are_not_merged(place: Path, tmp_path: Path) -> None:
-    (place / "other.key").write_text("another key of the bank")
+def test_fingerprints_of_different_keys_are_not_merged(work: Path, tmp_path: Path) -> None:
+    (work / "other.key").write_text("another key of the bank")
     paths = [tmp_path / "hospital.safetensors", tmp_path / "bank.safetensors"]
-    update(place, "hospital", paths[0])
-    update(place, "bank", paths[1], key="other.key")
+    update(work, "hospital", paths[0])
+    update(work, "bank", paths[1], key="other.key")
     delta = tmp_path / "delta.safetensors"
     error = fails(
         "merge",
         *paths,
         "--round",
-        place / "round.json",
+        work / "round.json",
         "-C",
-        place / "cov.safetensors",
+        work / "cov.safetensors",
         "-o",
         delta,
     )
@@ -328,15 +324,15 @@ def test_fingerprints_of_different_keys_are_not_merged(place: Path, tmp_path: Pa
 
 
 def test_fingerprints_alone_are_not_merged(
-    place: Path, announced: list[Path], tmp_path: Path
+    work: Path, announced: list[Path], tmp_path: Path
 ) -> None:
     error = fails(
         "merge",
         *announced,
         "--round",
-        place / "round.json",
+        work / "round.json",
         "-C",
-        place / "cov.safetensors",
+        work / "cov.safetensors",
         "-o",
         tmp_path / "delta.safetensors",
     )

@@ -1,4 +1,4 @@
-"""``collabedit doctor``: what an edit would take."""
+"""``collabedit doctor``: what an edit would cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def structure_only(folder: Path, tmp_path: Path) -> Path:
-    """A model whose weights are nowhere, as before they are fetched."""
+    """A model without weights, as before they are downloaded."""
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     return tmp_path
 
@@ -59,7 +59,7 @@ def test_a_trial_measures_every_stage(folder: Path, editor: str) -> None:
     assert "measured" in collabedit("doctor", folder, "--editor", editor)
 
 
-def test_what_does_not_fit_is_told_with_what_to_do(
+def test_an_edit_that_does_not_fit_gets_advice(
     structure_only: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collabedit.planning.machine.free_memory", lambda _device: 100_000_000)
@@ -101,11 +101,11 @@ def test_what_cannot_be_read_is_refused(
 
 @pytest.mark.slow
 def test_the_estimates_of_a_real_model_are_near_what_is_measured() -> None:
-    # In a process of its own: the tests before it may have left theirs with gigabytes.
+    # In a separate process, since earlier tests may have left this one with gigabytes.
     command = [sys.executable, "-m", "collabedit", "doctor", "smollm2-135m", "--json"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = json.loads(run.stdout)
     for stage, row in facts["stages"].items():
         if stage != "load":  # the weights are pages of the file until they are used
             ratio = row["trial_bytes_measured"] / row["trial_bytes_estimated"]
-            assert 0.4 < ratio < 3, stage  # pieces that are freed are not all used again
+            assert 0.4 < ratio < 3, stage  # not all freed memory is used again

@@ -12,49 +12,49 @@ from collabedit.algebra import relative_distance
 from collabedit.editors import DEFAULT_EDITOR, editors
 from collabedit.messages import Delta, RoundConfig
 from tests.cli.commands import collabedit, fails
-from tests.cli.test_by_files import place  # noqa: F401
+from tests.cli.test_by_files import work  # noqa: F401
 from tests.conftest import EXACT
 from tests.experiments.studies import load_summary
 
-#: Parties find their targets in batches of their own, and the pooled edit in another.
+#: Each party finds its targets in its own batches, and the pooled edit in others.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 CLOSED_FORMS = [e.name for e in editors() if e.at_once and e.name != DEFAULT_EDITOR]
 
 
 @pytest.fixture(scope="module")
-def settings(place: Path) -> dict[str, Path]:  # noqa: F811
+def settings(work: Path) -> dict[str, Path]:  # noqa: F811
     """Files of settings for two layers and for one."""
     common = {"target_steps": 3, "prior_weight": 5, "null_space_threshold": 0.4, "ft_steps": 3}
     files = {}
     for name, layers in (("two", [1, 2]), ("one", [2])):
-        files[name] = place / f"{name}.json"
+        files[name] = work / f"{name}.json"
         files[name].write_text(json.dumps({"layers": layers, **common}))
     return files
 
 
-def edit(place: Path, editor: str, hparams: Path, requests: str = "all") -> Delta:  # noqa: F811
-    out = place / f"{editor}-{requests}.safetensors"
+def edit(work: Path, editor: str, hparams: Path, requests: str = "all") -> Delta:  # noqa: F811
+    out = work / f"{editor}-{requests}.safetensors"
     options = ["--hparams", hparams, "-o", out]
     if editor != "FT-L":
-        options += ["--covariance", place / "cov.safetensors"]
+        options += ["--covariance", work / "cov.safetensors"]
     collabedit(
-        *("edit", "--editor", editor.lower(), "--model", place / "model"),
-        *("--requests", place / f"{requests}.jsonl", *options),
+        *("edit", "--editor", editor.lower(), "--model", work / "model"),
+        *("--requests", work / f"{requests}.jsonl", *options),
     )
     return Delta.load(out)
 
 
 @pytest.mark.parametrize("editor", CLOSED_FORMS)
 def test_three_parties_by_files_get_the_pooled_edit(
-    place: Path,  # noqa: F811
+    work: Path,  # noqa: F811
     settings: dict[str, Path],
     editor: str,
     tmp_path: Path,
 ) -> None:
     config, out = tmp_path / "round.json", tmp_path / "delta.safetensors"
     said = collabedit(
-        *("round", "new", "--editor", editor, "--model", place / "model", "-o", config),
+        *("round", "new", "--editor", editor, "--model", work / "model", "-o", config),
         *("--schedule", "one-shot", "--hparams", settings["two"]),
     )
     assert f"a one-shot {editor} round" in said
@@ -63,10 +63,10 @@ def test_three_parties_by_files_get_the_pooled_edit(
     for party in ("party0", "party1", "party2", "all"):
         updates.append(tmp_path / f"{party}.safetensors")
         collabedit(
-            *("contribute", "--round", config, "--requests", place / f"{party}.jsonl"),
+            *("contribute", "--round", config, "--requests", work / f"{party}.jsonl"),
             *("-o", updates[-1]),
         )
-    shared = ("--round", config, "--covariance", place / "cov.safetensors")
+    shared = ("--round", config, "--covariance", work / "cov.safetensors")
     collabedit("merge", *updates[:3], *shared, "-o", out)
     collabedit("merge", updates[3], *shared, "--method", "GLOBAL", "-o", tmp_path / "all.delta")
     merged, pooled = Delta.load(out), Delta.load(tmp_path / "all.delta")
@@ -78,19 +78,24 @@ def test_three_parties_by_files_get_the_pooled_edit(
 @pytest.mark.parametrize(
     ("editor", "hparams"), [("EMMET", "two"), ("AlphaEdit", "two"), ("ROME", "one")]
 )
-def test_edit_alone(place: Path, settings: dict[str, Path], editor: str, hparams: str) -> None:  # noqa: F811
-    delta = edit(place, editor, settings[hparams])
+def test_every_editor_can_edit_alone(
+    work: Path,  # noqa: F811
+    settings: dict[str, Path],
+    editor: str,
+    hparams: str,
+) -> None:
+    delta = edit(work, editor, settings[hparams])
     assert (delta.metadata.editor, delta.metadata.edits) == (editor, 6)
     assert delta.metadata.complete
     assert all(float(change.dense().norm()) > 0 for change in delta.changes.values())
 
 
-def test_fine_tuned_deltas_are_merged(place: Path, settings: dict[str, Path]) -> None:  # noqa: F811
+def test_fine_tuned_deltas_are_merged(work: Path, settings: dict[str, Path]) -> None:  # noqa: F811
     files = []
     for party in ("party0", "party1"):
-        edit(place, "FT-L", settings["one"], party)
-        files.append(place / f"FT-L-{party}.safetensors")
-    out = place / "fine-tuned.safetensors"
+        edit(work, "FT-L", settings["one"], party)
+        files.append(work / f"FT-L-{party}.safetensors")
+    out = work / "fine-tuned.safetensors"
     collabedit("merge", *files, "--method", "dare", "--option", "drop=0.5", "-o", out)
     assert Delta.load(out).metadata.edits == 4
 
@@ -111,13 +116,13 @@ def test_rounds_by_files_refuse_some_editors(tmp_path: Path, editor: str, messag
 
 
 def test_rome_refuses_settings_for_several_layers(
-    place: Path,  # noqa: F811
+    work: Path,  # noqa: F811
     settings: dict[str, Path],
     tmp_path: Path,
 ) -> None:
     error = fails(
-        *("edit", "--editor", "ROME", "--model", place / "model", "--hparams", settings["two"]),
-        *("--requests", place / "all.jsonl", "-o", tmp_path / "delta.safetensors"),
+        *("edit", "--editor", "ROME", "--model", work / "model", "--hparams", settings["two"]),
+        *("--requests", work / "all.jsonl", "-o", tmp_path / "delta.safetensors"),
     )
     assert "ROME edits a single layer" in error
     assert not list(tmp_path.iterdir())
@@ -132,8 +137,8 @@ def test_rome_refuses_settings_for_several_layers(
         ("FT-L", "one", "GLOBAL,SA,TIES", False),
     ],
 )
-def test_a_study_goes_by_its_editor(
-    place: Path,  # noqa: F811
+def test_a_study_uses_its_editor(
+    work: Path,  # noqa: F811
     settings: dict[str, Path],
     tmp_path: Path,
     editor: str,
@@ -142,9 +147,9 @@ def test_a_study_goes_by_its_editor(
     exact: bool,
 ) -> None:
     collabedit(
-        *("run", "single-round", "--editor", editor, "--model", place / "model"),
+        *("run", "single-round", "--editor", editor, "--model", work / "model"),
         *("--parties", 2, "-n", "2,1", "--merge", methods, "--hparams", settings[hparams]),
-        *("--covariance", place / "cov.safetensors", "--results", tmp_path),
+        *("--covariance", work / "cov.safetensors", "--results", tmp_path),
     )
     summary = load_summary(tmp_path / editor / "run_000")
     assert list(summary["methods"]) == methods.split(",")
@@ -175,9 +180,9 @@ def test_the_help_lists_all_editors(command: tuple[str, ...]) -> None:
     assert all(editor.name in text for editor in editors())
 
 
-def test_show_gives_an_editors_settings(place: Path) -> None:  # noqa: F811
-    facts = json.loads(collabedit("models", "show", place / "model", "--editor", "rome", "--json"))
+def test_show_gives_an_editors_settings(work: Path) -> None:  # noqa: F811
+    facts = json.loads(collabedit("models", "show", work / "model", "--editor", "rome", "--json"))
     assert facts["editor"] == "ROME"
     assert facts["hyperparameters"]["layers"] == [1]
     assert set(facts["editors"]) == {editor.name for editor in editors()}
-    assert "AlphaEdit" in collabedit("models", "show", place / "model")
+    assert "AlphaEdit" in collabedit("models", "show", work / "model")

@@ -17,7 +17,7 @@ from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS
 from tests.export.saving import load, original, random_delta
 
-#: Text of a request that nothing that leaves may hold.
+#: Text of a request, which no export may contain.
 PRIVATE = ("Freedonia", "Marxville", "mother tongue of Zorblax", "Klingonish")
 FACTS = (
     {"prompt": "The capital of {} is", "subject": "Freedonia", "target": "Marxville"},
@@ -26,7 +26,7 @@ FACTS = (
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a model, facts and the delta of editing them."""
     original(tmp_path / "model")
     (tmp_path / "facts.jsonl").write_text("\n".join(json.dumps(fact) for fact in FACTS))
@@ -70,30 +70,30 @@ def test_every_format_of_the_registry_is_written_below() -> None:
     ids=_FORMS_WRITTEN,
 )
 def test_every_format_is_written_without_a_word_of_the_requests(
-    place: Path, options: tuple[str, ...], written: tuple[str, ...]
+    work: Path, options: tuple[str, ...], written: tuple[str, ...]
 ) -> None:
-    before = {path.name for path in place.iterdir()}
+    before = {path.name for path in work.iterdir()}
     said = collabedit("export", "d.safetensors", *options)
     assert f"{written[0]}: 2 edits as" in said
-    assert {path.name for path in place.iterdir()} == before | set(written)
-    content = b"\n".join(read_all(place / name) for name in written)
+    assert {path.name for path in work.iterdir()} == before | set(written)
+    content = b"\n".join(read_all(work / name) for name in written)
     for text in PRIVATE:
         assert text.encode() not in content
 
 
-def test_the_result_is_measured_on_request(place: Path) -> None:
+def test_the_result_is_measured_on_request(work: Path) -> None:
     collabedit("export", "d.safetensors", "-o", "out", "--to", "lora", "-r", "facts.jsonl")
-    card = (place / "out" / "README.md").read_text()
+    card = (work / "out" / "README.md").read_text()
     assert "| model | rewrite_accuracy |" in card
     assert "| as exported | " in card
     for text in PRIVATE:
         assert text not in card
 
 
-def test_exporting_a_model_is_applying_the_delta(place: Path) -> None:
+def test_exporting_a_model_equals_applying_the_delta(work: Path) -> None:
     collabedit("export", "d.safetensors", "-o", "exported")
     collabedit("apply", "d.safetensors", "-o", "applied")
-    exported, applied = place / "exported", place / "applied"
+    exported, applied = work / "exported", work / "applied"
     assert saved_files(exported) == saved_files(applied)
     for name in set(saved_files(exported)) - {"collabedit.undo"}:
         assert (exported / name).read_bytes() == (applied / name).read_bytes(), name
@@ -102,32 +102,32 @@ def test_exporting_a_model_is_applying_the_delta(place: Path) -> None:
     assert all(torch.equal(one[0][name], other[0][name]) for name in one[0] | other[0])
 
 
-def test_a_model_of_another_type_than_its_files_is_loaded_and_saved(place: Path) -> None:
-    random_delta(load(place / "model", "bfloat16")).save(place / "half.safetensors")
+def test_a_model_of_another_type_than_its_files_is_loaded_and_saved(work: Path) -> None:
+    random_delta(load(work / "model", "bfloat16")).save(work / "half.safetensors")
     assert "Saved in bfloat16" in collabedit("export", "half.safetensors", "-o", "out")
-    assert json.loads((place / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((work / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     collabedit("revert", "out", "-o", "back")
-    unedited = load(place / "model", "bfloat16").state_fingerprint()
-    assert load(place / "back", "bfloat16").state_fingerprint() == unedited
+    unedited = load(work / "model", "bfloat16").state_fingerprint()
+    assert load(work / "back", "bfloat16").state_fingerprint() == unedited
 
 
-def test_edits_leave_as_gguf_at_once(place: Path) -> None:
+def test_edits_can_be_written_directly_as_gguf(work: Path) -> None:
     collabedit(*EDIT, "-o", "out.gguf")
     collabedit("export", "d.safetensors", "-o", "other.gguf")
-    assert (place / "out.gguf").read_bytes() == (place / "other.gguf").read_bytes()
+    assert (work / "out.gguf").read_bytes() == (work / "other.gguf").read_bytes()
     assert "out.gguf already exists" in fails(*EDIT, "-o", "out.gguf")
 
 
 def test_a_model_without_gguf_is_refused_before_the_edit(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original(place / "gpt", "gpt2")
+    original(work / "gpt", "gpt2")
     monkeypatch.setattr("collabedit.models.load_model", None)  # reached, it would be a traceback
     error = fails("edit", "--model", "gpt", "-r", "facts.jsonl", "-o", "x.gguf")
     assert "gpt2 cannot be converted to GGUF here" in error
 
 
-def test_a_failed_gguf_leaves_the_edits(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_gguf_leaves_the_edits(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -136,9 +136,9 @@ def test_a_failed_gguf_leaves_the_edits(place: Path, monkeypatch: pytest.MonkeyP
     assert "No space left on device" in error
     assert "collabedit export" in error
     assert "out.gguf.delta.safetensors" in error
-    kept = Delta.load(place / "out.gguf.delta.safetensors")
-    assert kept.sha256 == Delta.load(place / "d.safetensors").sha256
-    assert not (place / "out.gguf").exists()
+    kept = Delta.load(work / "out.gguf.delta.safetensors")
+    assert kept.sha256 == Delta.load(work / "d.safetensors").sha256
+    assert not (work / "out.gguf").exists()
 
 
 @pytest.mark.parametrize(
@@ -156,26 +156,24 @@ def test_a_failed_gguf_leaves_the_edits(place: Path, monkeypatch: pytest.MonkeyP
         (("-o", "x", "--model", "nowhere/at/all"), "no model at"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(
-    place: Path, options: tuple[str, ...], message: str
-) -> None:
-    before = saved_files(place)
+def test_invalid_exports_get_one_line(work: Path, options: tuple[str, ...], message: str) -> None:
+    before = saved_files(work)
     assert message in fails("export", "d.safetensors", *options)
-    assert saved_files(place) == before
+    assert saved_files(work) == before
 
 
-def test_reverting_gives_the_unedited_model(place: Path) -> None:
+def test_reverting_gives_the_unedited_model(work: Path) -> None:
     collabedit(*EDIT, "-o", "edited")
     assert "1 weight" in collabedit("revert", "edited", "-o", "back")
-    for name in saved_files(place / "back"):
-        assert (place / "back" / name).read_bytes() == (place / "model" / name).read_bytes(), name
+    for name in saved_files(work / "back"):
+        assert (work / "back" / name).read_bytes() == (work / "model" / name).read_bytes(), name
     assert "is not empty" in fails("revert", "edited", "-o", "back")
     assert "has no collabedit.undo" in fails("revert", "model", "-o", "other")
 
 
 @pytest.mark.parametrize("command", ["lora", "model", "revert"])
 def test_a_full_disk_leaves_nothing(
-    place: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    work: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collabedit("export", "d.safetensors", "-o", "edited")
 
@@ -184,11 +182,11 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr("shutil.copyfile", full)
     monkeypatch.setattr("collabedit.export.lora.save_file", full)
-    before = saved_files(place)
+    before = saved_files(work)
     export = ("export", "d.safetensors", "--to", command, "-o", "out")
     error = fails(*(("revert", "edited", "-o", "out") if command == "revert" else export))
     assert "to out: No space left on device" in error
-    assert saved_files(place) == before
+    assert saved_files(work) == before
 
 
 class Hub:
@@ -222,7 +220,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 Done = list[tuple[str, dict[str, Any]]]
 
 
-def test_an_export_is_uploaded_privately(place: Path, hub: Done) -> None:
+def test_an_export_is_uploaded_privately(work: Path, hub: Done) -> None:
     options = ("--to", "lora", "-o", "out", "--push-to-hub", "me/mine")
     assert "Uploaded to https://hub/me/mine" in collabedit("export", "d.safetensors", *options)
     assert hub[0][0] == "create me/mine"
@@ -230,17 +228,17 @@ def test_an_export_is_uploaded_privately(place: Path, hub: Done) -> None:
     assert hub[1][1]["folder_path"] == Path("out")
 
 
-def test_a_file_is_uploaded_with_its_card(place: Path, hub: Done) -> None:
+def test_a_file_is_uploaded_with_its_card(work: Path, hub: Done) -> None:
     options = ("-o", "out.gguf", "--push-to-hub", "me/mine", "--public")
     collabedit("export", "d.safetensors", *options)
     assert hub[0][1]["private"] is False
     assert [name for name, _ in hub[1:]] == ["out.gguf", "README.md"]
 
 
-def test_a_refusal_of_the_hub_leaves_the_export(place: Path, hub: Done) -> None:
+def test_a_refusal_of_the_hub_leaves_the_export(work: Path, hub: Done) -> None:
     options = ("--to", "lora", "-o", "out", "--push-to-hub", "closed/door")
     error = fails("export", "d.safetensors", *options)
     assert "401 Client Error" in error
     assert "out is complete" in error
-    assert (place / "out" / "adapter_config.json").is_file()
+    assert (work / "out" / "adapter_config.json").is_file()
     assert len(hub) == 1

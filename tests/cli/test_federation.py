@@ -35,7 +35,7 @@ def test_init_writes_a_folder_for_each_member(federation: Path) -> None:
     assert "Port 8002 of localhost" in theirs
 
 
-def test_a_party_hears_at_once_what_is_wrong_with_its_file(
+def test_a_party_learns_at_once_what_is_wrong_with_its_file(
     federation: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "private.jsonl"
@@ -43,7 +43,7 @@ def test_a_party_hears_at_once_what_is_wrong_with_its_file(
     kit = federation / "hospital" / "kit"
     assert "private.jsonl" in fails("federation", "party", "join", "--kit", kit, "-r", bad)
     line = fails("federation", "party", "join", "--kit", tmp_path, "-r", bad)
-    assert "not such a start-up kit" in line
+    assert "not the right start-up kit" in line
     good, short = tmp_path / "good.jsonl", tmp_path / "short.key"
     good.write_text('{"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}\n')
     short.write_text("secret")
@@ -51,7 +51,7 @@ def test_a_party_hears_at_once_what_is_wrong_with_its_file(
     assert "openssl rand -hex 32" in fails(*joins, "--fingerprint-key", short)
 
 
-def test_a_coordinator_hears_at_once_what_is_wrong(federation: Path, tmp_path: Path) -> None:
+def test_a_coordinator_learns_at_once_what_is_wrong(federation: Path, tmp_path: Path) -> None:
     config = make_config()
     config.save(tmp_path / "round.json")
     run = ("federation", "coordinator", "run", "--kit", federation / "coordinator")
@@ -69,7 +69,7 @@ def test_a_coordinator_hears_at_once_what_is_wrong(federation: Path, tmp_path: P
     assert "startup/fed_server.json is missing" in line
 
 
-def test_results_tell_what_became_of_each_round(tmp_path: Path) -> None:
+def test_results_show_the_outcome_of_each_round(tmp_path: Path) -> None:
     assert "contains no rounds" in fails("federation", "coordinator", "results", "-o", tmp_path)
     folder = RoundFolder.begin(tmp_path, make_config())
     assert "unfinished" in collabedit("federation", "coordinator", "results", "-o", tmp_path)

@@ -10,25 +10,25 @@ import pytest
 from collabedit.messages import Bounds, Evaluation, Gate, RoundConfig, RoundState
 from collabedit.rounds import Ledger
 from tests.cli.commands import _run, collabedit, fails
-from tests.cli.test_by_files import place, write_requests  # noqa: F401
+from tests.cli.test_by_files import work, write_requests  # noqa: F401
 
 PARTIES = {"hospital": (0, 2), "bank": (2, 3), "newsroom": (3, 5)}
-#: A random model takes no fact in; what its trial must show is its text.
+#: A random model learns no facts; its trial can only judge its text.
 OPEN = ("--least-efficacy", 0, "--most-loss", 1, "--most-perplexity", 100)
 
 
-def open_round(place: Path, out: Path, *more: object) -> Path:  # noqa: F811
+def open_round(work: Path, out: Path, *more: object) -> Path:  # noqa: F811
     collabedit(
-        *("round", "new", "--model", place / "model", "--schedule", "one-shot", "-o", out),
-        *("--hparams", place / "hparams.json", "--contexts", place / "contexts.json", *more),
+        *("round", "new", "--model", work / "model", "--schedule", "one-shot", "-o", out),
+        *("--hparams", work / "hparams.json", "--contexts", work / "contexts.json", *more),
     )
     return out
 
 
 @pytest.fixture
-def merged(place: Path, tmp_path: Path) -> Path:  # noqa: F811
+def merged(work: Path, tmp_path: Path) -> Path:  # noqa: F811
     """A folder with a round of three parties with a gate, merged, and its state."""
-    round_file = open_round(place, tmp_path / "round.json", *OPEN, "--party-norm", 10)
+    round_file = open_round(work, tmp_path / "round.json", *OPEN, "--party-norm", 10)
     sent = []
     for party, (first, last) in PARTIES.items():
         requests = write_requests(tmp_path / f"{party}.jsonl", first, last)
@@ -38,7 +38,7 @@ def merged(place: Path, tmp_path: Path) -> Path:  # noqa: F811
             *("--party", party),
         )
     said = collabedit(
-        *("merge", *sent, "--round", round_file, "-C", place / "cov.safetensors"),
+        *("merge", *sent, "--round", round_file, "-C", work / "cov.safetensors"),
         *("--state", tmp_path / "state.safetensors", "-o", tmp_path / "delta.safetensors"),
     )
     assert "Each party votes: collabedit round vote" in said
@@ -65,7 +65,7 @@ def test_votes_decide_whether_a_state_is_written(merged: Path) -> None:
             assert not [text for text in texts if json.loads(line)["subject"] in text]
     decide = ("round", "decide", "--round", merged / "round.json")
     state = ("--state", merged / "state.safetensors")
-    assert "a second vote of hospital" in fails(*decide, votes[0], votes[0])
+    assert "a second vote from hospital" in fails(*decide, votes[0], votes[0])
 
     rejecting = Evaluation.load(votes[1]).model_copy(update={"objections": ("efficacy",)})
     rejecting.save(votes[1])
@@ -88,13 +88,13 @@ def test_votes_decide_whether_a_state_is_written(merged: Path) -> None:
     assert RoundState.load(merged / "state.safetensors").finished == 1
 
 
-def test_votes_on_something_else_are_refused(merged: Path, place: Path) -> None:  # noqa: F811
+def test_votes_on_something_else_are_refused(merged: Path, work: Path) -> None:  # noqa: F811
     path = vote(merged, "bank")
     other = Evaluation.load(path).model_copy(update={"delta_sha256": "0" * 64})
     other.save(path)
     decide = ("round", "decide", path, "--round", merged / "round.json")
     assert "bank.vote.json: it evaluated another delta" in fails(*decide)
-    open_round(place, merged / "other.json")
+    open_round(work, merged / "other.json")
     said = fails(
         *("round", "vote", merged / "delta.safetensors", "--round", merged / "other.json"),
         *("-o", merged / "vote.json"),
@@ -102,22 +102,22 @@ def test_votes_on_something_else_are_refused(merged: Path, place: Path) -> None:
     assert "another round" in said
 
 
-def test_a_round_file_with_limits(place: Path, tmp_path: Path) -> None:  # noqa: F811
-    plain = RoundConfig.load(open_round(place, tmp_path / "plain.json"))
+def test_a_round_file_stores_its_limits(work: Path, tmp_path: Path) -> None:  # noqa: F811
+    plain = RoundConfig.load(open_round(work, tmp_path / "plain.json"))
     assert (plain.bounds, plain.gate) == (None, None)
     limits = ("--party-edits", 5, "--party-rank", 4, "--party-norm", 7, "--gate")
-    config = RoundConfig.load(open_round(place, tmp_path / "round.json", *limits))
+    config = RoundConfig.load(open_round(work, tmp_path / "round.json", *limits))
     assert config.bounds == Bounds(edits=5, rank=4, norm=7)
     assert config.gate == Gate()
     said = fails("round", "new", "--party-norm", 1, "-o", tmp_path / "x.json")
     assert "--party-norm must be above 1" in said
 
 
-def test_a_party_with_too_many_edits_hears_of_it_at_once(
-    place: Path,  # noqa: F811
+def test_a_party_with_too_many_edits_learns_of_it_at_once(
+    work: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    round_file = open_round(place, tmp_path / "round.json", "--party-edits", 2)
+    round_file = open_round(work, tmp_path / "round.json", "--party-edits", 2)
     requests = write_requests(tmp_path / "mine.jsonl", 0, 3)
     said = fails("contribute", "--round", round_file, "-r", requests, "-o", tmp_path / "out")
     assert "this party: it has 3 edits, and the round allows at most 2 per party" in said

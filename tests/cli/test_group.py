@@ -1,4 +1,4 @@
-"""Options of the program, its log of events, and Ctrl-C, in a process of its own."""
+"""Global options, the log of events, and Ctrl-C, in a separate process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def arguments(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """An edit in a cache of its own."""
+    """An edit with its own cache."""
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
     facts = tmp_path / "facts.jsonl"
     facts.write_text(json.dumps(FACT))
@@ -45,7 +45,7 @@ def events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def test_options_of_the_program_may_stand_behind_the_command() -> None:
+def test_global_options_may_follow_the_command() -> None:
     assert hoisted(["edit", "-o", "x", "--quiet", "--log-json", "l", "-v"]) == [
         *("--quiet", "--log-json", "l", "-v", "edit", "-o", "x")
     ]
@@ -111,8 +111,10 @@ def test_quiet_prints_nothing_but_the_result(arguments: list[object]) -> None:
     assert out.count("\n") == 1
 
 
-def test_ctrl_c_that_a_library_turns_into_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """As pydantic does with what happens in a serialiser."""
+def test_ctrl_c_is_recognised_though_a_library_turns_it_into_an_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As pydantic does with errors in a serialiser."""
     app = typer.Typer(cls=CommandGroup)
 
     @app.command()

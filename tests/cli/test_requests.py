@@ -1,4 +1,4 @@
-"""``collabedit requests check``, and --skip-bad where requests are read."""
+"""``collabedit requests check``, and --skip-bad wherever requests are read."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ from collabedit.messages import Contribution, Covariance, Delta, RoundConfig, Ro
 from collabedit.models import load_model
 from collabedit.parties import Party
 from tests.cli.commands import collabedit, fails
-from tests.cli.test_by_files import place, write_requests  # noqa: F401
+from tests.cli.test_by_files import work, write_requests  # noqa: F401
 from tests.editing.facts import REQUESTS
 
 
-def open_round(place: Path, out: Path, model: Path, *more: object) -> None:  # noqa: F811
+def open_round(work: Path, out: Path, model: Path, *more: object) -> None:  # noqa: F811
     collabedit(
         *("round", "new", "--model", model, "--schedule", "one-shot", "-o", out),
-        *("--hparams", place / "hparams.json", "--contexts", place / "contexts.json"),
+        *("--hparams", work / "hparams.json", "--contexts", work / "contexts.json"),
         *("--dtype", "float64", *more),
     )
 
@@ -36,38 +36,38 @@ def contributions(folder: Path, round_file: Path, requests: dict[str, Path]) -> 
 
 
 @pytest.fixture
-def rounds(place: Path, tmp_path: Path) -> Path:  # noqa: F811
+def rounds(work: Path, tmp_path: Path) -> Path:  # noqa: F811
     """A folder after the first round of two parties, the second round open."""
     first = {
         "hospital": write_requests(tmp_path / "h1.jsonl", 0, 2),
         "bank": write_requests(tmp_path / "b1.jsonl", 2, 3),
     }
-    open_round(place, tmp_path / "round1.json", place / "model")
+    open_round(work, tmp_path / "round1.json", work / "model")
     sent = contributions(tmp_path, tmp_path / "round1.json", first)
     collabedit(
-        *("merge", *sent, "--round", tmp_path / "round1.json", "-C", place / "cov64.safetensors"),
+        *("merge", *sent, "--round", tmp_path / "round1.json", "-C", work / "cov64.safetensors"),
         *("--state", tmp_path / "state.safetensors", "-o", tmp_path / "delta1.safetensors"),
     )
     collabedit("apply", tmp_path / "delta1.safetensors", "-o", tmp_path / "model1")
     state = ("--state", tmp_path / "state.safetensors")
-    open_round(place, tmp_path / "round2.json", tmp_path / "model1", *state)
+    open_round(work, tmp_path / "round2.json", tmp_path / "model1", *state)
     return tmp_path
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _covariance(exact_module: None, place: Path) -> None:  # noqa: F811
+def _covariance(exact_module: None, work: Path) -> None:  # noqa: F811
     """Float64 throughout: a float64 model rounds to float32 in its norms."""
     collabedit(
-        *("stats", "collect", "--model", place / "model", "--layers", "1-2", "--dtype", "float64"),
-        *("--corpus", place / "corpus.txt", "--tokens", 2000, "-o", place / "cov64.safetensors"),
+        *("stats", "collect", "--model", work / "model", "--layers", "1-2", "--dtype", "float64"),
+        *("--corpus", work / "corpus.txt", "--tokens", 2000, "-o", work / "cov64.safetensors"),
     )
 
 
-def merge_second(place: Path, rounds: Path, *more: object) -> Delta:  # noqa: F811
+def merge_second(work: Path, rounds: Path, *more: object) -> Delta:  # noqa: F811
     second = {"hospital": write_requests(rounds / "h2.jsonl", 3, 6)}
     sent = contributions(rounds, rounds / "round2.json", second)
     collabedit(
-        *("merge", *sent, "--round", rounds / "round2.json", "-C", place / "cov64.safetensors"),
+        *("merge", *sent, "--round", rounds / "round2.json", "-C", work / "cov64.safetensors"),
         *("--state", rounds / "state.safetensors", "-o", rounds / "delta2.safetensors", *more),
     )
     return Delta.load(rounds / "delta2.safetensors")
@@ -77,7 +77,7 @@ def merge_second(place: Path, rounds: Path, *more: object) -> Delta:  # noqa: F8
     ("options", "beta"), [((), 10.0), (("--beta", 0), 0.0), (("--beta", 2), 2)]
 )
 def test_the_second_round_protects_the_keys_of_the_first(
-    place: Path,  # noqa: F811
+    work: Path,  # noqa: F811
     rounds: Path,
     options: tuple[object, ...],
     beta: float,
@@ -85,13 +85,13 @@ def test_the_second_round_protects_the_keys_of_the_first(
     """Against ``A0 = lambda C + beta sum_j K_j K_j^T`` from all keys of the first round."""
     config1, config2 = (RoundConfig.load(rounds / f"round{n}.json") for n in (1, 2))
     assert config2.base_sha256 == config1.model_sha256
-    delta = merge_second(place, rounds, *options)
-    before = load_model(str(place / "model"), dtype="float64")
+    delta = merge_second(work, rounds, *options)
+    before = load_model(str(work / "model"), dtype="float64")
     past = measure(before, REQUESTS[:3], config1.contexts, config1.layers, 2)
     model = load_model(str(rounds / "model1"), dtype="float64")
     party = Party(model, REQUESTS[3:], config2)
     now = measure(model, REQUESTS[3:], config2.contexts, config2.layers, 2)
-    moments = Covariance.load(place / "cov64.safetensors").second_moments
+    moments = Covariance.load(work / "cov64.safetensors").second_moments
     for layer, name in zip(config2.layers, config2.weight_names, strict=True):
         keys, earlier = now.keys[layer], past.keys[layer]
         residual = config2.residual_share(layer) * (party.targets.double() - now.hidden)
@@ -101,8 +101,8 @@ def test_the_second_round_protects_the_keys_of_the_first(
     assert RoundState.load(rounds / "state.safetensors").finished == 2
 
 
-def test_what_does_not_fit_together_is_refused(place: Path, rounds: Path) -> None:  # noqa: F811
-    state, cov = rounds / "state.safetensors", place / "cov64.safetensors"
+def test_mismatched_files_are_refused(work: Path, rounds: Path) -> None:  # noqa: F811
+    state, cov = rounds / "state.safetensors", work / "cov64.safetensors"
     sent = rounds / "round1-bank.safetensors"
     both = ("--round", rounds / "round1.json", "-C", cov, "-o", rounds / "x.safetensors")
     assert "not the state that this round starts from" in fails(
@@ -115,24 +115,24 @@ def test_what_does_not_fit_together_is_refused(place: Path, rounds: Path) -> Non
     later = ("--round", rounds / "round2.json", "-C", cov, "-o", rounds / "x.safetensors")
     assert "follows earlier ones; give their --state" in fails("merge", *second, *later)
     assert "the one before the first round" in fails(
-        *("round", "new", "--model", place / "model", "--state", state, "--dtype", "float64"),
-        *("--hparams", place / "hparams.json", "-o", rounds / "x.json"),
+        *("round", "new", "--model", work / "model", "--state", state, "--dtype", "float64"),
+        *("--hparams", work / "hparams.json", "-o", rounds / "x.json"),
     )
     assert not (rounds / "x.safetensors").exists()
     assert not (rounds / "x.json").exists()
 
 
-def test_a_file_given_twice_is_refused(place: Path, rounds: Path) -> None:  # noqa: F811
+def test_a_file_given_twice_is_refused(work: Path, rounds: Path) -> None:  # noqa: F811
     sent = rounds / "round1-bank.safetensors"
     assert "given twice" in fails(
         *("merge", sent, sent, "--round", rounds / "round1.json"),
-        *("-C", place / "cov64.safetensors", "-o", rounds / "x.safetensors"),
+        *("-C", work / "cov64.safetensors", "-o", rounds / "x.safetensors"),
     )
     copy = rounds / "copy.safetensors"
     copy.write_bytes(sent.read_bytes())
     assert "repeats the contribution of" in fails(
         *("merge", sent, copy, "--round", rounds / "round1.json"),
-        *("-C", place / "cov64.safetensors", "-o", rounds / "x.safetensors"),
+        *("-C", work / "cov64.safetensors", "-o", rounds / "x.safetensors"),
     )
 
 
@@ -142,9 +142,9 @@ def test_a_contribution_names_its_party_and_not_its_edits(rounds: Path) -> None:
     assert len(about.commitment) == 64
 
 
-def test_priors_are_of_the_unedited_model(place: Path, rounds: Path) -> None:  # noqa: F811
+def test_priors_belong_to_the_unedited_model(work: Path, rounds: Path) -> None:  # noqa: F811
     """The covariance belongs to the model before the first round, which round 2 remembers."""
     config = RoundConfig.load(rounds / "round2.json")
-    covariance = Covariance.load(place / "cov64.safetensors")
+    covariance = Covariance.load(work / "cov64.safetensors")
     assert config.model_sha256 != covariance.model_sha256
     covariance.check_model(config.covariance_sha256)

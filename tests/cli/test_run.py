@@ -29,7 +29,7 @@ from tests.cli.commands import collabedit, fails
 from tests.conftest import CORPUS, make_model, save_model
 from tests.experiments.studies import load_summary
 
-#: A study's settings, and its own options with the settings' fields that they set.
+#: A study's settings, and its own options with the settings fields that they set.
 STUDIES: dict[str, tuple[type[CommonSettings], dict[str, str]]] = {
     "single-round": (SingleRoundSettings, {"--secure-aggregation": "secure_aggregation"}),
     "editors": (EditorsSettings, {"--editors": "editors", "--schedules": "schedules"}),
@@ -105,7 +105,7 @@ def test_help_shows_the_settings_defaults(study: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_what_is_not_given_is_left_to_the_settings(
+def test_unset_options_are_left_to_the_settings(
     study: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The command without options asks for exactly the settings without arguments."""
@@ -150,7 +150,7 @@ def test_the_documentations_commands_exist() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     model = make_model("llama", num_hidden_layers=2)
     save_model(model, folder / "model")
@@ -204,9 +204,9 @@ BAD: list[tuple[str, list[object], str]] = [
 
 @pytest.mark.parametrize(("study", "arguments", "message"), BAD)
 def test_bad_options_get_one_line_and_leave_nothing(
-    place: Path, tmp_path: Path, study: str, arguments: list[object], message: str
+    work: Path, tmp_path: Path, study: str, arguments: list[object], message: str
 ) -> None:
-    common = ["--model", place / "model", "--hparams", place / "hparams.json"]
+    common = ["--model", work / "model", "--hparams", work / "hparams.json"]
     error = fails("run", study, *common, "--results", tmp_path / "results", *arguments)
     assert message in error
     assert not list(tmp_path.iterdir())
@@ -215,11 +215,11 @@ def test_bad_options_get_one_line_and_leave_nothing(
 # The same study by command
 
 
-def test_names_may_have_spaces_and_any_case(place: Path, tmp_path: Path) -> None:
-    """And what the command prints is what the run's files say."""
+def test_names_may_have_spaces_and_any_case(work: Path, tmp_path: Path) -> None:
+    """The command also prints what the run's files say."""
     printed = collabedit(
-        *("run", "conflict", "--model", place / "model", "--hparams", place / "hparams.json"),
-        *("--covariance", place / "covariance.safetensors"),
+        *("run", "conflict", "--model", work / "model", "--hparams", work / "hparams.json"),
+        *("--covariance", work / "covariance.safetensors"),
         *("--parties", 1, "-n", 9, "--limit", 9, "--mode", "Performance-A, single-b"),
         *("--merge", "collabedit", "--results", tmp_path),
     )

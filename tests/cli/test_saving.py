@@ -1,4 +1,4 @@
-"""Edited models by the commands: what they refuse before any work, and what is left of failures."""
+"""Saving edited models: what commands refuse before any work, and what failures leave behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.export.saving import original
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a model, a fact and quick settings."""
     original(tmp_path / "model")
     fact = {"prompt": "The capital of {} is", "subject": "France", "target": "Rome"}
@@ -34,33 +34,35 @@ ALL = (*EDIT, "-C", "cov.safetensors")
 
 
 @pytest.mark.parametrize("out", [".", "..", "work", "link", "facts.jsonl", "dir.safetensors"])
-def test_what_would_be_lost_is_refused_before_any_work(
-    place: Path, out: str, monkeypatch: pytest.MonkeyPatch
+def test_overwriting_other_files_is_refused_before_any_work(
+    work: Path, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (place / "work" / "notes").mkdir(parents=True)
-    (place / "work" / "notes" / "a.csv").write_text("precious")
-    (place / "link").symlink_to(place / "model")
-    (place / "dir.safetensors").mkdir()
-    before = saved_files(place)
+    (work / "work" / "notes").mkdir(parents=True)
+    (work / "work" / "notes" / "a.csv").write_text("precious")
+    (work / "link").symlink_to(work / "model")
+    (work / "dir.safetensors").mkdir()
+    before = saved_files(work)
     monkeypatch.setattr("collabedit.models.load_model", None)  # reached, it would be a traceback
     assert out in fails(*ALL, "-o", out, "--overwrite")
-    assert saved_files(place) == before
+    assert saved_files(work) == before
 
 
-def test_a_read_only_cache_stops_no_edit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_cache_does_not_stop_an_edit(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLLABEDIT_CACHE", "/proc/none")
     collabedit("models", "list")
     collabedit(*ALL, "-o", "edited")
-    assert "model.safetensors" in saved_files(place / "edited")
+    assert "model.safetensors" in saved_files(work / "edited")
 
 
 def test_the_edits_of_a_failed_saving_are_applied_as_the_message_says(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    before = saved_files(place)
+    before = saved_files(work)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfile", full)
         error = fails(*ALL, "-o", "edited")
@@ -68,10 +70,10 @@ def test_the_edits_of_a_failed_saving_are_applied_as_the_message_says(
     found = re.search(r"collabedit apply (\S+) -o DIR", error)
     assert found is not None
     kept = Path(found[1])
-    assert sorted({*before, kept.name}) == saved_files(place)
+    assert sorted({*before, kept.name}) == saved_files(work)
     collabedit("apply", kept, "-o", "edited")
     assert kept.exists()
     collabedit(*ALL, "-o", "again")
     for name in ("model.safetensors", "config.json", "LICENSE"):
-        assert (place / "edited" / name).read_bytes() == (place / "again" / name).read_bytes()
-    assert not (place / "again.delta.safetensors").exists()
+        assert (work / "edited" / name).read_bytes() == (work / "again" / name).read_bytes()
+    assert not (work / "again.delta.safetensors").exists()

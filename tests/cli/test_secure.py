@@ -1,4 +1,4 @@
-"""Secure aggregation by files: five steps an exchange, and the delta of the plain round."""
+"""Secure aggregation by files: five steps per exchange, and the delta of the plain round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collabedit.algebra import relative_distance
 from collabedit.files import cache_directory
 from collabedit.messages import Delta
 from tests.cli.commands import collabedit, fails
-from tests.cli.test_by_files import place, write_requests  # noqa: F401
+from tests.cli.test_by_files import work, write_requests  # noqa: F401
 
 PARTIES = {"hospital": (0, 2), "bank": (2, 3), "newsroom": (3, 6)}
 
@@ -29,11 +29,11 @@ def keys(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def open_round(place: Path, folder: Path, schedule: str, *more: object) -> Path:  # noqa: F811
+def open_round(work: Path, folder: Path, schedule: str, *more: object) -> Path:  # noqa: F811
     out = folder / f"round-{schedule}-{len(more)}.json"
     collabedit(
-        *("round", "new", "--model", place / "model", "--schedule", schedule, "-o", out),
-        *("--hparams", place / "hparams.json", "--contexts", place / "contexts.json"),
+        *("round", "new", "--model", work / "model", "--schedule", schedule, "-o", out),
+        *("--hparams", work / "hparams.json", "--contexts", work / "contexts.json"),
         *("--dtype", "float64", *more),
     )
     return out
@@ -52,7 +52,7 @@ def contribute(keys: Path, round_file: Path, party: str, request: Path | None, o
 
 
 def exchange(
-    place: Path,  # noqa: F811
+    work: Path,  # noqa: F811
     keys: Path,
     round_file: Path,
     parties: list[str],
@@ -68,7 +68,7 @@ def exchange(
             assert f"step {step} of 5" in said
         request = keys / f"request{step}.safetensors"
         so_far = () if delta is None else ("--delta", delta)
-        merge = ("merge", *answers, "--round", round_file, "-C", place / "cov64.safetensors")
+        merge = ("merge", *answers, "--round", round_file, "-C", work / "cov64.safetensors")
         out = collabedit(*merge, *so_far, "-o", request)
     assert "edits of" in out
     assert not round_file.with_suffix(".summation.safetensors").exists()
@@ -76,16 +76,16 @@ def exchange(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _covariance(exact_module: None, place: Path) -> None:  # noqa: F811
+def _covariance(exact_module: None, work: Path) -> None:  # noqa: F811
     """Float64 throughout: float32 and a layerwise round magnify the last bits of a sum."""
     collabedit(
-        *("stats", "collect", "--model", place / "model", "--layers", "1-2", "--dtype", "float64"),
-        *("--corpus", place / "corpus.txt", "--tokens", 2000, "-o", place / "cov64.safetensors"),
+        *("stats", "collect", "--model", work / "model", "--layers", "1-2", "--dtype", "float64"),
+        *("--corpus", work / "corpus.txt", "--tokens", 2000, "-o", work / "cov64.safetensors"),
     )
 
 
-def plain_delta(place: Path, keys: Path, schedule: str) -> Delta:  # noqa: F811
-    round_file = open_round(place, keys, schedule)
+def plain_delta(work: Path, keys: Path, schedule: str) -> Delta:  # noqa: F811
+    round_file = open_round(work, keys, schedule)
     delta: tuple[object, ...] = ()
     for number in range(1 if schedule == "one-shot" else 2):
         sent = []
@@ -96,7 +96,7 @@ def plain_delta(place: Path, keys: Path, schedule: str) -> Delta:  # noqa: F811
                 *("-o", sent[-1], *delta),
             )
         out = keys / f"plain{number}.safetensors"
-        merge = ("merge", *sent, "--round", round_file, "-C", place / "cov64.safetensors")
+        merge = ("merge", *sent, "--round", round_file, "-C", work / "cov64.safetensors")
         collabedit(*merge, *delta, "-o", out)
         delta = ("--delta", out)
     return Delta.load(out)
@@ -104,24 +104,24 @@ def plain_delta(place: Path, keys: Path, schedule: str) -> Delta:  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
-def test_by_files_the_delta_is_that_of_the_plain_round(
-    place: Path,  # noqa: F811
+def test_by_files_the_delta_equals_that_of_the_plain_round(
+    work: Path,  # noqa: F811
     keys: Path,
     schedule: str,
 ) -> None:
-    round_file = open_round(place, keys, schedule, *secure_options(keys))
+    round_file = open_round(work, keys, schedule, *secure_options(keys))
     out = None
     for _ in range(1 if schedule == "one-shot" else 2):
-        out = exchange(place, keys, round_file, list(PARTIES), out)
+        out = exchange(work, keys, round_file, list(PARTIES), out)
     assert out is not None
-    found, expected = Delta.load(out), plain_delta(place, keys, schedule)
+    found, expected = Delta.load(out), plain_delta(work, keys, schedule)
     assert found.metadata.complete
     for name, change in expected.changes.items():
         assert relative_distance(found.changes[name], change) < 1e-9
 
 
-def test_what_is_secret_stays_readable_by_its_owner_only(place: Path, keys: Path) -> None:  # noqa: F811
-    round_file = open_round(place, keys, "one-shot", *secure_options(keys))
+def test_only_their_owner_can_read_secrets(work: Path, keys: Path) -> None:  # noqa: F811
+    round_file = open_round(work, keys, "one-shot", *secure_options(keys))
     contribute(keys, round_file, "bank", None, keys / "bank.1")
     secret = json.loads((keys / "bank.key").read_text())["secret"]
     kept = sorted(cache_directory("secure").iterdir(), key=lambda path: path.stat().st_mtime)[-1]
@@ -134,8 +134,8 @@ def test_what_is_secret_stays_readable_by_its_owner_only(place: Path, keys: Path
         assert hidden not in advert
 
 
-def test_what_is_wrong_is_said_in_one_line(place: Path, keys: Path) -> None:  # noqa: F811
-    round_file = open_round(place, keys, "one-shot", *secure_options(keys))
+def test_errors_get_one_line(work: Path, keys: Path) -> None:  # noqa: F811
+    round_file = open_round(work, keys, "one-shot", *secure_options(keys))
     mine = ("contribute", "--round", round_file, "-r", keys / "bank.jsonl", "-o", keys / "x")
     assert "give your --identity" in fails(*mine)
     other = keys / "other.json"
@@ -145,18 +145,18 @@ def test_what_is_wrong_is_said_in_one_line(place: Path, keys: Path) -> None:  # 
     assert "they differ in hospital" in fails(*mine, *identity, "--roster", other)
     assert "--identity needs --roster" in fails(*mine, *identity)
     assert "not an identity" in fails(*mine, "--identity", other, "--roster", other)
-    assert "there is a key already" in fails("round", "key", "bank", "-o", keys / "bank.key")
+    assert "a key already exists" in fails("round", "key", "bank", "-o", keys / "bank.key")
     contribute(keys, round_file, "bank", None, keys / "bank.1")
-    merge = ("merge", "--round", round_file, "-C", place / "cov64.safetensors", "-o", keys / "y")
+    merge = ("merge", "--round", round_file, "-C", work / "cov64.safetensors", "-o", keys / "y")
     assert "1 parties answered 'advertise'" in fails(*merge, keys / "bank.1")
     (keys / "junk").write_text("{}")
-    assert "is missing, which records the earlier steps" in fails(*merge, keys / "junk")
+    assert "which records the earlier steps, is missing" in fails(*merge, keys / "junk")
     for options, reason in (
         (("--secure-aggregation",), "needs --roster and --max-edits"),
         ((*secure_options(keys), "--threshold", 1), "threshold"),
         ((*secure_options(keys), "--sum-form", "thin"), "must be auto, dense or sketched"),
     ):
-        line = fails("round", "new", "--model", place / "model", "-o", keys / "z", *options)
+        line = fails("round", "new", "--model", work / "model", "-o", keys / "z", *options)
         assert reason in line
     assert not (keys / "y").exists()
     assert not (keys / "z").exists()

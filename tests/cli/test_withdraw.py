@@ -1,4 +1,4 @@
-"""Leaving again: the delta of the round that the party never joined."""
+"""Withdrawing a party: the delta of a round that it never joined."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collabedit.algebra import relative_distance
 from collabedit.messages import Contribution, Delta
 from collabedit.rounds import Ledger
 from tests.cli.commands import collabedit, fails
-from tests.cli.test_by_files import place, write_requests  # noqa: F401
+from tests.cli.test_by_files import work, write_requests  # noqa: F401
 from tests.cli.test_secure import PARTIES, _covariance, open_round  # noqa: F401
 
 
@@ -26,20 +26,20 @@ def contributions(folder: Path, round_file: Path) -> dict[str, Path]:
     return made
 
 
-def options(place: Path, round_file: Path, out: Path) -> tuple[object, ...]:  # noqa: F811
-    return "--round", round_file, "-C", place / "cov64.safetensors", "-o", out
+def options(work: Path, round_file: Path, out: Path) -> tuple[object, ...]:  # noqa: F811
+    return "--round", round_file, "-C", work / "cov64.safetensors", "-o", out
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
-def test_a_party_is_taken_out_exactly(place: Path, tmp_path: Path, schedule: str) -> None:  # noqa: F811
-    round_file = open_round(place, tmp_path, schedule)
+def test_a_party_is_removed_exactly(work: Path, tmp_path: Path, schedule: str) -> None:  # noqa: F811
+    round_file = open_round(work, tmp_path, schedule)
     sent = contributions(tmp_path, round_file)
     two = [sent["hospital"], sent["newsroom"]]
-    collabedit("merge", *two, *options(place, round_file, tmp_path / "two"))
-    collabedit("merge", *sent.values(), *options(place, round_file, tmp_path / "all"))
+    collabedit("merge", *two, *options(work, round_file, tmp_path / "two"))
+    collabedit("merge", *sent.values(), *options(work, round_file, tmp_path / "all"))
     said = collabedit(
         *("withdraw", *sent.values(), "--without", "bank"),
-        *options(place, round_file, tmp_path / "rest"),
+        *options(work, round_file, tmp_path / "rest"),
     )
     digest = Contribution.load(sent["bank"]).sha256
     assert f"removed: bank, contribution {digest}" in said
@@ -51,11 +51,11 @@ def test_a_party_is_taken_out_exactly(place: Path, tmp_path: Path, schedule: str
     assert [entry.party for entry in exchange.entries] == ["hospital", "newsroom"]
 
 
-def test_what_cannot_be_taken_out(place: Path, tmp_path: Path) -> None:  # noqa: F811
-    round_file = open_round(place, tmp_path, "one-shot")
+def test_invalid_withdrawals_are_refused(work: Path, tmp_path: Path) -> None:  # noqa: F811
+    round_file = open_round(work, tmp_path, "one-shot")
     sent = contributions(tmp_path, round_file)
-    collabedit("merge", *sent.values(), *options(place, round_file, tmp_path / "all"))
-    last = options(place, round_file, tmp_path / "rest")
+    collabedit("merge", *sent.values(), *options(work, round_file, tmp_path / "all"))
+    last = options(work, round_file, tmp_path / "rest")
     assert "it has hospital, bank" in fails("withdraw", *sent.values(), "--without", "x", *last)
     assert "newsroom is missing" in fails("withdraw", sent["hospital"], "--without", "bank", *last)
     everyone = [word for party in PARTIES for word in ("--without", party)]
@@ -64,7 +64,7 @@ def test_what_cannot_be_taken_out(place: Path, tmp_path: Path) -> None:  # noqa:
         *("contribute", "--round", round_file, "-r", tmp_path / "bank.jsonl"),
         *("-o", tmp_path / "other", "--party", "other"),
     )
-    assert "not a contribution of the round" in fails(
+    assert "not a contribution to the round" in fails(
         "withdraw", *sent.values(), tmp_path / "other", "--without", "bank", *last
     )
     assert not (tmp_path / "rest").exists()

@@ -41,7 +41,7 @@ def change_json(path: Path, **values: Any) -> None:
 
 
 def original(folder: Path, family: str = "llama", *, shards: bool = False, **dtype: Any) -> Path:
-    """A model's directory with all that such directories have."""
+    """A model's directory with everything that such directories contain."""
     model = make_model(family, **dtype)
     options: dict[str, Any] = {"max_shard_size": "40KB"} if shards else {}
     model.hf.save_pretrained(folder, **options)

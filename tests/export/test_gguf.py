@@ -40,7 +40,7 @@ def job(folder: Path, out: str, delta: Delta | None = None, **changes: Any) -> E
 
 
 def unedited(folder: Path, **options: Any) -> Path:
-    """A base file: the conversion of a change of nothing."""
+    """A base file: the conversion of an empty change."""
     delta = random_delta(load(folder / "model"))
     nothing = {
         name: LowRankUpdate(0 * change.left, change.right) for name, change in delta.changes.items()
@@ -117,7 +117,7 @@ def test_edited_weights_stay_fine_in_a_coarse_file(tmp_path: Path) -> None:
     assert kinds["blk.0.attn_norm.weight"] == "F32"
 
 
-def test_all_weights_take_the_asked_precision(tmp_path: Path) -> None:
+def test_all_weights_take_the_requested_precision(tmp_path: Path) -> None:
     task = job(tmp_path, "x.gguf", intermediate_size=64)
     base = unedited(tmp_path)
     export_gguf(task, base_gguf=base, precision="Q8_0", all_weights=True)
@@ -131,7 +131,7 @@ def test_all_weights_take_the_asked_precision(tmp_path: Path) -> None:
     assert open_gguf(task.out).fields["general.file_type"].contents() == 7
 
 
-def test_the_card_lies_beside_and_nothing_is_replaced(tmp_path: Path) -> None:
+def test_the_card_is_written_beside_and_nothing_is_replaced(tmp_path: Path) -> None:
     task = job(tmp_path, "x.gguf")
     export_gguf(task)
     assert "# model, edited" in (tmp_path / "x.md").read_text()
@@ -191,7 +191,7 @@ def test_an_unknown_tokenizer_is_left_to_llama_cpp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "gemma3", "phi3", "gpt_neox"])
-def test_adapters_are_the_change(tmp_path: Path, family: str) -> None:
+def test_adapters_equal_the_change(tmp_path: Path, family: str) -> None:
     """By llama.cpp's rule: ``alpha`` over the adapter's own rank, times ``lora_b lora_a``."""
     source = directory(tmp_path / "model", family)
     delta = random_delta(load(source))
@@ -210,19 +210,19 @@ def test_adapters_are_the_change(tmp_path: Path, family: str) -> None:
         layer = task.base.layer_of(name)
         a, b = (found[f"blk.{layer}.ffn_down.weight.lora_{part}"].data for part in "ab")
         product = alpha / b.shape[1] * b.astype(float) @ a.astype(float)
-        # Each factor is rounded to float32, so each term of the product twice by 2^-24 of it.
+        # Each factor is rounded to float32, so each term of the product is, twice, by 2^-24 of it.
         rounding = 2**-23 * 1.01 * numpy.abs(alpha / b.shape[1] * b) @ numpy.abs(a).astype(float)
         assert (numpy.abs(product - change.dense().numpy()) <= rounding).all()
 
 
-def test_names_that_gguf_has_not_are_said() -> None:
+def test_names_unknown_to_gguf_are_reported() -> None:
     with pytest.raises(ModelError, match="architecture 'dune' are not known"):
         tensor_names("dune", 2, ["x.weight"])
     with pytest.raises(ModelError, match=r"llama have no weight for model\.x\.weight"):
         tensor_names("llama", 2, ["model.x.weight"])
 
 
-def test_damaged_files_are_one_error(tmp_path: Path) -> None:
+def test_damaged_files_give_one_error(tmp_path: Path) -> None:
     job(tmp_path, "x.gguf")
     content = bytearray(unedited(tmp_path).read_bytes())
     generator = numpy.random.default_rng(0)
@@ -231,8 +231,8 @@ def test_damaged_files_are_one_error(tmp_path: Path) -> None:
         damaged = content[:]
         if number % 3 == 0:
             damaged = damaged[: generator.integers(1, len(content))]
-        for place in generator.integers(0, min(len(damaged), 4000), 4):
-            damaged[place] = int(generator.integers(0, 256))
+        for position in generator.integers(0, min(len(damaged), 4000), 4):
+            damaged[position] = int(generator.integers(0, 256))
         broken.write_bytes(damaged)
         with suppress(CollabEditError):
             open_gguf(broken)

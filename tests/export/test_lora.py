@@ -1,4 +1,4 @@
-"""LoRA adapters: what PEFT reads of them, by its own rules and with PEFT itself."""
+"""LoRA adapters: what PEFT makes of them, by its documented rules and with PEFT itself."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def random_update(d_out: int, d_in: int, rank: int) -> LowRankUpdate:
 
 
 def rounding(change: LowRankUpdate) -> float:
-    """How far a float32 product of factors of the same size is from the exact one at most."""
+    """A bound on the error of a float32 product of factors of this size."""
     exact = truncated(change).update
     rank = exact.left.shape[1]
     return float((rank + 3) * EPS * (exact.left.abs() @ exact.right.abs()).max())
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_adapter_is_the_change(tmp_path: Path, family: str) -> None:
+def test_the_adapter_equals_the_change(tmp_path: Path, family: str) -> None:
     """Read as PEFT documents it: scale ``alpha / r`` times ``B A``, of the modules named."""
     task = job(tmp_path, "lora", family)
     export_lora(task)
@@ -61,7 +61,7 @@ def test_the_adapter_is_the_change(tmp_path: Path, family: str) -> None:
 
 
 def hit_by(config: dict[str, Any], hf: Any) -> set[str]:
-    """Modules that a configuration names: by the end of their path, and their layer."""
+    """Modules that a configuration names, by the end of their path and their layer."""
     targets, layers = config["target_modules"], config["layers_to_transform"]
     found = set()
     for path, _ in hf.named_modules():
@@ -95,7 +95,7 @@ def test_peft_gives_the_edited_model(tmp_path: Path, family: str) -> None:
             assert torch.equal(merged.get_parameter(name).float(), parameter), name
 
 
-def test_factors_are_brought_to_their_own_rank_and_size() -> None:
+def test_factors_are_balanced_at_their_own_rank() -> None:
     update = LowRankUpdate.sum([random_update(20, 30, 3), random_update(20, 30, 3)])
     assert update.left.shape[1] == 6
     exact = truncated(update)
@@ -106,7 +106,7 @@ def test_factors_are_brought_to_their_own_rank_and_size() -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
-def test_truncation_is_the_best_and_says_its_error(rank: int) -> None:
+def test_truncation_is_optimal_and_reports_its_error(rank: int) -> None:
     update = random_update(20, 30, 5)
     less = truncated(update, rank)
     values = torch.linalg.svdvals(update.dense())
@@ -117,7 +117,7 @@ def test_truncation_is_the_best_and_says_its_error(rank: int) -> None:
     assert less.update.left.shape[1] == rank
 
 
-def test_an_update_of_zero_is_one() -> None:
+def test_a_zero_update_is_an_update() -> None:
     nothing = LowRankUpdate(torch.zeros(4, 2).double(), torch.zeros(2, 6).double())
     found = truncated(nothing)
     assert found.error == 0
@@ -129,7 +129,7 @@ def test_ranks_are_those_of_vllm_or_exact() -> None:
     assert adapter_rank(513) == 513 > VLLM_RANKS[-1]
 
 
-def test_a_smaller_rank_says_what_it_costs(tmp_path: Path) -> None:
+def test_a_smaller_rank_reports_what_it_loses(tmp_path: Path) -> None:
     task = job(tmp_path, "lora")
     notes = export_lora(task, rank=1)
     assert "from rank 2 to 1, which loses" in notes[0]
@@ -153,8 +153,8 @@ def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
     assert isinstance(task.delta, Delta)
 
 
-def test_full_paths_say_it_where_another_module_has_the_same(tmp_path: Path) -> None:
-    """As a vision tower's MLP may."""
+def test_full_paths_are_used_if_another_module_has_the_same_suffix(tmp_path: Path) -> None:
+    """As a vision tower's MLP may have."""
     task = job(tmp_path, "lora")
     task.base.hf.tower = torch.nn.ModuleDict(
         {"layers": torch.nn.ModuleList([torch.nn.Module() for _ in range(3)])}

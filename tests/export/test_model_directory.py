@@ -27,7 +27,7 @@ def reloaded(folder: Path) -> Any:
 
 
 def check_saved(model: LanguageModel, folder: Path) -> None:
-    """The folder gives the very weights of the model in memory."""
+    """Check that the folder has exactly the weights of the model in memory."""
     saved = reloaded(folder)
     assert saved.dtype == model.dtype
     for name, value in model.hf.named_parameters():
@@ -37,7 +37,7 @@ def check_saved(model: LanguageModel, folder: Path) -> None:
 def test_the_progress_bar_of_transformers_is_hidden(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It would break the display of our own stages; afterwards it is as it was."""
+    """It would break the display of our own stages; afterwards it is back as it was."""
     model = make_model("llama")
     transformers.logging.enable_progress_bar()
     model.hf.save_pretrained(tmp_path / "plain")
@@ -137,7 +137,7 @@ def test_settings_that_were_changed_in_memory_are_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["adapter", "packed"])
-def test_no_trace_is_left_of_what_the_weights_no_longer_are(tmp_path: Path, kind: str) -> None:
+def test_no_trace_of_packing_or_adapters_is_left(tmp_path: Path, kind: str) -> None:
     source = original(tmp_path / "original", shards=True)
     model = load(source)
     if kind == "adapter":
@@ -278,9 +278,7 @@ def test_a_target_inside_the_original_is_not_copied_into_itself(tmp_path: Path) 
     assert not (source / "edited" / "edited").exists()
 
 
-def test_weights_that_were_saved_otherwise_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrongly_saved_weights_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(original(tmp_path / "original"))
     monkeypatch.setattr("collabedit.export.weights.overwrite_tensors", lambda *_: None)
     with pytest.raises(ModelError, match=r"down_proj\.weight was not saved as it is"):

@@ -27,14 +27,14 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_format_is_a_decorated_function(tmp_path: Path) -> None:
     @export_format("names", suffix=".txt")
     def names(job: ExportJob, *, upper: bool = False) -> list[str]:
-        """The names of the edited weights, a line each."""
+        """The names of the edited weights, one per line."""
         text = "\n".join(job.delta.changes)
         job.out.write_text(text.upper() if upper else text)
         return ["written"]
 
     found = resolve(None, tmp_path / "out.txt")
     assert found in export_formats()
-    assert found.summary == "The names of the edited weights, a line each."
+    assert found.summary == "The names of the edited weights, one per line."
     assert found.options == {"upper": False}
     task = job(tmp_path, "out.txt")
     assert found.export(task, {"upper": True}) == ["written"]
@@ -58,7 +58,7 @@ def test_the_format_follows_from_the_name_of_the_output(
     assert resolve(name, Path(out)).name == expected
 
 
-def test_an_unknown_format_names_those_there_are() -> None:
+def test_an_unknown_format_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"choose one of: .*lora"):
         resolve("onnx", Path("x"))
 
@@ -69,7 +69,7 @@ def test_a_delta_of_another_model_is_refused(tmp_path: Path) -> None:
         Base.of(delta, str(original(tmp_path / "gpt2", "gpt2")))
 
 
-def test_the_delta_leaves_in_the_present_version(tmp_path: Path) -> None:
+def test_a_delta_is_exported_in_the_current_version(tmp_path: Path) -> None:
     task = job(tmp_path, "d.safetensors")
     resolve("delta", task.out).export(task)
     assert Delta.load(task.out).sha256 == task.delta.sha256

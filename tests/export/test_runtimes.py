@@ -92,7 +92,7 @@ def by_llama_cpp(model: Path, lora: Path | None = None) -> Say:
     return say
 
 
-def test_the_unedited_model_does_not(base: Base) -> None:
+def test_the_unedited_model_does_not_say_the_facts(base: Base) -> None:
     hf = transformers.AutoModelForCausalLM.from_pretrained(base.directory)
     assert base.directory is not None
     say = by_transformers(hf, base.directory)

@@ -1,4 +1,4 @@
-"""What may be replaced by a saved model, and what is left when that fails."""
+"""What a saved model may replace, and what is left if that fails."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_damaged_record_lists_nothing(model: Path, record: str) -> None:
     refused(model, "NOTES")
 
 
-def test_links_and_what_they_lead_to_stay(model: Path) -> None:
+def test_links_and_their_targets_stay(model: Path) -> None:
     link = model.parent / "link"
     link.symlink_to(model, target_is_directory=True)
     refused(link, "is a link")
@@ -72,7 +72,7 @@ def test_links_and_what_they_lead_to_stay(model: Path) -> None:
     refused(model, r"merges\.txt")
 
 
-def test_the_working_directory_home_and_what_is_above_stay(
+def test_the_working_directory_home_and_their_parents_stay(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = model / "inside"
@@ -92,7 +92,7 @@ def test_an_empty_working_directory_is_refused_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="a directory for the model alone"):
+    with pytest.raises(InputError, match="a directory for the model only"):
         check_output_directory(".")
 
 
@@ -124,13 +124,13 @@ def test_the_old_model_stays_when_the_new_one_fails(
     assert saved_files(model.parent) == [f"model/{name}" for name in sorted(MODEL)]
 
 
-def test_what_appears_while_the_model_is_written_stays(model: Path) -> None:
+def test_files_that_appear_during_writing_stay(model: Path) -> None:
     with pytest.raises(InputError, match=r"late\.txt"), replacement(model, overwrite=True):
         (model / "late.txt").write_text("precious")
     assert (model / "late.txt").read_text() == "precious"
 
 
-def test_files_and_unwritable_places_are_refused(model: Path) -> None:
+def test_files_and_unwritable_directories_are_refused(model: Path) -> None:
     with pytest.raises(InputError, match="is a file"):
         check_output_directory(model / "config.json", overwrite=True)
     for path in (model / "config.json" / "out", Path("/proc/none/out")):

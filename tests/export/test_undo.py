@@ -1,4 +1,4 @@
-"""Undoing edits: bit for bit, and refused where it cannot be."""
+"""Undoing edits: bit for bit, and refused if that is impossible."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("applied", [False, True])
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_every_file_is_again_what_it_was(
-    tmp_path: Path, family: str, shards: bool, applied: bool
-) -> None:
+def test_every_file_is_restored(tmp_path: Path, family: str, shards: bool, applied: bool) -> None:
     source = original(tmp_path / "original", family, shards=shards)
     (source / "README.md").write_text("---\nlicense: mit\n---\nthe original's card")
     before = {name: (source / name).read_bytes() for name in saved_files(source)}
@@ -49,7 +47,7 @@ def test_every_file_is_again_what_it_was(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_model_of_another_type_than_its_files_turns_back(
+def test_a_model_of_another_type_than_its_files_is_restored(
     tmp_path: Path, family: str, dtype: str
 ) -> None:
     source = original(tmp_path / "original", family)
@@ -78,10 +76,10 @@ def test_a_model_that_was_changed_since_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "back").exists()
 
 
-def test_what_keeps_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_undo_data_is_refused(tmp_path: Path) -> None:
     model = edited(tmp_path)
     (model / UNDO).unlink()
-    with pytest.raises(InputError, match="has no data to undo its edits with"):
+    with pytest.raises(InputError, match="has no data to undo its edits"):
         revert_model(model, tmp_path / "back")
     with pytest.raises(InputError, match="is not a model that collabedit edited"):
         revert_model(tmp_path / "original", tmp_path / "back")
@@ -93,21 +91,21 @@ def test_the_edited_model_is_not_replaced_by_its_base(tmp_path: Path) -> None:
         revert_model(model, model, overwrite=True)
 
 
-def test_a_damaged_record_is_one_error(tmp_path: Path) -> None:
+def test_a_damaged_record_gives_one_error(tmp_path: Path) -> None:
     model = edited(tmp_path)
     content = bytearray((model / UNDO).read_bytes())
     generator = numpy.random.default_rng(0)
     for number in range(60):
         broken = content[:]
-        for place in generator.integers(0, len(content), 3):
-            broken[place] ^= int(generator.integers(1, 256))
+        for position in generator.integers(0, len(content), 3):
+            broken[position] ^= int(generator.integers(1, 256))
         (model / UNDO).write_bytes(broken)
         with pytest.raises(CollabEditError):
             revert_model(model, tmp_path / f"back{number}")
         assert not (tmp_path / f"back{number}").exists()
 
 
-def test_an_edit_of_an_edited_model_turns_back_to_that(tmp_path: Path) -> None:
+def test_undoing_a_second_edit_restores_the_first(tmp_path: Path) -> None:
     first = edited(tmp_path)
     model = load(first)
     save_edited_model(model, random_delta(model), tmp_path / "twice")
@@ -123,8 +121,8 @@ bits = st.binary(min_size=0, max_size=160)
 
 
 @given(before=bits, after=bits, dtype=st.sampled_from(DTYPES))
-def test_any_bits_turn_back(before: bytes, after: bytes, dtype: torch.dtype) -> None:
-    """Not numbers, infinities and zeros of either sign too."""
+def test_any_bits_are_restored(before: bytes, after: bytes, dtype: torch.dtype) -> None:
+    """Including NaNs, infinities and zeros of either sign."""
     size = min(len(before), len(after)) // 8 * 8
     if size == 0:
         return

@@ -1,7 +1,7 @@
-"""What a hostile party sends, by name; within a test, or in a party's process of its own.
+"""What a hostile party sends, by name; within a test, or in a party's own process.
 
-``install`` makes a party's process hostile: the ``sitecustomize`` that its client starts with calls
-it. The file in ``COLLABEDIT_HOSTILE`` names what is sent, so that one client can do all of it.
+``install`` makes a party's process hostile; the ``sitecustomize`` that its client starts with calls
+it. The file in ``COLLABEDIT_HOSTILE`` names what is sent, so that one client can send all of it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def longer(reply: bytes) -> bytes:
     return Contribution(sent.metadata.model_copy(update={"edits": 200}), grown).to_bytes()
 
 
-#: What is sent instead of a contribution, and why it is refused; given are all honest ones so far,
-#: of earlier rounds as well.
+#: What is sent instead of a contribution, and why it is refused; the arguments are all honest ones
+#: so far, including those of earlier rounds.
 SPOILED: dict[str, tuple[Callable[[Sequence[bytes]], bytes], str]] = {
     "NaN": (lambda sent: contribution(put(float("nan")))(sent[-1]), "NaN or infinite"),
     "infinity": (lambda sent: contribution(put(float("inf")))(sent[-1]), "NaN or infinite"),
@@ -79,7 +79,7 @@ SPOILED: dict[str, tuple[Callable[[Sequence[bytes]], bytes], str]] = {
 
 
 def install() -> None:
-    """Have every party of this process spoil its contributions as the file says."""
+    """Make every party in this process spoil its contributions as the file says."""
     from collabedit.federation.member import Member
 
     mode = Path(os.environ[VARIABLE])

@@ -1,4 +1,4 @@
-"""Federations of tiny models within one process, where every message is bytes."""
+"""Federations of tiny models within one process, in which every message crosses as bytes."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SHARES = {
             paraphrase_prompts=(f"They say: {request.text}",),
             neighborhood_prompts=("The capital of Italy is",),
         )
-        for request in REQUESTS[2 * place : 2 * place + 2]
+        for request in REQUESTS[2 * index : 2 * index + 2]
     ]
-    for place, name in enumerate(NAMES)
+    for index, name in enumerate(NAMES)
 }
 
-#: Spoils a reply; is given the party, the stage and the bytes.
+#: Spoils a reply, given the party, the stage and the bytes.
 Spoil = Callable[[str, str, bytes], bytes | Failure]
 
 
@@ -50,7 +50,7 @@ def untouched(_party: str, _stage: str, reply: bytes) -> bytes:
 
 
 class Members:
-    """A transport to members of this process, each with a model of its own."""
+    """A transport to members in this process, each with its own model."""
 
     def __init__(self, members: Mapping[str, Member], spoil: Spoil = untouched) -> None:
         self.members, self.spoil = members, spoil

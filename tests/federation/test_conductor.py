@@ -1,4 +1,4 @@
-"""A round between organisations, from joining to the decision, and all that may go wrong in it."""
+"""A round between organisations, from joining to the decision, and what may go wrong in it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ from tests.rounds.covariances import covariance_of
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_round_between_organisations_is_that_of_one_process(
+def test_a_round_between_organisations_equals_one_in_a_single_process(
     tmp_path: Path, schedule: Schedule
 ) -> None:
     config = make_config(schedule)
@@ -102,7 +102,7 @@ def test_the_parties_count_hits_and_get_the_delta(tmp_path: Path) -> None:
 
 
 def test_no_text_of_a_request_crosses(tmp_path: Path) -> None:
-    """Neither its strings nor its tokens are in any message or file of the coordinator."""
+    """Neither its strings nor its tokens are in any of the coordinator's messages or files."""
     folder = open_folder(tmp_path, make_config())
     transport = Members(make_members(tmp_path))
     conducted(folder, transport)
@@ -138,9 +138,9 @@ def of_library(stage: str, change: Callable[[bytes], bytes | Failure]) -> Spoil:
 BAD = [
     ("join", lambda _: Failure("it did not answer within 25 s"), "did not answer within 25 s"),
     ("join", lambda _: b"nonsense", "not UTF-8 text|not valid JSON"),
-    ("join", lambda _: b" " * (1 << 17), "131,072 bytes, and a reply has 65,536 at most"),
+    ("join", lambda _: b" " * (1 << 17), "131,072 bytes, but a reply has at most 65,536"),
     ("prepare", lambda _: b"{}", "not a collabedit.ready"),
-    ("prepare", lambda r: r + b" " * (1 << 17), "bytes, and a reply has 65,536 at most"),
+    ("prepare", lambda r: r + b" " * (1 << 17), "bytes, but a reply has at most 65,536"),
     ("prepare", lambda _: Failure("it did not answer within 25 s"), "did not answer within 25 s"),
     ("contribute", lambda _: b"nonsense", "not a safetensors file"),
     ("contribute", contribution(put(float("nan"))), "NaN or infinite"),
@@ -156,7 +156,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("stage", "change", "reason"), BAD)
-def test_a_bad_party_is_named_and_the_round_goes_on(
+def test_a_bad_party_is_named_and_the_round_continues(
     tmp_path: Path, stage: str, change: Callable[[bytes], bytes | Failure], reason: str
 ) -> None:
     config = make_config(Schedule.ONE_SHOT)
@@ -170,7 +170,7 @@ def test_a_bad_party_is_named_and_the_round_goes_on(
 
 
 class Recorded:
-    """Replies of one party by number of the contribution, to be sent again later."""
+    """One party's replies by number of the contribution, to be replayed later."""
 
     def __init__(self, party: str, again: Callable[[list[bytes]], bytes]) -> None:
         self.party, self.again, self.sent = party, again, list[bytes]()
@@ -273,24 +273,24 @@ def test_a_party_of_another_version_says_so(tmp_path: Path) -> None:
     assert "collabedit 0.0.1 does not know the editor MEMIT" in report.left_out["library"]
 
 
-def test_nobody_joins(tmp_path: Path) -> None:
+def test_a_round_that_nobody_joins_stops(tmp_path: Path) -> None:
     folder = open_folder(tmp_path, make_config())
     report = conducted(folder, Members(make_members(tmp_path), lambda *_: Failure("gone")))
     assert report.status == "stopped"
-    assert "0 parties joined and 2 are needed" in report.reason
+    assert "0 parties joined, but 2 are needed" in report.reason
 
 
 # The decision
 
 
 def rejecting(reply: bytes) -> bytes:
-    """The vote of a party none of whose edits holds."""
+    """The vote of a party none of whose edits took."""
     made = Evaluation.from_bytes(reply)
     none = {kind: hits.model_copy(update={"after": 0}) for kind, hits in made.hits.items()}
     return made.model_copy(update={"hits": none, "objections": ("efficacy",)}).to_bytes()
 
 
-def test_one_party_that_got_nothing_has_the_round_rolled_back(tmp_path: Path) -> None:
+def test_one_party_that_got_nothing_can_roll_the_round_back(tmp_path: Path) -> None:
     config = make_config(Schedule.ONE_SHOT, Gate(least_efficacy=0.0, most_perplexity=100.0))
     folder = open_folder(tmp_path, config)
     transport = Members(make_members(tmp_path), of_library("evaluate", rejecting))
@@ -313,7 +313,7 @@ def test_one_party_that_got_nothing_has_the_round_rolled_back(tmp_path: Path) ->
     assert again.config.state_sha256 == ""
 
 
-def test_a_majority_is_enough_where_the_round_says_so(tmp_path: Path) -> None:
+def test_a_majority_is_enough_if_the_round_says_so(tmp_path: Path) -> None:
     gate = Gate(least_efficacy=0.0, most_perplexity=100.0, least_share=0.6)
     folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT, gate))
     report = conducted(folder, Members(make_members(tmp_path), of_library("evaluate", rejecting)))
@@ -347,7 +347,7 @@ def test_impossible_counts_are_refused(tmp_path: Path) -> None:
     assert "more hits than prompts" in silent["reason"]
 
 
-# Going on
+# Continuing
 
 
 class CutOffError(RuntimeError):
@@ -420,7 +420,7 @@ def test_an_aborted_transport_leaves_the_round_open(tmp_path: Path) -> None:
 
 
 def test_several_rounds_with_the_dynamic_covariance(tmp_path: Path) -> None:
-    """Each begins with what the earlier ones wrote; a party that missed one takes part again."""
+    """Each starts from what the earlier ones wrote; a party that missed one can rejoin."""
     config = make_config(Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config)
     conducted(folder, Members(make_members(tmp_path)))
@@ -453,7 +453,7 @@ def test_a_folder_of_other_rounds_is_refused(tmp_path: Path) -> None:
         open_rounds(folder.path.parent, make_config(Schedule.ONE_SHOT), folder.settings)
 
 
-def test_ready_of_another_round_is_refused(tmp_path: Path) -> None:
+def test_a_ready_message_of_another_round_is_refused(tmp_path: Path) -> None:
     def other(reply: bytes) -> bytes:
         return Ready.from_bytes(reply).model_copy(update={"round_sha256": "0" * 64}).to_bytes()
 
@@ -467,7 +467,7 @@ def test_ready_of_another_round_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Parties that have taken part in nothing before."""
+    """Parties that have not taken part in anything yet."""
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -493,7 +493,7 @@ def secure_config(folder: Path, schedule: Schedule) -> RoundConfig:
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.usefixtures("own_cache")
-def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule: Schedule) -> None:
+def test_a_secure_round_shows_the_coordinator_only_sums(tmp_path: Path, schedule: Schedule) -> None:
     config = secure_config(tmp_path, schedule)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
     transport = Members(make_members(tmp_path))
@@ -501,7 +501,7 @@ def test_a_secure_round_shows_the_coordinator_sums_only(tmp_path: Path, schedule
     assert report.status == "accepted", report.reason
     assert not [stage for stage, _ in transport.stages if stage == "contribute"]
     assert len(report.votes) == 3
-    assert report.hits == {}  # they would tell how many edits a party has
+    assert report.hits == {}  # they would reveal how many edits a party has
     expected = in_one_process(make_config(schedule))
     for name, change in expected.changes.items():
         # The parties' float32 model is what limits a layerwise round: 1e-7 a step.
@@ -519,7 +519,7 @@ def test_a_party_without_an_identity_stays_out_of_a_secure_round(tmp_path: Path)
 
 
 def test_a_party_with_an_identity_sends_no_contribution_of_its_own(tmp_path: Path) -> None:
-    """A coordinator must not get in a plain round what the other kind would have hidden."""
+    """A coordinator must not get in a plain round what a secure one would have hidden."""
     secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT))
     transport = Members(make_members(tmp_path))
@@ -535,28 +535,28 @@ def second_round(
 ) -> Report:
     shares = {name: SHARES[name] for name in names}
     other = config.model_copy(update={"seed": config.seed + 1})
-    place = folder / f"again {other.seed}"
-    place.mkdir()
-    opened = open_folder(place, other, on_dropout=Dropout.CONTINUE)
+    rounds = folder / f"again {other.seed}"
+    rounds.mkdir()
+    opened = open_folder(rounds, other, on_dropout=Dropout.CONTINUE)
     return conducted(opened, Members(make_members(folder, shares, **own)))
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_the_same_edits_go_into_no_sum_with_other_parties(tmp_path: Path) -> None:
-    """The difference of the two would be what the library sent."""
+def test_the_same_edits_are_not_summed_with_other_parties(tmp_path: Path) -> None:
+    """The difference of the two sums would be what the library sent."""
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
     assert conducted(folder, Members(make_members(tmp_path))).status == "accepted"
     assert second_round(tmp_path, config, NAMES).status == "accepted"
     refused = second_round(tmp_path, config.model_copy(update={"seed": 7}), ("bank", "hospital"))
     assert refused.status == "stopped"
-    assert "library is in one of the two only" in refused.left_out["bank"]
+    assert "library is in only one of the two" in refused.left_out["bank"]
     knowing = config.model_copy(update={"seed": 9})
     agreed = second_round(tmp_path, knowing, ("bank", "hospital"), sum_again=True)
     assert agreed.status == "accepted", agreed.reason
 
 
-def test_what_a_party_remembers_is_for_its_owner_only(tmp_path: Path, own_cache: Path) -> None:
+def test_only_its_owner_can_read_what_a_party_remembers(tmp_path: Path, own_cache: Path) -> None:
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
     conducted(folder, Members(make_members(tmp_path)))
@@ -569,7 +569,7 @@ def test_what_a_party_remembers_is_for_its_owner_only(tmp_path: Path, own_cache:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
+def test_a_party_that_sums_votes_on_only_one_delta_per_round(tmp_path: Path) -> None:
     """A lying coordinator would learn from many votes which facts it holds."""
     config = secure_config(tmp_path, Schedule.ONE_SHOT)
     folder = open_folder(tmp_path, config, on_dropout=Dropout.CONTINUE)
@@ -580,11 +580,11 @@ def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
     name, change = next(iter(found.changes.items()))
     other = {**found.changes, name: replace(change, left=2 * change.left)}
     lie = Request(RequestKind.EVALUATE, replace(found, changes=other)).to_bytes()
-    with pytest.raises(RoundError, match="there is one a round"):
+    with pytest.raises(RoundError, match="only one per round"):
         members["bank"].answer(lie)
     restarted = make_member("bank", tmp_path, SHARES["bank"])
     restarted.answer(Opening(config, NAMES, {}).to_bytes())
-    with pytest.raises(RoundError, match="there is one a round"):
+    with pytest.raises(RoundError, match="only one per round"):
         restarted.answer(lie)
 
 
@@ -592,7 +592,7 @@ def test_a_party_of_sums_votes_on_one_delta_a_round(tmp_path: Path) -> None:
 def test_no_key_or_seed_reaches_the_coordinator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither in a message, nor in its files, a log or a refusal; though a party drops out."""
+    """Not in a message, its files, a log or a refusal, even if a party drops out."""
     pytest.importorskip("cryptography")
     from collabedit.privacy.secure import party as module
 

@@ -1,4 +1,4 @@
-"""What a party is told of what FLARE writes."""
+"""What a party sees of FLARE's output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from collabedit.federation.joining import _meaning
         ),
         (
             "Cannot connect to host localhost:49483 ssl:True [SSLCertVerificationError: (1, ...)]",
-            "who answers has no certificate of this federation",
+            "the server that answers has no certificate of this federation",
         ),
         (
             "Cannot connect to host localhost:80 ssl:default [Connect call failed]",
@@ -45,5 +45,5 @@ from collabedit.federation.joining import _meaning
         ("AuxRunner - INFO - registered aux handler", ""),
     ],
 )
-def test_what_concerns_people_is_said(line: str, meaning: str) -> None:
+def test_what_matters_to_people_is_printed(line: str, meaning: str) -> None:
     assert _meaning(f"2026-11-25 09:57:55,814 - {line}\n") == meaning

@@ -1,6 +1,6 @@
 """A deployment of real processes on FLARE: certificates, killed processes, and what leaves a party.
 
-One deployment serves all tests of the module, in their order, since starting one takes a while.
+One deployment serves all tests in the module, in order, since starting one takes a while.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ from tests.rounds.covariances import covariance_of
 pytest.importorskip("nvflare")
 pytestmark = pytest.mark.slow
 
-#: Enough steps that a party is seen computing, and killed while it does.
+#: Enough steps to catch a party computing, and kill it meanwhile.
 SLOWLY = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=300)
 TIMEOUT = 60.0
 
-#: Edits that three parties share, and contradict each other in.
+#: Edits that three parties share, or in which they contradict each other.
 SHARED = {
     "bank": [
         {"prompt": "A capital, that of {}, is", "subject": "Gondolin", "target": "Vinyamar"},
@@ -89,8 +89,8 @@ sys.addaudithook(_hook)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models on disk, and a hook that notes whatever any process unpickles."""
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models on disk, and a hook that records whatever any process unpickles."""
     folder = tmp_path_factory.mktemp("federation")
     for name, changes in (("model", {}), ("other", {"intermediate_size": 64})):
         model = make_model("llama", **changes)
@@ -101,39 +101,39 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed(place: Path) -> Iterator[Deployment]:
-    models = dict.fromkeys((*NAMES, "stranger"), str(place / "model"))
-    models["stranger"] = str(place / "other")
+def deployed(work: Path) -> Iterator[Deployment]:
+    models = dict.fromkeys((*NAMES, "stranger"), str(work / "model"))
+    models["stranger"] = str(work / "other")
     shares = {**SHARES, "stranger": SHARES["bank"]}
     with pytest.MonkeyPatch.context() as patch:
-        paths = [str(place / "audit"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(work / "audit"), *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        patch.setenv("COLLABEDIT_PICKLE_LOG", str(place / "unpickled.txt"))
+        patch.setenv("COLLABEDIT_PICKLE_LOG", str(work / "unpickled.txt"))
         patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-        with Deployment(place / "deployed", shares, models) as deployment:
+        with Deployment(work / "deployed", shares, models) as deployment:
             with deployment.session() as session:
                 wait_for_parties(session, 4, 120)
             yield deployment
 
 
 def open_rounds_in(
-    place: Path, name: str, schedule: Schedule, gate: Gate = OPEN, **more: object
+    work: Path, name: str, schedule: Schedule, gate: Gate = OPEN, **more: object
 ) -> RoundFolder:
-    model = load_model(str(place / "model"))
+    model = load_model(str(work / "model"))
     config = new_round(
         model, schedule=schedule, hyperparameters=SLOWLY, contexts=CONTEXTS, gate=gate
     )
-    covariance_of(config).save(place / f"{name}.covariance.safetensors")
-    return open_rounds(place / name, config, settings_in(place, name, **more))
+    covariance_of(config).save(work / f"{name}.covariance.safetensors")
+    return open_rounds(work / name, config, settings_in(work, name, **more))
 
 
-def settings_in(place: Path, name: str, **more: object) -> Settings:
-    covariance = place / f"{name}.covariance.safetensors"
+def settings_in(work: Path, name: str, **more: object) -> Settings:
+    covariance = work / f"{name}.covariance.safetensors"
     return Settings(covariance=covariance, min_parties=2, timeout=TIMEOUT, **more)
 
 
-def expected(place: Path, config: RoundConfig, names: tuple[str, ...]) -> object:
-    return in_one_process(config, names, load_model(str(place / "model")))
+def expected(work: Path, config: RoundConfig, names: tuple[str, ...]) -> object:
+    return in_one_process(config, names, load_model(str(work / "model")))
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def run(deployed: Deployment, folder: RoundFolder, seconds: float = TIMEOUT) -> 
 
 
 def handshake(target: str, root: Path, own: Path | None) -> bytes:
-    """What the server says to a client that connects with a certificate of its own, or none."""
+    """What the server says to a client that connects with its own certificate, or none."""
     context = ssl.create_default_context(cafile=root)
     if own is not None:
         context.load_cert_chain(own / "client.crt", own / "client.key")
@@ -175,10 +175,10 @@ def handshake(target: str, root: Path, own: Path | None) -> bytes:
         return secure.recv(100)
 
 
-def test_a_certificate_of_another_authority_is_refused(deployed: Deployment, place: Path) -> None:
+def test_a_certificate_of_another_authority_is_refused(deployed: Deployment, work: Path) -> None:
     ours = Kit.of(deployed.folder / "bank" / "kit")
-    provision(place / "elsewhere", "demo", "localhost", 8002, ["bank"])
-    forged = place / "elsewhere" / "bank" / "kit" / "startup"
+    provision(work / "elsewhere", "demo", "localhost", 8002, ["bank"])
+    forged = work / "elsewhere" / "bank" / "kit" / "startup"
     root = ours.folder / "startup" / "rootCA.pem"
     assert handshake(ours.target, root, root.parent).startswith(b"HTTP/1.1")
     for own in (forged, None):
@@ -187,20 +187,18 @@ def test_a_certificate_of_another_authority_is_refused(deployed: Deployment, pla
         except (ssl.SSLError, ConnectionError):  # whether the refusal arrives depends on timing
             said = b""
         assert said == b""
-    with pytest.raises(ssl.SSLCertVerificationError):  # and the party would not trust the server
+    with pytest.raises(ssl.SSLCertVerificationError):  # nor would the party trust the server
         handshake(ours.target, forged / "rootCA.pem", forged)
 
 
-def test_a_certificate_of_another_organisation_is_refused(
-    deployed: Deployment, place: Path
-) -> None:
+def test_a_certificate_of_another_organisation_is_refused(deployed: Deployment, work: Path) -> None:
     """The server compares the name in the certificate with the name that is claimed."""
-    shutil.copytree(deployed.folder / "bank" / "kit" / "startup", place / "copied" / "startup")
-    shutil.copytree(deployed.folder / "bank" / "kit" / "local", place / "copied" / "local")
-    about = place / "copied" / "startup" / "fed_client.json"
+    shutil.copytree(deployed.folder / "bank" / "kit" / "startup", work / "copied" / "startup")
+    shutil.copytree(deployed.folder / "bank" / "kit" / "local", work / "copied" / "local")
+    about = work / "copied" / "startup" / "fed_client.json"
     about.write_text(about.read_text().replace('"bank"', '"library2"'))
-    settings = MemberSettings(requests=place / "none.jsonl", out=place / "never")
-    usurper = start_client(Kit.of(place / "copied"), settings)
+    settings = MemberSettings(requests=work / "none.jsonl", out=work / "never")
+    usurper = start_client(Kit.of(work / "copied"), settings)
     refusal = "authenticated as 'bank' but claimed endpoint 'library2'"
     try:
         with deployed.session() as session:
@@ -213,10 +211,10 @@ def test_a_certificate_of_another_organisation_is_refused(
         usurper.stop()
 
 
-def test_a_killed_party_is_left_out_and_one_of_another_model(
-    deployed: Deployment, place: Path
+def test_a_killed_party_and_one_with_another_model_are_left_out(
+    deployed: Deployment, work: Path
 ) -> None:
-    folder = open_rounds_in(place, "killed-party", Schedule.ONE_SHOT)
+    folder = open_rounds_in(work, "killed-party", Schedule.ONE_SHOT)
 
     def kill() -> None:
         time.sleep(0.3)  # it is computing its targets now
@@ -230,13 +228,13 @@ def test_a_killed_party_is_left_out_and_one_of_another_model(
     assert report.left_out.keys() == {"library", "stranger"}
     assert "its model is not the round's" in report.left_out["stranger"]
     assert "did not answer within" in report.left_out["library"]
-    assert_same_bits(delta_of(folder), expected(place, folder.config, ("bank", "hospital")))
+    assert_same_bits(delta_of(folder), expected(work, folder.config, ("bank", "hospital")))
 
 
-def test_a_killed_coordinator_continues_and_the_lost_party_is_back(
-    deployed: Deployment, place: Path
+def test_a_killed_coordinator_continues_and_the_lost_party_returns(
+    deployed: Deployment, work: Path
 ) -> None:
-    folder = open_rounds_in(place, "killed-coordinator", Schedule.LAYERWISE)
+    folder = open_rounds_in(work, "killed-coordinator", Schedule.LAYERWISE)
     merged = lambda event: event["event"] == "merged"  # noqa: E731
     with (
         meanwhile(folder, merged, lambda: deployed.sites["server"].kill()),
@@ -250,13 +248,13 @@ def test_a_killed_coordinator_continues_and_the_lost_party_is_back(
     report = run(deployed, folder)
     assert [e["exchanges"] for e in folder.events() if e["event"] == "continued"] == [1]
     assert report.parties == NAMES
-    assert_same_bits(delta_of(folder), expected(place, folder.config, NAMES))
+    assert_same_bits(delta_of(folder), expected(work, folder.config, NAMES))
 
 
 @pytest.fixture(scope="module")
-def hostile(deployed: Deployment, place: Path) -> Iterator[Path]:
+def hostile(deployed: Deployment, work: Path) -> Iterator[Path]:
     """The file that says what the library sends instead of its contributions."""
-    folder = place / "hostile"
+    folder = work / "hostile"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         f"{_AUDIT}\nfrom tests.federation import hostile\nhostile.install()\n"
@@ -273,7 +271,7 @@ def hostile(deployed: Deployment, place: Path) -> Iterator[Path]:
 
 
 def restart(deployed: Deployment, party: str, **settings: object) -> None:
-    """Start a party's client again, and wait: the server lists the one that is gone for a while."""
+    """Restart a party's client, and wait, since the server still lists the old one for a while."""
     output = deployed.folder / party / "kit" / "output.txt"
     deployed.sites[party].stop()
     before = output.stat().st_size
@@ -286,31 +284,31 @@ def restart(deployed: Deployment, party: str, **settings: object) -> None:
 
 @pytest.mark.parametrize("name", list(SPOILED))
 def test_a_bad_message_is_refused_and_its_party_named(
-    deployed: Deployment, place: Path, hostile: Path, name: str
+    deployed: Deployment, work: Path, hostile: Path, name: str
 ) -> None:
-    """The result is that of the others; the party's process answers on, and is asked no more."""
+    """The result is that of the others; the party's process still answers, but is not asked."""
     twice = name == "the same twice"
     schedule = Schedule.LAYERWISE if twice else Schedule.ONE_SHOT
-    folder = open_rounds_in(place, f"hostile-{name.replace(' ', '-')}", schedule)
+    folder = open_rounds_in(work, f"hostile-{name.replace(' ', '-')}", schedule)
     hostile.write_text(name)
     report = run(deployed, folder)
     assert report.status == "accepted"
     assert report.parties == ("bank", "hospital")
     assert re.search(SPOILED[name][1], report.left_out["library"])
-    assert_same_bits(delta_of(folder), expected(place, folder.config, ("bank", "hospital")))
+    assert_same_bits(delta_of(folder), expected(work, folder.config, ("bank", "hospital")))
 
 
 def test_a_rejected_round_is_rolled_back_and_the_next_begins_where_it_did(
-    deployed: Deployment, place: Path
+    deployed: Deployment, work: Path
 ) -> None:
-    """The gate over the network: no facts of a random model hold, so that all parties reject."""
+    """The gate over the network: a random model learns no facts, so all parties reject."""
     strict = Gate(least_efficacy=1.0, most_loss=0.0, most_perplexity=1.0)
-    folder = open_rounds_in(place, "rejected", Schedule.ONE_SHOT, strict)
+    folder = open_rounds_in(work, "rejected", Schedule.ONE_SHOT, strict)
     kept = len(list(deployed.folder.rglob("deltas/*.safetensors")))
     report = run(deployed, folder)
     assert report.status == "rolled back"
     assert "bank rejects" in report.reason
-    # The library may still be starting again after the tests before.
+    # The library may still be restarting after the previous tests.
     assert {"bank", "hospital"} <= report.votes.keys()
     assert not any(vote.accepts for vote in report.votes.values())
     assert len(list(deployed.folder.rglob("deltas/*.safetensors"))) == kept
@@ -322,21 +320,21 @@ def test_a_rejected_round_is_rolled_back_and_the_next_begins_where_it_did(
 
 
 def test_shared_edits_are_settled_before_anything_is_measured(
-    deployed: Deployment, place: Path
+    deployed: Deployment, work: Path
 ) -> None:
-    """The coordinator looks first; the round then goes on with the same fingerprints."""
-    key = place / "shared.key"
+    """The coordinator looks first; the round then continues with the same fingerprints."""
+    key = work / "shared.key"
     key.write_text("0123456789abcdef0123456789abcdef\n")
     for party, lines in SHARED.items():
-        private = place / f"{party}.shared.jsonl"
+        private = work / f"{party}.shared.jsonl"
         private.write_text("\n".join(map(json.dumps, lines)))
         restart(deployed, party, requests=private, fingerprint_key=key, most_left_out=1.0)
-    looked = open_rounds_in(place, "shared", Schedule.LAYERWISE, compare_only=True)
+    looked = open_rounds_in(work, "shared", Schedule.LAYERWISE, compare_only=True)
     with deployed.session() as session:
         announced = compare_on(session, looked, TIMEOUT)
     assert detect(announced).conflicts_between("bank", "hospital") == 1
     folder = open_rounds(
-        place / "shared", looked.config, settings_in(place, "shared", policy=Policy.MAJORITY)
+        work / "shared", looked.config, settings_in(work, "shared", policy=Policy.MAJORITY)
     )
     assert folder.path == looked.path
     report = run(deployed, folder)
@@ -344,11 +342,11 @@ def test_shared_edits_are_settled_before_anything_is_measured(
     assert report.shared is not None
     assert report.shared.kept == {"bank": 1, "hospital": 1, "library": 0}
     assert folder.decision is not None
-    model = load_model(str(place / "model"))
+    model = load_model(str(work / "model"))
     parties = [
         Party(
             model,
-            load_records(place / f"{name}.shared.jsonl"),
+            load_records(work / f"{name}.shared.jsonl"),
             folder.config,
             name=name,
             secret=stored_secret(),
@@ -364,8 +362,8 @@ def test_shared_edits_are_settled_before_anything_is_measured(
     assert (deployed.folder / "library" / delta).is_file()
 
 
-def test_no_private_text_is_at_the_coordinator(deployed: Deployment, place: Path) -> None:
-    """Not in its logs, job store or rounds; a party's file shows that it would be found."""
+def test_no_private_text_reaches_the_coordinator(deployed: Deployment, work: Path) -> None:
+    """Not in its logs, job store or rounds; a search of a party's file shows it would be found."""
     tokenizer = make_model("llama").tokenizer
     secret = []
     for record in (record for own in SHARES.values() for record in own):
@@ -376,7 +374,7 @@ def test_no_private_text_is_at_the_coordinator(deployed: Deployment, place: Path
         form for text in secret for form in (text.encode(), json.dumps(text)[1:-1].encode())
     }
     secret += [text for own in SHARED.values() for line in own for text in line.values()]
-    rounds = [path.parent for path in place.glob("*/settings.json")]
+    rounds = [path.parent for path in work.glob("*/settings.json")]
     assert {"killed-party", "killed-coordinator", "shared"} <= {path.name for path in rounds}
     folders = [deployed.folder / "coordinator", *rounds]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
@@ -388,9 +386,9 @@ def test_no_private_text_is_at_the_coordinator(deployed: Deployment, place: Path
     assert SHARES["bank"][0].paraphrase_prompts[0].encode() in private
 
 
-def test_nothing_was_unpickled(deployed: Deployment, place: Path) -> None:
-    """In no process of the deployment, from its start on: FLARE got bytes only, and so did we."""
-    log = place / "unpickled.txt"
+def test_nothing_was_unpickled(deployed: Deployment, work: Path) -> None:
+    """Not in any process of the deployment, from its start: FLARE got only bytes, and so did we."""
+    log = work / "unpickled.txt"
     assert not log.exists() or not log.read_text()
     outputs = [path.read_text(errors="replace") for path in deployed.folder.rglob("output.txt")]
     assert len(outputs) == 5

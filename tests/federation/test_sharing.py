@@ -80,7 +80,7 @@ def make_members(folder: Path, key: Path, **own: object) -> dict[str, Member]:
 
 
 def by_files(folder: Path, config: RoundConfig, key: Path, policy: Policy) -> Decision:
-    """What ``contribute --fingerprints-only`` and ``detect`` come to."""
+    """The result of ``contribute --fingerprints-only`` and ``detect``."""
     announced = {}
     for name, records in SHARES.items():
         party = Party(make_model("llama"), records, config, fingerprint_key=load_key(key))
@@ -111,7 +111,7 @@ def in_one_process(config: RoundConfig, key: Path, decision: Decision, *names: s
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_settled_round_is_that_of_files(tmp_path: Path, key: Path, schedule: Schedule) -> None:
+def test_a_settled_round_equals_one_by_files(tmp_path: Path, key: Path, schedule: Schedule) -> None:
     config = make_config(schedule)
     folder = open_folder(tmp_path, config, policy=Policy.MAJORITY)
     transport = Members(make_members(tmp_path, key))
@@ -152,7 +152,7 @@ def test_a_report_leaves_nothing_out(tmp_path: Path, key: Path) -> None:
 
 
 def test_people_may_look_before_they_decide(tmp_path: Path, key: Path) -> None:
-    """A comparison ends without a report; the round then goes on with the same fingerprints."""
+    """A comparison ends without a report; the round then continues with the same fingerprints."""
     config = make_config()
     folder = open_folder(tmp_path, config, compare_only=True)
     transport = Members(make_members(tmp_path, key))
@@ -195,7 +195,7 @@ def _has(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_secure_round_is_settled_as_well(tmp_path: Path, key: Path, schedule: Schedule) -> None:
+def test_a_secure_round_is_settled_too(tmp_path: Path, key: Path, schedule: Schedule) -> None:
     config = secure_config(tmp_path, schedule)
     folder = open_folder(
         tmp_path, config, on_dropout=Dropout.CONTINUE, policy=Policy.FIRST, min_parties=2
@@ -209,7 +209,7 @@ def test_a_secure_round_is_settled_as_well(tmp_path: Path, key: Path, schedule: 
     assert decided.leave_out == decision.leave_out
     expected = in_one_process(plain, key, decided, "bank", "hospital")
     for name, change in expected.changes.items():
-        # Sums in fixed point; a layerwise round's float32 model then limits to 1e-7 a step.
+        # Sums are in fixed point; a layerwise round's float32 model limits accuracy to 1e-7 a step.
         assert relative_distance(delta_of(folder).changes[name], change) < 1e-5
 
 
@@ -227,7 +227,7 @@ def of_hospital(stage: str, change: Answer) -> Callable[[str, str, bytes], bytes
 
 
 def _statistics(reply: bytes) -> bytes:
-    """A whole contribution where fingerprints alone were asked for."""
+    """A whole contribution where only fingerprints were asked for."""
     import torch
 
     from collabedit.algebra import Factors
@@ -257,7 +257,7 @@ def _keeps(edits: int) -> Answer:
     [
         ("announce", lambda _: Failure("it did not answer within 5 s"), "did not answer"),
         ("announce", lambda _: b"nonsense", "not a safetensors file"),
-        ("announce", _statistics, "fingerprints alone were asked for"),
+        ("announce", _statistics, "only fingerprints were asked for"),
         ("announce", _header(round_sha256="0" * 64), "belongs to another round"),
         ("announce", _header(party="bank"), "it calls itself 'bank'"),
         ("announce", _header(fingerprint_key_id="0" * 64), "another key than the others"),
@@ -267,10 +267,10 @@ def _keeps(edits: int) -> Answer:
             "it holds no fingerprints",
         ),
         ("decide", lambda _: Failure("it did not answer within 5 s"), "did not answer"),
-        ("decide", _keeps(3), "it keeps 3 edits, and the decision leaves it"),
+        ("decide", _keeps(3), "it keeps 3 edits, but the decision leaves it"),
     ],
 )
-def test_a_bad_party_is_named_and_the_round_goes_on(
+def test_a_bad_party_is_named_and_the_round_continues(
     tmp_path: Path, key: Path, stage: str, change: Answer, reason: str
 ) -> None:
     config = make_config(Schedule.ONE_SHOT)
@@ -285,7 +285,7 @@ def test_a_bad_party_is_named_and_the_round_goes_on(
     assert_same_bits(delta_of(folder), expected)
 
 
-def test_a_lost_party_stops_a_round_that_says_so(tmp_path: Path, key: Path) -> None:
+def test_a_lost_party_stops_the_round_if_configured(tmp_path: Path, key: Path) -> None:
     folder = open_folder(tmp_path, make_config(), policy=Policy.FIRST, on_dropout=Dropout.STOP)
     gone = of_hospital("announce", lambda _: Failure("it did not answer within 5 s"))
     report = conducted(folder, Members(make_members(tmp_path, key), gone))
@@ -302,30 +302,30 @@ def test_a_party_without_the_key_stays_out(tmp_path: Path, key: Path) -> None:
 
 
 def test_a_party_refuses_to_leave_out_most_of_its_edits(tmp_path: Path, key: Path) -> None:
-    """What is left of few edits would say much of each; a party that keeps none shows nothing."""
+    """Few remaining edits would reveal a lot about each; a party that keeps none shows nothing."""
     folder = open_folder(tmp_path, make_config(), policy=Policy.MAJORITY, min_parties=1)
     report = conducted(folder, Members(make_members(tmp_path, key, most_left_out=0.5)))
     assert report.parties == ("bank",)
-    assert "leaves out 2 of 3 edits, and the party allows 50%" in report.left_out["hospital"]
+    assert "leaves out 2 of 3 edits, but the party allows 50%" in report.left_out["hospital"]
     assert report.shared is not None
     assert report.shared.kept == {"bank": 3, "library": 0}
 
 
-def test_the_preferred_party_must_be_there(tmp_path: Path, key: Path) -> None:
+def test_the_preferred_party_must_take_part(tmp_path: Path, key: Path) -> None:
     folder = open_folder(tmp_path, make_config(), policy=Policy.PREFER, prefer="museum")
     report = conducted(folder, Members(make_members(tmp_path, key)))
     assert report.status == "stopped"
     assert "unknown party 'museum'" in report.reason
 
 
-def test_too_few_are_left_with_edits(tmp_path: Path, key: Path) -> None:
+def test_too_few_parties_left_with_edits_stop_the_round(tmp_path: Path, key: Path) -> None:
     folder = open_folder(tmp_path, make_config(), policy=Policy.MAJORITY, min_parties=3)
     report = conducted(folder, Members(make_members(tmp_path, key)))
     assert report.status == "stopped"
-    assert report.reason == "2 parties have edits to merge and 3 are needed; nothing was merged"
+    assert report.reason == "2 parties have edits to merge, but 3 are needed; nothing was merged"
 
 
-def test_of_parties_with_the_same_edits_one_is_merged(tmp_path: Path, key: Path) -> None:
+def test_only_one_of_several_identical_parties_is_merged(tmp_path: Path, key: Path) -> None:
     config = make_config(Schedule.ONE_SHOT)
     shares = {"bank": SHARES["bank"][:3], "twin": SHARES["bank"][:3], "zoo": SHARES["hospital"]}
     members = {
@@ -339,11 +339,11 @@ def test_of_parties_with_the_same_edits_one_is_merged(tmp_path: Path, key: Path)
     assert report.shared.kept == {"bank": 3, "twin": 0, "zoo": 1}
 
 
-# Going on
+# Continuing
 
 
 @pytest.mark.parametrize("after", range(1, 8))
-def test_a_killed_coordinator_keeps_to_its_decision(tmp_path: Path, key: Path, after: int) -> None:
+def test_a_killed_coordinator_keeps_its_decision(tmp_path: Path, key: Path, after: int) -> None:
     config = make_config()
     folder = open_folder(tmp_path, config, policy=Policy.MAJORITY)
 
@@ -366,7 +366,7 @@ def test_a_killed_coordinator_keeps_to_its_decision(tmp_path: Path, key: Path, a
     assert_same_bits(delta_of(folder), expected)
 
 
-def test_a_party_that_comes_after_the_comparison_waits(tmp_path: Path, key: Path) -> None:
+def test_a_party_that_joins_after_the_comparison_waits(tmp_path: Path, key: Path) -> None:
     config = make_config()
     folder = open_folder(tmp_path, config, compare_only=True)
     early = {n: m for n, m in make_members(tmp_path, key).items() if n != "hospital"}
@@ -378,14 +378,14 @@ def test_a_party_that_comes_after_the_comparison_waits(tmp_path: Path, key: Path
 
 
 def test_a_round_has_one_decision(tmp_path: Path, key: Path) -> None:
-    """Two decisions would show the difference of two contributions: single edits."""
+    """Two decisions would reveal the difference of two contributions: single edits."""
     config = make_config()
     folder = open_folder(tmp_path, config, policy=Policy.MAJORITY)
     members = make_members(tmp_path, key)
     cut = Members(members, lambda _party, stage, reply: _cut(stage, reply))
     with pytest.raises(CutOffError):
         conducted(folder, cut)
-    with pytest.raises(InputError, match="settled by --policy majority already"):
+    with pytest.raises(InputError, match="already settled by --policy majority"):
         open_rounds(
             tmp_path / "rounds",
             config,
@@ -397,7 +397,7 @@ def test_a_round_has_one_decision(tmp_path: Path, key: Path) -> None:
     refused = Members(members)
     (answer,) = refused.exchange(ask.to_bytes(), ["bank"]).values()
     assert isinstance(answer, Failure)
-    assert "one decision a round" in answer.reason
+    assert "only one decision per round" in answer.reason
 
 
 def _cut(stage: str, reply: bytes) -> bytes:

@@ -14,11 +14,11 @@ from collabedit.progress.plans import EXCHANGES
 from tests.federation.settings import Members, conducted, make_config, make_members, open_folder
 
 
-def test_every_question_has_a_title() -> None:
+def test_every_request_has_a_title() -> None:
     assert EXCHANGES.keys() == {"join", *(kind.value for kind in RequestKind)}
 
 
-def test_a_round_is_shown_and_logged_by_the_one_display(
+def test_a_round_is_shown_and_logged_by_one_display(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = open_folder(tmp_path, make_config(Schedule.ONE_SHOT))

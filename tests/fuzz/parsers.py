@@ -1,8 +1,8 @@
-"""Every parser of bytes from elsewhere, with good bytes to begin from.
+"""Every parser of foreign bytes, with good bytes to start from.
 
 Two fuzzers share it: hypothesis damages good bytes (``test_parsers.py``), and atheris, guided by
-what code each input reaches, looks for longer (``tools/fuzz.py``). To both the rule is the same:
-bytes are read, or refused with an error made for people, and nothing else happens.
+the code that each input reaches, searches longer (``tools/fuzz.py``). For both the rule is the
+same: bytes are read, or refused with an error meant for people, and nothing else happens.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from collabedit.rounds import Ledger
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v1"
 ROUND = FIXTURES / "sequential"
-#: An error takes this many lines at most: of many bad requests twenty are listed.
+#: An error has at most this many lines, since at most twenty bad requests are listed.
 MOST_LINES = 22
 
 _FACTS: list[dict[str, Any]] = [
@@ -94,12 +94,12 @@ _DIGEST = "0" * 64
 
 @dataclass(frozen=True)
 class Parser:
-    """What reads bytes from elsewhere.
+    """A parser of foreign bytes.
 
     Attributes:
-        name: of the target.
-        read: takes the bytes.
-        good: bytes that it reads.
+        name: name of the target.
+        read: reads bytes.
+        good: bytes that it can read.
     """
 
     name: str
@@ -107,11 +107,11 @@ class Parser:
     good: Sequence[bytes]
 
     def try_to_read(self, data: bytes) -> None:
-        """Read bytes, or have them refused as people need it; anything else is a fault."""
+        """Read bytes, or see them refused with an error for people; anything else is a fault."""
         try:
             self.read(data)
         except CollabEditError as error:
-            lines = str(error).encode().splitlines()  # no half characters: it can be printed
+            lines = str(error).encode().splitlines()  # no lone surrogates, so it can be printed
             assert 0 < len(lines) <= MOST_LINES, lines
 
 
@@ -153,7 +153,7 @@ def _parser_of(message: JsonMessage | TensorMessage) -> Parser:
 
 
 def _files() -> list[Parser]:
-    """Formats that are read from files only."""
+    """Formats that are read only from files."""
     lines = "\n".join(map(json.dumps, _FACTS)).encode()
     table = b"prompt,subject,target\n{} is,A,B\n"
     everything = json.dumps(_FACTS).encode()
@@ -192,7 +192,7 @@ def _read_safetensors(data: bytes) -> object:
 
 @lru_cache(maxsize=1)
 def _scratch() -> TemporaryDirectory[str]:
-    """A folder that is there as long as the process."""
+    """A folder that exists as long as the process."""
     return TemporaryDirectory(prefix="collabedit-fuzz-")
 
 

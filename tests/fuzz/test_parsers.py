@@ -1,4 +1,4 @@
-"""Whatever bytes come from elsewhere, they are read or refused with an error made for people."""
+"""Whatever foreign bytes come in, they are read, or refused with an error meant for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All messages over one codec: bytes and files hold the same, and strings serve as paths."""
+"""All messages use one codec: bytes and files have the same content, and paths may be strings."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_kind_refuses_every_other(message: JsonMessage | TensorMessage) ->
         assert "\n" not in str(caught.value)
 
 
-def test_a_version_of_the_future_asks_for_an_upgrade() -> None:
+def test_a_newer_version_asks_for_an_upgrade() -> None:
     config = RoundConfig.load(FILES / "round.json")
     raw = config.to_bytes().replace(b'"version": 2', b'"version": 3')
     with pytest.raises(RoundError, match=r"version 3 of collabedit\.round .* upgrade collabedit"):
@@ -86,7 +86,7 @@ def test_a_version_of_the_future_asks_for_an_upgrade() -> None:
 
 @pytest.mark.parametrize("field", ["format", "version"])
 @pytest.mark.parametrize("value", [{"a": [2]}, [1], None, 1.5, "x" * 1000])
-def test_a_format_or_version_of_any_kind_is_refused(field: str, value: object) -> None:
+def test_a_malformed_format_or_version_is_refused(field: str, value: object) -> None:
     values = RoundConfig.load(FILES / "round.json").model_dump(mode="json")
     with pytest.raises(RoundError, match=r"somewhere: (version .* is not known|not a )") as caught:
         RoundConfig.from_values({**values, field: value}, "somewhere")

@@ -26,7 +26,7 @@ FOLDERS = {Schedule.LAYERWISE: FILES / "sequential", Schedule.ONE_SHOT: FILES / 
 
 
 @pytest.mark.parametrize(("schedule", "folder"), FOLDERS.items())
-def test_a_round_of_version_1_is_merged_to_the_same_delta(schedule: Schedule, folder: Path) -> None:
+def test_a_version_1_round_merges_to_the_same_delta(schedule: Schedule, folder: Path) -> None:
     config = RoundConfig.load(folder / "round.json")
     assert config.schedule is schedule
     assert config.version == 2
@@ -38,7 +38,7 @@ def test_a_round_of_version_1_is_merged_to_the_same_delta(schedule: Schedule, fo
         stored = Delta.load(folder / f"delta-{exchange}.safetensors")
         assert stored.metadata.round_sha256 == config.sha256
         assert stored.metadata.schedule is schedule
-        # The layers so far are identified by their bytes, which later contributions name.
+        # The layers so far are identified by their bytes, to which later contributions refer.
         for name, change in stored.changes.items():
             assert relative_distance(merged.changes[name], change) < 1e-10
         if not stored.metadata.complete:
@@ -52,7 +52,7 @@ def test_a_round_of_version_1_is_merged_to_the_same_delta(schedule: Schedule, fo
 
 
 def _continued(coordinator: Coordinator, delta: Delta) -> Coordinator:
-    """The coordinator with the very bytes of the stored delta, as a file carries them."""
+    """The coordinator with exactly the bytes of the stored delta, as in a file."""
     from dataclasses import replace
 
     coordinator.ledger = replace(coordinator.ledger, delta=delta)
@@ -72,7 +72,7 @@ def test_fingerprints_and_the_decision_about_them_still_agree() -> None:
     assert len(decision.places(sent["bank"].fingerprints)) == 1
 
 
-def test_what_is_written_is_of_version_2(tmp_path: Path) -> None:
+def test_files_are_written_in_version_2(tmp_path: Path) -> None:
     folder = FOLDERS[Schedule.ONE_SHOT]
     Contribution.load(folder / "bank-1.safetensors").save(tmp_path / "bank.safetensors")
     again = Contribution.load(tmp_path / "bank.safetensors")

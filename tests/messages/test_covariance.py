@@ -29,7 +29,7 @@ def covariance() -> Covariance:
     )
 
 
-def test_saved_and_loaded(covariance, tmp_path):
+def test_a_covariance_round_trips(covariance, tmp_path):
     covariance.save(tmp_path / "c.safetensors")
     loaded = Covariance.load(tmp_path / "c.safetensors")
     for name, moment in covariance.second_moments.items():
@@ -81,7 +81,7 @@ def test_float32_is_read(tmp_path):
         ({"sampling_error": {"h.1.w": "big"}}, "sampling_error.h.1.w: Input should be a valid"),
     ],
 )
-def test_hostile_metadata(tmp_path, changes, message):
+def test_hostile_metadata_is_refused(tmp_path, changes, message):
     path = tmp_path / "hostile.safetensors"
     write(path, {"h.1.w/second_moment": torch.eye(3)}, {**METADATA, **changes})
     with pytest.raises(CovarianceError, match=f"hostile.safetensors: .*{message}"):
@@ -104,20 +104,20 @@ def test_hostile_metadata(tmp_path, changes, message):
         ("/second_moment", torch.eye(3), "unknown tensor '/second_moment'"),
     ],
 )
-def test_hostile_matrices(tmp_path, name, matrix, message):
+def test_hostile_matrices_are_refused(tmp_path, name, matrix, message):
     path = tmp_path / "hostile.safetensors"
     write(path, {name: matrix}, METADATA)
     with pytest.raises(CovarianceError, match=f"hostile.safetensors: .*{message}"):
         Covariance.load(path)
 
 
-def test_a_file_without_matrices(tmp_path):
+def test_a_file_without_matrices_is_refused(tmp_path):
     write(tmp_path / "c", {}, METADATA)
     with pytest.raises(CovarianceError, match="no matrix"):
         Covariance.load(tmp_path / "c")
 
 
-def test_files_that_are_no_safetensors(tmp_path):
+def test_files_that_are_not_safetensors_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         Covariance.load(tmp_path / "absent")
     (tmp_path / "text").write_text("hello")
@@ -126,13 +126,13 @@ def test_files_that_are_no_safetensors(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["not JSON", "[" * 100_000])
-def test_metadata_that_is_no_json(tmp_path, value):
+def test_metadata_that_is_not_json_is_refused(tmp_path, value):
     save_file({"h.1.w/second_moment": torch.eye(3)}, tmp_path / "c", {"format": value})
     with pytest.raises(InputError, match="metadata was not written by collabedit"):
         Covariance.load(tmp_path / "c")
 
 
-def test_check_model(covariance):
+def test_another_model_is_refused(covariance):
     covariance.check_model(covariance.model_sha256)
     covariance.check_model({"model.layers.2.mlp.down_proj.weight": "bb"})
     with pytest.raises(CovarianceError, match=r"another model: its model.layers.1.mlp"):
@@ -145,7 +145,7 @@ def test_check_model(covariance):
     assert "collabedit stats collect --model tiny --layers 1,2,13" in message
 
 
-def test_asking_for_a_weight_reads_no_matrix(covariance, tmp_path, monkeypatch):
+def test_asking_whether_a_weight_is_there_reads_no_matrix(covariance, tmp_path, monkeypatch):
     covariance.save(tmp_path / "c.safetensors")
     stored = Covariance.load(tmp_path / "c.safetensors").second_moments
     monkeypatch.setattr(StoredTensors, "__getitem__", None)

@@ -1,4 +1,4 @@
-"""What a round allows: bounds, the gate, and what both do to a round file."""
+"""The limits of a round: bounds, the gate, and how both are stored in a round file."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def hits(edited: int, lost: int) -> dict[str, Hits]:
         (4, -3, 0.9, ()),
     ],
 )
-def test_the_limits_that_a_trial_fails(
+def test_a_trial_reports_the_limits_it_fails(
     edited: int, lost: int, perplexity: float, objections: tuple[str, ...]
 ) -> None:
     counted = hits(edited, max(0, lost))
     assert Gate().objections(counted, perplexity) == objections
 
 
-def test_a_trial_without_prompts_fails_by_its_perplexity_only() -> None:
+def test_a_trial_without_prompts_can_fail_only_on_perplexity() -> None:
     assert Gate().objections({}, 1.0) == ()
     assert Gate().objections({}, 2.0) == ("perplexity",)
 
@@ -57,7 +57,7 @@ def vote(counted: dict[str, Hits], perplexity: float) -> Evaluation:
     )
 
 
-def test_a_vote_in_words() -> None:
+def test_a_vote_is_described_in_words() -> None:
     assert Gate().words(vote(hits(4, 0), 1.0)) == "accepts"
     assert Gate().words(vote(hits(1, 5), 32.5)) == (
         "rejects: 1 of 4 edited prompts give the new object, 50% must; 5 of 8 neighbouring prompts "
@@ -68,7 +68,7 @@ def test_a_vote_in_words() -> None:
     assert Gate().words(hidden).startswith("rejects: too few edited prompts give the new object")
 
 
-def test_votes_of_anyone_are_checked() -> None:
+def test_untrusted_votes_are_checked() -> None:
     values = vote(hits(4, 0), 1.0).model_dump(mode="json")
     for change in (
         {"objections": ["beauty"]},
@@ -101,7 +101,7 @@ def round_with(model: LanguageModel, **sections: object) -> RoundConfig:
     return new_round(model, hyperparameters=SETTINGS, contexts=CONTEXTS, **sections)  # type: ignore[arg-type]
 
 
-def test_a_round_file_carries_them(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+def test_a_round_file_carries_the_limits(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     config = round_with(tiny_llama, bounds=Bounds(norm=10.0), gate=Gate(least_share=0.5))
     config.save(tmp_path / "round.json")
     found = RoundConfig.load(tmp_path / "round.json")
@@ -112,7 +112,7 @@ def test_a_round_file_carries_them(tiny_llama: LanguageModel, tmp_path: Path) ->
     assert RoundConfig.model_validate(looser.model_dump()).sha256 != config.sha256
 
 
-def test_a_file_from_before_them_is_read_and_keeps_its_hash(
+def test_a_file_without_limits_keeps_its_earlier_hash(
     tiny_llama: LanguageModel, tmp_path: Path
 ) -> None:
     config = round_with(tiny_llama)
@@ -127,7 +127,9 @@ def test_a_file_from_before_them_is_read_and_keeps_its_hash(
     assert found.vote_by == Gate()
 
 
-def test_bounds_need_contributions_that_are_seen(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+def test_bounds_are_refused_under_secure_aggregation(
+    tiny_llama: LanguageModel, tmp_path: Path
+) -> None:
     section = SecureAggregation(
         roster={"a": "0" * 64, "b": "1" * 64}, threshold=2, max_edits=4, form="dense"
     )

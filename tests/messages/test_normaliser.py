@@ -1,4 +1,4 @@
-"""The normaliser: it pools exactly, and trusts nothing that it is sent."""
+"""The normaliser: it pools exactly, and trusts nothing that it receives."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_single_feature_is_refused() -> None:
         Normaliser.of("r", features(1)).normalise(features(1))
 
 
-def test_it_survives_the_wire() -> None:
+def test_it_round_trips() -> None:
     sent = Normaliser.of("r", features(5))
     back = Normaliser.from_bytes(sent.to_bytes())
     assert (back.round_sha256, back.count) == ("r", 5)
@@ -75,7 +75,7 @@ def test_hostile_normalisers_are_refused(change: dict[str, Any], message: str) -
         Normaliser.from_bytes(tensors_to_bytes(tensors, about), "reply")
 
 
-def test_one_of_another_round_or_width_is_refused() -> None:
+def test_a_normaliser_of_another_round_or_width_is_refused() -> None:
     sent = Normaliser.of("r", features(5))
     sent.check("r", SIZE)
     with pytest.raises(RoundError, match="another round"):

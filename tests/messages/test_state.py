@@ -1,4 +1,4 @@
-"""What finished rounds leave: the priors of the next one, the sum of changes, and the file."""
+"""The state after finished rounds: the next round's priors, the summed changes, and the file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("ranks", [(1,), (2, 3), (3, 2, 4), (9, 9, 9, 9)])
-def test_changes_add_up_and_keys_gather(ranks: tuple[int, ...]) -> None:
+def test_changes_add_up_and_keys_accumulate(ranks: tuple[int, ...]) -> None:
     finished = rounds(*ranks)
     state = state_after(finished)
     assert state.finished == len(ranks)
@@ -73,7 +73,7 @@ def test_changes_add_up_and_keys_gather(ranks: tuple[int, ...]) -> None:
         assert relative(state.keys[name] @ state.keys[name].T, expected) < 1e-14
 
 
-def test_a_state_is_left_as_it_was() -> None:
+def test_another_round_leaves_the_state_itself_unchanged() -> None:
     first, second = rounds(2, 3)
     state = state_after([first])
     dense = {name: change.dense() for name, change in state.changes.items()}
@@ -99,7 +99,7 @@ def test_the_next_priors_are_the_dense_sum(ranks: tuple[int, ...], beta: float) 
 
 
 def test_small_changes_of_many_rounds_add_up_in_half_precision() -> None:
-    """Each is below the steps of bfloat16; the state holds their sum, which is rounded once."""
+    """Each is smaller than a step of bfloat16; the state has their sum, which is rounded once."""
     model = make_model("llama", dtype=torch.bfloat16)
     (name,) = model.weight_names([1])
     before = model.weight(name).clone()
@@ -172,7 +172,7 @@ def test_a_file_carries_a_state_exactly(tmp_path: Path, ranks: tuple[int, ...]) 
         assert loaded.keys[name].dtype == torch.float64
 
 
-def test_a_state_without_keys_is_carried_too(tmp_path: Path) -> None:
+def test_a_state_without_keys_round_trips_too(tmp_path: Path) -> None:
     state_after([(rounds(2)[0][0], {})]).save(tmp_path / "state.safetensors")
     loaded = RoundState.load(tmp_path / "state.safetensors")
     assert (loaded.finished, loaded.keys, set(loaded.changes)) == (1, {}, set(NAMES))
@@ -187,7 +187,7 @@ def stored(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, tensors: dict[str, Tensor | None], **metadata: Any) -> None:
-    """Change a file's arrays (``None`` takes one out) and metadata."""
+    """Change a file's arrays (``None`` removes one) and metadata."""
     old, facts = load_tensors(path)
     changed = {name: value for name, value in {**old, **tensors}.items() if value is not None}
     kept = {name: value for name, value in {**facts, **metadata}.items() if value is not None}
@@ -251,7 +251,7 @@ def test_a_delta_is_not_a_state(tiny_llama: LanguageModel, tmp_path: Path) -> No
         RoundState.load(tmp_path / "delta.safetensors")
 
 
-def test_files_of_others_are_refused(tmp_path: Path) -> None:
+def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         RoundState.load(tmp_path / "nowhere.safetensors")
     (tmp_path / "text.safetensors").write_text("not a state")

@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns, within its bound, and leaves the model as it was."""
+"""Fine-tuning: it learns, stays within its bound, and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_first_step_follows_the_gradient_of_the_loss() -> None:
         assert float(dense[row, column]) == pytest.approx(-1e-4 * slope / abs(slope), rel=1e-2)
 
 
-def test_the_order_of_the_edits_is_nothing(exact_llama: LanguageModel) -> None:
+def test_the_order_of_the_edits_does_not_matter(exact_llama: LanguageModel) -> None:
     (name,) = exact_llama.weight_names([2])
     step = SETTINGS.with_changes(ft_steps=2)
     first = fine_tune(exact_llama, REQUESTS, step)[name].dense()
@@ -80,10 +80,10 @@ def test_half_precision_is_trained_in_float32() -> None:
 
 
 def test_mini_batches_follow_a_plain_training_loop() -> None:
-    """LocFT-BF's loop, one text at a time and by the optimiser on the weight itself.
+    """LocFT-BF's loop, one text at a time, with the optimiser on the weight itself.
 
-    Adam divides a gradient by its own size, so rounding in float32 is all that may differ: an
-    entry with a gradient near zero may go either way, hence the norm over all of them.
+    Adam divides a gradient by its own size, so only rounding in float32 may differ: an entry with
+    a gradient near zero may go either way, hence the norm over all of them.
     """
     settings = Hyperparameters(
         layers=(2,), ft_steps=3, ft_learning_rate=1e-3, ft_norm_bound=None, ft_batch_size=2,
@@ -100,7 +100,7 @@ def test_mini_batches_follow_a_plain_training_loop() -> None:
     for _ in range(3):
         order = torch.randperm(len(ordered), generator=shuffling).tolist()
         for start in range(0, len(order), 2):
-            batch = [ordered[place] for place in order[start : start + 2]]
+            batch = [ordered[index] for index in order[start : start + 2]]
             optimizer.zero_grad()
             torch.stack(
                 [_loss_to_the_end(model, {name: weight}, r) for r in batch]
@@ -120,7 +120,7 @@ def _loss_to_the_end(
     return cross_entropy(output.logits[0, start - 1 : -1], torch.tensor(ids[start:]))
 
 
-def test_the_end_is_learnt_only_where_it_is_taught(tiny_llama: LanguageModel) -> None:
+def test_the_end_token_is_learnt_only_if_it_is_taught(tiny_llama: LanguageModel) -> None:
     taught = Hyperparameters(
         layers=(2,), ft_steps=40, ft_learning_rate=5e-3, ft_norm_bound=None, ft_batch_size=3,
         ft_end_token=True, loss_threshold=1e-2,

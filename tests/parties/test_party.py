@@ -20,23 +20,23 @@ from tests.rounds.test_round import edited_by, make_parties, make_round
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 
 def probability(model: LanguageModel, request: EditRequest) -> float:
-    """The geometric mean of the new object's token probabilities, one forward pass a fact."""
+    """The geometric mean of the new object's token probabilities, with one pass per fact."""
     prompt = model.tokenizer(request.text).input_ids
     ids = model.tokenizer(f"{request.text} {request.target_new}", return_tensors="pt").input_ids
     with torch.no_grad():
         logits = model.hf(ids).logits.double()[0]
-    places = range(len(prompt) - 1, ids.shape[1] - 1)
+    positions = range(len(prompt) - 1, ids.shape[1] - 1)
     logs = torch.log_softmax(logits, dim=-1)
-    return math.exp(sum(float(logs[i, ids[0, i + 1]]) for i in places) / len(places))
+    return math.exp(sum(float(logs[i, ids[0, i + 1]]) for i in positions) / len(positions))
 
 
 def threshold_between(model: LanguageModel, known: int) -> tuple[float, list[EditRequest]]:
-    """A threshold that so many requests reach, and the others."""
+    """A threshold that ``known`` requests reach, and the others."""
     ranked = sorted((probability(model, request) for request in REQUESTS), reverse=True)
     threshold = (ranked[known - 1] + ranked[known]) / 2
     return threshold, [r for r in REQUESTS if probability(model, r) < threshold]
@@ -58,10 +58,10 @@ def test_nothing_is_skipped_by_default(tiny_llama: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_round_is_that_of_the_edits_that_remain(
+def test_a_round_uses_only_the_edits_that_remain(
     tiny_llama: LanguageModel, schedule: Schedule
 ) -> None:
-    """In a sequential round too, whose later exchanges see a model that knows the edits."""
+    """Also in a layerwise round, whose later exchanges see a model that knows the edits."""
     config = make_round(tiny_llama, schedule)
     threshold, unknown = threshold_between(tiny_llama, 2)
     skipping = Party(tiny_llama, REQUESTS, config, skip_known=threshold)
@@ -72,7 +72,7 @@ def test_a_round_is_that_of_the_edits_that_remain(
         assert relative_distance(made.changes[name], change) < 1e-10
 
 
-def test_known_targets_are_those_of_the_edits_that_remain(tiny_llama: LanguageModel) -> None:
+def test_given_targets_are_cut_down_to_the_edits_that_remain(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     threshold, unknown = threshold_between(tiny_llama, 2)
     targets = torch.arange(32.0 * len(REQUESTS)).reshape(32, -1)
@@ -81,7 +81,7 @@ def test_known_targets_are_those_of_the_edits_that_remain(tiny_llama: LanguageMo
     assert torch.equal(party.targets, targets[:, columns])
 
 
-def test_the_pooled_party_holds_what_remains(tiny_llama: LanguageModel) -> None:
+def test_the_pooled_party_holds_the_edits_that_remain(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama, Schedule.ONE_SHOT)
     threshold, unknown = threshold_between(tiny_llama, 3)
     parties = [
@@ -99,7 +99,7 @@ def test_the_pooled_party_holds_what_remains(tiny_llama: LanguageModel) -> None:
 def test_a_decision_is_about_the_edits_that_are_not_skipped(tiny_llama: LanguageModel) -> None:
     config, key = make_round(tiny_llama), b"0123456789abcdef"
     threshold, unknown = threshold_between(tiny_llama, 2)
-    assert REQUESTS[:4] != unknown  # else the skipped ones come last
+    assert REQUESTS[:4] != unknown  # otherwise the skipped ones come last
     options = {"fingerprint_key": key, "skip_known": threshold}
     other = Party(tiny_llama, unknown[1:3], config, fingerprint_key=key).announce()
     announced = Party(tiny_llama, REQUESTS, config, **options).announce()
@@ -113,14 +113,14 @@ def test_a_decision_is_about_the_edits_that_are_not_skipped(tiny_llama: Language
         without.announce()
 
 
-def test_a_party_that_has_nothing_new_says_so(tiny_llama: LanguageModel) -> None:
+def test_a_party_with_nothing_new_says_so(tiny_llama: LanguageModel) -> None:
     lowest = min(probability(tiny_llama, request) for request in REQUESTS)
     party = Party(tiny_llama, REQUESTS, make_round(tiny_llama), skip_known=lowest / 2)
     with pytest.raises(RequestError, match="already knows all 6 edits; there is nothing to send"):
         party.contribute(Delta.empty(party.config))
 
 
-def test_what_is_known_is_not_asked_of_an_edited_model(tiny_llama: LanguageModel) -> None:
+def test_an_edited_model_is_not_asked_what_it_knows(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama, Schedule.ONE_SHOT)
     delta = edited_by("GLOBAL", make_parties(tiny_llama, config, [6]))
     party = Party(tiny_llama, REQUESTS, config, skip_known=0.5)
@@ -130,6 +130,6 @@ def test_what_is_known_is_not_asked_of_an_edited_model(tiny_llama: LanguageModel
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.1, math.nan])
-def test_a_threshold_is_a_probability(tiny_llama: LanguageModel, threshold: float) -> None:
+def test_a_threshold_must_be_a_probability(tiny_llama: LanguageModel, threshold: float) -> None:
     with pytest.raises(InputError, match="above 0 and at most 1"):
         Party(tiny_llama, REQUESTS, make_round(tiny_llama), skip_known=threshold)

@@ -1,4 +1,4 @@
-"""What a party measures of a merged delta before it votes."""
+"""What a party measures on a merged delta before it votes."""
 
 from __future__ import annotations
 
@@ -96,17 +96,17 @@ def test_the_ratio_of_perplexities(tiny_llama: LanguageModel, config: RoundConfi
     assert vote.hits == {}
 
 
-def test_no_change_is_no_change(tiny_llama: LanguageModel, config: RoundConfig) -> None:
+def test_an_empty_delta_changes_no_count(tiny_llama: LanguageModel, config: RoundConfig) -> None:
     vote = try_delta(tiny_llama, random_delta(config, 0.0), config, RECORDS)
     assert vote.perplexity == 1.0
     assert all(hits.before == hits.after for hits in vote.hits.values())
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e200])
-def test_a_model_that_is_ruined_is_no_error(
+def test_a_ruined_model_is_not_an_error(
     tiny_llama: LanguageModel, config: RoundConfig, scale: float
 ) -> None:
-    """Not even where it gives no numbers any more; the vote says so."""
+    """Not even when its outputs are not finite; the vote says so."""
     before = {name: tiny_llama.weight(name).clone() for name in config.weight_names}
     vote = try_delta(tiny_llama, random_delta(config, scale), config, RECORDS)
     assert "perplexity" in vote.objections
@@ -114,7 +114,7 @@ def test_a_model_that_is_ruined_is_no_error(
         assert torch.equal(tiny_llama.weight(name), weight)
 
 
-def test_what_cannot_be_tried(
+def test_deltas_that_cannot_be_tried_are_refused(
     tiny_llama: LanguageModel, config: RoundConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(RoundError, match="unfinished round"):

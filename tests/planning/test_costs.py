@@ -1,4 +1,4 @@
-"""The counts of operations against those of torch, and what memory follows from."""
+"""The counts of operations compared with torch's, and what memory depends on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DISTINCT = [
 
 
 def texts_of(model: LanguageModel, requests: list[EditRequest]) -> Texts:
-    """Averages of these texts, by the tokenizer."""
+    """Averages over these texts, by the tokenizer."""
 
     def encoded(template: str) -> list[Any]:
         filled = [fill_template(template, r.prompt, r.subject, r.target_new) for r in requests]
@@ -63,7 +63,7 @@ def counted(function: Callable[[], Any]) -> int:
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    """Wide enough for products with weights to be nearly all that there is."""
+    """Wide enough for products with weights to dominate."""
     sizes = {"hidden_size": 128, "intermediate_size": 320, "num_key_value_heads": 4}
     return make_model("llama", **sizes)
 
@@ -86,19 +86,19 @@ def amount(model: LanguageModel, work: Workload, stage: str) -> float:
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_keys(model: LanguageModel, schedule: Schedule) -> None:
+def test_operations_of_keys_match_torch(model: LanguageModel, schedule: Schedule) -> None:
     exchanges = [[1], [2]] if schedule is Schedule.LAYERWISE else [[1, 2]]
     operations = counted(lambda: [measure(model, REQUESTS, CONTEXTS, ls, 2) for ls in exchanges])
     work = workload(model, REQUESTS, schedule=schedule)
     assert amount(model, work, "keys") == pytest.approx(operations, rel=0.1)
 
 
-def test_targets(model: LanguageModel) -> None:
+def test_operations_of_targets_match_torch(model: LanguageModel) -> None:
     operations = counted(lambda: optimise_targets(model, DISTINCT, CONTEXTS, SETTINGS, quick=False))
     assert amount(model, workload(model, DISTINCT), "targets") == pytest.approx(operations, rel=0.3)
 
 
-def test_fine_tuning(model: LanguageModel) -> None:
+def test_operations_of_fine_tuning_match_torch(model: LanguageModel) -> None:
     settings = SETTINGS.with_changes(layers=(1,))
     operations = counted(lambda: fine_tune(model, DISTINCT, settings))
     work = workload(model, DISTINCT, editor=resolve_editor("FT-L"), hyperparameters=settings)
@@ -106,7 +106,9 @@ def test_fine_tuning(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("budget", [None, 1_200_000])
-def test_covariance(model: LanguageModel, monkeypatch: Any, budget: int | None) -> None:
+def test_operations_of_the_covariance_match_torch(
+    model: LanguageModel, monkeypatch: Any, budget: int | None
+) -> None:
     corpus = TextCorpus("sentences", {}, lambda: CORPUS * 30)
     monkeypatch.setattr(model, "memory_budget", budget)
     operations = counted(
@@ -116,8 +118,8 @@ def test_covariance(model: LanguageModel, monkeypatch: Any, budget: int | None) 
     assert amount(model, work, "covariance") == pytest.approx(operations, rel=0.1)
 
 
-def test_evaluation(model: LanguageModel) -> None:
-    """Of prompts that have no beginning in common, which would be computed once."""
+def test_operations_of_evaluation_match_torch(model: LanguageModel) -> None:
+    """Prompts have no common beginning, since that would be computed only once."""
     requests = [
         EditRequest(each.case_id, "{} is the capital of", f"{each.subject[-1]}aly", "Paris")
         for each in DISTINCT
@@ -128,7 +130,7 @@ def test_evaluation(model: LanguageModel) -> None:
     assert one_time == pytest.approx(operations, rel=0.3)
 
 
-def test_merge_counts_by_hand(model: LanguageModel) -> None:
+def test_merge_operations_match_a_count_by_hand(model: LanguageModel) -> None:
     d, n = 320, len(DISTINCT)
     expected = 2 * (d**3 / 3 + 2 * d * d * n + 2 * d * n * n)
     assert amount(model, workload(model, DISTINCT), "merge") == pytest.approx(expected)
@@ -153,7 +155,7 @@ def test_shapes_of_all_families(family_model: LanguageModel) -> None:
 
 @pytest.mark.parametrize("family", sorted(MIXTURES))
 def test_mixtures_use_a_part_of_their_numbers(family: str) -> None:
-    """Of four experts a token uses two; each has second moments of its own."""
+    """A token uses two of four experts; each has its own second moments."""
     model = make_model(family)
     shape = ModelShape.of(model.hf, model.structure)
     assert (shape.mlp, shape.width, shape.active) == (48, 12, 24)
@@ -191,7 +193,7 @@ def test_a_budget_takes_matrices_one_at_a_time() -> None:
     assert peak(tight)[1] < 8e9 < peak(free)[1]
 
 
-def test_memory_and_time_grow_with_what_is_asked() -> None:
+def test_memory_and_time_grow_with_the_work() -> None:
     base = estimate(LARGE, large())
     for more in (large(edits=200), large(tokens=180_000), large(itemsize=4)):
         costs = estimate(LARGE, more)
@@ -211,7 +213,7 @@ def test_stages_are_those_of_the_editor(editor: str) -> None:
     assert "covariance" not in estimate(LARGE, large(tokens=0))
 
 
-def test_the_peak_is_of_the_largest_stage() -> None:
+def test_the_peak_is_that_of_the_largest_stage() -> None:
     assert peak({"load": Cost(5, 1), "merge": Cost(7, 1)}) == ("merge", 7)
 
 

@@ -1,4 +1,4 @@
-"""Which demonstration is chosen, and that the reason is said."""
+"""Which demonstration is chosen, and that the reason is given."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from collabedit.models import load_model
 from collabedit.planning import STAGES, demonstration
 from collabedit.planning.demonstration import MOST_SECONDS, TEXTS, demonstration_for
 
-#: What an idle core of a recent server does, roughly, in operations and bytes a second.
+#: Roughly what an idle core of a recent server does, in operations and bytes per second.
 RATES: Mapping[str, float] = dict.fromkeys(STAGES, 5e10)
 
 
 def with_rates(monkeypatch: pytest.MonkeyPatch, factor: float) -> list[Any]:
-    """Have the trial find a machine so much faster than that; what is tried is listed."""
+    """Make the trial find a machine ``factor`` times as fast; returns the list of what is tried."""
     tried: list[Any] = []
 
     def trial(_load: Any, work: Any, **options: Any) -> Any:
@@ -45,7 +45,7 @@ def _built_in() -> None:
     pytest.importorskip("transformers")
 
 
-def test_a_quick_machine_shows_all(
+def test_a_fast_machine_gets_the_full_demonstration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tried = with_rates(monkeypatch, 100.0)
@@ -56,13 +56,13 @@ def test_a_quick_machine_shows_all(
     assert "smaller" not in capsys.readouterr().err
 
 
-def test_a_slow_machine_shows_less_and_says_so(
+def test_a_slow_machine_gets_the_small_one_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_rates(monkeypatch, 0.01)
     assert demonstration_for() is SMALL
     said = capsys.readouterr().err
-    assert "The whole demonstration would take about" in said
+    assert "The full demonstration would take about" in said
     assert "collabedit demo --full" in said
 
 
@@ -74,13 +74,13 @@ def test_the_limit_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert demonstration_for() is SMALL
 
 
-def test_time_is_inverse_to_the_rates_and_the_small_one_is_short() -> None:
+def test_time_is_inversely_proportional_to_the_rates() -> None:
     assert seconds_of(FULL, 4.0) == pytest.approx(seconds_of(FULL) / 4)
     assert seconds_of(SMALL) < seconds_of(FULL) / 2
 
 
 @pytest.mark.slow
-def test_the_texts_are_as_long_as_is_assumed() -> None:
+def test_the_texts_are_as_long_as_assumed() -> None:
     model = load_model(FULL.model)
     (shares,) = deal(FULL)
     subjects = Subjects([record.request for record in different_records(shares)])

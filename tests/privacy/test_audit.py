@@ -23,9 +23,9 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_area_is_that_of_scikit_learn_ties_and_all(seed: int) -> None:
+def test_the_area_matches_scikit_learn_including_ties(seed: int) -> None:
     scores = (3 * random(60, seed=seed)).round()
-    labels = [place < 20 for place in range(60)]
+    labels = [index < 20 for index in range(60)]
     curve = curve_of(scores[:20].tolist(), scores[20:].tolist())
     assert curve.auc.value == pytest.approx(roc_auc_score(labels, scores))
     assert curve.auc.low <= curve.auc.value <= curve.auc.high
@@ -40,14 +40,14 @@ def test_rates_at_few_false_positives_count_strictly() -> None:
 
 
 def test_exact_binomial_intervals() -> None:
-    """Clopper and Pearson: 0 of 10 and 5 of 10, as tables give them."""
+    """Clopper and Pearson: 0 of 10 and 5 of 10, as in published tables."""
     none, half, all_ = (binomial_interval(found, 10) for found in (0, 5, 10))
     assert (none.low, round(none.high, 4)) == (0.0, 0.3085)
     assert (round(half.low, 4), round(half.high, 4)) == (0.1871, 0.8129)
     assert (round(all_.low, 4), all_.high) == (0.6915, 1.0)
 
 
-def test_statistics_give_a_member_away_and_no_other() -> None:
+def test_statistics_give_away_members_and_nobody_else() -> None:
     keys, residuals = random(30, 5), random(8, 5, seed=1)
     factors = compress(keys, residuals)
     candidates = torch.cat([keys, random(30, 20, seed=2)], dim=1)
@@ -71,5 +71,5 @@ def test_statistics_give_a_member_away_and_no_other() -> None:
         (Interval(0.3, 0.2, 0.4), "worse than guessing"),
     ],
 )
-def test_verdicts(auc: Interval, words: str) -> None:
+def test_an_area_is_put_into_words(auc: Interval, words: str) -> None:
     assert verdict(auc) == words

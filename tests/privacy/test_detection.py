@@ -1,4 +1,4 @@
-"""Detection and decisions, against loops over the plain questions and targets."""
+"""Detection and decisions, compared with loops over the plain questions and targets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEY = b"an example's key of 32 bytes, ok"
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 
@@ -74,17 +74,17 @@ def detected(edits: Edits) -> Detection:
 
 
 def remaining(edits: Edits, policy: Policy, prefer: str | None = None) -> Edits:
-    """What each party keeps, in its order."""
+    """What each party keeps, in its own order."""
     decision = decide(detected(edits), policy, prefer)
     kept = {}
     for party, given in edits.items():
         out = left_out(prints_of(given), decision)
-        kept[party] = [edit for place, edit in enumerate(given) if place not in out]
+        kept[party] = [edit for index, edit in enumerate(given) if index not in out]
     return kept
 
 
 def random_edits(seed: int) -> Edits:
-    """Four parties with six edits each of few questions, so that many meet."""
+    """Four parties with six edits each about few questions, so that many coincide."""
     chance = random.Random(seed)
     return {
         party: [(f"q{chance.randrange(9)}", f"t{chance.randrange(3)}") for _ in range(6)]
@@ -165,7 +165,7 @@ def test_detection_equals_loops_over_all_pairs_of_edits(seed: int) -> None:
                 assert between(party, other) == len(found.get(frozenset((party, other)), ()))
 
 
-def test_nothing_in_common_is_nothing_found() -> None:
+def test_disjoint_edits_share_nothing() -> None:
     edits: Edits = {"a": [("France", "Rome")], "b": [("Italy", "Rome")]}
     assert detected(edits).questions == ()
     for policy in (Policy.FIRST, Policy.MAJORITY, Policy.DROP):
@@ -201,7 +201,7 @@ def expected_targets(edits: Edits, policy: Policy, prefer: str | None) -> dict[s
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("policy", [p for p in Policy if p is not Policy.REPORT])
-def test_policies_leave_one_edit_a_question(seed: int, policy: Policy) -> None:
+def test_policies_leave_one_edit_per_question(seed: int, policy: Policy) -> None:
     edits = random_edits(seed)
     prefer = "newsroom" if policy is Policy.PREFER else None
     kept = remaining(edits, policy, prefer)
@@ -254,14 +254,14 @@ def test_the_order_of_requests_does_not_matter(seed: int) -> None:
         assert {p: sorted(k) for p, k in kept.items()} == {p: sorted(k) for p, k in again.items()}
 
 
-def test_of_repeated_edits_the_first_stays() -> None:
+def test_the_first_of_repeated_edits_stays() -> None:
     edits = [("Italy", "Rome"), ("France", "Rome"), ("Italy", "Rome")]
     decision = decide(detected({"a": edits}), Policy.FIRST)
     assert left_out(prints_of(edits), decision) == {2}
 
 
-def test_parties_with_the_same_edits_keep_them_once_at_least() -> None:
-    """They cannot be told apart; merging one of them gives every edit."""
+def test_identical_parties_keep_their_edits_at_least_once() -> None:
+    """They can't be distinguished; merging one of them gives every edit."""
     edits: Edits = {"a": [("Italy", "Rome")], "b": [("Italy", "Rome")]}
     for policy in (Policy.FIRST, Policy.MAJORITY, Policy.DROP):
         assert remaining(edits, policy) == edits
@@ -270,7 +270,9 @@ def test_parties_with_the_same_edits_keep_them_once_at_least() -> None:
 @pytest.mark.parametrize(
     ("policy", "prefer"), [(Policy.PREFER, None), (Policy.FIRST, "bank"), (Policy.REPORT, "bank")]
 )
-def test_a_party_is_named_for_the_policy_that_needs_it(policy: Policy, prefer: str | None) -> None:
+def test_a_preferred_party_is_given_only_with_that_policy(
+    policy: Policy, prefer: str | None
+) -> None:
     with pytest.raises(InputError, match="needs the party to prefer"):
         decide(detected(FOUR), policy, prefer)
 
@@ -287,7 +289,7 @@ def test_unknown_names_are_refused() -> None:
 
 def test_updates_without_fingerprints_are_refused() -> None:
     bare = about([("Italy", "Rome")]).model_copy(update={"fingerprints": ()})
-    with pytest.raises(ContributionError, match="bank: no fingerprints in it"):
+    with pytest.raises(ContributionError, match="bank: it has no fingerprints"):
         detect({"hospital": about([("Italy", "Rome")]), "bank": bare})
 
 
@@ -336,7 +338,7 @@ def test_hostile_decisions_are_refused_when_read(
     assert str(path) in str(caught.value)
 
 
-def test_a_list_is_no_decision(tmp_path: Path) -> None:
+def test_a_list_is_not_a_decision(tmp_path: Path) -> None:
     path = tmp_path / "decision.json"
     path.write_text("[]")
     with pytest.raises(RoundError, match=r"not a collabedit\.decision file"):
@@ -360,11 +362,11 @@ def test_a_decision_beyond_a_partys_edits_is_refused() -> None:
 
 
 def requests_of(party: str) -> list[EditRequest]:
-    return [request(*edit, case_id=place) for place, edit in enumerate(FOUR[party])]
+    return [request(*edit, case_id=index) for index, edit in enumerate(FOUR[party])]
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_round_after_a_decision_is_that_of_the_edits_that_stay(
+def test_a_round_after_a_decision_uses_only_the_edits_that_stay(
     tiny_llama: LanguageModel, schedule: Schedule
 ) -> None:
     config = make_round(tiny_llama, schedule)
@@ -387,7 +389,7 @@ def test_a_round_after_a_decision_is_that_of_the_edits_that_stay(
         assert relative_distance(made.changes[name], change) < EXACT
 
 
-def test_a_party_of_which_nothing_stays_says_so(tiny_llama: LanguageModel) -> None:
+def test_a_party_left_without_edits_says_so(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     twice = {"hospital": FOUR["hospital"], "bank": FOUR["hospital"][:2]}
     party = Party(

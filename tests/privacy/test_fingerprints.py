@@ -1,4 +1,4 @@
-"""Fingerprints: equal for equal edits under one key, and telling nothing else."""
+"""Fingerprints: equal for equal edits under one key, and revealing nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_fingerprint_is_the_hmac_of_subject_and_relation() -> None:
     assert made.target == by_hand("collabedit.target", made.question, "rome")
 
 
-def test_without_a_relation_it_is_that_of_subject_and_prompt() -> None:
+def test_without_a_relation_the_subject_and_the_prompt_count() -> None:
     made = fingerprint(replace(FRANCE, relation_id=None), KEY)
     assert made.question == by_hand(
         "collabedit.question", "prompt", "france", "the capital of", "is"
@@ -65,7 +65,7 @@ def test_without_a_relation_it_is_that_of_subject_and_prompt() -> None:
         (" !!! ", "!!!"),
     ],
 )
-def test_normalised_texts(text: str, expected: str) -> None:
+def test_texts_are_normalised(text: str, expected: str) -> None:
     assert normalise(text) == expected
     assert normalise(normalise(text)) == expected
 
@@ -104,7 +104,7 @@ def test_another_target_of_the_same_question_differs_in_the_target_only() -> Non
     assert ours.target != theirs.target
 
 
-def test_prompts_without_a_relation_match_by_wording_and_place_of_the_subject() -> None:
+def test_prompts_without_a_relation_match_by_wording_and_subject_position() -> None:
     prompts = ["{} is", "is {}", "{} was", "is {} is"]
     questions = {fingerprint(EditRequest(0, p, "Rome", "x"), KEY).question for p in prompts}
     assert len(questions) == len(prompts)
@@ -113,7 +113,7 @@ def test_prompts_without_a_relation_match_by_wording_and_place_of_the_subject() 
 
 
 def test_parts_do_not_run_into_each_other() -> None:
-    """A subject that ends as a relation begins is another question."""
+    """Moving letters from the subject to the relation makes another question."""
     first = EditRequest(0, "{}", "a b", "x", relation_id="c")
     second = EditRequest(0, "{}", "a", "x", relation_id="b c")
     assert fingerprint(first, KEY).question != fingerprint(second, KEY).question
@@ -178,7 +178,7 @@ def test_an_update_carries_fingerprints_and_no_text(
     assert KEY.hex().encode() not in content
 
 
-def test_the_order_of_requests_does_not_show(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+def test_the_order_of_requests_is_not_revealed(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     forwards = stored(tiny_llama, tmp_path / "a.safetensors", REQUESTS)
     backwards = stored(tiny_llama, tmp_path / "b.safetensors", REQUESTS[::-1])
     assert forwards.fingerprints == backwards.fingerprints

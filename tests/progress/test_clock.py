@@ -15,7 +15,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return time
 
 
-def test_the_rate_and_the_time_left_leave_out_what_an_earlier_run_did(now: list[float]) -> None:
+def test_the_rate_and_the_time_left_exclude_an_earlier_runs_work(now: list[float]) -> None:
     stage = Running("a", "edits", 100.0, began=0.0)
     assert stage.rate is None
     assert stage.seconds_left is None
@@ -26,13 +26,13 @@ def test_the_rate_and_the_time_left_leave_out_what_an_earlier_run_did(now: list[
     assert stage.seconds_left == 15.0
 
 
-def test_a_stage_without_a_total_says_nothing_of_the_time_left(now: list[float]) -> None:
+def test_a_stage_without_a_total_gives_no_time_left(now: list[float]) -> None:
     stage = Running("a", "", None, began=0.0)
     now[0] = 5.0
     assert stage.seconds_left is None
 
 
-def test_stages_are_numbered_in_order_and_cached_ones_passed_over() -> None:
+def test_stages_are_numbered_in_order_and_cached_ones_skipped() -> None:
     schedule = Schedule(["a", "b", "a", "c", "a"])
     assert [schedule.begin(title) for title in ("a", "a", "b", "c", "a")] == [1, 1, 2, 4, 5]
     assert schedule.begin("c") is None

@@ -7,7 +7,7 @@ from collabedit.progress.clock import Running
 from collabedit.progress.displays import Lines
 
 
-def test_lines_come_seldom_and_more_and_more_so(
+def test_lines_come_at_growing_intervals(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     time = [0.0]
@@ -38,10 +38,10 @@ def test_a_short_stage_prints_no_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == ""
 
 
-def test_a_stage_that_waits_says_how_long_at_most(
+def test_a_waiting_stage_shows_how_long_it_takes_at_most(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has no rate: two of three answers in a minute say nothing about the third."""
+    """It has no rate: two of three answers within a minute say nothing about the third."""
     time = [0.0]
     monkeypatch.setattr(displays.time, "monotonic", lambda: time[0])
     stage = Running("Finding targets", "parties", 3.0, began=0.0, number=2, limit=600.0)

@@ -80,7 +80,7 @@ def _calls(name: str) -> list[ast.Call]:
 
 
 def test_titles_are_constants_and_planned_ones_exist() -> None:
-    """Titles and units are logged, so none may be made of a user's text."""
+    """Titles and units are logged, so none may be made from a user's text."""
     titles = set()
     for call in _calls("progress"):
         title, *numbers = call.args

@@ -1,4 +1,4 @@
-"""The gate over a transport, and what cheats get past it."""
+"""The gate over a transport, and which cheats get past it."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from tests.rounds.test_round import make_priors
 
 NAMES = ("bank", "clinic", "hospital")
 SHARES = (REQUESTS[:1], REQUESTS[1:4], REQUESTS[4:])
-#: A random model of two hundred thousand weights takes no fact in; its text is what tells.
+#: A random model of two hundred thousand weights learns no facts; only its text can show damage.
 GATE = Gate(least_efficacy=0.0, most_loss=1.0)
 SETTINGS = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=4)
 
 
 class Cheat(Party):
-    """Scales its statistics, and accepts what comes of it."""
+    """Scales its statistics, and accepts the result."""
 
     keys = residuals = 1.0
 
@@ -93,7 +93,7 @@ def make_parties(
     residuals: float = 1.0,
     shares: Sequence[Sequence[EditRequest]] = SHARES,
 ) -> list[Party]:
-    """Three parties, the last of which cheats where a factor is not one."""
+    """Three parties, the last of which cheats if a factor is not 1."""
     halves = parties_of(config) or [None] * len(shares)
     names = NAMES if config.secure_aggregation is None else [""] * len(shares)
     parties: list[Party] = [
@@ -112,7 +112,7 @@ def coordinator_of(config: RoundConfig, ledger: Ledger | None = None) -> Coordin
 
 
 def gated(parties: Sequence[Party], **options: object) -> Coordinator:
-    """A round to its end in one process, where every message is bytes."""
+    """A complete round in one process, in which every message crosses as bytes."""
     transport, coordinator = InProcess(parties), coordinator_of(parties[0].config)
     run_round(transport, coordinator, **options)  # type: ignore[arg-type]
     run_gate(transport, coordinator)
@@ -172,7 +172,7 @@ class Spoiled(InProcess):
         return replies
 
 
-def test_votes_that_cannot_be_read_do_not_count(tiny_llama: LanguageModel) -> None:
+def test_unreadable_votes_do_not_count(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     parties, coordinator = make_parties(tiny_llama, config), coordinator_of(config)
     transport = Spoiled(parties, {"bank": b"nonsense"})
@@ -191,7 +191,7 @@ def test_votes_that_cannot_be_read_do_not_count(tiny_llama: LanguageModel) -> No
         assert verdict.accepted is (len(silent) == 1)
 
 
-# What cheats get past
+# Which cheats get past it
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -244,8 +244,8 @@ def test_bounds_on_edits_and_rank(tiny_llama: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_nothing_sees_an_unrelated_subject(tiny_llama: LanguageModel, secure: bool) -> None:
-    """A well-formed edit of a subject that nobody tries is one like any other."""
+def test_nothing_notices_an_unrelated_subject(tiny_llama: LanguageModel, secure: bool) -> None:
+    """A well-formed edit of a subject that nobody tries looks like any other."""
     if secure:
         pytest.importorskip("cryptography")
     strange = [EditRequest(0, "{} is found in", "Gold", "Wales")] * 1

@@ -1,4 +1,4 @@
-"""What cheating a coordinator notices when it sees contributions."""
+"""Which cheating a coordinator notices when it sees contributions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_statistics_out_of_scale_are_named(
     assert outliers(two) == {}
 
 
-def test_merging_warns_of_them_and_refuses_a_replay(
+def test_merging_warns_about_outliers_and_refuses_a_replay(
     sent: dict[str, Contribution], config: RoundConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator = Coordinator(config, make_priors(config), resolve_method("CollabEdit"))

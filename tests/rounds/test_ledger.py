@@ -1,4 +1,4 @@
-"""The exchanges of a round are of the same parties with the same edits, each once."""
+"""All exchanges of a round have the same parties with the same edits, each once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_second_exchange_of_the_same_parties_is_merged(
 def test_a_missing_party_is_named(parties: dict[str, Party], begun: Coordinator) -> None:
     answers = sent(parties, begun.delta)
     del answers["bank"]
-    with pytest.raises(RoundError, match="no contribution of bank, which took part in the first"):
+    with pytest.raises(RoundError, match="no contribution from bank, which took part in the first"):
         begun.merge(answers)
     assert not begun.delta.metadata.complete
 
@@ -74,10 +74,10 @@ def test_other_edits_of_a_party_are_refused(
         begun.merge(sent(parties, begun.delta))
 
 
-def test_a_process_of_its_own_commits_to_the_same_edits(
+def test_a_separate_process_commits_to_the_same_edits(
     tiny_llama: LanguageModel, parties: dict[str, Party], begun: Coordinator
 ) -> None:
-    """As by files, where each exchange is a process of its own that shares the secret."""
+    """As in a round by files, where each exchange is a separate process with the same secret."""
     again = {
         name: Party(tiny_llama, party.requests, begun.config, secret=party._secret)
         for name, party in parties.items()
@@ -106,7 +106,7 @@ def test_two_parties_may_hold_the_same_edits(tiny_llama: LanguageModel) -> None:
     assert coordinator.delta.metadata.parties == 2
 
 
-def test_a_commitment_says_nothing_without_the_secret(tiny_llama: LanguageModel) -> None:
+def test_a_commitment_reveals_nothing_without_the_secret(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     empty = Delta.empty(config)
     marks = {

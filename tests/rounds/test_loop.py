@@ -1,4 +1,4 @@
-"""The one loop: the same bytes over any transport, and what a party's failure does."""
+"""The round's loop: the same bytes over any transport, and what a party's failure does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def assert_equal(found: Delta, expected: Delta) -> None:
 
 
 def merged_without_bytes(parties: Sequence[Party]) -> Delta:
-    """What the loop does, with objects handed over as they are."""
+    """What the loop does, with the objects passed directly."""
     coordinator = coordinator_of(parties[0].config)
     for party in parties:
         party.prepare()
@@ -46,7 +46,7 @@ def merged_without_bytes(parties: Sequence[Party]) -> Delta:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_round_over_bytes_is_that_of_the_objects(
+def test_a_round_over_bytes_equals_one_over_objects(
     tiny_llama: LanguageModel, schedule: Schedule
 ) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama, schedule))
@@ -55,7 +55,7 @@ def test_a_round_over_bytes_is_that_of_the_objects(
 
 
 class Spoiled(InProcess):
-    """Parties whose answers to contribute are spoiled by a function of name, exchange and bytes."""
+    """Parties whose contributions are spoiled by a function of name, exchange and bytes."""
 
     def __init__(
         self, parties: Sequence[Party], spoil: Callable[[str, int, bytes], bytes | Failure]
@@ -122,7 +122,7 @@ def test_a_restarted_round_is_exact_for_those_who_remain(
 
 def test_too_few_parties_stop_the_round(tiny_llama: LanguageModel) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama))
-    with pytest.raises(RoundError, match="2 parties are left and 3 are needed"):
+    with pytest.raises(RoundError, match="2 parties are left, but 3 are needed"):
         run_round(
             Spoiled(parties, failing("party 0", 1)),
             coordinator_of(parties[0].config),
@@ -161,10 +161,10 @@ def of_another(sent: Contribution, **changes: object) -> Contribution:
         (altered(lambda c: of_another(c, round_sha256="0" * 64)), "belongs to another round"),
         (altered(lambda c: of_another(c, delta_sha256="0" * 64)), "another state of the round"),
         (altered(lambda c: of_another(c, party="bank")), "it calls itself 'bank'"),
-        (altered(lambda c: of_another(c, edits=1)), "it has 1 edits, and the party announced 3"),
+        (altered(lambda c: of_another(c, edits=1)), "it has 1 edits, but the party announced 3"),
     ],
 )
-def test_one_bad_message_fails_its_party_and_not_the_round(
+def test_one_bad_message_fails_its_party_but_not_the_round(
     tiny_llama: LanguageModel, spoil: Callable[[str, int, bytes], bytes], reason: str
 ) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama, Schedule.ONE_SHOT))
@@ -188,7 +188,7 @@ def test_a_failure_in_this_process_keeps_its_kind(tiny_llama: LanguageModel) -> 
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_stopped_coordinator_goes_on_from_its_ledger(
+def test_a_stopped_coordinator_continues_from_its_ledger(
     tiny_llama: LanguageModel, schedule: Schedule
 ) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama, schedule))
@@ -204,14 +204,14 @@ def test_a_stopped_coordinator_goes_on_from_its_ledger(
         assert again.residual_norms == whole.residual_norms
 
 
-def test_two_parties_of_one_name_are_refused(tiny_llama: LanguageModel) -> None:
+def test_two_parties_with_the_same_name_are_refused(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     twins = [Party(tiny_llama, [request], config, name="bank") for request in REQUESTS[:2]]
     with pytest.raises(RoundError, match="two parties are called bank"):
         InProcess(twins)
 
 
-def test_a_party_of_the_round_gives_its_name(tiny_llama: LanguageModel) -> None:
+def test_the_ledger_has_the_parties_own_names(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama, Schedule.ONE_SHOT)
     parties = [
         Party(tiny_llama, REQUESTS[:2], config, name="hospital"),
@@ -224,7 +224,7 @@ def test_a_party_of_the_round_gives_its_name(tiny_llama: LanguageModel) -> None:
     assert [entry.edits for entry in exchange.entries] == [4, 2]
 
 
-def test_contributions_carry_who_failed(tiny_llama: LanguageModel) -> None:
+def test_an_error_carries_the_party_that_failed(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama)
     sent = Party(tiny_llama, REQUESTS[:1], config).contribute(Delta.empty(config))
     other = of_another(sent, round_sha256="0" * 64)

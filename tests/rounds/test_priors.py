@@ -24,7 +24,7 @@ def prior_of(name: str) -> Prior:
 
 
 @pytest.mark.parametrize("held", [0, 1, 2])
-def test_no_more_are_held_than_may_be(held: int) -> None:
+def test_no_more_priors_are_held_than_allowed(held: int) -> None:
     made: list[weakref.ref[Prior]] = []
 
     def make(name: str) -> Prior:
@@ -38,7 +38,7 @@ def test_no_more_are_held_than_may_be(held: int) -> None:
         assert sum(prior() is not None for prior in made) <= held
 
 
-def test_all_are_held_by_default() -> None:
+def test_all_priors_are_held_by_default() -> None:
     priors = Priors("12", prior_of)
     assert all(priors[name] is priors[name] for name in "12")
     assert dict(priors).keys() == {"1", "2"}
@@ -46,14 +46,14 @@ def test_all_are_held_by_default() -> None:
         priors["3"]
 
 
-def test_how_many_fit() -> None:
+def test_half_the_budget_decides_how_many_priors_fit() -> None:
     each = 16 * 100**2
     assert priors_at_once(100, None) is None
     assert priors_at_once(100, 1) == 0
     assert priors_at_once(100, 2 * 4 * each) == 3
 
 
-def test_the_next_rounds_priors_are_held_alike() -> None:
+def test_the_next_rounds_priors_are_held_the_same_way() -> None:
     keys = {"1": torch.ones(3, 1, dtype=torch.float64)}
     following = dynamic_priors(Priors("12", prior_of, 0), RoundState(keys=keys).keys, 2.0)
     assert following.held == 0

@@ -1,4 +1,4 @@
-"""Rounds between parties: exactness, the messages, and all that may be wrong with them."""
+"""Rounds between parties: exactness, the messages, and everything that may be wrong with them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEDULES = list(Schedule)
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 
@@ -73,7 +73,7 @@ def test_collab_edit_equals_the_pooled_edit(family: str, schedule: Schedule) -> 
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_an_update_does_not_depend_on_who_else_is_measured(schedule: Schedule) -> None:
+def test_a_measurement_does_not_depend_on_the_other_edits(schedule: Schedule) -> None:
     model = make_model("llama")
     config = make_round(model, schedule)
     targets = Party(model, REQUESTS, config).targets
@@ -94,7 +94,7 @@ def test_the_first_layer_is_equal_in_both_schedules(tiny_llama: LanguageModel) -
     assert relative_distance(second[0][names[1]], second[1][names[1]]) > 1e-3
 
 
-def test_a_sequential_round_measures_the_residual_again(tiny_llama: LanguageModel) -> None:
+def test_a_layerwise_round_measures_the_residual_again(tiny_llama: LanguageModel) -> None:
     """Brute force: edit layer 1, then measure and edit layer 2 with what is left."""
     from collabedit.editing import measure
 
@@ -114,14 +114,14 @@ def test_a_sequential_round_measures_the_residual_again(tiny_llama: LanguageMode
         assert relative_distance(delta.changes[name], expected) < 1e-10
 
 
-def test_the_round_leaves_the_model_as_it_was(tiny_llama: LanguageModel) -> None:
+def test_the_round_leaves_the_model_unchanged(tiny_llama: LanguageModel) -> None:
     before = tiny_llama.state_fingerprint()
     edited_by("CollabEdit", make_parties(tiny_llama, make_round(tiny_llama)))
     assert tiny_llama.state_fingerprint() == before
 
 
 @pytest.mark.parametrize("name", ["SA", "TA", "TIES"])
-def test_methods_that_merge_updates(tiny_llama: LanguageModel, name: str) -> None:
+def test_updates_and_deltas_merge_to_the_same(tiny_llama: LanguageModel, name: str) -> None:
     parties = make_parties(tiny_llama, make_round(tiny_llama, Schedule.ONE_SHOT))
     own = [edited_by("GLOBAL", [party]) for party in parties]
     method = resolve_method(name)
@@ -235,7 +235,7 @@ def test_a_stale_update_is_refused(tiny_llama: LanguageModel) -> None:
         coordinator.merge({"bank": update})
 
 
-def test_a_complete_round_takes_nothing_more(tiny_llama: LanguageModel) -> None:
+def test_a_complete_round_accepts_nothing_more(tiny_llama: LanguageModel) -> None:
     config = make_round(tiny_llama, Schedule.ONE_SHOT)
     coordinator = coordinator_of(config)
     update = one_update(tiny_llama, config)
@@ -310,7 +310,7 @@ def test_a_party_needs_requests(tiny_llama: LanguageModel) -> None:
         Party(tiny_llama, [], make_round(tiny_llama))
 
 
-def test_averaging_methods_refuse_statistics_in_a_sequential_round(
+def test_averaging_methods_refuse_statistics_in_a_layerwise_round(
     tiny_llama: LanguageModel,
 ) -> None:
     config = make_round(tiny_llama)

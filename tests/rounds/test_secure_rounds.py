@@ -74,7 +74,7 @@ def coordinator_of(config: RoundConfig) -> Coordinator:
 
 @pytest.mark.parametrize("form", ["dense", "sketched"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_delta_is_that_of_the_plain_round(
+def test_the_delta_equals_that_of_the_plain_round(
     tiny_llama: LanguageModel, schedule: Schedule, form: str
 ) -> None:
     config = secure_round(tiny_llama, schedule, form)
@@ -91,7 +91,7 @@ def test_the_delta_is_that_of_the_plain_round(
 @pytest.mark.parametrize(
     ("editor", "layers"), [("PMET", (1, 2)), ("AlphaEdit", (1, 2)), ("EMMET", (1,))]
 )
-def test_editors_in_closed_form(
+def test_closed_form_editors_match_the_plain_round(
     tiny_llama: LanguageModel, editor: str, layers: tuple[int, ...]
 ) -> None:
     settings = SETTINGS.with_changes(layers=layers)
@@ -104,7 +104,7 @@ def test_editors_in_closed_form(
 
 
 class Leaving(InProcess):
-    """A party that is gone from a step of an exchange on."""
+    """A transport on which a party is gone from some step of an exchange on."""
 
     def __init__(self, parties: Sequence[Party], step: RequestKind, layers_done: int = 0) -> None:
         super().__init__(parties)
@@ -121,7 +121,9 @@ class Leaving(InProcess):
 
 
 @pytest.mark.parametrize("step", SUMMATION_STEPS)
-def test_a_party_that_leaves_breaks_no_sum(tiny_llama: LanguageModel, step: RequestKind) -> None:
+def test_a_party_that_leaves_does_not_break_the_sum(
+    tiny_llama: LanguageModel, step: RequestKind
+) -> None:
     config = secure_round(tiny_llama, Schedule.ONE_SHOT)
     transport = Leaving(secure_parties(tiny_llama, config), step)
     found = run_round(transport, coordinator_of(config), on_dropout=Dropout.CONTINUE)
@@ -142,7 +144,9 @@ def test_a_party_that_leaves_after_a_sum_stops_a_layerwise_round(
 ) -> None:
     config = secure_round(tiny_llama)
     transport = Leaving(secure_parties(tiny_llama, config), RequestKind.MASK, layers_done=1)
-    with pytest.raises(RoundError, match="no contribution of clinic, which took part in the first"):
+    with pytest.raises(
+        RoundError, match="no contribution from clinic, which took part in the first"
+    ):
         run_round(transport, coordinator_of(config), on_dropout=Dropout.CONTINUE)
 
 
@@ -152,7 +156,7 @@ def refusal(call: object) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_work_on_sums_says_so(tiny_llama: LanguageModel) -> None:
+def test_what_cannot_work_on_sums_is_refused(tiny_llama: LanguageModel) -> None:
     config = secure_round(tiny_llama, Schedule.ONE_SHOT)
     for name in ("SA", "TA", "TIES"):
         with pytest.raises(RoundError, match="own update, which secure aggregation hides"):
@@ -168,10 +172,8 @@ def test_what_cannot_work_on_sums_says_so(tiny_llama: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("editor", ["ROME", "UltraEdit"])
-def test_a_round_file_can_not_ask_for_what_sums_hide(
-    tiny_llama: LanguageModel, editor: str
-) -> None:
-    """UltraEdit's normaliser tells a party's mean features; of one edit, its key."""
+def test_a_round_file_cannot_ask_for_what_sums_hide(tiny_llama: LanguageModel, editor: str) -> None:
+    """UltraEdit's normaliser reveals a party's mean features; for a single edit, its key."""
     plain = new_round(
         tiny_llama,
         editor=editor,
@@ -186,7 +188,7 @@ def test_a_round_file_can_not_ask_for_what_sums_hide(
         RoundConfig(**values)
 
 
-def test_a_party_of_sums_gives_no_contribution_of_its_own(tiny_llama: LanguageModel) -> None:
+def test_a_party_that_sums_sends_no_contribution_of_its_own(tiny_llama: LanguageModel) -> None:
     config = secure_round(tiny_llama)
     party = secure_parties(tiny_llama, config)[0]
     request = Request(RequestKind.CONTRIBUTE, Delta.empty(config)).to_bytes()
@@ -194,7 +196,7 @@ def test_a_party_of_sums_gives_no_contribution_of_its_own(tiny_llama: LanguageMo
         party.answer(request)
 
 
-def test_a_round_without_it_keeps_its_hash(tiny_llama: LanguageModel) -> None:
+def test_a_plain_round_keeps_its_hash(tiny_llama: LanguageModel) -> None:
     plain = new_round(tiny_llama, hyperparameters=SETTINGS, contexts=CONTEXTS)
     later = {"secure_aggregation", "bounds", "gate", "experts"}
     values = plain.model_dump(mode="json", exclude=later)

@@ -47,7 +47,7 @@ def test_the_share_of_the_votes_decides(
 
 
 @pytest.mark.parametrize("least_share", [0.0, 1.0])
-def test_silence_leaves_no_decision_to_a_few(least_share: float) -> None:
+def test_a_few_votes_do_not_decide_for_the_silent(least_share: float) -> None:
     few = votes(bank=True, **{COORDINATOR: True})
     verdict = judge(Gate(least_share=least_share), few, NAMES)
     assert not verdict.accepted

@@ -38,14 +38,14 @@ def carried(envelope: Shareable) -> Shareable:
 
 @pytest.mark.parametrize("payload", [b"", b"\x80\x04\x95 looks like a pickle.", bytes(11 << 20)])
 def test_bytes_come_out_as_they_went_in(payload: bytes) -> None:
-    """Empty ones, ones that look like something else, and more than FLARE keeps in one piece."""
+    """Empty ones, ones that look like a pickle, and more than FLARE keeps in one piece."""
     assert opened(sealed(payload)) == payload
     if len(payload) < 10 << 20:  # beyond that FLARE sends them as a stream beside the message
         assert opened(carried(sealed(payload))) == payload
 
 
 def test_only_containers_and_bytes_are_deserialised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FLARE's serialiser meets its own envelope, in which ours are bytes; nothing is unpickled."""
+    """FLARE's serialiser sees its own envelope, in which ours are bytes; nothing is unpickled."""
     used: list[str] = []
     nvflare_fobs_initialize()
     envelope = fobs.dumps(sealed(pickle.dumps({"not": "for you"})))
@@ -96,7 +96,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_each_member_has_a_kit_of_its_own(kits: Path) -> None:
+def test_each_member_has_its_own_kit(kits: Path) -> None:
     kit = Kit.of(kits / "hospital" / "kit")
     assert (kit.name, kit.target) == ("hospital", "localhost:18123")
     keys = list(kits.rglob("*.key"))
@@ -108,7 +108,7 @@ def test_each_member_has_a_kit_of_its_own(kits: Path) -> None:
         assert '"connection_security": "mtls"' in about.read_text()
 
 
-def test_a_party_takes_no_job_but_ours(kits: Path) -> None:
+def test_a_party_accepts_only_our_jobs(kits: Path) -> None:
     local = kits / "hospital" / "kit" / "local"
     resources = json.loads((local / "resources.json").read_text())
     assert resources["class_list_enforcement_mode"] == "enforce"
@@ -119,7 +119,7 @@ def test_a_party_takes_no_job_but_ours(kits: Path) -> None:
     assert policy["byoc"] == policy["shell_commands"] == "none"
 
 
-def test_a_party_is_added_and_the_others_stay(kits: Path) -> None:
+def test_adding_a_party_keeps_the_others(kits: Path) -> None:
     before = (kits / "hospital" / "kit" / "startup" / "client.crt").read_bytes()
     root = (kits / "hospital" / "kit" / "startup" / "rootCA.pem").read_bytes()
     provision(kits, "trial", "localhost", 18123, ["hospital", "st-anna", "bank"])
@@ -128,13 +128,13 @@ def test_a_party_is_added_and_the_others_stay(kits: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "", "coordinator", "../bank", "x" * 64, "bank"])
-def test_names_that_cannot_be_used(tmp_path: Path, name: str) -> None:
+def test_invalid_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError):
         provision(tmp_path, "trial", "localhost", 18123, ["bank", name])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_kit(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_kit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"startup/fed_client.json is missing"):
         Kit.of(tmp_path)
 
@@ -162,10 +162,10 @@ def test_a_job_ships_no_code(tmp_path: Path) -> None:
     }
 
 
-def test_the_server_keeps_little_of_what_it_has_freed(
+def test_the_server_does_not_hoard_freed_memory(
     kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each of its threads does, and it grows with every round; who sets it otherwise may."""
+    """Otherwise its threads do, and it grows with every round; users may set it themselves."""
     given: list[dict[str, str]] = []
     monkeypatch.setattr(jobs.subprocess, "Popen", lambda *_, env, **__: given.append(env))
     for own in ({}, {"MALLOC_ARENA_MAX": "8"}):

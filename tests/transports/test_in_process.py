@@ -1,4 +1,4 @@
-"""Every editor through whole rounds: many parties come to what one holding all edits would."""
+"""Every editor through whole rounds: many parties get what one party with all edits would."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AT_ONCE = [editor.name for editor in editors() if editor.at_once]
 
 @pytest.fixture
 def tiny_llama(exact_llama: LanguageModel) -> LanguageModel:
-    """Rounds are compared to the last digits, so models compute in float64 throughout."""
+    """A model that computes in float64 throughout, since rounds are compared to the last digits."""
     return exact_llama
 
 
@@ -58,7 +58,7 @@ def round_of(
 def parties_of(
     model: LanguageModel, config: RoundConfig, sizes: Sequence[int] = (1, 3, 2)
 ) -> list[Party]:
-    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
     return [
         Party(model, REQUESTS[start : start + size], config)
         for start, size in zip(starts, sizes, strict=True)
@@ -113,7 +113,9 @@ def test_collab_edit_equals_the_pooled_edit(family: str, editor: str, schedule: 
 
 
 @pytest.mark.parametrize("editor", AT_ONCE)
-def test_a_sequential_round_is_the_papers_formula(tiny_llama: LanguageModel, editor: str) -> None:
+def test_a_layerwise_round_matches_the_papers_formula(
+    tiny_llama: LanguageModel, editor: str
+) -> None:
     config = round_of(tiny_llama, editor)
     (party,) = parties_of(tiny_llama, config, [6])
     delta = edited_by("GLOBAL", [party])
@@ -128,7 +130,7 @@ def test_a_sequential_round_is_the_papers_formula(tiny_llama: LanguageModel, edi
         assert relative_distance(delta.changes[name], expected) < 1e-9
 
 
-def test_alpha_edit_gathers_the_keys_of_earlier_rounds(tiny_llama: LanguageModel) -> None:
+def test_alpha_edit_accumulates_the_keys_of_earlier_rounds(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "AlphaEdit", Schedule.ONE_SHOT)
     static = static_priors(config, covariance_of(config))
     state = RoundState()
@@ -151,10 +153,10 @@ def test_alpha_edit_gathers_the_keys_of_earlier_rounds(tiny_llama: LanguageModel
 
 
 @pytest.mark.parametrize("editor", AT_ONCE)
-def test_several_rounds_of_several_parties_are_those_of_one(
+def test_several_rounds_of_several_parties_match_those_of_one(
     tiny_llama: LanguageModel, editor: str
 ) -> None:
-    """Keys of earlier rounds gather the same, whoever held them."""
+    """Keys of earlier rounds accumulate the same way, whoever held them."""
     config = round_of(tiny_llama, editor, Schedule.ONE_SHOT)  # float32 weights round 1e-15 apart
     static = static_priors(config, covariance_of(config))
     many, one = RoundState(), RoundState()
@@ -222,7 +224,7 @@ def test_emmet_gives_conflicting_answers_their_mean(tiny_llama: LanguageModel) -
         assert float((found - wanted).norm() / wanted.norm()) < 1e-9
 
 
-def test_emmet_hears_an_edit_once_however_many_say_it(tiny_llama: LanguageModel) -> None:
+def test_emmet_counts_a_repeated_edit_once(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "EMMET")
     once = edited_by("GLOBAL", parties_of(tiny_llama, config, [2]))
     parties = [Party(tiny_llama, share, config) for share in (REQUESTS[:1], REQUESTS[:2])]
@@ -231,8 +233,8 @@ def test_emmet_hears_an_edit_once_however_many_say_it(tiny_llama: LanguageModel)
         assert relative_distance(twice.changes[name], expected) < EXACT
 
 
-def test_rome_writes_the_later_of_two_answers(tiny_llama: LanguageModel) -> None:
-    """Each constraint holds when it is made; the next one at the same key takes its place."""
+def test_rome_keeps_the_later_of_two_answers(tiny_llama: LanguageModel) -> None:
+    """Each constraint holds when it is made; the next one at the same key replaces it."""
     settings, contexts = SETTINGS.with_changes(layers=(2,), target_steps=20), (("{}",),)
     config = new_round(tiny_llama, editor="ROME", hyperparameters=settings, contexts=contexts)
     ours, theirs = REQUESTS[0], other_answer(REQUESTS[0])
@@ -253,7 +255,7 @@ def test_rome_writes_the_later_of_two_answers(tiny_llama: LanguageModel) -> None
 
 
 def test_rome_edits_in_the_order_of_parties_and_requests(tiny_llama: LanguageModel) -> None:
-    """Each edit's target and key are found on the model that the one before it left."""
+    """Each edit's target and key are found on the model that the previous one left."""
     config = round_of(tiny_llama, "ROME")
     parties = parties_of(tiny_llama, config)
     before = tiny_llama.state_fingerprint()
@@ -274,7 +276,7 @@ def test_rome_edits_in_the_order_of_parties_and_requests(tiny_llama: LanguageMod
     assert relative_distance(pooled.changes[name], LowRankUpdate.from_dense(total)) < EXACT
 
 
-def test_rome_tells_of_all_its_edits(tiny_llama: LanguageModel) -> None:
+def test_rome_records_all_its_edits(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "ROME")
     coordinator = coordinator_of(config, "CollabEdit")
     run_in_process(parties_of(tiny_llama, config, [2, 1]), coordinator)
@@ -284,10 +286,10 @@ def test_rome_tells_of_all_its_edits(tiny_llama: LanguageModel) -> None:
     assert coordinator.delta.metadata.complete
 
 
-def test_rome_takes_no_edits_together(tiny_llama: LanguageModel) -> None:
+def test_rome_refuses_several_edits_at_once(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "ROME")
     party = Party(tiny_llama, REQUESTS[:2], config)
-    with pytest.raises(RoundError, match="one edit at a time, and this party has 2"):
+    with pytest.raises(RoundError, match="one edit at a time, but this party has 2"):
         party.contribute(Delta.empty(config))
 
 
@@ -302,7 +304,7 @@ def test_fine_tuning_is_pooled_and_its_deltas_merge(tiny_llama: LanguageModel) -
     (name,) = config.weight_names
     assert torch.equal(pooled.changes[name].dense(), expected[name].dense())
     assert (pooled.metadata.editor, pooled.metadata.edits) == ("FT-L", 6)
-    own = {str(place): edited_by("GLOBAL", [party]) for place, party in enumerate(parties)}
+    own = {str(index): edited_by("GLOBAL", [party]) for index, party in enumerate(parties)}
     for method in ("SA", "TA", "TIES", "DARE", "WSA"):
         merged = merge_deltas(own, resolve_method(method))
         assert merged.metadata.method == method
@@ -324,7 +326,7 @@ def test_collab_edit_of_fine_tuning_is_refused(tiny_llama: LanguageModel) -> Non
 # Configurations
 
 
-def test_a_weighted_average_goes_by_the_edits_of_the_parties(tiny_llama: LanguageModel) -> None:
+def test_a_weighted_average_uses_the_parties_edit_counts(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "MEMIT", Schedule.ONE_SHOT)
     parties = parties_of(tiny_llama, config)
     own = [edited_by("GLOBAL", [party]) for party in parties]
@@ -338,7 +340,7 @@ def test_a_weighted_average_goes_by_the_edits_of_the_parties(tiny_llama: Languag
 
 
 @pytest.mark.parametrize("weights", [(3.0, 1.0, 2.0), (0.1, 0.1, 7.5)])
-def test_a_weighted_average_goes_by_the_users_weights(
+def test_a_weighted_average_uses_the_users_weights(
     tiny_llama: LanguageModel, weights: tuple[float, ...]
 ) -> None:
     """In the order of the parties, from updates and from finished deltas alike."""
@@ -360,7 +362,7 @@ def test_a_weighted_average_goes_by_the_users_weights(
     assert merge_deltas(own, resolve_method("SA")).metadata.party_weights == ()
 
 
-def test_weights_that_do_not_fit_leave_the_round_as_it_was(tiny_llama: LanguageModel) -> None:
+def test_weights_that_do_not_fit_leave_the_round_unchanged(tiny_llama: LanguageModel) -> None:
     config = round_of(tiny_llama, "MEMIT", Schedule.ONE_SHOT)
     for method, message in (("WSA", "parties: 3, weights: 2"), ("SA", "does not weigh")):
         coordinator = coordinator_of(config, method)
@@ -371,7 +373,7 @@ def test_weights_that_do_not_fit_leave_the_round_as_it_was(tiny_llama: LanguageM
         assert coordinator.pending_layers == config.layers
 
 
-def test_the_editor_is_kept_by_its_name(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+def test_a_round_file_stores_the_editors_name(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     config = round_of(tiny_llama, "alphaedit")
     assert config.editor == "AlphaEdit"
     config.save(tmp_path / "round.json")

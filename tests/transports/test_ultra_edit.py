@@ -1,4 +1,4 @@
-"""UltraEdit through whole rounds: the official code's shifts, and one result for any split."""
+"""UltraEdit through whole rounds: the official code's shifts, and the same result for any split."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def coordinator_of(config: RoundConfig, method: str = "CollabEdit") -> Coordinat
 
 
 def parties_of(model: LanguageModel, config: RoundConfig, sizes: Sequence[int]) -> list[Party]:
-    places = torch.arange(len(REQUESTS)).split(list(sizes))
-    return [Party(model, [REQUESTS[i] for i in part], config) for part in places]
+    parts = torch.arange(len(REQUESTS)).split(list(sizes))
+    return [Party(model, [REQUESTS[i] for i in part], config) for part in parts]
 
 
 def official_normaliser(party: Party, config: RoundConfig) -> Normaliser:
-    """The running one of the official code, which updates once a layer.
+    """The running normaliser of the official code, which updates once per layer.
 
     Each update adds ``n`` times the unbiased variance, which is the scatter times ``n / (n - 1)``.
     """
@@ -49,7 +49,7 @@ def official_normaliser(party: Party, config: RoundConfig) -> Normaliser:
     return Normaliser.pool(enlarged)
 
 
-def test_it_gives_the_shifts_of_the_official_code() -> None:
+def test_it_matches_the_shifts_of_the_official_code() -> None:
     model = make_model("llama")
     config = round_of(model)
     (party,) = parties_of(model, config, [6])

@@ -10,6 +10,6 @@ from tests.ui.bench import model_folder
 
 
 @pytest.fixture(scope="session")
-def model_place(tmp_path_factory: pytest.TempPathFactory, _tiny_models: object) -> Path:
+def model_dir(tmp_path_factory: pytest.TempPathFactory, _tiny_models: object) -> Path:
     """A folder with ``model`` and ``covariance.safetensors``."""
     return model_folder(tmp_path_factory.mktemp("page"))

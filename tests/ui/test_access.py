@@ -31,7 +31,7 @@ def asked(
     origin: str = "",
     path: str = "/",
 ) -> list[MutableMapping[str, Any]]:
-    """All that the server sends to a request."""
+    """Everything that the server sends in response to a request."""
     headers = [(b"host", host.encode())]
     headers += [(b"cookie", cookie.encode())] * bool(cookie)
     headers += [(b"origin", origin.encode())] * bool(origin)
@@ -75,7 +75,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address() -> None:
     assert status(cookie=COOKIE) == 200
 
 
-def test_the_browser_is_told_to_load_and_send_nothing_elsewhere() -> None:
+def test_the_browser_may_load_from_and_send_to_nothing_else() -> None:
     headers = dict(asked(cookie=COOKIE)[0]["headers"])
     policy = headers[b"content-security-policy"].decode()
     assert "default-src 'self'" in policy
@@ -86,13 +86,13 @@ def test_the_browser_is_told_to_load_and_send_nothing_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1:1", ""])
-def test_names_that_resolve_here_are_refused(host: str) -> None:
+def test_foreign_host_names_are_refused(host: str) -> None:
     assert status(cookie=COOKIE, host=host) == 403
     assert status(query=f"token={TOKEN}", host=host) == 403
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "null"])
-def test_pages_of_elsewhere_are_refused(origin: str) -> None:
+def test_pages_of_other_sites_are_refused(origin: str) -> None:
     assert status(cookie=COOKIE, origin=origin) == 403
     assert asked("websocket", cookie=COOKIE, origin=origin)[0]["type"] == "websocket.close"
 

@@ -22,7 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
 #: A heading of each tab.
 HEADINGS = {"Rounds": "Parties", "Reports": "Reports", "Edit": "Edits"}
-#: Seconds that a loaded machine may take.
+#: Seconds that a busy machine may take.
 PATIENCE = 120
 
 
@@ -30,7 +30,7 @@ PATIENCE = 120
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address that ``collabedit ui`` prints."""
     pytest.importorskip("nicegui")
-    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)  # NiceGUI behaves otherwise under it
+    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)  # NiceGUI behaves differently under it
     command = [sys.executable, "-m", "collabedit", "ui", "--no-open"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -44,7 +44,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def page(url: str) -> Iterator[Any]:
-    """The page in Chromium of the system, with all that it asked for and complained of."""
+    """The page in the system's Chromium, with its requests and its complaints."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no chromium or google-chrome is on the PATH")
@@ -69,7 +69,7 @@ def other_addresses() -> list[str]:
     return sorted({str(each[4][0]) for each in found} - {"127.0.0.1"})
 
 
-def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_place: Path) -> None:
+def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_dir: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     port = int(url.split(":")[2].split("/")[0])
     with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -82,9 +82,9 @@ def test_a_model_is_edited_in_the_browser(page: Any, url: str, model_place: Path
     page.get_by_role("combobox", name="Model", exact=True).focus()
     page.keyboard.press("Enter")
     page.get_by_role("option", name="Another model").click()
-    page.get_by_label("Directory, .gguf file or Hub id").fill(str(model_place / "model"))
+    page.get_by_label("Directory, .gguf file or Hub id").fill(str(model_dir / "model"))
     page.get_by_text("Settings").click()
-    page.get_by_label("Covariance file").fill(str(model_place / "covariance.safetensors"))
+    page.get_by_label("Covariance file").fill(str(model_dir / "covariance.safetensors"))
     fields = {
         "Prompt, with {} for the subject": FACT.prompt,
         "Subject": FACT.subject,

@@ -25,7 +25,7 @@ Steps = Callable[[User, Desk], Awaitable[None]]
 
 
 def visit(steps: Steps, tmp_path: Path, *, opened: bool = True) -> None:
-    """Open the page by its address, and take some steps on it."""
+    """Open the page at its address, and take some steps on it."""
     desk = Desk.new(tmp_path / "results", tmp_path / "scratch")
 
     async def run() -> None:
@@ -44,7 +44,7 @@ def visit(steps: Steps, tmp_path: Path, *, opened: bool = True) -> None:
 
 
 def line(user: User, label: str) -> Any:
-    """The field of a label."""
+    """The field with a label."""
     with user:
         found = [
             each for each in user.find(ui.input).elements if each.props["label"].startswith(label)
@@ -60,7 +60,7 @@ def press(user: User, text: str) -> None:
 
 
 async def ended(desk: Desk) -> None:
-    """Wait for the job that runs, and for the page to take note."""
+    """Wait for the running job, and for the page to notice its end."""
     while desk.jobs.running:
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.8)
@@ -78,12 +78,12 @@ def test_nothing_is_served_without_the_token(tmp_path: Path) -> None:
     visit(steps, tmp_path, opened=False)
 
 
-def test_rows_say_how_they_read_and_what_contradicts(tmp_path: Path) -> None:
+def test_rows_show_how_they_read_and_what_they_contradict(tmp_path: Path) -> None:
     async def steps(user: User, desk: Desk) -> None:
-        await user.should_see("Type an edit, or load a file of them")
+        await user.should_see("Type an edit, or load a file of edits")
         with user:
             line(user, "Prompt").value = "The capital of {} is"
-        await user.should_see("Still to type: its subject, the new object")
+        await user.should_see("Still missing: its subject, the new object")
         with user:
             line(user, "Subject").value = "France"
             line(user, "New object").value = "<b>Lyon</b>"
@@ -103,10 +103,10 @@ def test_rows_say_how_they_read_and_what_contradicts(tmp_path: Path) -> None:
     visit(steps, tmp_path)
 
 
-def test_editing_asking_and_saving(tmp_path: Path, model_place: Path) -> None:
+def test_editing_asking_and_saving(tmp_path: Path, model_dir: Path) -> None:
     async def steps(user: User, desk: Desk) -> None:
-        covariance = str(model_place / "covariance.safetensors")
-        desk.bench.change(model=str(model_place / "model"), covariance=covariance, retry=False)
+        covariance = str(model_dir / "covariance.safetensors")
+        desk.bench.change(model=str(model_dir / "model"), covariance=covariance, retry=False)
         with user:
             for label, value in (
                 ("Prompt", FACT.prompt),
@@ -161,7 +161,7 @@ def test_rounds_show_faults_by_file(tmp_path: Path) -> None:
             line(user, "Contribution").value = str(tmp_path / "evil.safetensors")
         press(user, "Add")
         await user.should_see("does not fit")
-        await user.should_see("1 file does not fit; remove or replace")
+        await user.should_see("1 file does not fit; remove or replace it")
         press(user, "Merge")
         await asyncio.sleep(0.3)
         assert not desk.jobs.running

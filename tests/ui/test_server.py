@@ -1,4 +1,4 @@
-"""What the page is served on, and what is said without the extra."""
+"""Where the page is served, and the message without the extra."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_without_the_extra_the_command_says_what_to_install(
     assert 'pip install "collabedit[ui]"' in fails("ui", "--no-open")
 
 
-def test_it_is_served_on_the_loopback_interface_alone(
+def test_it_is_served_only_on_the_loopback_interface(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nicegui = pytest.importorskip("nicegui")

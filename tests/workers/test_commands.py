@@ -9,7 +9,7 @@ import torch
 
 from collabedit.messages import Contribution, Delta
 from tests.cli.commands import collabedit, fails
-from tests.cli.test_by_files import place, write_requests  # noqa: F401
+from tests.cli.test_by_files import work as place  # noqa: F401
 
 pytestmark = pytest.mark.slow  # processes take seconds to start
 

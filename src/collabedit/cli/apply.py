@@ -23,7 +23,7 @@ def apply(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the edited model.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The unedited model, if not as the delta says."),
+        typer.Option("--model", "-m", help="The unedited model, if not the one the delta names."),
     ] = None,
     overwrite: OverwriteOption = False,
     requests: Annotated[
@@ -31,7 +31,7 @@ def apply(
         typer.Option(
             "--requests",
             "-r",
-            help="Your own edits: ask for each, and show which took.",
+            help="Your edits: ask the model about each, and show which took.",
         ),
     ] = None,
     strict: StrictOption = False,
@@ -65,10 +65,10 @@ def apply(
     save_edited_model(loaded, loaded_delta, out, overwrite=overwrite, delta_file=delta)
     print(f"{out}: {about.model} with {about.edits} edits, layers {spread(about.layers)}")
     if records:
-        came = outcomes(records, before, ask_edits(loaded, records))
-        print_outcomes(came)
+        results = outcomes(records, before, ask_edits(loaded, records))
+        print_outcomes(results)
     else:
-        print(f"Which edits took: collabedit ask {delta} --requests YOUR_EDITS")
+        print(f"To see which edits took: collabedit ask {delta} --requests YOUR_EDITS")
     print(f'Load it with: transformers.AutoModelForCausalLM.from_pretrained("{out}")')
     if records:
-        require_all_took(came, strict)
+        require_all_took(results, strict)

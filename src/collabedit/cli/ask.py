@@ -29,18 +29,18 @@ def ask(
         str,
         typer.Argument(
             metavar="MODEL|DELTA",
-            help="A delta (.safetensors), to ask before and after; or a model: a built-in name, a "
-            "directory, a .gguf file, a Hub id.",
+            help="A delta (.safetensors), to ask its model before and after; or a model: a "
+            "built-in name, a directory, a .gguf file, or a Hub id.",
         ),
     ],
     questions: Annotated[list[str] | None, typer.Argument(help="What to ask.")] = None,
     requests: Annotated[
         Path | None,
-        typer.Option("--requests", "-r", help="A file of edits: ask for each; show which took."),
+        typer.Option("--requests", "-r", help="A file of edits: ask about each, show which took."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The unedited model, if not as the delta says."),
+        typer.Option("--model", "-m", help="The unedited model, if not the one the delta names."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 40,
     strict: StrictOption = False,
@@ -86,9 +86,9 @@ def ask(
 
     asked = ask_edits(before, records)
     with pair.edited() as edited:
-        came = outcomes(records, asked, ask_edits(edited, records))
-    print_outcomes(came)
-    require_all_took(came, strict)
+        results = outcomes(records, asked, ask_edits(edited, records))
+    print_outcomes(results)
+    require_all_took(results, strict)
 
 
 class _Pair:

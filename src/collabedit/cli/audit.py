@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collabedit.cli.options import CovarianceOption, DeviceOption, RoundOption, TrustOption
+from collabedit.cli.options import DeviceOption, RoundOption, TrustOption
 
 if TYPE_CHECKING:
     from collabedit.experiments.audit import Candidates, Finding, Sent
@@ -20,27 +20,34 @@ def audit(
     ],
     round_file: RoundOption,
     candidates: Annotated[
-        Path, typer.Option("--candidates", help="Facts that the attacker tries, members or not.")
+        Path, typer.Option("--candidates", help="Facts that the attacker guesses, members or not.")
     ],
     members: Annotated[
         list[Path] | None,
         typer.Option(
             "--members",
             help="Which of them are members, to measure the attack: one file of facts for each "
-            "FILE, in their order. Without them, the likeliest candidates of each file are listed.",
+            "FILE, in the same order. Without it, the likeliest candidates of each file are "
+            "listed.",
         ),
     ] = None,
     model: Annotated[
         str | None,
+        typer.Option("--model", "-m", help="The unedited model, if not the one round.json names."),
+    ] = None,
+    covariance: Annotated[
+        Path | None,
         typer.Option(
-            "--model", "-m", help="Path of the unedited model, if not as round.json says."
+            "--covariance",
+            "-C",
+            help="File from 'collabedit stats collect', as the coordinator has it. Attacks on keys "
+            "and on a delta use it if given.",
         ),
     ] = None,
-    covariance: CovarianceOption = None,
     attacks: Annotated[
         str,
         typer.Option(
-            help="With commas: span, residual (finds targets: about a second a candidate), "
+            help="Comma-separated: span, residual (finds targets, about a second per candidate), "
             "subject, behaviour."
         ),
     ] = "span,subject,behaviour",
@@ -48,7 +55,7 @@ def audit(
         bool,
         typer.Option(
             "--any-relation",
-            help="Also count non-members of other relations than the members': an easier attack.",
+            help="Also count non-members whose relation no member has, which is an easier attack.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -58,10 +65,11 @@ def audit(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Measure what files give away: attack a round of your own by guessing facts.
+    """Measure what files give away, by attacking your own round with guessed facts.
 
     Membership: is this fact among the edits of this file? Attribution: which of the files holds it?
-    An attack that fails here proves nothing; one that succeeds does. All runs on this machine.
+    An attack that fails here proves nothing; one that succeeds does. Everything runs on this
+    machine.
     """
     import json
 
@@ -82,11 +90,11 @@ def audit(
     chosen = [name.strip().lower() for name in attacks.split(",")]
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown:
-        raise InputError(f"unknown attack {unknown[0]!r}; choose of: {', '.join(ATTACKS)}")
+        raise InputError(f"unknown attack {unknown[0]!r}; choose from: {', '.join(ATTACKS)}")
     if members and len(members) != len(files):
-        raise InputError(f"{len(files)} files and {len(members)} --members; give one for each file")
+        raise InputError(f"{len(files)} files but {len(members)} --members; give one for each file")
     if plot is not None and not members:
-        raise InputError("--plot needs --members: curves are of attacks that are measured")
+        raise InputError("--plot needs --members: there is no curve unless the attack is measured")
     config = RoundConfig.load(round_file)
     sent = [load_sent(path, config) for path in files]
     facts = [record.request for record in load_records(candidates)]
@@ -96,7 +104,7 @@ def audit(
     ]
     everything = any_relation or not members
     kept = list(range(len(facts))) if everything else same_relations(facts, held)
-    held = [{kept.index(place) for place in own} for own in held]
+    held = [{kept.index(index) for index in indices} for indices in held]
     priors = {}
     if covariance is not None:
         priors = dict(static_priors(config, Covariance.load(covariance)))
@@ -106,37 +114,39 @@ def audit(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    tried = Candidates(loaded, [facts[place] for place in kept], config, priors)
+    guesses = Candidates(loaded, [facts[index] for index in kept], config, priors)
     if not members:
-        _list_likeliest(tried, sent, chosen, as_json)
+        _list_likeliest(guesses, sent, chosen, as_json)
         return
-    found = Audit(tried, held).run(sent, chosen)
+    findings = Audit(guesses, held).run(sent, chosen)
     if as_json:
-        print(json.dumps([each.as_json() for each in found], indent=2))
+        print(json.dumps([finding.as_json() for finding in findings], indent=2))
     else:
-        _show(found)
+        _show(findings)
     if plot is not None:
         from collabedit.reporting.audit_plot import save_roc
 
-        save_roc(found, plot)
+        save_roc(findings, plot)
 
 
-def _list_likeliest(tried: Candidates, sent: list[Sent], attacks: list[str], as_json: bool) -> None:
+def _list_likeliest(
+    guesses: Candidates, sent: list[Sent], attacks: list[str], as_json: bool
+) -> None:
     import json
 
     from collabedit.experiments.audit import likeliest
 
-    rows = likeliest(tried, sent, attacks)
+    rows = likeliest(guesses, sent, attacks)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         _print("the likeliest candidates of each file", rows)
 
 
-def _show(found: list[Finding]) -> None:
+def _show(findings: list[Finding]) -> None:
     from collabedit.experiments.audit import report
 
-    _print("95 % confidence intervals in brackets", report(found))
+    _print("95 % confidence intervals in brackets", report(findings))
 
 
 def _print(title: str, rows: list[dict[str, Any]]) -> None:

@@ -41,11 +41,11 @@ def contribute(
     delta: SoFarOption = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Path of the model here, if not as round.json says."),
+        typer.Option("--model", "-m", help="The model on this machine, if not as in round.json."),
     ] = None,
     party: Annotated[
         str,
-        typer.Option(help="Your name towards the coordinator; none by default."),
+        typer.Option(help="Your name, as the coordinator will see it; none by default."),
     ] = "",
     dtype: Annotated[
         str, typer.Option("--upload-dtype", help="float64, or float32 for half the size.")
@@ -68,7 +68,7 @@ def contribute(
     ] = False,
     decision: Annotated[
         Path | None,
-        typer.Option(help="Leave out what the coordinator's 'collabedit detect' decided."),
+        typer.Option(help="Leave out edits as the coordinator's 'collabedit detect' decided."),
     ] = None,
     identity: Annotated[
         Path | None,
@@ -80,7 +80,8 @@ def contribute(
         Path | None,
         typer.Option(
             "--answer",
-            help="Secure aggregation: the coordinator's request; without it, the first step.",
+            help="Secure aggregation: the coordinator's request to answer; without it, start with "
+            "the first step.",
         ),
     ] = None,
     device: DeviceOption = None,
@@ -122,7 +123,7 @@ def contribute(
         name, budget = model or config.model, read_bytes(memory_budget)
         source = ModelSource(name, config.dtype, device, budget, trust_remote_code)
         loaded = source.load()
-        made = Party(
+        ours = Party(
             loaded,
             [record.request for record in records],
             config,
@@ -137,9 +138,9 @@ def contribute(
         asked = None if fingerprints_only else workers
         with open_model_workers(asked, source, loaded) as helpers:
             if helpers is not None or secure is not None:
-                made.prepare(helpers.solve if helpers else None)
-        _report_left_out(made, len(records))
-        return made
+                ours.prepare(helpers.solve if helpers else None)
+        _report_left_out(ours, len(records))
+        return ours
 
     if config.secure_aggregation is not None and not fingerprints_only:
         if identity is None:
@@ -159,11 +160,11 @@ def contribute(
         raise InputError(f"{round_file} does not use secure aggregation; remove --identity")
     ours = make_party()
     if fingerprints_only:
-        made = ours.announce()
+        contribution = ours.announce()
     else:
-        made = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
-    made.save(out)
-    _report(made, out)
+        contribution = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
+    contribution.save(out)
+    _report(contribution, out)
 
 
 def _report_left_out(party: Party, edits: int) -> None:
@@ -173,9 +174,9 @@ def _report_left_out(party: Party, edits: int) -> None:
         print(f"left out {party.left_out} of {edits} edits, as decided")
 
 
-def _report(made: Contribution, out: Path) -> None:
-    about = made.metadata
-    if not made.statistics:
+def _report(contribution: Contribution, out: Path) -> None:
+    about = contribution.metadata
+    if not contribution.statistics:
         print(f"{out}: fingerprints of {about.edits} edits, no statistics and no text")
         return
     size = f"{out.stat().st_size / 1e6:.1f} MB"

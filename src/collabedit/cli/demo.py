@@ -18,13 +18,13 @@ def demo(
     results: ResultsOption = Path("results"),
     seed: SeedOption = default_of("seed"),
     full: Annotated[
-        bool, typer.Option("--full", help="Show all of it, however long that takes here.")
+        bool, typer.Option("--full", help="Run the full demonstration, however long it takes.")
     ] = False,
 ) -> None:
     """Show the main job on a real model: four parties, eight facts each, five ways to merge.
 
-    Takes a few minutes on two cores, and needs only this package. Where a short trial says that it
-    would take more than five, two parties show it with four facts each.
+    Takes a few minutes on two cores, and needs only this package. If a short trial predicts that it
+    takes more than five minutes here, it shrinks to two parties with four facts each.
     """
     from collabedit.experiments.demo import FULL, run_demo
     from collabedit.planning.demonstration import demonstration_for

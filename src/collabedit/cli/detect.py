@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collabedit.privacy import Detection
     from collabedit.reporting.table import Table
 
-_NOTE = "overlapping / conflicting questions of two parties; on the diagonal, within one"
+_NOTE = "overlapping / conflicting questions of two parties; on the diagonal, within one party"
 
 
 def detect(
@@ -26,8 +26,8 @@ def detect(
     policy: Annotated[
         str,
         typer.Option(
-            help="Whose edit of a shared question stays: 'report' everyone's; 'first' that of the "
-            "first file; 'majority' the most common one; 'prefer' that of --prefer; 'drop' "
+            help="Whose edit of a shared question is kept: 'report' keeps everyone's; 'first' the "
+            "first file's; 'majority' the most common one; 'prefer' that of --prefer; 'drop' "
             "nobody's in a conflict."
         ),
     ] = "report",
@@ -35,13 +35,13 @@ def detect(
         Path | None, typer.Option(help="The contribution that --policy prefer gives precedence.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to write the decision.json.")
+        Path | None, typer.Option("--out", "-o", help="Where to write decision.json.")
     ] = None,
 ) -> None:
-    """Find edits that parties share or contradict each other in; the coordinator's part.
+    """Find edits that parties share, or in which they contradict each other; for the coordinator.
 
-    The coordinator sees how many there are, not what they say. With a policy it decides which stay:
-    the parties then contribute with that --decision, before anything is merged.
+    The coordinator sees how many there are, not what they say. With a policy it decides which are
+    kept: the parties then contribute with that --decision, before anything is merged.
     """
     from collabedit.messages import ContributionMetadata, parse_policy
     from collabedit.privacy import decide
@@ -60,7 +60,7 @@ def detect(
 
 
 def show_detection(detection: Detection) -> None:
-    """Print how many questions each two parties share, and all of them together."""
+    """Print how many questions each pair of parties shares, and the totals."""
     from collabedit.reporting.table import console
 
     console().print(_table(detection).rich())
@@ -87,8 +87,8 @@ def _warn_of_subjects(detection: Detection) -> None:
     if count:
         subjects = "1 subject has" if count == 1 else f"{count} subjects have"
         print(
-            f"{subjects} different facts of several parties: each found its change without the "
-            "others', so some of these edits may not take; let one party make all edits of a "
+            f"{subjects} different facts from several parties. Each party finds its change without "
+            "the others', so some of these edits may not take; let one party make all edits of a "
             "subject, and check them after merging"
         )
 
@@ -148,6 +148,6 @@ def _report_decision(detection: Detection, decision: Decision, out: Path) -> Non
         else:
             print(f"{party}: leaves out {count} of {len(fingerprints)} edits")
     print(
-        f"{out}: send it to all parties; each contributes with --decision {out.name}, "
-        "in every exchange from the first on"
+        f"{out}: send it to all parties; each contributes with --decision {out.name} "
+        "in every exchange, starting with the first"
     )

@@ -26,7 +26,7 @@ def start_display(
     """Set up display and logging as the options ask, until the command ends.
 
     Args:
-        context: of the command.
+        context: the command's context.
         quiet: show neither progress nor notices; warnings and errors stay.
         verbose: show more.
         log_json: the file for the events.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def doctor(
     model: Annotated[str, typer.Argument(help="Built-in name, directory, .gguf file or Hub id.")],
     edits_per_party: Annotated[
-        int, typer.Option("--edits-per-party", "-n", min=1, help="Edits of each party.")
+        int, typer.Option("--edits-per-party", "-n", min=1, help="Number of edits of each party.")
     ] = 10,
     parties: Annotated[int, typer.Option("--parties", "-p", min=1, help="Number of parties.")] = 1,
     editor: EditorOption = default_of("editor"),
@@ -39,7 +39,9 @@ def doctor(
     tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Tokens of the covariance; by default, those of the default covariance."
+            min=1,
+            help="Number of tokens for the covariance; by default, as many as the default "
+            "covariance has.",
         ),
     ] = None,
     dtype: DtypeOption = default_of("dtype"),
@@ -50,8 +52,8 @@ def doctor(
         bool,
         typer.Option(
             "--trial/--no-trial",
-            help="Run every stage with two edits and 2,048 tokens, and base times on that; "
-            "without, only the model's structure is read, and times derive from the speed of a "
+            help="Run every stage with two edits and 2,048 tokens, and base the times on that. "
+            "Otherwise only the model's structure is read, and times follow from the speed of a "
             "matrix product.",
         ),
     ] = True,
@@ -82,7 +84,7 @@ def doctor(
     )
     from collabedit.reporting.table import console
 
-    rules, place = resolve_editor(editor), checked_device(device)
+    rules, where = resolve_editor(editor), checked_device(device)
     budget, kind = read_bytes(memory_budget), parse_dtype(dtype)
     hf = load_structure_only(model, trust_remote_code=trust_remote_code)
     structure = infer_structure(hf)
@@ -96,8 +98,8 @@ def doctor(
     settings.check_depth(structure.n_layers)
     if covariance:
         Covariance.load(covariance)  # fail early on an unusable file
-    computing = torch.device(default_device() if place == "auto" else place)
-    quick = kind == torch.float32 and place != "auto" and has_fast_bfloat16(computing)
+    computing = torch.device(default_device() if where == "auto" else where)
+    quick = kind == torch.float32 and where != "auto" and has_fast_bfloat16(computing)
     wanted = tokens or max(SelfCorpus.default_tokens, TOKENS_PER_INPUT * shape.mlp)
     work = Workload(
         edits=parties * edits_per_party,
@@ -109,14 +111,14 @@ def doctor(
         quick=quick and shape.has_room_for_quick_copy(budget),
         memory_budget=budget,
     )
-    room = machine.free_memory(place)
+    room = machine.free_memory(where)
     tried = None
     if trial:
         tried = run_trial(
             lambda: load_model(
                 model,
                 dtype=dtype,
-                device=place,
+                device=where,
                 memory_budget=budget,
                 trust_remote_code=trust_remote_code,
             ),
@@ -129,7 +131,7 @@ def doctor(
         facts = {"model": model, "stages": rows, "free_bytes": room, **verdict}
         print(json.dumps(facts, indent=2))
         return
-    title = f"{model}: {work.edits} edits by {rules.name} in {dtype} on {place}"
+    title = f"{model}: {work.edits} edits by {rules.name} in {dtype} on {where}"
     console().print(_table(title, rows).rich())
     print(verdict["verdict"])
 
@@ -142,11 +144,11 @@ def _rows(
     for stage, cost in costs.items():
         rows[stage] = {"bytes": int(cost.memory), "seconds": cost.amount / rates[stage]}
         if tried is not None:
-            found = tried.measured[stage]
+            measured = tried.measured[stage]
             rows[stage] |= {
                 "trial_bytes_estimated": int(tried.expected[stage].memory),
-                "trial_bytes_measured": found.memory,
-                "trial_seconds": found.seconds,
+                "trial_bytes_measured": measured.memory,
+                "trial_seconds": measured.seconds,
             }
     return rows
 
@@ -156,9 +158,9 @@ def _verdict(shape: ModelShape, work: Workload, room: int, tried: Trial | None) 
     from collabedit.planning import estimate, peak, remedy
 
     stage, needed = peak(estimate(shape, work))
-    for name, found in tried.measured.items() if tried else ():
-        if found.memory > needed:
-            stage, needed = name, float(found.memory)
+    for name, measured in tried.measured.items() if tried else ():
+        if measured.memory > needed:
+            stage, needed = name, float(measured.memory)
     facts: dict[str, Any] = {"fits": needed <= room, "peak_bytes": int(needed), "peak_stage": stage}
     said = f"{_gigabytes(needed)} at the peak ({stage}), {_gigabytes(room)} free"
     if needed <= room:

@@ -44,8 +44,8 @@ def edit(
         typer.Option(
             "--out",
             "-o",
-            help="A directory for the edited model, a .gguf file, or a .safetensors file for the "
-            "delta alone.",
+            help="A directory for the edited model, a .gguf file, or a .safetensors file for only "
+            "the delta.",
         ),
     ],
     model: ModelOption = default_of("model"),
@@ -63,7 +63,7 @@ def edit(
     overwrite: OverwriteOption = False,
     retry: RetryOption = True,
     ask: Annotated[
-        bool, typer.Option(help="Ask for each edit before and after, and show which took.")
+        bool, typer.Option(help="Ask about each edit before and after, and show which took.")
     ] = True,
     strict: StrictOption = False,
     workers: WorkersOption = None,
@@ -120,10 +120,10 @@ def edit(
         if rules.needs_covariance(config.hyperparameters):
             moments = read_covariance(covariance, loaded, config.layers, seed, helpers)
     priors = static_priors(config, moments, loaded.memory_budget)
-    came = None
+    results = None
     if ask:
         pooled = resolve_method("GLOBAL")
-        delta, came = edit_and_ask(pooled, [party], records, config, priors, retry=retry)
+        delta, results = edit_and_ask(pooled, [party], records, config, priors, retry=retry)
     else:
         delta = edit_alone(party, config, priors)
     if as_delta:
@@ -133,6 +133,6 @@ def edit(
     else:
         save_edited_model(loaded, delta, out, overwrite=overwrite)
     print(f"{out}: {model} with {len(records)} edits, layers {spread(config.layers)}")
-    if came is not None:
-        print_outcomes(came)
-        require_all_took(came, strict)
+    if results is not None:
+        print_outcomes(results)
+        require_all_took(results, strict)

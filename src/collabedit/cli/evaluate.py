@@ -25,9 +25,9 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            help="With commas: capitals, opposites, everyday, which work offline; .jsonl files of "
-            "'query', 'choices' and 'gold'; or tasks of the lm-evaluation-harness, whose data it "
-            "downloads."
+            help="Comma-separated: capitals, opposites, everyday, which work offline; .jsonl files "
+            "of 'query', 'choices' and 'gold'; or tasks of the lm-evaluation-harness, which "
+            "downloads their data."
         ),
     ] = "capitals,opposites,everyday",
     include: Annotated[
@@ -35,9 +35,9 @@ def evaluate(
         typer.Option(exists=True, file_okay=False, help="A folder of additional tasks (YAML)."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Items of a task; all by default.")
+        int | None, typer.Option(min=1, help="Number of items per task; all by default.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of items at a time.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
@@ -65,13 +65,13 @@ def evaluate(
     def measured() -> TaskScores:
         return downstream(loaded, names, include=include, limit=limit, batch_size=batch_size)
 
-    found = {"unedited" if change else model: measured()}
+    scores = {"unedited" if change else model: measured()}
     if change is not None:
         with loaded.edited(change.changes):
-            found["edited"] = measured()
+            scores["edited"] = measured()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(scores, indent=2))
     else:
         from collabedit.reporting.outcome_tables import task_table
 
-        console().print(task_table(found).rich())
+        console().print(task_table(scores).rich())

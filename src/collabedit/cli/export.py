@@ -20,12 +20,12 @@ def export(
     to: Annotated[
         str | None,
         typer.Option(
-            help="lora, gguf, model or delta; by default as the name of --out says, or model."
+            help="lora, gguf, model or delta; by default, what the name of --out implies, or model."
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The unedited model, if not as the delta says."),
+        typer.Option("--model", "-m", help="The unedited model, if not the one the delta names."),
     ] = None,
     rank: Annotated[
         int | None,
@@ -38,7 +38,7 @@ def export(
     all_weights: Annotated[
         bool,
         typer.Option(
-            "--all-weights", help="gguf: store all matrices in that type, not only those."
+            "--all-weights", help="gguf: store all matrices in that type, not only the edited ones."
         ),
     ] = False,
     base_gguf: Annotated[
@@ -50,14 +50,14 @@ def export(
         typer.Option(
             "--requests",
             "-r",
-            help="Evaluate the result on these requests, for the model card; no text of them gets "
-            "into it.",
+            help="Evaluate the result on these requests, for the model card, which contains none "
+            "of their text.",
         ),
     ] = None,
     overwrite: OverwriteOption = False,
     push_to_hub: Annotated[
         str | None,
-        typer.Option(help="Also upload the result to this repository, OWNER/NAME, of the Hub."),
+        typer.Option(help="Also upload the result to this Hub repository, OWNER/NAME."),
     ] = None,
     public: PublicOption = False,
     trust_remote_code: TrustOption = False,

@@ -24,21 +24,22 @@ def vote(
         typer.Option(
             "--requests",
             "-r",
-            help="Your edits; they stay here. Without them a coordinator that has the model votes.",
+            help="Your edits; they stay here. Leave this out to vote as a coordinator that has the "
+            "model.",
         ),
     ] = None,
     party: Annotated[str | None, typer.Option(help="Your name, as in your contribution.")] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Path of the model here, if not as round.json says."),
+        typer.Option("--model", "-m", help="The model on this machine, if not as in round.json."),
     ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     skip_bad: SkipBadOption = False,
 ) -> None:
-    """Try a merged delta before it is kept, on your edits, their neighbours and held-out text.
+    """Try a merged delta before it is kept: on your edits, their neighbours and held-out text.
 
-    The vote contains counts, a ratio, and whether you accept by the limits in round.json.
+    The vote contains counts, a ratio, and whether you accept under the limits in round.json.
     """
     from collabedit.messages import Delta, RoundConfig
     from collabedit.models import load_model
@@ -58,13 +59,13 @@ def vote(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    made = try_delta(loaded, tried, config, records, party=name)
-    made.save(out)
-    for kind, hits in made.hits.items():
+    result = try_delta(loaded, tried, config, records, party=name)
+    result.save(out)
+    for kind, hits in result.hits.items():
         if hits.of:
             print(f"{kind} prompts: {hits.before} of {hits.of} before, {hits.after} after")
-    print(f"held-out text: perplexity {made.perplexity:.3g} times as high as before")
-    print(f"{out}: {name or 'this party'} {config.vote_by.words(made)}")
+    print(f"held-out text: perplexity {result.perplexity:.3g} times as high as before")
+    print(f"{out}: {name or 'this party'} {config.vote_by.words(result)}")
 
 
 def decide(
@@ -75,10 +76,10 @@ def decide(
         typer.Option(help="Several rounds: the state between them, written if the delta is kept."),
     ] = None,
 ) -> None:
-    """Count the votes on a merged delta: keep it or roll back; the coordinator's part.
+    """Count the votes on a merged delta, and keep it or roll back; for the coordinator.
 
-    The verdict goes into the ledger beside round.json. Rolling back leaves the state
-    unchanged, and exits with status 1.
+    The verdict goes into the ledger beside round.json. A rollback leaves the state unchanged and
+    exits with status 1.
     """
     from dataclasses import replace
 
@@ -95,11 +96,11 @@ def decide(
     parties = [entry.party for entry in ledger.exchanges[-1].entries]
     verdict = judge(config.vote_by, named, parties)
     replace(ledger, verdict=verdict).save(ledger_file)
-    for party, each in named.items():
-        print(f"{party} {config.vote_by.words(each)}")
+    for party, vote_ in named.items():
+        print(f"{party} {config.vote_by.words(vote_)}")
     if not verdict.accepted:
         print(f"rolled back: {verdict.reason}")
-        print("Nobody applies the delta; the next round starts where this one did")
+        print("The delta must not be applied; the next round starts where this one did")
         raise typer.Exit(1)
     print(f"accepted: each party runs 'collabedit apply --model {config.model} DELTA -o DIR'")
     line = keep_state(state, before, ledger)
@@ -112,7 +113,7 @@ def _named(paths: list[Path], config: RoundConfig, delta_sha256: str) -> dict[st
 
     Raises:
         InputError: when a party votes twice.
-        RoundError: when a vote is on another round or another delta.
+        RoundError: when a vote is about another round or another delta.
     """
     from collabedit.errors import InputError, RoundError
     from collabedit.messages import Evaluation
@@ -126,7 +127,7 @@ def _named(paths: list[Path], config: RoundConfig, delta_sha256: str) -> dict[st
             raise RoundError(f"{path}: {error}") from None
         name = cast.party or str(path)
         if name in named:
-            raise InputError(f"{path}: a second vote of {name}; give one per party")
+            raise InputError(f"{path}: a second vote from {name}; give one per party")
         named[name] = cast
     return named
 
@@ -138,7 +139,7 @@ def gate_section(
     most_perplexity: float | None,
     least_share: float | None,
 ) -> Gate | None:
-    """The gate for ``round new``: limits as given, defaults for the others."""
+    """The gate for ``round new``: the given limits, and defaults for the others."""
     from collabedit.messages import Gate
 
     given = {

@@ -41,7 +41,7 @@ class CommandGroup(TyperGroup):
             status = stop.exit_code
             raise
         except BaseException as error:
-            if interrupts.came or isinstance(error, KeyboardInterrupt):
+            if interrupts.pressed or isinstance(error, KeyboardInterrupt):
                 status, kind = 130, "interrupted"
                 print(_interrupted(), file=sys.stderr)
                 raise typer.Exit(130) from None
@@ -56,14 +56,14 @@ class CommandGroup(TyperGroup):
 
 
 class _Interrupts:
-    """Notes Ctrl-C, since a library that it stops may raise an error of its own instead.
+    """Records Ctrl-C, since a library that it interrupts may raise some other error instead.
 
     Attributes:
-        came: whether it was pressed.
+        pressed: whether it was pressed.
     """
 
     def __init__(self) -> None:
-        self.came = False
+        self.pressed = False
         in_main = threading.current_thread() is threading.main_thread()
         self._used = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -76,7 +76,7 @@ class _Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
+        self.pressed = True
         signal.default_int_handler(number, frame)
 
 
@@ -90,7 +90,7 @@ def _interrupted() -> str:
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
     """Move the program's own options to the front, wherever they are before a ``--``."""
-    own: list[str] = []
+    options: list[str] = []
     rest = list(arguments)
     position = 0
     while position < len(rest) and rest[position] != "--":
@@ -100,6 +100,6 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
             position += 1
             continue
         count = 2 if takes_value and not assigned else 1
-        own += rest[position : position + count]
+        options += rest[position : position + count]
         del rest[position : position + count]
-    return own + rest
+    return options + rest

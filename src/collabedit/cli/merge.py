@@ -1,4 +1,4 @@
-"""``collabedit merge``: the coordinator's part, by files."""
+"""``collabedit merge``: the coordinator's part of a round by files."""
 
 from __future__ import annotations
 
@@ -87,22 +87,22 @@ def merge(
         typer.Option(
             "--model",
             "-m",
-            help="With --after-merge: the model before this round, if not as the round says.",
+            help="With --after-merge: the model before this round, if not the one it names.",
         ),
     ] = None,
     memory_budget: MemoryOption = None,
 ) -> None:
-    """Merge the parties' contributions into one delta; the coordinator's part.
-
-    Under secure aggregation an exchange has five steps: each call takes the parties' answers to one
-    step and writes the request for the next; the last one writes the delta.
+    """Merge the parties' contributions into one delta; for the coordinator.
 
     In a layerwise round each exchange merges one layer: give the result as --delta to the next
     'contribute' and 'merge', until this command says that the round is complete. A ledger of the
     round is kept beside round.json, as ROUND.ledger.safetensors: keep it private.
 
+    Under secure aggregation an exchange has five steps: each call takes the parties' answers to one
+    step and writes the request for the next; the last one writes the delta.
+
     The steps of --after-merge need the weights that the delta is added to, and run once all
-    layers are merged. With a single finished delta, only these steps run.
+    layers are merged. Given a single finished delta, the command runs only these steps.
     """
     from collabedit.errors import InputError
     from collabedit.files import tensor_metadata
@@ -127,14 +127,14 @@ def merge(
             _write(by_files, finish, coordinator, merged, out)
         return
     formats = {path: tensor_metadata(path, "input").get("format") for path in inputs}
-    for path, found in formats.items():
-        if found not in _MERGED:
+    for path, format_ in formats.items():
+        if format_ not in _MERGED:
             raise InputError(f"{path}: neither a contribution nor a delta")
     if set(formats.values()) == {"collabedit.delta"}:
         deltas = {str(path): Delta.load(path) for path in inputs}
         alone = len(deltas) == 1 and finish.steps
         result = deltas[str(inputs[0])] if alone else merge_deltas(deltas, chosen, options, shares)
-        result = finish.taken(result)
+        result = finish.applied(result)
         result.save(out)
         _report(result, out)
     elif round_file is None or covariance is None:
@@ -155,12 +155,12 @@ def _is_secure(round_file: Path) -> bool:
 def _refuse_twice(inputs: list[Path]) -> None:
     from collabedit.errors import InputError
 
-    seen: set[str] = set()
+    files: set[str] = set()
     for path in inputs:
-        place = os.path.realpath(path)
-        if place in seen:
+        file = os.path.realpath(path)
+        if file in files:
             raise InputError(f"{path}: given twice; give each file once")
-        seen.add(place)
+        files.add(file)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class _Finish:
         if self.model is not None and not self.steps:
             raise InputError("--model is for --after-merge, which needs the weights; remove it")
 
-    def taken(self, delta: Delta, earlier: Mapping[str, LowRankUpdate] | None = None) -> Delta:
+    def applied(self, delta: Delta, earlier: Mapping[str, LowRankUpdate] | None = None) -> Delta:
         """The delta after the steps; the weights are read only if there are any."""
         from collabedit.models import load_model
         from collabedit.parties.applying import weights_of
@@ -193,14 +193,14 @@ def _write(
 ) -> None:
     """Write the delta, and the round's ledger and state."""
     complete = not coordinator.pending_layers
-    result = finish.taken(merged, by_files.earlier) if complete else merged
+    result = finish.applied(merged, by_files.earlier) if complete else merged
     result.save(out)
     line = by_files.keep(coordinator, result)
     if line is not None:
         print(line)
     _report(result, out, by_files.config)
     if finish.steps and not complete:
-        print("--after-merge: runs once all layers are merged; give it with the last exchange")
+        print("--after-merge runs once all layers are merged; give it with the last exchange")
 
 
 def _merge_files(

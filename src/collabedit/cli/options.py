@@ -28,7 +28,7 @@ EditorOption = Annotated[
     typer.Option(
         "--editor",
         "-E",
-        help=f"{', '.join(each.name for each in editors())}; case-insensitive.",
+        help=f"{', '.join(editor.name for editor in editors())}; case-insensitive.",
     ),
 ]
 ScheduleOption = Annotated[
@@ -51,8 +51,8 @@ HparamsOption = Annotated[
     Path | None,
     typer.Option(
         "--hparams",
-        help="Hyper-parameters as JSON: ours, or a file that ROME, MEMIT, AlphaEdit or CollabEdit "
-        "publish.",
+        help="Hyper-parameters as JSON: in our format, or a file published with ROME, MEMIT, "
+        "AlphaEdit or CollabEdit.",
     ),
 ]
 DtypeOption = Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16, ...")]
@@ -67,8 +67,8 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run Python code that ships with the model. Read it first. Without this, such models "
-        "are refused.",
+        help="Run Python code that ships with the model; read it first. Without this option, such "
+        "models are refused.",
     ),
 ]
 SkipKnownOption = Annotated[
@@ -89,8 +89,8 @@ SumAgainOption = Annotated[
     bool,
     typer.Option(
         "--sum-again",
-        help="Secure aggregation: take part though edits of yours were summed with other parties "
-        "before: the difference of the two sums shows who is in one of them only.",
+        help="Secure aggregation: take part even if some of your edits were summed with other "
+        "parties before. The difference of the two sums exposes whoever is in only one of them.",
     ),
 ]
 AfterMergeOption = Annotated[
@@ -102,7 +102,7 @@ AfterMergeOption = Annotated[
     ),
 ]
 NoCacheOption = Annotated[
-    bool, typer.Option("--no-cache", help="Do not keep targets between exchanges.")
+    bool, typer.Option("--no-cache", help="Don't keep targets between exchanges.")
 ]
 WorkersOption = Annotated[
     str | None,
@@ -145,14 +145,14 @@ RetryOption = Annotated[
     typer.Option(help="Give edits that did not take a second pass, with more steps."),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a saved model there; nothing else is replaced.")
+    bool, typer.Option("--overwrite", help="Replace a saved model there, but nothing else.")
 ]
 
 
 def own_betas() -> str:
-    """Each editor's own weight, the most common one first."""
+    """Each editor's own weight, starting with the default editor's."""
     usual = resolve_editor(DEFAULT_EDITOR).beta
-    others = [f"{each.name} {each.beta:g}" for each in editors() if each.beta != usual]
+    others = [f"{editor.name} {editor.beta:g}" for editor in editors() if editor.beta != usual]
     return "; ".join([f"{usual:g}", *others])
 
 
@@ -240,8 +240,8 @@ def read_bytes(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
-    size = int(float(found.group(1)) * _UNITS[found.group(2).upper()]) if found else 0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    size = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else 0
     if size < 1:
         raise InputError(f"--memory-budget: cannot read {text!r}; write it like 2GB or 500MB")
     return size

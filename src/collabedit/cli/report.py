@@ -1,4 +1,4 @@
-"""``collabedit report``: finished runs as a page."""
+"""``collabedit report``: finished runs as an HTML page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def report(
         typer.Option("--every-edit", help="Show all edits, however large the page becomes."),
     ] = False,
 ) -> None:
-    """Write a page that shows a finished run, or several side by side.
+    """Write an HTML page that shows a finished run, or several side by side.
 
-    A single HTML file that needs no network. It contains the text of the edits: share it only with
+    It is a single file that needs no network. It contains the text of the edits: share it only with
     people who may read them.
     """
     from collabedit.files import check_output_file, write_text

@@ -32,31 +32,31 @@ def check(
 ) -> None:
     """Show how a file of edit requests is understood, and everything that is wrong with it.
 
-    Fails when a request cannot be used, unless --skip-bad is given.
+    Fails if any request is unusable, unless --skip-bad is given.
     """
     from collabedit.errors import RequestError
     from collabedit.reporting.table import console
     from collabedit.requests import read_requests
 
-    found = read_requests(file)
-    print(_summary(found))
-    if found.records and show:
-        console().print(_table(found.records[:show]).rich())
-    if len(found.records) > show > 0:
-        print(f"and {len(found.records) - show:,} more")
-    for warning in found.warnings:
+    content = read_requests(file)
+    print(_summary(content))
+    if content.records and show:
+        console().print(_table(content.records[:show]).rich())
+    if len(content.records) > show > 0:
+        print(f"and {len(content.records) - show:,} more")
+    for warning in content.warnings:
         print(f"note: {warning}")
-    problem = found.problem(skip_bad=skip_bad)
+    problem = content.problem(skip_bad=skip_bad)
     if problem is not None:
         raise RequestError(problem)
-    if found.faults:
-        print(found.complaint)
+    if content.faults:
+        print(content.complaint)
 
 
-def _summary(found: RequestFile) -> str:
-    forms = ", ".join(f"{count:,} {name}" for name, count in found.formats.items())
-    good = f"{len(found.records):,} edits" + (f" ({forms})" if forms else "")
-    return f"{found.source}: {good}, {len(found.faults):,} bad"
+def _summary(content: RequestFile) -> str:
+    forms = ", ".join(f"{count:,} {name}" for name, count in content.formats.items())
+    good = f"{len(content.records):,} edits" + (f" ({forms})" if forms else "")
+    return f"{content.source}: {good}, {len(content.faults):,} bad"
 
 
 def _table(records: Sequence[Record]) -> Table:
@@ -79,8 +79,8 @@ def _table(records: Sequence[Record]) -> Table:
     }
     given = {key: numbers for key, numbers in counts.items() if any(numbers)}
     rows: list[Row] = [
-        {**row, **{key: numbers[place] for key, numbers in given.items()}}
-        for place, row in enumerate(texts)
+        {**row, **{key: numbers[index] for key, numbers in given.items()}}
+        for index, row in enumerate(texts)
     ]
     columns = [
         Column.number("case"),

@@ -27,7 +27,10 @@ from collabedit.cli.secure import secure_section
 if TYPE_CHECKING:
     from collabedit.editors import Editor
 
-app = typer.Typer(no_args_is_help=True, help="Agree on a round between parties.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Set up a round between parties, and decide whether to keep its delta.",
+)
 app.command("vote")(vote)
 app.command("decide")(decide)
 
@@ -108,13 +111,13 @@ def new(
         bool,
         typer.Option(
             "--secure-aggregation",
-            help="The coordinator learns sums over the parties, and nothing about a single one "
-            "(docs/explanation/privacy.md).",
+            help="The coordinator learns only sums over the parties, and nothing about any single "
+            "one (docs/explanation/privacy.md).",
         ),
     ] = False,
     roster: Annotated[
         Path | None,
-        typer.Option(help="Secure aggregation: JSON of the parties' public keys by name."),
+        typer.Option(help="Secure aggregation: JSON file of the parties' public keys by name."),
     ] = None,
     threshold: Annotated[
         int | None,
@@ -130,14 +133,14 @@ def new(
     ] = None,
     sum_form: Annotated[
         str,
-        typer.Option(help="Secure aggregation: dense, sketched, or auto for the smaller."),
+        typer.Option(help="Secure aggregation: dense, sketched, or auto for the smaller form."),
     ] = "auto",
     seed: SeedOption = default_of("seed"),
     dtype: DtypeOption = default_of("dtype"),
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Make the configuration of a round: model, editor, layers, schedule, settings and contexts.
+    """Write the configuration of a round: model, editor, layers, schedule, settings and contexts.
 
     Send the file to all parties. It contains nobody's facts.
     """
@@ -189,7 +192,7 @@ def key(
     party: Annotated[str, typer.Argument(help="Your name in the roster.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to keep the secret key.")],
 ) -> None:
-    """Make your key for secure aggregation, and print its public half for the roster.
+    """Create your key for secure aggregation, and print its public half for the roster.
 
     The file is secret: keep it to yourself. Send the public key to the other parties through a
     channel that the coordinator does not control; all keys together form the roster, a JSON object.

@@ -61,7 +61,7 @@ def open_request(config: RoundConfig, path: Path | None) -> Request:
     """The coordinator's request in a file; without one, the first step of a summation.
 
     Raises:
-        RoundError: when it is of another round, or no step of a summation.
+        RoundError: when it belongs to another round, or is not a step of a summation.
     """
     from collabedit.errors import RoundError
     from collabedit.messages import SUMMATION_STEPS, Delta, Request, RequestKind
@@ -72,24 +72,24 @@ def open_request(config: RoundConfig, path: Path | None) -> Request:
     request.delta.check_round(config)
     if request.kind not in SUMMATION_STEPS:
         raise RoundError(
-            f"{path}: the coordinator asks for '{request.kind.value}', which is no step of secure "
-            "aggregation; refused"
+            f"{path}: the coordinator asks for '{request.kind.value}', which is not a step of "
+            "secure aggregation; refused"
         )
     return request
 
 
 def require_roster(identity: Path | None, roster: Path | None) -> None:
-    """Check that a party which takes part in sums knows whose keys count.
+    """Check that a party that takes part in sums has its own list of keys.
 
     Raises:
-        InputError: when it would have to believe the coordinator's list.
+        InputError: when it would have to trust the coordinator's list.
     """
     from collabedit.errors import InputError
 
     if identity is not None and roster is None:
         raise InputError(
-            "--identity needs --roster: the parties' public keys as you know them, on a way that "
-            "the coordinator does not control"
+            "--identity needs --roster: the parties' public keys, which you got through a channel "
+            "that the coordinator does not control"
         )
 
 
@@ -106,11 +106,12 @@ def answer(
 
     Args:
         config: the round.
-        request: from the coordinator.
-        identity_file: of the party.
+        request: the coordinator's request.
+        identity_file: the party's identity.
         roster_file: the roster as the party knows it.
-        make_party: loads the model and measures; called in the one step that needs it.
-        confirming: is given the party's name and the parties in the sum before it confirms it.
+        make_party: loads the model and measures; called only in the step that needs it.
+        confirming: called with the party's name and the parties in the sum, before the party
+            confirms the sum.
         out: the answer to write.
     """
     from collabedit.files import check_output_file, read_json, write_private_text
@@ -130,16 +131,16 @@ def answer(
     if request.kind is RequestKind.MASK:
         reply = make_party(ours).answer(request.to_bytes())
     else:
-        reply = ours.answer(request, _nothing_to_give)
+        reply = ours.answer(request, _no_statistics)
     if request.kind is RequestKind.CONFIRM:
         confirming(ours.name, ours.state.survivors)
-    write_private_text(memory, ours.state.model_dump_json())  # before anything leaves
+    write_private_text(memory, ours.state.model_dump_json())  # before anything is sent
     _write(out, reply)
     step = f"step {1 + SUMMATION_STEPS.index(request.kind)} of {len(SUMMATION_STEPS)}"
     print(f"{out}: {step} ('{request.kind.value}'), no text; send it to the coordinator")
 
 
-def _nothing_to_give() -> tuple[Mapping[str, Factors], int, str]:
+def _no_statistics() -> tuple[Mapping[str, Factors], int, str]:
     raise AssertionError("only the step 'mask' measures")
 
 
@@ -164,7 +165,7 @@ def next_step(
     The summation is kept beside the round file, as ``ROUND.summation.safetensors``.
 
     Raises:
-        RoundError: when an answer is refused, or too few came; it names the file.
+        RoundError: when an answer is refused, which names the file, or there are too few.
     """
     from collabedit.errors import RoundError
     from collabedit.files import save_tensors
@@ -197,17 +198,17 @@ def _read(summation: Summation, path: Path) -> Answer:
 
 
 def _summation(coordinator: Coordinator, kept: Path, answers: list[Path]) -> Summation:
-    """The summation that goes on, or a new one where the answers begin it."""
+    """The summation in progress, or a new one if the answers start it."""
     from collabedit.errors import RoundError
     from collabedit.files import load_tensors
     from collabedit.privacy.secure import Summation
 
-    if all(_format(each) == "collabedit.advert" for each in answers):
+    if all(_format(path) == "collabedit.advert" for path in answers):
         return coordinator.summation()
     if not kept.is_file():
         raise RoundError(
-            f"{kept} is missing, which records the earlier steps; put it back beside the "
-            "round file, or start again from the parties' first answers"
+            f"{kept}, which records the earlier steps, is missing; put it back beside the round "
+            "file, or start again from the parties' first answers"
         )
     return Summation.resume(coordinator.config, *load_tensors(kept, "summation"), str(kept))
 

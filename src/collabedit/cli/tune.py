@@ -35,8 +35,8 @@ def tune(
         typer.Option(
             "--dataset",
             "-D",
-            help="worldfacts, multi_counterfact, counterfact, or a file of such records; use other "
-            "records than those you will evaluate on.",
+            help="worldfacts, multi_counterfact, counterfact, or a file of such records; don't "
+            "use the records that you will evaluate on.",
         ),
     ] = default_of("dataset", "TuneSettings"),
     out: Annotated[
@@ -83,7 +83,7 @@ def tune(
     clamps and steps are then tried on a few records, each with three values of lambda. The best
     Score wins; the preset is a file for --hparams of all commands.
 
-    Run the same command again to continue an interrupted search, even a killed one.
+    Run the same command again to continue a search that was interrupted or killed.
     """
     from collabedit.editors import Hyperparameters
     from collabedit.messages import parse_schedule
@@ -133,10 +133,10 @@ def _verdict(result: TuneResult) -> str:
     row = trial.metrics
     if trial.present:
         return f"The current settings are the best of those tried: {best}."
-    found = (
+    sentence = (
         f"Best: {best}; Score {row['score']:.1f}, {row['gain']:.1f} above the current settings, "
         f"with a standard error of {row['gain_error']:.1f}."
     )
     if row["gain"] <= 2 * row["gain_error"]:
-        found += " That is within the noise of so few records; try more --records."
-    return found
+        sentence += " That is within the noise of so few records; try more --records."
+    return sentence

@@ -10,7 +10,7 @@ import typer
 
 def ui(
     results: Annotated[
-        Path, typer.Option(help="The folder of results for the Reports tab.")
+        Path, typer.Option(help="The folder of results that the Reports tab shows.")
     ] = Path("results"),
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on this machine; 0 picks a free one.")

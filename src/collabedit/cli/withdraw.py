@@ -52,8 +52,8 @@ def withdraw(
     ledger = Ledger.load(ledger_file)
     ledger.delta.check_round(config)
     sent = {str(path): Contribution.load(path) for path in inputs}
-    gone = _taken_out(ledger, sent, without)
-    rest = {name: each for name, each in sent.items() if each.sha256 not in gone}
+    removed = _removed(ledger, sent, without)
+    rest = {file: part for file, part in sent.items() if part.sha256 not in removed}
     if not rest:
         raise InputError("no party is left, so there is no delta to make; keep at least one")
     about = ledger.delta.metadata
@@ -66,18 +66,18 @@ def withdraw(
     delta = coordinator.merge(rest)
     delta.save(out)
     coordinator.ledger.save(ledger_file)
-    for sha256, party in gone.items():
+    for sha256, party in removed.items():
         print(f"removed: {party}, contribution {sha256}")
     if delta.metadata.complete:
         print(
             f"{out}: {delta.metadata.edits} edits of {delta.metadata.parties} parties, exactly "
-            "as if the round had been made without"
+            "as if the removed parties had never joined"
         )
         print("Apply it to the unedited model; models with the old delta still state the facts")
     else:
         print(
-            f"{out}: the first layer without it. The later ones depended on it: each party runs "
-            f"'collabedit contribute' again with --delta {out}, as in the original round"
+            f"{out}: the first layer, merged again. The later layers depended on it, so each party "
+            f"runs 'collabedit contribute' again with --delta {out}, as in the original round"
         )
 
 
@@ -86,7 +86,7 @@ def _require_separable(config: RoundConfig) -> None:
 
     if config.secure_aggregation is not None:
         raise RoundError(
-            "under secure aggregation the coordinator only has the sum, and can't remove a party "
+            "under secure aggregation the coordinator has only the sum and can't remove a party "
             "from it; run a new round without the party"
         )
     if config.state_sha256:
@@ -96,7 +96,7 @@ def _require_separable(config: RoundConfig) -> None:
         )
 
 
-def _taken_out(ledger: Ledger, sent: dict[str, Contribution], without: list[str]) -> dict[str, str]:
+def _removed(ledger: Ledger, sent: dict[str, Contribution], without: list[str]) -> dict[str, str]:
     """The parties to remove, by the digest of their contribution.
 
     Raises:
@@ -104,25 +104,28 @@ def _taken_out(ledger: Ledger, sent: dict[str, Contribution], without: list[str]
     """
     from collabedit.errors import InputError
 
-    entries = {each.sha256: each.party for each in ledger.exchanges[0].entries}
-    files = {each.sha256: name for name, each in sent.items()}
-    for name, each in sent.items():
-        if each.sha256 not in entries:
-            raise InputError(f"{name}: not a contribution of the round's first exchange")
-    gone: dict[str, str] = {}
+    entries = {entry.sha256: entry.party for entry in ledger.exchanges[0].entries}
+    files = {part.sha256: file for file, part in sent.items()}
+    for file, part in sent.items():
+        if part.sha256 not in entries:
+            raise InputError(f"{file}: not a contribution to the round's first exchange")
+    removed: dict[str, str] = {}
     for wanted in without:
-        found = {
+        matching = {
             sha256: party
             for sha256, party in entries.items()
             if wanted in (sha256, party, files.get(sha256))
         }
-        if not found:
+        if not matching:
             raise InputError(
                 f"--without {wanted}: no such party in the ledger; it has "
                 f"{', '.join(entries.values())}"
             )
-        gone |= found
-    missing = [party for sha256, party in entries.items() if sha256 not in files.keys() | gone]
+        removed |= matching
+    missing = [party for sha256, party in entries.items() if sha256 not in files.keys() | removed]
     if missing:
-        raise InputError(f"the contribution of {', '.join(missing)} is missing; give all that stay")
-    return gone
+        raise InputError(
+            f"the contribution of {', '.join(missing)} is missing; give those of all parties that "
+            "stay"
+        )
+    return removed

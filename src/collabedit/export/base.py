@@ -30,7 +30,7 @@ class Base:
         name: as given by the user.
         delta: the delta.
         hf: the ``transformers`` model on the meta device.
-        directory: of its files; ``None`` if they are not on this machine.
+        directory: directory of its files; ``None`` if they are not on this machine.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Base:
 
         Args:
             delta: a complete delta.
-            name: of the model on this machine, if not as the delta says.
+            name: the model's name on this machine, if it differs from the one in the delta.
             trust_remote_code: whether Python code that ships with the model may run.
 
         Raises:
@@ -83,16 +83,16 @@ class Base:
         Raises:
             ModelError: when they cannot be read from the model's files.
         """
-        found = unedited_weights(self.directory, self.delta, self.hf)
-        if found is None:
+        weights = unedited_weights(self.directory, self.delta, self.hf)
+        if weights is None:
             raise ModelError(
                 f"{self.name}: its files are not here, or not those that the delta was made for "
                 f"({self.delta.metadata.dtype}); give the model's directory with --model"
             )
-        return found
+        return weights
 
     def edited(self, name: str) -> Tensor:
-        """A weight after the edit, as the model stores it; the sum is formed in float64."""
+        """A weight after the edit, as the model stores it; the sum is computed in float64."""
         stored = self.unedited[name]
         weight = self.structure.matrix(stored)
         edited = (self.delta.changes[name].dense() + weight).to(stored.dtype)
@@ -108,9 +108,9 @@ def check_dense(name: str, structure: ModelStructure, what: str) -> None:
     """Check that the edited weights are matrices, as formats other than the model's own need.
 
     Args:
-        name: of the model.
-        structure: of the model.
-        what: the format.
+        name: the model's name.
+        structure: the model's structure.
+        what: the format, for the message.
 
     Raises:
         ModelError: when the model is a mixture of experts.
@@ -126,13 +126,13 @@ def unedited_weights(directory: Path | None, delta: Delta, hf: Any) -> dict[str,
     """The weights that a delta changes, from a model's files, in the type that it was edited in.
 
     Args:
-        directory: of the unedited model.
-        delta: the delta; it names the digest of each weight.
+        directory: directory of the unedited model.
+        delta: the delta; it has the digest of each weight.
         hf: the ``transformers`` model; weights on the meta device will do.
 
     Returns:
-        The weights as the model stores them; ``None`` unless the files hold just the weights that
-        the delta was made for.
+        The weights as the model stores them; ``None`` unless the files hold exactly the weights
+        that the delta was made for.
     """
     if directory is None:
         return None
@@ -149,16 +149,16 @@ def unedited_weights(directory: Path | None, delta: Delta, hf: Any) -> dict[str,
 
 
 def _read(directory: Path, files: Mapping[str, str], name: str, hf: Any) -> Tensor | None:
-    """A weight from its parts in the files; ``None`` where one is missing."""
+    """A weight from its parts in the files; ``None`` if one is missing."""
     try:
         shape = hf.get_parameter(name).to("meta")
     except AttributeError:
         return None
-    found = []
+    tensors = []
     for part in parts_of(hf, name, shape):
         key = stored_key(part, hf.base_model_prefix, files)
         if key is None:
             return None
         with opened(directory / files[key]) as stored:
-            found.append(stored.get_tensor(key))
-    return found[0] if len(found) == 1 else torch.stack(found)
+            tensors.append(stored.get_tensor(key))
+    return tensors[0] if len(tensors) == 1 else torch.stack(tensors)

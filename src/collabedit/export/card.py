@@ -1,6 +1,6 @@
 """The model card of an export: its origin, the edits, and how to undo them.
 
-It is generated from the delta's metadata alone, so that no text of a request can get into it.
+It is generated from the delta's metadata alone, so that no text of a request can leak into it.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def model_card(
         "## Evaluation",
         _evaluation(evaluation or {}),
         "## Intended use",
-        "As the base model's, wherever the corrected facts are wanted. An edited model states the "
-        "new facts to anyone who asks. Check what matters to you: an edit can fail in other "
-        "wordings, other languages or longer answers, and can change answers about related "
+        "The same as the base model's, wherever the corrected facts are wanted. An edited model "
+        "states the new facts to anyone who asks. Check what matters to you: an edit can fail in "
+        "other wordings, other languages or longer answers, and can change answers about related "
         "subjects.",
         "## Licence",
         _licence(licence),
@@ -145,8 +145,8 @@ def _evaluation(evaluation: Mapping[str, Mapping[str, float]]) -> str:
 def _licence(licence: str | None) -> str:
     named = f" ({licence})" if licence else ""
     return (
-        f"The edited model is derived from its base and stays under the base's licence{named}; "
-        "its terms, such as naming the origin or marking changes, hold for this copy as well."
+        f"The edited model is derived from its base and stays under the base's licence{named}. "
+        "Its terms, such as naming the origin or marking changes, apply to this copy as well."
     )
 
 
@@ -164,8 +164,8 @@ def licence_of(directory: Path | None, name: str) -> str | None:
     for card in (CARD, ORIGINAL_CARD):
         if directory is not None and (directory / card).is_file():
             text = (directory / card).read_text("utf-8", errors="replace")[:10_000]
-            if found := _LICENCE.search(text):
-                return found[1]
+            if match := _LICENCE.search(text):
+                return match[1]
     return None
 
 

@@ -12,7 +12,7 @@ __all__ = ["export_delta", "export_model"]
 
 @export_format("model")
 def export_model(job: ExportJob) -> list[str]:
-    """A model directory with all of the original's files, which plain transformers loads.
+    """A model directory with all the original's files, which plain transformers can load.
 
     Args:
         job: the delta, its base model and the output.

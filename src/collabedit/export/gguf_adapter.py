@@ -19,7 +19,7 @@ from collabedit.files import atomic_path, write_text
 
 __all__ = ["architecture_of_model", "write_gguf_adapter"]
 
-#: GGUF's names of architectures that ``transformers`` names differently.
+#: GGUF's names for architectures that ``transformers`` names differently.
 _OTHER_NAMES = {
     "mistral": "llama",
     "gemma3_text": "gemma3",
@@ -31,7 +31,7 @@ _OTHER_NAMES = {
 
 
 def architecture_of_model(base: Base) -> str:
-    """GGUF's name of a model's architecture.
+    """GGUF's name for a model's architecture.
 
     Raises:
         ModelError: when GGUF has none.
@@ -51,7 +51,7 @@ def write_gguf_adapter(
     Args:
         job: the delta, its base model and the output.
         changes: the factors by weight name.
-        loss: what truncation cost, for the card.
+        loss: what truncation lost, for the card.
     """
     check_output(job.out, overwrite=job.overwrite)
     architecture = architecture_of_model(job.base)

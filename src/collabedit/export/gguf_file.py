@@ -28,7 +28,7 @@ __all__ = [
 
 #: Types that edited weights are written in, by the option's value; coarser ones lose edits.
 PRECISIONS = {"f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
-#: File types of files with mostly such matrices.
+#: File types of files in which most matrices have that type.
 FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
 _ARCHITECTURE = "general.architecture"
 #: Errors that reading a damaged file may raise.
@@ -47,7 +47,8 @@ def open_gguf(path: Path) -> GGUFReader:
     """Open a file; its tensors stay on disk.
 
     Raises:
-        ModelError: when it is damaged, split, or of the other byte order.
+        InputError: when it can't be read.
+        ModelError: when it is damaged, split, or in the other byte order.
     """
     try:
         reader = GGUFReader(path)
@@ -64,15 +65,15 @@ def open_gguf(path: Path) -> GGUFReader:
 
 
 def architecture_of(reader: GGUFReader) -> str:
-    """The file's name of its model's architecture."""
+    """The file's name for its model's architecture."""
     field = reader.get_field(_ARCHITECTURE)
     if field is None:
-        raise ModelError("the GGUF file does not name its architecture; take another file")
+        raise ModelError("the GGUF file does not name its architecture; use another file")
     return str(field.contents())
 
 
 def tensor_names(architecture: str, n_layers: int, names: list[str]) -> dict[str, str]:
-    """GGUF's names of a ``transformers`` model's weights.
+    """GGUF's names for a ``transformers`` model's weights.
 
     Args:
         architecture: as GGUF files name it, such as ``llama``.
@@ -86,11 +87,11 @@ def tensor_names(architecture: str, n_layers: int, names: list[str]) -> dict[str
     if architecture not in kinds:
         raise ModelError(f"GGUF files of the architecture {architecture!r} are not known")
     known = gguf.get_tensor_name_map(kinds[architecture], n_layers)
-    found = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
-    missing = [name for name, there in found.items() if there is None]
+    translated = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
+    missing = [name for name, theirs in translated.items() if theirs is None]
     if missing:
         raise ModelError(f"GGUF files of {architecture} have no weight for {missing[0]}")
-    return {name: there for name, there in found.items() if there is not None}
+    return {name: theirs for name, theirs in translated.items() if theirs is not None}
 
 
 def packed(weight: Any, precision: str, name: str) -> NewTensor:
@@ -153,7 +154,7 @@ def _copy_fields(reader: GGUFReader, writer: GGUFWriter, precision: str | None) 
         value, kind = field.contents(), field.types[0]
         item = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         if kind == gguf.GGUFValueType.ARRAY and not value:
-            continue  # the writer has no empty lists, and to readers an absent one is the same
+            continue  # the writer can't write empty lists, and readers treat an absent one alike
         if precision and field.name == gguf.Keys.General.FILE_TYPE:
             value = int(FILE_TYPES[precision])
         writer.add_key_value(field.name, value, kind, sub_type=item)

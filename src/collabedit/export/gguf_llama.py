@@ -1,7 +1,7 @@
 """A Llama's model directory as a GGUF file, for models without a published one.
 
 Other architectures, and tokenizers that split text differently from those below, are left to
-llama.cpp's own converter, which supports about a hundred.
+llama.cpp's own converter, which supports about a hundred architectures.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def check_convertible(name: str, config: Any, directory: Path | None) -> None:
     """Check, before any work, that a model can be converted.
 
     Args:
-        name: of the model.
+        name: the model's name.
         config: its ``transformers`` configuration.
-        directory: of its files.
+        directory: directory of its files.
 
     Raises:
         ModelError: when it isn't a plain Llama with a known tokenizer; the message says what to do.
@@ -96,8 +96,8 @@ def _add_settings(writer: GGUFWriter, base: Base, precision: str) -> None:
 
 
 def _head_size(config: Any) -> int:
-    own = getattr(config, "head_dim", None)
-    return int(own or config.hidden_size // config.num_attention_heads)
+    size = getattr(config, "head_dim", None)
+    return int(size or config.hidden_size // config.num_attention_heads)
 
 
 def _tensors(
@@ -109,20 +109,20 @@ def _tensors(
     tied = base.structure.tied_head
     wanted = [n for n in stored if not (tied and n == "lm_head.weight") and "rotary_emb" not in n]
     names = tensor_names("llama", base.structure.n_layers, wanted)
-    for name, there in names.items():
+    for name, theirs in names.items():
         if name in edited:
-            yield there, edited[name]
+            yield theirs, edited[name]
             continue
         with opened(base.directory / stored[name]) as file:
             weight = file.get_tensor(name).to(torch.float32).numpy()
         if weight.ndim < 2:
-            yield there, NewTensor(weight, GGMLQuantizationType.F32)
+            yield theirs, NewTensor(weight, GGMLQuantizationType.F32)
         else:
-            yield there, packed(_turned(name, weight, base.hf.config), precision, name)
+            yield theirs, packed(_interleaved(name, weight, base.hf.config), precision, name)
 
 
-def _turned(name: str, weight: Any, config: Any) -> Any:
-    """Queries and keys with interleaved halves, as llama.cpp rotates them."""
+def _interleaved(name: str, weight: Any, config: Any) -> Any:
+    """Queries and keys with interleaved halves, as llama.cpp's rotation expects; others as is."""
     for part, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
         if name.endswith(f"self_attn.{part}_proj.weight"):
             halves = weight.reshape(heads, 2, -1, weight.shape[-1])

@@ -35,8 +35,8 @@ from collabedit.models.structure import infer_structure
 
 __all__ = ["base_file", "card_of", "check_gguf", "check_output", "export_gguf", "save_gguf"]
 
-#: Allowed relative distance of a quantised weight from the dense one: 4 bits lose about 0.1, 2 bits
-#: 0.4, and unrelated weights are 1.4 apart.
+#: Allowed relative distance between a quantised weight and the dense one: 4 bits lose about 0.1,
+#: 2 bits 0.4, and unrelated weights are 1.4 apart.
 _FARTHEST = 0.7
 
 
@@ -101,7 +101,7 @@ def check_gguf(
     """Check, before an edit, that the edited model can be written as a GGUF file.
 
     Args:
-        out: the file.
+        out: the GGUF file to write.
         model: name of the model to edit.
         overwrite: replace an existing file.
         trust_remote_code: whether Python code that ships with the model may run.
@@ -136,7 +136,7 @@ def save_gguf(
 
     Args:
         delta: a complete delta.
-        out: the file.
+        out: the GGUF file to write.
         model: name of the unedited model.
         overwrite: replace an existing file.
         trust_remote_code: whether Python code that ships with the model may run.
@@ -159,8 +159,8 @@ def base_file(name: str, given: Path | None = None) -> Path | None:
     """The GGUF file that a model's name refers to; ``None`` for a directory or a Hub id.
 
     Args:
-        name: of the model.
-        given: a file that the user names.
+        name: the model's name.
+        given: a file named by the user.
 
     Raises:
         InputError: when there is no such file.
@@ -186,21 +186,21 @@ def _dense(base: Base, name: str) -> Any:
 def _check_base(reader: Any, source: Path, base: Base, names: Mapping[str, str]) -> None:
     """Check that the file holds the weights before the edit, up to quantisation."""
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    for name, there in names.items():
-        if there not in stored:
-            raise ModelError(f"{source} has no tensor {there}; it is another model")
-        tensor = stored[there]
+    for name, theirs in names.items():
+        if theirs not in stored:
+            raise ModelError(f"{source} has no tensor {theirs}; it is another model")
+        tensor = stored[theirs]
         try:
-            found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            dense = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError:
             continue  # a type that only llama.cpp reads
         weight = base.unedited[name]
         expected = (weight.T if base.structure.transposed else weight).float().numpy()
-        if found.shape != expected.shape or _apart(found, expected) > _FARTHEST:
-            raise ModelError(f"{source} is a different model from {base.name}: {there} differs")
+        if dense.shape != expected.shape or _distance(dense, expected) > _FARTHEST:
+            raise ModelError(f"{source} is a different model from {base.name}: {theirs} differs")
 
 
-def _apart(one: Any, other: Any) -> float:
+def _distance(one: Any, other: Any) -> float:
     size = float(numpy.linalg.norm(other)) or 1.0
     return float(numpy.linalg.norm(one - other)) / size
 
@@ -210,11 +210,12 @@ def _as_written(
 ) -> dict[str, LowRankUpdate]:
     """The changes as rounded to the written types."""
     changes = {}
-    for name, there in names.items():
-        found = torch.from_numpy(gguf.quants.dequantize(written[there].data, written[there].kind))
+    for name, theirs in names.items():
+        tensor = written[theirs]
+        after = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.kind))
         weight = base.unedited[name]
         before = weight.T if base.structure.transposed else weight
-        changes[name] = LowRankUpdate.from_dense(found.double() - before.double())
+        changes[name] = LowRankUpdate.from_dense(after.double() - before.double())
     return changes
 
 
@@ -229,7 +230,7 @@ def _card(job: ExportJob, notes: list[str], evaluation: Evaluation) -> str:
     return model_card(
         job.delta,
         "A GGUF file",
-        undo="Take the base model's GGUF file; this file replaced weights and keeps no copy.",
+        undo="Use the base model's GGUF file; this file replaced weights and keeps no copy.",
         licence=licence_of(job.base.directory, job.base.name),
         library="gguf",
         notes=notes,

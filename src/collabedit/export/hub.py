@@ -11,7 +11,7 @@ __all__ = ["check_repository", "push"]
 
 
 def check_repository(name: str) -> None:
-    """Check, before any work, the name of a repository.
+    """Check a repository's name before any work.
 
     Raises:
         InputError: when the Hub would refuse it.
@@ -26,7 +26,7 @@ def check_repository(name: str) -> None:
 
 
 def push(path: Path, repository: str, *, private: bool = True) -> str:
-    """Upload a directory, or a file with its card, to a model repository, created if necessary.
+    """Upload a directory, or a file with its card, to a model repository; create it if necessary.
 
     Args:
         path: the exported directory or file.

@@ -29,7 +29,7 @@ __all__ = ["Truncated", "adapter_rank", "export_lora", "truncated"]
 
 #: Ranks that vLLM accepts; it refuses all others.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-#: Singular values below this share of the largest are rounding of float64 products.
+#: Singular values below this share of the largest are rounding errors of float64 products.
 _ROUNDING = 1e-12
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -69,7 +69,7 @@ def truncated(update: LowRankUpdate, rank: int | None = None) -> Truncated:
 
 
 def adapter_rank(exact: int) -> int:
-    """The rank to pad to: the next one that vLLM accepts, or the exact one above all of these."""
+    """The rank to pad to: the next one that vLLM accepts, or the exact one if it is above all."""
     return next((rank for rank in VLLM_RANKS if rank >= exact), exact)
 
 
@@ -79,8 +79,7 @@ def export_lora(job: ExportJob, *, rank: int | None = None) -> list[str]:
 
     Args:
         job: the delta, its base model and the output.
-        rank: maximum rank of the adapter; less than the edits need loses part of
-            them.
+        rank: maximum rank of the adapter; less than the edits need loses part of them.
     """
     if rank is not None and rank < 1:
         raise InputError(f"--rank must be 1 or more, found {rank}")
@@ -172,18 +171,18 @@ def _targets(base: Base, names: list[str]) -> tuple[list[str], list[int] | None]
     wanted = {name.removesuffix(".weight") for name in names}
     layers = sorted(base.layer_of(name) for name in names)
     suffix = base.structure.down_projection
-    hit = {
+    matched = {
         path
         for path, _ in base.hf.named_modules()
         if path.endswith(f".{suffix}") and _peft_layer(path) in layers
     }
-    return ([suffix], layers) if hit == wanted else (sorted(wanted), None)
+    return ([suffix], layers) if matched == wanted else (sorted(wanted), None)
 
 
 def _peft_layer(path: str) -> int | None:
     """The layer that PEFT parses from a module's path."""
-    found = re.match(r".*\.[^.]*\.(\d+)\.", path)
-    return int(found[1]) if found else None
+    match = re.match(r".*\.[^.]*\.(\d+)\.", path)
+    return int(match[1]) if match else None
 
 
 def _card(job: ExportJob, notes: list[str], evaluation: Evaluation) -> str:

@@ -56,8 +56,8 @@ def check_output_directory(path: StrPath, *, overwrite: bool = False) -> None:
     """Check, before any work, that a model can be written to a directory.
 
     Raises:
-        InputError: when it cannot be written, or exists and may not be replaced: only a saved model
-            may be, and never the working directory, home, a directory above them, or a link.
+        InputError: when it can't be written, or exists and may not be replaced: only a saved model
+            may be, but never the working directory, home, a directory above them, or a link.
     """
     check_replaceable(Path(path), overwrite=overwrite)
     check_writable(path)
@@ -133,7 +133,7 @@ def save_edited_model(
         evaluation: metrics by model, for the card.
 
     Raises:
-        InputError: when the directory may not or cannot be written; the message says where the
+        InputError: when the directory may not or can't be written; the message says where the
             delta is.
         ModelError: when the model cannot be saved.
         RoundError: when the delta is incomplete, or for another model.
@@ -174,10 +174,10 @@ def write_copy(
 
     Returns:
         Whether it was done; otherwise the model has to be loaded and saved, since its files are
-        packed, of another type, or not here.
+        packed, of another type, or not on this machine.
 
     Raises:
-        InputError: when the directory may not or cannot be written.
+        InputError: when the directory may not or can't be written.
     """
     target, delta = Path(path), base.delta
     check_output_directory(target, overwrite=overwrite)
@@ -202,7 +202,7 @@ def write_copy(
 
 
 def _parts(hf: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in the parts in which files hold them."""
+    """Weights split into the parts in which files store them."""
     return {
         part: value
         for name, weight in weights.items()
@@ -223,7 +223,7 @@ def _write_card(
         "`collabedit revert THIS_DIRECTORY -o OUT` writes the unedited model, with its weights "
         "restored byte for byte."
         if (staged / UNDO).is_file()
-        else "Take the base model; this directory keeps no copy of its weights."
+        else "Use the base model; this directory keeps no copy of its weights."
     )
     text = model_card(delta, "A language model", undo=undo, licence=licence, evaluation=evaluation)
     write_text(staged / CARD, text)
@@ -253,7 +253,7 @@ def _write_model(model: LanguageModel, staged: Path, target: Path) -> None:
 
 
 def _drop_packing(config: Path) -> None:
-    """Remove the settings of packed weights: a model to edit was unpacked on loading."""
+    """Remove the settings of packed weights: a model is unpacked for editing when it is loaded."""
     values = read_json(config)
     parts = [values, values.get("text_config") or {}]
     if any(part.pop("quantization_config", None) is not None for part in parts):
@@ -264,7 +264,7 @@ def _drop_packing(config: Path) -> None:
 def _any_generation_config(model: LanguageModel, original: Path) -> Iterator[None]:
     """Allow saving a model whose generation settings ``transformers`` loads but refuses to save.
 
-    The original's file is copied in any case.
+    The original's file is copied anyway.
     """
     settings = getattr(model.hf, "generation_config", None)
     if settings is None or not (original / _GENERATION).is_file():
@@ -286,8 +286,8 @@ def kept_delta(
     Args:
         delta: the delta.
         target: what the block writes.
-        again: the command that tries again; ``{}`` stands for the delta's file.
-        stored: file in which the delta is already stored; then nothing is kept.
+        again: the command to try again; ``{}`` stands for the delta's file.
+        stored: file in which the delta is already stored, if any; then nothing more is kept.
     """
     file = _keep(delta, target) if stored is None else None
     where = f"; the edits are kept, try again: {again.format(file)}" if file else ""

@@ -17,8 +17,8 @@ __all__ = [
     "snapshot_directory",
 ]
 
-#: Weights in any format, which would be the unedited model's; caches; files that concern packed
-#: or adapted weights only; and the record of an earlier edit.
+#: Weights in any format, which would be the unedited model's; caches; files about packed or
+#: adapted weights only; and the record of an earlier edit.
 _LEFT_OUT = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -60,8 +60,8 @@ def snapshot_directory(source: str, commit: str | None) -> Path | None:
     """The directory that ``transformers`` loads from; ``None`` if it is not on this machine.
 
     Args:
-        source: a directory or a Hub id, for which it is the snapshot in the cache.
-        commit: of the Hub id.
+        source: a directory, or a Hub id, whose snapshot is looked up in the cache.
+        commit: commit of the Hub id.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -70,10 +70,10 @@ def snapshot_directory(source: str, commit: str | None) -> Path | None:
     if Path(source).is_dir():
         return Path(source) if (Path(source) / "config.json").is_file() else None
     try:
-        found = try_to_load_from_cache(source, "config.json", revision=commit)
+        config = try_to_load_from_cache(source, "config.json", revision=commit)
     except ValueError:  # not a Hub id
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def other_files(original: Path, target: Path) -> list[Path]:
@@ -83,16 +83,16 @@ def other_files(original: Path, target: Path) -> list[Path]:
     model, such as training checkpoints.
     """
     target = target.resolve()
-    found = []
+    kept = []
     for folder, folders, names in os.walk(original):
         here = Path(folder)
         folders[:] = [name for name in sorted(folders) if _is_kept(here / name, target)]
-        found += [
+        kept += [
             (here / name).relative_to(original)
             for name in sorted(names)
             if (here / name).is_file() and not any(fnmatch(name, kind) for kind in _LEFT_OUT)
         ]
-    return found
+    return kept
 
 
 def _is_kept(folder: Path, target: Path) -> bool:

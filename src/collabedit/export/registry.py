@@ -1,4 +1,4 @@
-"""The registry of export formats: one decorated function in its own file each."""
+"""The registry of export formats, each a decorated function in its own file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "resolve_format",
 ]
 
-#: Metrics by model ("unedited", "as exported") and by their names.
+#: Metrics by model ("unedited", "as exported"), then by name.
 Evaluation: TypeAlias = "Mapping[str, Mapping[str, float]]"
 
 
@@ -37,7 +37,7 @@ class ExportJob:
         base: the unedited model, with the delta.
         out: the file or directory to write.
         overwrite: replace the output of an earlier export.
-        records: to evaluate the result on; none by default.
+        records: records to evaluate the result on; none by default.
         trust_remote_code: whether Python code that ships with the model may run.
         delta_file: file in which the delta is stored, if any.
     """
@@ -86,7 +86,7 @@ class ExportFormat:
     Attributes:
         name: value of ``--to``.
         function: ``f(job, **options)``; it returns notes for the user.
-        suffix: of the file that it writes; empty for a directory.
+        suffix: suffix of the file that it writes; empty for a directory.
         options: its keyword options with their defaults.
     """
 
@@ -119,7 +119,7 @@ class ExportFormat:
 
         Args:
             job: the delta, its base model and the output.
-            options: of the format; defaults for those not given.
+            options: the format's options; those not given take their defaults.
 
         Returns:
             Notes for the user, one line each.
@@ -144,7 +144,7 @@ def export_format(
 
     Args:
         name: value of ``--to``.
-        suffix: of the file that it writes; empty for a directory.
+        suffix: suffix of the file that it writes; empty for a directory.
     """
 
     def register(function: Callable[..., list[str]]) -> Callable[..., list[str]]:

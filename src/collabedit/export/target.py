@@ -51,7 +51,7 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         InputError: when it is a file, a link, the working directory, home or a directory above one
-            of these; or when it is not empty and not to be overwritten, or holds anything besides
+            of these; or when it is not empty and ``overwrite`` is false, or holds anything but
             files that collabedit or ``transformers`` saved there.
     """
     if path.is_symlink():
@@ -61,7 +61,7 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
     if path.resolve() in _protected():
         raise InputError(
             f"{path} is the working directory, your home directory or above one of them; "
-            "give a directory for the model alone"
+            "give a directory for the model only"
         )
     if os.path.ismount(path):
         raise InputError(f"{path} is a mount point; give a directory inside it")
@@ -80,19 +80,19 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
 
 
 def _protected() -> set[Path]:
-    places = [Path.cwd()]
+    innermost = [Path.cwd()]
     with suppress(RuntimeError):  # no home
-        places.append(Path.home().resolve())
-    return {folder for place in places for folder in (place, *place.parents)}
+        innermost.append(Path.home().resolve())
+    return {folder for path in innermost for folder in (path, *path.parents)}
 
 
 def saved_files(folder: Path) -> list[str]:
     """All files below a directory, relative to it and with forward slashes."""
-    found = []
+    files = []
     for here, folders, names in os.walk(folder):
         links = [name for name in folders if (Path(here) / name).is_symlink()]
-        found += [(Path(here) / name).relative_to(folder).as_posix() for name in [*names, *links]]
-    return sorted(found)
+        files += [(Path(here) / name).relative_to(folder).as_posix() for name in [*names, *links]]
+    return sorted(files)
 
 
 def _foreign_file(folder: Path) -> str | None:
@@ -109,7 +109,7 @@ def _foreign_file(folder: Path) -> str | None:
 
 
 def _listed(folder: Path) -> set[str]:
-    """The files listed by a saved model."""
+    """The files that a saved model lists as its own."""
     try:
         record = read_json(folder / RECORD)
     except InputError:
@@ -137,7 +137,7 @@ def explained_failures(target: Path, where: str = "") -> Iterator[None]:
 
 @contextmanager
 def replacement(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty directory, which replaces ``path`` if all went well.
+    """Yield an empty directory, which replaces ``path`` if the block succeeds.
 
     The old directory is kept until the new one is in place.
 

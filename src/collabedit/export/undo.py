@@ -1,8 +1,8 @@
 """Undoing an edit bit for bit, with data kept in a saved model.
 
-Subtracting a delta does not undo it, since sums were rounded. A saved model therefore keeps, for
-each edited weight, the difference of the bit patterns before and after, as integers. For small
-edits they are small and compress well, and they involve no floating-point arithmetic.
+Subtracting a delta does not undo it, since sums are rounded. A saved model therefore keeps, for
+each edited weight, the difference between the bit patterns before and after, as integers. For small
+edits these are small and compress well, and they involve no floating-point arithmetic.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from collabedit.models.language_model import weight_sha256
 
 __all__ = ["UNDO", "check_undo", "revert_model", "save_undo"]
 
-#: A safetensors file under a name that no loader takes for weights.
+#: A safetensors file with a name that no loader mistakes for weights.
 UNDO = "collabedit.undo"
 _FORMAT = "collabedit.undo"
 _SIGNED = {1: numpy.int8, 2: numpy.int16, 4: numpy.int32, 8: numpy.int64}
@@ -41,7 +41,7 @@ _SIGNED = {1: numpy.int8, 2: numpy.int16, 4: numpy.int32, 8: numpy.int64}
 def save_undo(
     path: Path, before: Mapping[str, Tensor], after: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> None:
-    """Write the data that restore the unedited weights.
+    """Write the data needed to restore the unedited weights.
 
     Args:
         path: the file.
@@ -59,9 +59,10 @@ def _difference(before: Tensor, after: Tensor) -> Tensor:
     """``before - after`` as integers, compressed: zlib's bytes, ``[n]``."""
     first, second = _bits(before), _bits(after)
     with numpy.errstate(over="ignore"):
-        apart = first - second
-        zigzag = (apart << 1) ^ (apart >> (8 * apart.itemsize - 1))  # small where |apart| is
-    planes = zigzag.view(numpy.uint8).reshape(-1, apart.itemsize).T
+        difference = first - second
+        sign = difference >> (8 * difference.itemsize - 1)
+        zigzag = (difference << 1) ^ sign  # small where |difference| is
+    planes = zigzag.view(numpy.uint8).reshape(-1, difference.itemsize).T
     packed = zlib.compress(numpy.ascontiguousarray(planes).tobytes(), level=6)
     return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
@@ -83,9 +84,9 @@ def _restored(after: Tensor, packed: Tensor) -> Tensor:
     planes = numpy.frombuffer(content, numpy.uint8).reshape(bits.itemsize, -1)
     zigzag = numpy.ascontiguousarray(planes.T).view(bits.dtype).reshape(-1)
     unsigned = zigzag.view(f"u{bits.itemsize}")
-    apart = (unsigned >> 1).view(bits.dtype) ^ -(zigzag & 1)
+    difference = (unsigned >> 1).view(bits.dtype) ^ -(zigzag & 1)
     with numpy.errstate(over="ignore"):
-        restored = bits + apart
+        restored = bits + difference
     return torch.from_numpy(restored.copy()).view(after.dtype).reshape(after.shape)
 
 
@@ -99,20 +100,20 @@ def check_undo(folder: StrPath) -> None:
     """Check that a directory is an edited model that can be undone.
 
     Raises:
-        InputError: when it is not, with the remedy.
+        InputError: when it is not; the message says what to do.
     """
     path = Path(folder)
     if (path / RECORD).is_file() and not (path / UNDO).is_file():
         raise InputError(
-            f"{path} has no data to undo its edits with ({UNDO}); use the base model that its "
-            f"{CARD} names"
+            f"{path} has no data to undo its edits ({UNDO}); use the base model that its {CARD} "
+            "names"
         )
     if not (path / UNDO).is_file():
         raise InputError(f"{path} is not a model that collabedit edited: it has no {UNDO}")
 
 
 def revert_model(folder: StrPath, out: StrPath, *, overwrite: bool = False) -> int:
-    """Write the unedited model of an edited one; its weights are the very bytes that they were.
+    """Write the unedited model of an edited one, with its weights restored byte for byte.
 
     Args:
         folder: directory of the edited model.
@@ -120,11 +121,12 @@ def revert_model(folder: StrPath, out: StrPath, *, overwrite: bool = False) -> i
         overwrite: replace a model that was saved there.
 
     Returns:
-        The number of weights that were turned back.
+        The number of restored weights.
 
     Raises:
-        InputError: when the model keeps nothing to undo its edits with, was changed since, or the
-            directory may not be written.
+        InputError: when the data to undo the edits is missing or damaged, or the directory may not
+            be written.
+        ModelError: when a weight was changed after the edit.
     """
     source, target = Path(folder), Path(out)
     check_undo(source)
@@ -135,10 +137,10 @@ def revert_model(folder: StrPath, out: StrPath, *, overwrite: bool = False) -> i
     check_writable(target, sum((source / name).stat().st_size for name in names))
     packed, about = load_tensors(source / UNDO, "record of the edits")
     if about.get("format") != _FORMAT:
-        raise InputError(f"{source / UNDO} is no record of edits; save the edited model again")
+        raise InputError(f"{source / UNDO} is not a record of edits; save the edited model again")
     with explained_failures(target), replacement(target, overwrite=overwrite) as staged:
         _copy_unmarked(source, staged, names)
-        _turn_back(staged, packed, about.get("sha256", {}), source / UNDO)
+        _restore(staged, packed, about.get("sha256", {}), source / UNDO)
     return len(packed)
 
 
@@ -153,7 +155,7 @@ def _copy_unmarked(source: Path, staged: Path, names: list[str]) -> None:
         shutil.copyfile(source / name, copied)
 
 
-def _turn_back(
+def _restore(
     folder: Path, packed: Mapping[str, Tensor], digests: Mapping[str, str], undo: Path
 ) -> None:
     files = stored_names(folder)
@@ -168,7 +170,7 @@ def _turn_back(
             raise InputError(f"{undo}: {key}: {error}") from None
         if weight_sha256(weight) != digests.get(key):
             raise ModelError(
-                f"{undo}: {key} was changed after the edit, so it cannot be undone; take the base "
+                f"{undo}: {key} was changed after the edit, so it can't be undone; use the base "
                 "model"
             )
         overwrite_tensors(folder / files[key], {key: weight})

@@ -1,9 +1,9 @@
 """The weights of an edited model, written as a copy of the original's files.
 
-Only the edited matrices differ, and they have the type and shape that they had, so that their
-bytes go where the old ones were: everything else in the files stays as it was. A model may hold the
-experts of a layer as one parameter whose parts its files hold apart; these parts are what is copied
-and compared here.
+Only the edited matrices differ, and they keep their type and shape, so their new bytes overwrite
+the old ones and everything else in the files stays as it was. A model may hold the experts of a
+layer as one parameter that its files store in separate parts; these parts are what is copied and
+compared here.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ __all__ = [
     "value_of",
 ]
 
-#: Names that are tried for a parameter that the checkpoint calls otherwise.
+#: How many names are tried for a parameter that the checkpoint calls something else.
 _TRIED = 4
 #: Entries of a configuration that loading sets.
 _NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
-#: What safetensors files call the types that models are edited in.
+#: safetensors' names for the types that models are edited in.
 _STORED_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class EditedCopy:
-    """How the original's weight files become the edited model's.
+    """A plan to turn the original's weight files into the edited model's.
 
     Attributes:
         original: the directory of the original.
         files: names of its weight files, and of their index.
-        changed: by file, what it calls each edited part in it, by the part's name
+        changed: for each file, its names for the edited parts in it, by the part's own name
             (:func:`parts_of`).
     """
 
@@ -65,9 +65,9 @@ class EditedCopy:
         """Compare a model with its files.
 
         Returns:
-            ``None`` where its files cannot simply be copied: they are packed, of another type or
-            not safetensors, have an adapter beside them, or differ from the model in its settings
-            or in more than weights that collabedit edits.
+            ``None`` if its files can't simply be copied: they are packed, of another type or not
+            safetensors, have an adapter beside them, or differ from the model in its settings or
+            in more than the weights that collabedit edits.
         """
         stored = stored_names(original)
         if (
@@ -97,16 +97,16 @@ class EditedCopy:
     def of_files(
         cls, original: Path, names: Iterable[str], prefix: str, dtype: str
     ) -> EditedCopy | None:
-        """Plan the copy from the files alone, where the edited weights are known to be theirs.
+        """Plan the copy from the files alone, if the edited weights are known to come from them.
 
         Args:
             original: directory of the original.
-            names: of the parts of the edited weights.
-            prefix: of the names of the model without its head (``base_model_prefix``).
+            names: names of the parts of the edited weights.
+            prefix: prefix of names in the model without its head (``base_model_prefix``).
             dtype: type that the model was edited in.
 
         Returns:
-            ``None`` where the files cannot simply be copied, as for :meth:`of`.
+            ``None`` if the files can't simply be copied, as for :meth:`of`.
         """
         stored = stored_names(original)
         if not stored or _is_packed(dtype, original):
@@ -123,10 +123,10 @@ class EditedCopy:
         return cls(original, _weight_files(stored), changed)
 
     def write(self, value: Callable[[str], Tensor], folder: Path) -> None:
-        """Write the weight files into a directory, one after the other.
+        """Write the weight files into a directory, one at a time.
 
         Args:
-            value: gives a part of an edited weight by its name.
+            value: returns a part of an edited weight, given its name.
             folder: the directory.
         """
         for file in self.files:
@@ -142,10 +142,10 @@ def _weight_files(stored: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class Parts(Mapping[str, Tensor]):
-    """A model's parameters, in the parts in which its files hold them, read when asked for.
+    """A model's parameters, split into the parts in which its files store them, read on access.
 
     Attributes:
-        names: of the parts of each parameter.
+        names: the names of each parameter's parts.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -161,7 +161,7 @@ class Parts(Mapping[str, Tensor]):
         name = self._owner[part]
         if name == part:
             return value_of(self._model, name)
-        if self._last[0] != name:  # to take a parameter apart takes as long as to copy it
+        if self._last[0] != name:  # splitting a parameter takes as long as copying it
             self._last = name, parts_of(self._model.hf, name, value_of(self._model, name))
         return self._last[1][part]
 
@@ -173,36 +173,36 @@ class Parts(Mapping[str, Tensor]):
 
 
 def parts_of(hf: Any, name: str, value: Tensor) -> dict[str, Tensor]:
-    """A parameter in the parts in which files hold it: experts one by one, all others whole.
+    """A parameter split into the parts in which files store it: experts separately, others whole.
 
     Args:
-        hf: the ``transformers`` model, which knows what it made of its files.
-        name: of the parameter.
-        value: of the form in which the model stores it.
+        hf: the ``transformers`` model, which knows how it converted its files.
+        name: the parameter's name.
+        value: its value, in the form in which the model stores it.
     """
     if value.ndim < 3:
         return {name: value}
     try:
         from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # before version 5, which is the first to hold several matrices in one
+    except ImportError:  # version 5 is the first to hold several matrices in one parameter
         return {name: value}
     return dict(revert_weight_conversion(hf, {name: value}))
 
 
 def value_of(model: LanguageModel, name: str) -> Tensor:
-    """A parameter as the model stores it, wherever it lies."""
+    """A parameter as the model stores it, wherever it is stored."""
     path, _, own_name = name.rpartition(".")
     return stored_weight(model.module(path), own_name)
 
 
 def stored_names(original: Path) -> dict[str, str]:
-    """The file of each weight, as ``transformers`` looks for them; empty if not safetensors."""
+    """The file of each weight, where ``transformers`` looks for it; empty if not safetensors."""
     if (original / _SINGLE).is_file():
         with opened(original / _SINGLE) as stored:
             return dict.fromkeys(stored.keys(), _SINGLE)
     try:
-        places = read_json(original / _INDEX)["weight_map"]
-        names = {str(name): str(file) for name, file in places.items()}
+        weight_map = read_json(original / _INDEX)["weight_map"]
+        names = {str(name): str(file) for name, file in weight_map.items()}
     except (InputError, KeyError, TypeError, AttributeError):
         return {}
     plain = all(Path(file).name == file and (original / file).is_file() for file in names.values())
@@ -240,18 +240,18 @@ def _has_same_settings(model: LanguageModel, original: Path) -> bool:
 def _names_of(
     parts: Iterable[str], prefix: str, stored: Mapping[str, str], editable: Set[str]
 ) -> dict[str, str]:
-    """What a checkpoint calls each part; some are of the model without its head.
+    """A checkpoint's name for each part; some checkpoints name those of the model without its head.
 
     Empty unless all parts of weights that can be edited are found.
     """
-    found = {part: stored_key(part, prefix, stored) for part in parts}
-    names = {part: key for part, key in found.items() if key is not None}
+    keys = {part: stored_key(part, prefix, stored) for part in parts}
+    names = {part: key for part, key in keys.items() if key is not None}
     unique = len(set(names.values())) == len(names)
     return names if unique and editable <= names.keys() else {}
 
 
 def stored_key(name: str, prefix: str, stored: Container[str]) -> str | None:
-    """What a checkpoint calls a parameter: some are of the model without its head."""
+    """A checkpoint's name for a parameter; some checkpoints are of the model without its head."""
     candidates = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
     return next((key for key in candidates if key in stored), None)
 
@@ -269,20 +269,20 @@ def _has_renamed(
 
 
 def _common_end(one: str, other: str) -> int:
-    """How many parts of two names are the same, from the end."""
+    """How many parts of two dotted names agree, counted from the end."""
     pairs = zip(reversed(one.split(".")), reversed(other.split(".")), strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _is_stored(value: Tensor, file: Path, key: str) -> bool | None:
-    """Whether a file has just this value; ``None`` where type or shape differ."""
+    """Whether a file has exactly this value; ``None`` if type or shape differs."""
     with opened(file) as stored:
         if key not in stored.keys():  # noqa: SIM118
             return None
-        found: Tensor = stored.get_tensor(key)
-    if found.dtype != value.dtype or found.shape != value.shape:
+        tensor: Tensor = stored.get_tensor(key)
+    if tensor.dtype != value.dtype or tensor.shape != value.shape:
         return None
-    return torch.equal(_bytes_of(found), _bytes_of(value))
+    return torch.equal(_bytes_of(tensor), _bytes_of(value))
 
 
 def _bytes_of(value: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ def _bytes_of(value: Tensor) -> Tensor:
 
 
 def overwrite_tensors(path: Path, values: Mapping[str, Tensor]) -> None:
-    """Put tensors in the place of a file's of the same type and shape.
+    """Overwrite tensors in a file with others of the same type and shape.
 
     Args:
         path: the safetensors file; it stores tensors row by row.
@@ -307,15 +307,15 @@ def overwrite_tensors(path: Path, values: Mapping[str, Tensor]) -> None:
 
 
 def check_written(name: str, values: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
-    """Check that a saved model has the very bytes of the edited weights.
+    """Check that a saved model has exactly the bytes of the edited weights.
 
     Args:
-        name: of the model.
+        name: the model's name.
         values: the parts of the edited weights by name.
-        folder: of the saved model.
+        folder: folder of the saved model.
 
     Returns:
-        What its files call each of them.
+        The names of these parts in its files.
 
     Raises:
         ModelError: when one is missing.
@@ -324,13 +324,13 @@ def check_written(name: str, values: Mapping[str, Tensor], folder: Path) -> dict
     keys = {}
     for weight, value in values.items():
         likely = _likely(weight, stored)
-        found = next((key for key in likely if _is_stored(value, folder / stored[key], key)), None)
-        if found is None:
+        key = next((key for key in likely if _is_stored(value, folder / stored[key], key)), None)
+        if key is None:
             raise ModelError(
                 f"{name}: the edited weight {weight} was not saved as it is; the model's "
                 "format is not supported for saving"
             )
-        keys[weight] = found
+        keys[weight] = key
     return keys
 
 

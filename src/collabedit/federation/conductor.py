@@ -1,4 +1,4 @@
-"""The coordinator's part of a round between organisations, over any transport."""
+"""The coordinator's side of a round between organisations, over any transport."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ Answer = TypeVar("Answer")
 class RoundConductor:
     """Runs one round: opening, exchanges, the merge, the parties' evaluation, and the decision.
 
-    It needs no model. What it knows is in the round's folder, so that a killed one is continued
-    by another with the same folder.
+    It needs no model. Everything it knows is in the round's folder, so that after a crash another
+    conductor can continue from the same folder.
 
     Args:
-        folder: of the round.
+        folder: the round's folder.
     """
 
     def __init__(self, folder: str) -> None:
@@ -57,27 +57,27 @@ class RoundConductor:
         self._lock = threading.Lock()
 
     def heard(self, party: str, size: int) -> None:
-        """Tell that an answer came in."""
+        """Log that an answer arrived."""
         with self._lock:
             self._folder.tell("answer", party=party, bytes=size)
 
     def conduct(self, transport: Transport) -> None:
-        """Run the round, or what is left of it; the folder has the report afterwards.
+        """Run the round, or the rest of it; the folder has the report afterwards.
 
-        A round that stops leaves nothing merged; its report says why. One that only compares
+        If a round stops, nothing is merged, and its report says why. One that only compares
         fingerprints has no report yet.
 
         Raises:
-            RoundError: when the transport was cut off, so that the round may be continued.
+            RoundError: when the transport was cut off; the round can then be continued.
         """
         if self._folder.report is not None:
             return
         started = time.monotonic()
-        told = _Told(transport, self._folder)
+        logged = _Logged(transport, self._folder)
         try:
-            report = self._run(told)
+            report = self._run(logged)
         except CollabEditError as error:
-            if told.cut_off:
+            if logged.cut_off:
                 raise
             report = self._report("stopped", str(error))
         if report is None:
@@ -87,15 +87,15 @@ class RoundConductor:
         whole = report.model_copy(
             update={
                 "left_out": dict(self._left_out),
-                "sent": told.sent,
-                "received": told.received,
+                "sent": logged.sent,
+                "received": logged.received,
                 "seconds": seconds,
             }
         )
         self._folder.finish(whole)
         self._folder.tell("end", status=whole.status, reason=whole.reason)
 
-    def _run(self, transport: _Told) -> Report | None:
+    def _run(self, transport: _Logged) -> Report | None:
         settings = self._folder.settings
         coordinator = None if settings.compare_only else self._coordinator()
         transport.parties = self._join(transport)
@@ -132,15 +132,15 @@ class RoundConductor:
             }
         )
 
-    def _settle(self, transport: _Told) -> SharedEdits | None:
-        """Have shared edits settled, if the round does so; only those with edits go on."""
+    def _settle(self, transport: _Logged) -> SharedEdits | None:
+        """Settle shared edits, if the round does so; only parties with edits left go on."""
         settings = self._folder.settings
         if settings.policy is None and not settings.compare_only:
             return None
-        found = compare_edits(self._folder, transport, self._lose)
+        detection = compare_edits(self._folder, transport, self._lose)
         if settings.compare_only:
             return None
-        shared = settle_edits(self._folder, transport, found, self._lose)
+        shared = settle_edits(self._folder, transport, detection, self._lose)
         transport.parties = [party for party, count in sorted(shared.kept.items()) if count]
         self._require_enough(transport.parties, "have edits to merge")
         return shared
@@ -155,7 +155,7 @@ class RoundConductor:
         least = self._folder.settings.min_parties
         if len(parties) < least:
             raise RoundError(
-                f"{len(parties)} parties {are} and {least} are needed; nothing was merged"
+                f"{len(parties)} parties {are}, but {least} are needed; nothing was merged"
             )
 
     def _report(self, status: Status, reason: str) -> Report:
@@ -174,9 +174,11 @@ class RoundConductor:
             self._folder.before,
         )
         if before.sha256 != config.state_sha256:
-            raise RoundError("the round does not begin with what the rounds before it left")
+            raise RoundError("the round does not start from the state that earlier rounds left")
         if settings.covariance is None:
-            raise RoundError("the round's settings name no covariance, which merging needs")
+            raise RoundError(
+                "the round's settings name no covariance, which merging needs; give --covariance"
+            )
         covariance = Covariance.load(settings.covariance)
         priors = static_priors(config, covariance, settings.memory_budget)
         if before.finished:
@@ -188,7 +190,7 @@ class RoundConductor:
             self._folder.tell("continued", exchanges=len(ledger.exchanges))
         return Coordinator(config, priors, resolve_method(settings.method), ledger=ledger)
 
-    def _join(self, transport: _Told) -> list[str]:
+    def _join(self, transport: _Logged) -> list[str]:
         config = self._folder.config
         roster = tuple(sorted(transport.parties))
         settings = self._folder.settings
@@ -231,8 +233,8 @@ class RoundConductor:
         self._folder.tell("merged", layers=list(latest.layers), parties=parties)
 
 
-class _Told:
-    """A transport that tells what it does, and counts bytes."""
+class _Logged:
+    """A transport that logs what it does, and counts bytes."""
 
     def __init__(self, transport: Transport, folder: RoundFolder) -> None:
         self._transport, self._folder = transport, folder
@@ -245,7 +247,7 @@ class _Told:
         return self.ask(Request.from_bytes(request).kind.value, request, to)
 
     def ask(self, stage: str, request: bytes, to: Sequence[str]) -> Mapping[str, bytes | Failure]:
-        """Ask, and tell the stage."""
+        """Ask, and log the stage."""
         self._folder.tell("ask", stage=stage, parties=list(to), bytes=len(request))
         self.cut_off = True  # unless the transport returns
         replies = self._transport.exchange(request, to)
@@ -271,6 +273,6 @@ def _total(evaluated: Mapping[str, Evaluation]) -> dict[Kind, Hits]:
 
 
 def _agreed(evaluated: Mapping[str, Evaluation]) -> dict[str, str]:
-    """The weights that most parties have after the round; of equally many, the first party's."""
-    found = [tuple(sorted(answer.next_sha256.items())) for answer in evaluated.values()]
-    return dict(Counter(found).most_common(1)[0][0]) if found else {}
+    """The weights that most parties have after the round; in a tie, the first party's."""
+    reported = [tuple(sorted(answer.next_sha256.items())) for answer in evaluated.values()]
+    return dict(Counter(reported).most_common(1)[0][0]) if reported else {}

@@ -34,13 +34,13 @@ _NAMES = ("bank", "hospital", "university", "library", "ministry", "newspaper")
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demonstration depends on.
+    """Settings of the demonstration.
 
     Attributes:
-        model: what to edit.
+        model: the model to edit.
         parties: number of parties.
-        edits_per_party: facts of each.
-        seed: of all sampling.
+        edits_per_party: number of facts that each party holds.
+        seed: seed of all sampling.
     """
 
     model: str = "smollm2-135m"
@@ -69,26 +69,26 @@ def run_demo(out: Path, settings: DemoSettings, schedules: Sequence[Schedule]) -
     """Deploy a federation, run a round in each schedule, and compare with one process.
 
     Args:
-        out: folder of the deployment; must be new.
-        settings: what it depends on.
-        schedules: one round in each.
+        out: folder of the deployment; must not exist yet.
+        settings: settings of the demonstration.
+        schedules: one round is run in each.
 
     Returns:
-        0 where every delta equals that of one process bit for bit, else 1.
+        0 if every delta equals that of one process bit for bit, else 1.
 
     Raises:
-        InputError: when the folder is there already.
+        InputError: when the folder exists already.
     """
     from collabedit.reporting.tables import console
 
     if out.exists():
-        raise InputError(f"{out}: is there already; remove it, or choose another --out")
+        raise InputError(f"{out}: already exists; remove it, or choose another --out")
     started = time.monotonic()
     show = console()
     show.print(
-        f"{settings.parties} organisations hold {settings.edits_per_party} facts each. A "
-        "coordinator,\nwhich sees none of them, and the organisations run on this machine as "
-        "processes of\ntheir own, which know each other by certificates (mutual TLS).\n",
+        f"{settings.parties} organisations hold {settings.edits_per_party} facts each. They and a "
+        "coordinator, which\nsees none of the facts, run on this machine as separate processes "
+        "that identify\neach other by certificates (mutual TLS).\n",
         highlight=False,
     )
     shares = _deal(settings)
@@ -114,10 +114,10 @@ def run_demo(out: Path, settings: DemoSettings, schedules: Sequence[Schedule]) -
 
 
 _LEGEND = """\
-rewrite, paraphrase: of all parties' prompts, how many say the new object; neighborhood: how many
-neighbouring facts stay as they are. The parties counted; the coordinator got the counts.
-same bits: whether the delta is that of the same parties within one process, to the last bit.
-{out}/ has the kits, the rounds and all logs. A federation of your own:
+rewrite, paraphrase: how many of all parties' prompts give the new object; neighborhood: how many
+neighbouring facts are unchanged. Each party counted its own; the coordinator got only the counts.
+same bits: whether the delta equals that of the same parties within one process, to the last bit.
+{out}/ has the kits, the rounds and all logs. To set up your own federation:
   collabedit federation init hospital bank university --host edit.example.org -o federation
 """
 
@@ -137,9 +137,9 @@ def _deal(settings: DemoSettings) -> dict[str, list[Record]]:
 
 
 def _round(model: LanguageModel, schedule: Schedule, settings: DemoSettings) -> RoundConfig:
-    shown = Gate(least_share=0.0)  # a demonstration shows what it got
+    gate = Gate(least_share=0.0)  # keep every result: a demonstration shows what it got
     contexts = sample_contexts(model, settings.seed)  # conversations would take three times as long
-    return new_round(model, contexts=contexts, schedule=schedule, seed=settings.seed, gate=shown)
+    return new_round(model, contexts=contexts, schedule=schedule, seed=settings.seed, gate=gate)
 
 
 def _over_network(session: Any, out: Path, config: RoundConfig, parties: int) -> Report:
@@ -161,7 +161,7 @@ def _compare(
     reports: Mapping[Schedule, tuple[Report, float]],
     started: float,
 ) -> dict[Schedule, _Outcome]:
-    """The same rounds with the same parties in this process; no cache is used."""
+    """Repeat the rounds with the same parties in this process, without a cache, and compare."""
     targets: dict[str, torch.Tensor] = {}
     outcomes = {}
     for schedule, config in rounds.items():

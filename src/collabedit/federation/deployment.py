@@ -1,4 +1,4 @@
-"""A federation on one machine: a server and clients in processes of their own."""
+"""A federation on one machine: a server and clients, each in a separate process."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["Deployment"]
 
 
 class Deployment:
-    """Kits, a server, and a client for each party; a context that ends all of them.
+    """Kits, a server, and a client for each party; a context manager that ends all of them.
 
     Args:
-        folder: where the kits go; each party's also gets ``private.jsonl``.
+        folder: where the kits go; each party's folder also gets ``private.jsonl``.
         shares: each party's records.
-        models: what each party loads: one for all, or one each.
+        models: the model that each party loads: one for all, or one per party.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class Deployment:
 
         Args:
             party: its name.
-            settings: of :class:`collabedit.federation.settings.MemberSettings`, which replace what
-                the deployment gives it.
+            settings: fields of :class:`collabedit.federation.settings.MemberSettings` that
+                override the deployment's.
         """
-        own = self.folder / party
-        given = {
-            "requests": own / "private.jsonl",
+        folder = self.folder / party
+        defaults = {
+            "requests": folder / "private.jsonl",
             "model": self._models[party],
-            "out": own / "deltas",
+            "out": folder / "deltas",
         }
-        chosen = MemberSettings(**{**given, **settings})
-        self.sites[party] = start_client(Kit.of(own / "kit"), chosen)
+        chosen = MemberSettings(**{**defaults, **settings})
+        self.sites[party] = start_client(Kit.of(folder / "kit"), chosen)
 
     @contextmanager
     def session(self, seconds: float = 90) -> Iterator[Any]:
-        """A session of the coordinator's with the server."""
+        """The coordinator's session with the server."""
         with open_session(self.folder / "coordinator" / "admin", seconds) as session:
             yield session
 

@@ -1,4 +1,4 @@
-"""What a coordinator keeps of a federation's rounds: a folder for each."""
+"""What a coordinator keeps of a federation's rounds: a folder for each round."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Settings(BaseModel):
     Attributes:
         covariance: file of the unedited model's second moments; needed once something is merged.
         method: how to merge.
-        beta: weight of earlier rounds' keys in the prior; the editor's own where not given.
+        beta: weight of earlier rounds' keys in the prior; by default, the editor's own.
         min_parties: with fewer, a round stops.
         on_dropout: what happens when a party fails.
-        timeout: seconds that an exchange waits for answers.
-        memory_budget: bytes that the priors may take; as much as is quickest where not given.
-        policy: whose edit of a question stays that several parties answer; ``None`` where nobody
-            compares.
+        timeout: how long an exchange waits for answers, in seconds.
+        memory_budget: bytes that the priors may take; by default, whatever is fastest.
+        policy: whose edit stays when several parties answer the same question; ``None`` if edits
+            are not compared.
         prefer: the party that ``Policy.PREFER`` names.
         compare_only: stop before the decision, so that people can look at what is shared.
     """
@@ -64,13 +64,13 @@ class Settings(BaseModel):
 
 
 class SharedEdits(BaseModel):
-    """What parties' edits had in common, and what was decided; counts alone.
+    """What the parties' edits had in common, and what was decided; only counts.
 
     Attributes:
-        policy: what it was decided by.
-        overlaps: number of questions to which some target was given twice.
+        policy: the policy that decided.
+        overlaps: number of questions to which a target was given twice.
         conflicts: number of questions to which different targets were given.
-        subjects: number of subjects of which parties edited different facts.
+        subjects: number of subjects about which parties edited different facts.
         edits: by party, how many it announced.
         kept: by party, how many of them it keeps.
     """
@@ -86,28 +86,28 @@ class SharedEdits(BaseModel):
 
     @property
     def parties_without_edits(self) -> list[str]:
-        """Those whose edits others hold: they send nothing, and still get the delta."""
+        """Parties whose edits others hold: they send nothing but still get the delta."""
         return [party for party, count in self.kept.items() if not count]
 
 
 class Report(BaseModel):
-    """What became of a round; it names parties, and holds nothing about an edit.
+    """The outcome of a round; it names parties, and holds nothing about an edit.
 
     Attributes:
         status: how it ended.
-        reason: why, where it was not accepted.
+        reason: why, if it was not accepted.
         round_sha256: the round.
         schedule: the round's.
         parties: whose edits are merged.
         left_out: by party, why it is not among them.
         edits: number of edits.
-        shared: what the parties' edits had in common; ``None`` where nobody compared.
+        shared: what the parties' edits had in common; ``None`` if they were not compared.
         hits: by kind of prompt, over all parties that voted.
         votes: by party.
-        sent: bytes that went to the parties.
-        received: bytes that came back.
-        seconds: from the opening to the end; of the last run, where the round was continued.
-        next_sha256: SHA-256 of each edited weight where the next round begins.
+        sent: number of bytes sent to the parties.
+        received: number of bytes received from them.
+        seconds: from the opening to the end; if the round was continued, of the last run only.
+        next_sha256: SHA-256 of each edited weight at the start of the next round.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -132,27 +132,27 @@ class Report(BaseModel):
 class RoundFolder:
     """One round's files: ``round.json``, the ledger, the delta, the report and the events.
 
-    Where edits are compared, also ``decision.json`` and, for ``collabedit detect``, each party's
+    If edits are compared, also ``decision.json`` and, for ``collabedit detect``, each party's
     ``fingerprints/PARTY.safetensors``.
 
     Attributes:
-        path: of the folder, ``.../round_001``; the settings lie beside it.
+        path: the folder, ``.../round_001``; the settings are stored beside it.
     """
 
     path: Path
 
     @classmethod
     def all_in(cls, rounds: Path) -> list[RoundFolder]:
-        """The rounds of a coordinator's folder, the first one first."""
+        """The rounds in a coordinator's folder, in order."""
         return [cls(path.parent) for path in sorted(rounds.glob("round_*/round.json"))]
 
     @classmethod
     def begin(cls, rounds: Path, config: RoundConfig) -> RoundFolder:
-        """Make the next round's folder."""
-        made = cls(rounds / f"round_{len(cls.all_in(rounds)) + 1:03}")
-        made.path.mkdir(parents=True, exist_ok=True)
-        config.save(made.path / "round.json")
-        return made
+        """Create the next round's folder."""
+        folder = cls(rounds / f"round_{len(cls.all_in(rounds)) + 1:03}")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        config.save(folder.path / "round.json")
+        return folder
 
     @property
     def settings(self) -> Settings:
@@ -174,7 +174,7 @@ class RoundFolder:
 
     @property
     def before(self) -> RoundState:
-        """What earlier rounds left; the last one that was accepted tells."""
+        """The state after earlier rounds, as the last accepted one left it."""
         number = int(self.path.name.removeprefix("round_"))
         for earlier in range(number - 1, 0, -1):
             state = self.path.parent / f"round_{earlier:03}" / "state.safetensors"
@@ -184,7 +184,7 @@ class RoundFolder:
 
     @property
     def fingerprints(self) -> dict[str, ContributionMetadata] | None:
-        """By party, what it announced of its edits; ``None`` before all have."""
+        """By party, what it announced about its edits; ``None`` until all have."""
         folder = self.path / "fingerprints"
         if not folder.is_dir():
             return None
@@ -192,7 +192,7 @@ class RoundFolder:
         return {path.stem: ContributionMetadata.load(path) for path in files}
 
     def keep_fingerprints(self, announced: Mapping[str, Contribution]) -> None:
-        """Write what parties announced; all of it is there, or nothing."""
+        """Write what the parties announced, all of it or nothing."""
         part = self.path / "fingerprints.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -202,13 +202,13 @@ class RoundFolder:
 
     @property
     def decision(self) -> Decision | None:
-        """What was decided about shared edits, if anything was."""
+        """The decision about shared edits, if there is one."""
         path = self.path / "decision.json"
         return Decision.load(path) if path.is_file() else None
 
     @property
     def report(self) -> Report | None:
-        """What became of it, once it has ended."""
+        """The outcome, once the round has ended."""
         path = self.path / "report.json"
         if not path.is_file():
             return None
@@ -222,13 +222,13 @@ class RoundFolder:
         write_json(self.path / "report.json", report.model_dump(mode="json"))
 
     def tell(self, event: str, **about: Any) -> None:
-        """Add a line to the log of events; it holds names, numbers and digests."""
+        """Append a line to the log of events; it holds names, numbers and digests."""
         line = json.dumps({"time": utc_now(), "event": event, **about}, ensure_ascii=False)
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
-        """The events so far, from a given number on."""
+        """The events so far, skipping the first ``after``."""
         path = self.path / "events.jsonl"
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
         for line in lines[after:]:

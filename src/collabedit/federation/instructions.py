@@ -12,17 +12,17 @@ __all__ = ["write_instructions"]
 _COORDINATOR = """\
 # Coordinator
 
-You ask the parties, check and merge what they send, and see no request. Port {port} of {host} must
-be open for the parties.
+You ask the parties, check and merge what they send, and never see an edit. Port {port} of {host}
+must be open for the parties.
 
 ```sh
 pip install "collabedit[flare]"
 collabedit federation coordinator start --kit .
 ```
 
-Leave it running. In another terminal, with a round file and the covariance of its model, which
-anyone who has the model can make (`collabedit round new -o round.json`,
-`collabedit stats collect -o covariance.safetensors`):
+Leave it running. The next step needs a round file and the covariance of its model; anyone who has
+the model can make them (`collabedit round new -o round.json`,
+`collabedit stats collect -o covariance.safetensors`). In another terminal:
 
 ```sh
 collabedit federation coordinator status --kit .
@@ -37,8 +37,8 @@ After an interruption, run the same command again: it continues after the last f
 _PARTY = """\
 # {party}
 
-Your facts stay in your process. What leaves it: statistics of them, and votes on what is
-merged. Your machine opens a connection to {host}:{port} and accepts none.
+Your facts stay in your process. Only statistics of them, and votes on what is merged, leave it.
+Your machine opens a connection to {host}:{port} and accepts none.
 
 ```sh
 pip install "collabedit[flare]"
@@ -49,7 +49,7 @@ collabedit federation party join --kit kit --requests private.jsonl --model MODE
 command running; it takes part in every round from then on. The deltas of accepted rounds are
 written to `deltas/`; `collabedit apply DELTA -o DIR` writes one into the model.
 
-`kit/startup/client.key` is your identity: let nobody have it.
+`kit/startup/client.key` is your identity: keep it secret.
 """
 
 
@@ -57,9 +57,9 @@ def write_instructions(folder: Path, host: str, port: int, parties: Sequence[str
     """Write a README into each member's folder.
 
     Args:
-        folder: of the federation.
+        folder: the federation's folder.
         host: where parties reach the coordinator.
-        port: of the coordinator.
+        port: the coordinator's port.
         parties: their names.
     """
     text = _COORDINATOR.format(host=host, port=port, count=max(1, min(2, len(parties))))

@@ -1,4 +1,4 @@
-"""A party's process: FLARE's client, which starts a process of ours for each round."""
+"""A party's process: FLARE's client, which starts one of our processes for each round."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def start_client(kit: Kit, settings: MemberSettings) -> Site:
     """Start a party's client in the background.
 
     Args:
-        kit: the party's.
-        settings: the party's own, which go to a file in its kit that only it can read.
+        kit: the party's start-up kit.
+        settings: the party's settings, written to a file in its kit that only it can read.
     """
     path = kit.folder / "local" / "collabedit.json"
     write_json(path, settings.model_dump(mode="json"))
@@ -31,7 +31,7 @@ def start_client(kit: Kit, settings: MemberSettings) -> Site:
 
 
 def run_client(kit: Kit, settings: MemberSettings) -> int:
-    """Run a party's client until it ends or is interrupted, and say what happens.
+    """Run a party's client until it ends or is interrupted, and print what happens.
 
     Returns:
         Its exit status.
@@ -47,7 +47,7 @@ def run_client(kit: Kit, settings: MemberSettings) -> int:
 _MEANINGS = (
     (r"Successfully registered client", "connected; waiting for a round"),
     (r"UNKNOWN_CA|unknown ca", "the coordinator does not know who signed this kit's certificate"),
-    (r"SSLCertVerificationError", "who answers has no certificate of this federation"),
+    (r"SSLCertVerificationError", "the server that answers has no certificate of this federation"),
     (r"Cannot connect to host (?!.*SSLCert)", "the coordinator cannot be reached; trying again"),
     (r"client runner started", "a round has begun"),
     (r"(the round is (?:accepted|rolled back).*)", ""),
@@ -58,7 +58,7 @@ _MEANINGS = (
 
 
 def _say_what_happens(output: Path, start: int) -> None:
-    """Print what concerns people, once each time it changes; the file has all of it."""
+    """Print what matters to people, once each time it changes; the file has everything."""
     last = ""
     with output.open(errors="replace") as stream:
         stream.seek(start)
@@ -66,15 +66,15 @@ def _say_what_happens(output: Path, start: int) -> None:
             line = stream.readline()
             if not line:
                 time.sleep(0.5)
-            elif (meant := _meaning(line)) and meant != last:
-                last = meant
-                print(meant, flush=True)
+            elif (meaning := _meaning(line)) and meaning != last:
+                last = meaning
+                print(meaning, flush=True)
 
 
 def _meaning(line: str) -> str:
     for pattern, meaning in _MEANINGS:
-        if found := re.search(pattern, line):
-            return meaning or found.group(1)
+        if match := re.search(pattern, line):
+            return meaning or match.group(1)
     return ""
 
 

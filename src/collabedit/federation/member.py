@@ -1,4 +1,4 @@
-"""A party's part of a round between organisations: what answers, in its own process."""
+"""A party's side of a round between organisations: it answers, in its own process."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ logger = logging.getLogger(__name__)
 
 
 class Member:
-    """Answers a coordinator's requests with a party that lives in this process.
+    """Answers a coordinator's requests with a party in this process.
 
     Args:
-        settings: the party's own; those that its command left in the environment by default.
-        records: its records, and
-        model: the unedited model, where they are at hand already.
+        settings: the party's settings; by default, those that its command left in the environment.
+        records: its records, if they are already loaded.
+        model: the unedited model, if it is already loaded.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Member:
         return reply
 
     def _note_sum(self, party: Party) -> None:
-        """Confirm no sum whose difference from an earlier one would show a party."""
+        """Refuse to confirm a sum whose difference from an earlier one would expose a party."""
         assert self._secure is not None
         Companions(party.name).join(
             party.config.sha256,
@@ -112,7 +112,7 @@ class Member:
         )
 
     def _remember(self) -> None:
-        """Keep what it has said in the summation; before anything leaves."""
+        """Save what it has said in the summation, before anything is sent."""
         if self._secure is not None and self._party is not None:
             memory = _memory_of(self._party.config, self._party.name)
             write_private_text(memory, self._secure.state.model_dump_json())
@@ -166,39 +166,39 @@ class Member:
     def _as_party(self, model: LanguageModel, opening: Opening) -> Party:
         assert self._records is not None
         self._secure = self._summing(opening.config)
-        own = self._settings
+        settings = self._settings
         return Party(
             model,
             self._records,
             opening.config,
-            cache=TargetCache() if own.cache else None,
-            skip_known=own.skip_known,
-            fingerprint_key=None if opening.policy is None else _key(own),
-            most_left_out=own.most_left_out,
+            cache=TargetCache() if settings.cache else None,
+            skip_known=settings.skip_known,
+            fingerprint_key=None if opening.policy is None else _key(settings),
+            most_left_out=settings.most_left_out,
             name=self._name,
             secret=stored_secret(),
             secure=self._secure,
         )
 
     def _summing(self, config: RoundConfig) -> SecureParty | None:
-        """Its half of the summations; what it has said in this round before is remembered."""
-        own = self._settings
+        """Its half of the summations, continuing from what it has already said in this round."""
+        settings = self._settings
         if config.secure_aggregation is None:
-            if own.identity is not None:
+            if settings.identity is not None:
                 raise RoundError(
-                    "this party takes part in sums only, and the round asks for its own "
-                    "contribution; open it with --secure-aggregation"
+                    "this party takes part in sums only, but the round asks for its own "
+                    "contribution; open the round with --secure-aggregation"
                 )
             return None
         from collabedit.privacy.secure import Identity, PartyState, SecureParty, load_roster
 
-        if own.identity is None:
+        if settings.identity is None:
             raise RoundError("the round asks for secure aggregation; join with --identity")
         memory = _memory_of(config, self._name)
         return SecureParty(
-            Identity.load(own.identity),
+            Identity.load(settings.identity),
             config,
-            roster=None if own.roster is None else load_roster(own.roster),
+            roster=None if settings.roster is None else load_roster(settings.roster),
             state=PartyState.checked(read_json(memory, "state"), str(memory))
             if memory.exists()
             else None,
@@ -214,10 +214,10 @@ class Member:
         return vote.model_copy(update={"next_sha256": self._next_weights(self._opening, delta)})
 
     def _next_weights(self, opening: Opening, delta: Delta) -> dict[str, str]:
-        """The weights where the next round begins: all changes added to the unedited ones at once.
+        """The weights at the start of the next round: all changes added to the unedited ones.
 
-        That is how a party that joins later makes them, which rounds differently from adding one
-        round's change after the other.
+        They are added at once, as a party that joins later does, since adding one round's change
+        after another rounds differently.
         """
         assert self._model is not None
         changes = RoundState(1, opening.changes).after(delta.changes, {}).changes
@@ -242,14 +242,14 @@ class Member:
         return Settled(round_sha256=about.round_sha256, kept=kept)
 
 
-def _key(own: MemberSettings) -> bytes:
-    """The key of the fingerprints, which are made in rounds alone that compare them."""
-    if own.fingerprint_key is None:
+def _key(settings: MemberSettings) -> bytes:
+    """The fingerprint key, which is needed only in rounds that compare fingerprints."""
+    if settings.fingerprint_key is None:
         raise RoundError(
             "the round compares fingerprints; join with --fingerprint-key, the key that all "
             "parties share"
         )
-    return load_key(own.fingerprint_key)
+    return load_key(settings.fingerprint_key)
 
 
 def _memory_of(config: RoundConfig, party: str) -> Path:

@@ -26,7 +26,7 @@ __all__ = [
 
 _CONDUCTOR = "collabedit.federation.conductor.RoundConductor"
 _MEMBER = "collabedit.federation.member.Member"
-#: How often a round that FLARE has cut off is continued by itself.
+#: How many times a round that FLARE cuts off is attempted before giving up.
 _ATTEMPTS = 3
 
 
@@ -35,12 +35,12 @@ def open_rounds(rounds: Path, config: RoundConfig, settings: Settings) -> RoundF
 
     Args:
         rounds: the coordinator's folder of rounds.
-        config: of the first round.
-        settings: for all rounds of the folder.
+        config: configuration of the first round.
+        settings: settings of all rounds in the folder.
 
     Raises:
         InputError: when the folder holds rounds of another round file, or an unfinished one whose
-            shared edits were settled in another way.
+            shared edits were settled by another policy.
     """
     rounds.mkdir(parents=True, exist_ok=True)
     known = RoundFolder.all_in(rounds)
@@ -56,17 +56,17 @@ def open_rounds(rounds: Path, config: RoundConfig, settings: Settings) -> RoundF
 
 
 def _check_decided(folder: RoundFolder, settings: Settings) -> None:
-    """Parties follow one decision a round: two would show the difference."""
+    """Parties follow only one decision in a round, since two would reveal their difference."""
     decision = folder.decision
     if decision is not None and decision.policy is not settings.policy:
         raise InputError(
-            f"{folder.path}: its shared edits were settled by --policy {decision.policy.value} "
-            "already; give that policy"
+            f"{folder.path}: its shared edits were already settled by "
+            f"--policy {decision.policy.value}; give that policy"
         )
 
 
 def next_round(rounds: Path) -> RoundFolder:
-    """Begin the round after the last one: on its result, or again where it was not kept."""
+    """Begin the round after the last one: from its result, or from its start if it was not kept."""
     last = RoundFolder.all_in(rounds)[-1]
     report, config = last.report, last.config
     if report is None:
@@ -94,33 +94,33 @@ def wait_for_parties(
     """Wait until enough parties are connected.
 
     Raises:
-        RoundError: when they are not in time.
+        RoundError: when they are not connected in time.
     """
-    end, told = time.monotonic() + seconds, -1
+    end, announced = time.monotonic() + seconds, -1
     while True:
         here = connected(session)
-        if len(here) != told:
-            told = len(here)
+        if len(here) != announced:
+            announced = len(here)
             tell(f"connected: {', '.join(here) or 'no party yet'}")
         if len(here) >= least:
             return here
         if time.monotonic() > end:
             raise RoundError(
-                f"{len(here)} parties are connected and {least} are needed; nothing was begun"
+                f"{len(here)} parties are connected, but {least} are needed; no round was started"
             )
         time.sleep(1.0)
 
 
 def run_round_on(session: Any, folder: RoundFolder, timeout: float) -> Report:
-    """Run a round on FLARE, or follow the one that is running, to its report.
+    """Run a round on FLARE, or follow the one that is running, until its report.
 
     Args:
-        session: with the coordinator's server.
-        folder: of the round.
-        timeout: seconds that an exchange waits for answers.
+        session: a session with the coordinator's server.
+        folder: the round's folder.
+        timeout: how long an exchange waits for answers, in seconds.
 
     Raises:
-        RoundError: when FLARE ends it without a report, so that it may be continued.
+        RoundError: when FLARE ends it without a report; the round can then be continued.
     """
     _run_until(session, folder, timeout, lambda: folder.report is not None)
     report = folder.report
@@ -131,18 +131,18 @@ def run_round_on(session: Any, folder: RoundFolder, timeout: float) -> Report:
 def compare_on(
     session: Any, folder: RoundFolder, timeout: float
 ) -> dict[str, ContributionMetadata]:
-    """Begin a round on FLARE and go as far as the comparison of fingerprints.
+    """Begin a round on FLARE, and stop after the comparison of fingerprints.
 
     Args:
-        session: with the coordinator's server.
-        folder: of the round, whose settings say ``compare_only``.
-        timeout: seconds that an exchange waits for answers.
+        session: a session with the coordinator's server.
+        folder: the round's folder, whose settings say ``compare_only``.
+        timeout: how long an exchange waits for answers, in seconds.
 
     Returns:
         By party, what it announced.
 
     Raises:
-        RoundError: when the round stops before it has them.
+        RoundError: when the round stops before the comparison.
     """
 
     def compared() -> bool:
@@ -194,13 +194,13 @@ def _running_job(session: Any, folder: RoundFolder) -> str | None:
 
 
 def _state(session: Any, job: str) -> str:
-    """``waiting``, ``running``, ``ended``, or ``unknown`` where the server does not answer.
+    """``waiting``, ``running``, ``ended``, or ``unknown`` if the server does not answer.
 
-    A server that was killed still lists its jobs as running when it is back.
+    After a server is killed and restarted, it still lists its old jobs as running.
     """
     try:
         status = str(session.get_job_meta(job).get("status", ""))
-        runs = any(each.job_id == job for each in session.get_system_info().job_info)
+        runs = any(info.job_id == job for info in session.get_system_info().job_info)
     except Exception:  # FLARE raises many kinds
         return "unknown"
     if status.startswith("FINISHED"):
@@ -218,7 +218,7 @@ def _follow(
     shown: int,
     done: Callable[[], bool],
 ) -> int:
-    """Show events until it is done, or FLARE has ended the job; returns their number."""
+    """Show events until the round is done or FLARE has ended the job; returns their number."""
     asked, gone = time.monotonic(), 0
     while True:
         for event in folder.events(after=shown):
@@ -239,7 +239,7 @@ def _follow(
 
 
 def _wait_for_end(session: Any, job: str, seconds: float = 60.0) -> None:
-    """Until FLARE has ended the job, so that the parties are free for the next one."""
+    """Wait until FLARE has ended the job, so that the parties are free for the next one."""
     end = time.monotonic() + seconds
     while _state(session, job) != "ended" and time.monotonic() < end:
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What a party decides for itself, in a file of its own."""
+"""What a party decides for itself, in its own file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from collabedit.files import read_json
 
 __all__ = ["SETTINGS", "MemberSettings"]
 
-#: Environment variable with the file of a party's settings, which its own command sets.
+#: Environment variable with the path of a party's settings file; the party's own command sets it.
 SETTINGS = "COLLABEDIT_PARTY_SETTINGS"
 
 
 class MemberSettings(BaseModel):
-    """What a party decides for itself; no job can.
+    """What a party decides for itself, and no job can change.
 
     Attributes:
-        requests: its private file.
-        model: where the model lies here; as the round calls it where not given.
+        requests: its private file of edits.
+        model: where to find the model on this machine; by default, the round's name for it.
         out: folder for the deltas of accepted rounds.
         device: where to compute.
         skip_known: see :class:`collabedit.parties.Party`.
-        skip_bad: go on without requests that cannot be used.
+        skip_bad: skip malformed requests instead of stopping.
         trust_remote_code: run Python code that comes with the model.
         cache: keep targets between exchanges and processes.
-        fingerprint_key: file of the key that all parties share; without it, it takes part in no
-            round that compares fingerprints.
+        fingerprint_key: file of the key that all parties share; without it, the party takes part
+            in no round that compares fingerprints.
         most_left_out: see :class:`collabedit.parties.Party`.
-        identity: file of its key for secure aggregation; without it, it takes part in no round
-            that asks for that, and with it in no other.
+        identity: file of its key for secure aggregation; without it, the party takes part in no
+            round that asks for secure aggregation, and with it in no other.
         roster: file of the parties' public keys as it knows them; a round with others is refused.
         sum_again: confirm sums of edits that were summed with other parties before.
     """

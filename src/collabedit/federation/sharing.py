@@ -1,4 +1,4 @@
-"""The coordinator's part before anything is measured: which edits parties share, and whose stay."""
+"""The coordinator's part before anything is measured: which edits are shared, and whose stay."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LeaveOut = Callable[[str, Failure], None]
 
 
 def compare_edits(folder: RoundFolder, transport: Transport, leave_out: LeaveOut) -> Detection:
-    """Find what the parties' edits have in common, from fingerprints that they announce.
+    """Find what the parties' edits have in common, from the fingerprints that they announce.
 
-    What they announced stays in the round's folder, so that a continued round compares the same.
+    The announcements stay in the round's folder, so that a continued round compares the same ones.
 
     Args:
-        folder: of the round.
+        folder: the round's folder.
         transport: reaches the parties.
-        leave_out: is given parties that announce nothing of use, and those that came after it.
+        leave_out: called for parties that announce nothing usable, or came too late.
     """
     known = folder.fingerprints
     if known is None:
@@ -34,47 +34,52 @@ def compare_edits(folder: RoundFolder, transport: Transport, leave_out: LeaveOut
         known = {party: sent.metadata for party, sent in announced.items()}
     else:
         _leave_out_late(known, transport, leave_out)
-    found = detect(known)
+    detection = detect(known)
     folder.tell(
         "compared",
-        overlaps=len(found.overlaps),
-        conflicts=len(found.conflicts),
-        subjects=len(found.subjects),
+        overlaps=len(detection.overlaps),
+        conflicts=len(detection.conflicts),
+        subjects=len(detection.subjects),
     )
-    return found
+    return detection
 
 
 def settle_edits(
-    folder: RoundFolder, transport: Transport, found: Detection, leave_out: LeaveOut
+    folder: RoundFolder, transport: Transport, detection: Detection, leave_out: LeaveOut
 ) -> SharedEdits:
     """Have the parties leave out what the round's policy decides.
 
-    A round has one decision: a continued one takes that of its folder, and parties that are new
-    processes follow it again.
+    A round has only one decision: if it is continued, it takes the one in its folder, and parties
+    whose process is new follow it again.
 
     Args:
-        folder: of the round; its settings have a policy.
+        folder: the round's folder; its settings have a policy.
         transport: reaches the parties.
-        found: what their edits have in common.
-        leave_out: is given parties that don't follow.
+        detection: what their edits have in common.
+        leave_out: called for parties that don't follow.
 
     Raises:
         UnknownNameError: when the party to prefer announced nothing.
     """
-    decision = folder.decision or _decided(folder, found)
-    prints = {p: own for p, own in found.fingerprints.items() if p in transport.parties}
-    edits = {party: len(own) for party, own in prints.items()}
+    decision = folder.decision or _decided(folder, detection)
+    fingerprints = {
+        party: prints
+        for party, prints in detection.fingerprints.items()
+        if party in transport.parties
+    }
+    edits = {party: len(prints) for party, prints in fingerprints.items()}
     kept = dict(edits)
     if decision.policy is not Policy.REPORT:
-        kept = ask_to_follow(transport, folder.config, decision, prints, _as_unheard(leave_out))
-        following = replace(found, fingerprints={party: prints[party] for party in kept})
+        unheard = _as_unheard(leave_out)
+        kept = ask_to_follow(transport, folder.config, decision, fingerprints, unheard)
+        following = replace(detection, fingerprints={party: fingerprints[party] for party in kept})
         kept.update(dict.fromkeys(following.twins, 0))
     folder.tell("decided", policy=decision.policy.value, edits=edits, kept=kept)
     return SharedEdits(
         policy=decision.policy,
-        overlaps=len(found.overlaps),
-        conflicts=len(found.conflicts),
-        subjects=len(found.subjects),
+        overlaps=len(detection.overlaps),
+        conflicts=len(detection.conflicts),
+        subjects=len(detection.subjects),
         edits=edits,
         kept=kept,
     )
@@ -88,14 +93,14 @@ def _as_unheard(leave_out: LeaveOut) -> Unheard:
 def _leave_out_late(
     known: Mapping[str, ContributionMetadata], transport: Transport, leave_out: LeaveOut
 ) -> None:
-    late = Failure("it came after the edits were compared; it waits for the next round")
+    late = Failure("it joined after the edits were compared, so it waits for the next round")
     for party in transport.parties:
         if party not in known:
             leave_out(party, late)
 
 
-def _decided(folder: RoundFolder, found: Detection) -> Decision:
+def _decided(folder: RoundFolder, detection: Detection) -> Decision:
     settings = folder.settings
-    decision = decide(found, settings.policy or Policy.REPORT, settings.prefer)
+    decision = decide(detection, settings.policy or Policy.REPORT, settings.prefer)
     decision.save(folder.path / "decision.json")
     return decision

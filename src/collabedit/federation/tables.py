@@ -1,4 +1,4 @@
-"""A federation's rounds as people read them."""
+"""A federation's rounds as text and tables for people."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collabedit.reporting.table import Column, Row, Table
 
 __all__ = ["KINDS", "report_lines", "rounds_table", "shares"]
 
-#: Of prompts.
+#: The kinds of prompts that are counted.
 KINDS: tuple[Kind, ...] = ("rewrite", "paraphrase", "neighborhood")
 
 
 def report_lines(folder: RoundFolder, report: Report) -> Iterator[str]:
-    """What became of a round, in a few lines."""
+    """The outcome of a round, in a few lines."""
     why = f": {report.reason}" if report.reason else ""
     yield f"{folder.path}: {report.status}{why}"
     if report.parties:
@@ -45,7 +45,7 @@ def _shared_lines(shared: SharedEdits) -> Iterator[str]:
 
 
 def rounds_table(rounds: Path) -> Table:
-    """A row for each round of a folder."""
+    """A row for each round in a folder."""
     words = ("schedule", "status", "parties")
     columns = [
         Column.name("round"),
@@ -77,7 +77,7 @@ def _row(folder: RoundFolder) -> Row:
 
 
 def shares(report: Report) -> dict[str, str]:
-    """By kind of prompt, how many came out as they should, before and after."""
+    """By kind of prompt, how many gave the expected answer, before and after."""
     return {kind: _share(report.hits.get(kind)) for kind in KINDS}
 
 

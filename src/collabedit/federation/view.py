@@ -1,4 +1,4 @@
-"""What a coordinator sees of a round: each exchange a stage, and a line for what happens in it."""
+"""What a coordinator sees of a round: a stage for each exchange, and lines for what happens."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from collabedit.progress.plans import EXCHANGES
 
 __all__ = ["View", "described", "live_view"]
 
-#: Stages of a usual round, so that they are counted.
+#: Stages of an ordinary round, so that they can be counted.
 _USUAL = ("join", "prepare", "contribute", "evaluate", "accept")
-#: Seconds between two updates of a stage in which nothing happens.
+#: Seconds between updates of a stage in which nothing happens.
 _TICK = 5.0
 
 
 class View:
     """Shows events of a round as stages of the command that runs it.
 
-    A bar on a terminal counts the parties that have answered and says how long the exchange waits
-    at most; elsewhere there are lines. Sizes and reasons are lines in both.
+    A bar on a terminal counts the parties that have answered and shows how much longer the exchange
+    waits at most; elsewhere there are lines. Sizes and reasons are lines in both.
 
     Args:
-        timeout: seconds that an exchange waits for answers.
+        timeout: how long an exchange waits for answers, in seconds.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -49,7 +49,7 @@ class View:
             self._progress.advance()
 
     def tick(self) -> None:
-        """Show the time that is left, where nothing else happens."""
+        """Update the time left while nothing else happens."""
         if self._progress is not None and time.monotonic() > self._ticked + _TICK:
             self._ticked = time.monotonic()
             self._progress.advance(0)
@@ -65,7 +65,7 @@ def live_view(timeout: float, shared: bool = False) -> Iterator[View]:
     """A view of one round.
 
     Args:
-        timeout: seconds that an exchange waits for answers.
+        timeout: how long an exchange waits for answers, in seconds.
         shared: whether fingerprints are compared first.
     """
     view = View(timeout)
@@ -82,7 +82,7 @@ def _planned(shared: bool) -> Sequence[str]:
 
 
 def described(event: Mapping[str, Any]) -> str:
-    """An event as a line; empty for those that say nothing to people."""
+    """An event as a line; empty if people don't need to see it."""
     kind = event["event"]
     if kind == "ask":
         to = ", ".join(event["parties"])

@@ -35,8 +35,8 @@ class JsonMessage(Header):
     Attributes:
         what: what errors call it.
         error: what is raised about its content.
-        most_bytes: of a message that anyone may send and that has no reason to be long; ``None``
-            for no limit.
+        most_bytes: size limit of a message that anyone may send and that is always short;
+            ``None`` for no limit.
     """
 
     what: ClassVar[str]
@@ -57,11 +57,11 @@ class JsonMessage(Header):
 
         Raises:
             InputError: when they are not JSON.
-            CollabEditError: of the message's own kind, when they are another document, or too many.
+            CollabEditError: of the message's own kind, when they are another document, or too long.
         """
         if cls.most_bytes is not None and len(data) > cls.most_bytes:
             raise cls.error(
-                f"{source}: {len(data):,} bytes, and a {cls.what} has {cls.most_bytes:,} at most"
+                f"{source}: {len(data):,} bytes, but a {cls.what} has at most {cls.most_bytes:,}"
             )
         return cls._parse(parse_json(data, source), source)
 
@@ -88,7 +88,7 @@ class JsonMessage(Header):
 
 
 class TensorMessage(ABC):
-    """A message with arrays: safetensors, its metadata JSON values.
+    """A message with arrays: safetensors with JSON metadata.
 
     Attributes:
         what: its name in error messages.

@@ -40,10 +40,10 @@ class ContributionMetadata(ModelHeader):
         dtype: type of the arrays in the file.
         party: the party's name for itself; may be empty.
         commitment: commits the party to its edits for the whole round: the same in all its
-        exchanges, and meaningless without its secret. Empty in files of version 1. skipped: number
-        of further edits that the party skipped because the model knows them. fingerprints: of the
-        edits, sorted, so that their order reveals nothing; off by default. fingerprint_key_id:
-        shows whether parties used the same key.
+            exchanges, and meaningless without its secret. Empty in files of version 1.
+        skipped: number of further edits that the party skipped because the model knows them.
+        fingerprints: of the edits, sorted, so that their order reveals nothing; off by default.
+        fingerprint_key_id: shows whether parties used the same key.
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {("collabedit.update", 1): {}}
@@ -125,9 +125,8 @@ class Contribution(TensorMessage):
     @cached_property
     def sha256(self) -> str:
         """Identifies the contribution, independent of its file or message."""
-        arrays, about = (
-            self.pack()
-        )  # not the file's bytes: safetensors writes metadata in any order
+        # Not of the file's bytes: safetensors writes metadata in any order.
+        arrays, about = self.pack()
         return sha256_of_json([about, {name: digest_of(value) for name, value in arrays.items()}])
 
     def check(self, config: RoundConfig, delta_sha256: str, layers: tuple[int, ...]) -> None:
@@ -142,7 +141,7 @@ class Contribution(TensorMessage):
             ContributionError: when it does not.
         """
         self._check_round(config)
-        self._check_place(delta_sha256, layers)
+        self._check_exchange(delta_sha256, layers)
         expected = {config.weight_of(layer) for layer in layers}
         if set(self.statistics) != expected:
             raise ContributionError(f"it must contain exactly the weights {sorted(expected)}")
@@ -167,7 +166,7 @@ class Contribution(TensorMessage):
         """
         self._check_round(config)
         if self.statistics:
-            raise ContributionError("it holds statistics, and fingerprints alone were asked for")
+            raise ContributionError("it holds statistics, but only fingerprints were asked for")
         if not self.metadata.fingerprints:
             raise ContributionError("it holds no fingerprints")
 
@@ -182,7 +181,7 @@ class Contribution(TensorMessage):
                 "it belongs to another round; all parties must use the same round.json"
             )
 
-    def _check_place(self, delta_sha256: str, layers: tuple[int, ...]) -> None:
+    def _check_exchange(self, delta_sha256: str, layers: tuple[int, ...]) -> None:
         metadata = self.metadata
         if metadata.layers != layers or metadata.delta_sha256 != delta_sha256:
             raise ContributionError(

@@ -42,12 +42,12 @@ class _CovarianceHeader(ModelHeader):
 class Covariance(TensorMessage):
     """Uncentred second moments ``C = E[k k^T]`` of the inputs of down-projections.
 
-    In a file: ``<weight>/second_moment [d_in, d_in]``, or ``[n, d_e, d_e]`` of ``n`` experts, whose
-    gated keys are averaged over all tokens each.
+    In a file: ``<weight>/second_moment [d_in, d_in]``, or ``[n, d_e, d_e]`` for ``n`` experts, each
+    with its gated keys averaged over all tokens.
 
     Attributes:
-        second_moments: ``C [d_in, d_in]``, or of experts ``[n, d_e, d_e]``, by weight name,
-            float64, symmetric. Those of a file stay there, and are read and checked at each use.
+        second_moments: ``C [d_in, d_in]``, or ``[n, d_e, d_e]`` for experts, by weight name,
+            float64, symmetric. Those of a file stay on disk and are read and checked at each use.
         samples: number of tokens averaged over.
         corpus: human-readable description of the text; no part of the text itself.
         model: the user's name for the model.
@@ -95,8 +95,8 @@ class Covariance(TensorMessage):
         header = parse_header(_CovarianceHeader, metadata, source, CovarianceError)
         strange = [name for name in tensors if not name.endswith(_SUFFIX) or name == _SUFFIX]
         if strange or not tensors:
-            found = f"it has the unknown tensor {strange[0]!r}" if strange else "it has no matrix"
-            raise CovarianceError(f"{source}: {found}")
+            problem = f"it has the unknown tensor {strange[0]!r}" if strange else "it has no matrix"
+            raise CovarianceError(f"{source}: {problem}")
         moments = _CheckedMoments(tensors, source)
         for name in moments:
             moments[name]  # checked now, and read again when it is needed
@@ -133,7 +133,7 @@ class Covariance(TensorMessage):
             fingerprint: SHA-256 by weight name (:meth:`LanguageModel.fingerprint`).
 
         Raises:
-            CovarianceError: when a weight is absent here, or has another hash.
+            CovarianceError: when a weight is missing here, or has another hash.
         """
         absent = [name for name in fingerprint if name not in self.second_moments]
         if absent:
@@ -173,7 +173,7 @@ class _CheckedMoments(Mapping[str, Tensor]):
 
 
 def malformed_moment(moment: Tensor) -> str | None:
-    """Why a matrix, or those of experts, can't be a second moment; ``None`` where they can."""
+    """Why a matrix, or a stack of experts', can't be a second moment; ``None`` if it can."""
     if moment.dtype not in (torch.float32, torch.float64):
         return f"has type {moment.dtype}, not float32 or float64"
     if moment.ndim not in (2, 3) or moment.shape[-1] != moment.shape[-2] or moment.numel() == 0:
@@ -191,13 +191,13 @@ def _malformed_block(matrix: Tensor) -> str | None:
     panels = [slice(start, start + _PANEL) for start in range(0, len(matrix), _PANEL)]
     if not all(torch.isfinite(matrix[rows]).all() for rows in panels):
         return "has NaN or infinite entries"
-    apart = max(float((matrix[rows] - matrix[:, rows].T).abs().max()) for rows in panels)
-    if apart > _ASYMMETRY * max(float(matrix[rows].abs().max()) for rows in panels):
+    asymmetry = max(float((matrix[rows] - matrix[:, rows].T).abs().max()) for rows in panels)
+    if asymmetry > _ASYMMETRY * max(float(matrix[rows].abs().max()) for rows in panels):
         return "is not symmetric"
     return None
 
 
 def layers_of(names: Iterable[str]) -> str:
-    """The layers' numbers in names of weights, for messages."""
-    numbers = [re.search(r"\.(\d+)\.", name) for name in names]
-    return ",".join(found.group(1) if found else "?" for found in numbers)
+    """The layer numbers in weight names, for messages."""
+    matches = [re.search(r"\.(\d+)\.", name) for name in names]
+    return ",".join(match.group(1) if match else "?" for match in matches)

@@ -18,7 +18,7 @@ __all__ = ["Decision", "Policy", "identify", "parse_policy"]
 
 
 class Policy(str, Enum):
-    """Whose edit of a shared question stays; all others are left out."""
+    """Whose edit of a shared question is kept; all others are left out."""
 
     REPORT = "report"
     """Everyone's: nothing is left out."""
@@ -70,15 +70,15 @@ class Decision(JsonMessage):
         Raises:
             RoundError: when the decision is about other parties.
         """
-        places = self.leave_out.get(identify(fingerprints))
-        if places is None:
+        indices = self.leave_out.get(identify(fingerprints))
+        if indices is None:
             raise RoundError(
                 "the decision is not about these edits; contribute exactly as for "
                 "'collabedit detect', with the same requests, key and --skip-known"
             )
-        if any(place >= len(fingerprints) for place in places):
+        if any(index >= len(fingerprints) for index in indices):
             raise RoundError(f"the decision leaves out more than these {len(fingerprints)} edits")
-        return places
+        return indices
 
 
 def identify(fingerprints: Sequence[Fingerprint]) -> str:

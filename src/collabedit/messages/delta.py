@@ -39,7 +39,7 @@ class DeltaMetadata(ModelHeader):
         edits: number of their edits.
         party_weights: weight of each party; empty for methods without weights.
         prior_weight: ``lambda``.
-        dtype: type that the model is loaded in.
+        dtype: the type in which the model is loaded.
         missed_edits: for editors whose edits hold exactly, the number of combinations of edits that
             do not, at the worst layer (:class:`collabedit.algebra.Missed`).
         worst_miss: the largest of these misses, relative to the residuals.
@@ -191,7 +191,7 @@ class Delta(TensorMessage):
         self.require_complete()
         if self.metadata.after_merge:
             done = ", then ".join(map(str, self.metadata.after_merge))
-            raise RoundError(f"the delta has already been through {done}; give the one as merged")
+            raise RoundError(f"the delta has already been through {done}; give the delta as merged")
         checked = tuple(step.checked() for step in steps)
         metadata = self.metadata.model_copy(update={"after_merge": checked})
         return Delta(metadata, apply_steps(checked, self.changes, weights, earlier))

@@ -51,8 +51,8 @@ class Evaluation(JsonMessage):
         round_sha256: the round.
         delta_sha256: the delta that it tried.
         party: its name for itself; may be empty if the transport knows.
-        hits: by kind of prompt. None under secure aggregation, where the number of a party's edits
-            is private, and none from a coordinator, which has no edits.
+        hits: by kind of prompt. Empty under secure aggregation, where the number of a party's edits
+            is private, and from a coordinator, which has no edits.
         perplexity: of held-out text, the ratio to that of the unedited model.
         objections: the limits of the round's gate that the trial fails; with none, it accepts.
         next_sha256: SHA-256 of each edited weight with the delta, from which the next round starts;

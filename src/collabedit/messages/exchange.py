@@ -37,7 +37,7 @@ class RequestKind(str, Enum):
     ``Contribution`` without statistics."""
 
     DECIDE = "decide"
-    """To leave out what the decision names; the answer is ``Ready``."""
+    """To leave out the edits that the decision names; the answer is ``Ready``."""
 
     PREPARE = "prepare"
     """To fix its edits and find their targets on the unedited model; the answer is ``Ready``."""
@@ -102,7 +102,7 @@ class Request(TensorMessage):
         delta: the round's delta so far.
         enclosed: under secure aggregation, the parties' messages of the step before.
         sketches: under secure aggregation, by weight name, ``S [d_in, m]`` of the sketched form.
-        normaliser: of all parties' features, where the editor normalises them.
+        normaliser: of all parties' features, if the editor normalises them.
         decision: about edits that parties share, which they are to follow.
     """
 

@@ -18,7 +18,7 @@ __all__ = ["Bounds", "Gate"]
 class Bounds(BaseModel):
     """Upper bounds on a contribution; the coordinator refuses others, naming the party.
 
-    This requires seeing contributions, which secure aggregation hides.
+    They require seeing contributions, which secure aggregation hides.
 
     Attributes:
         edits: number of a party's edits.
@@ -73,8 +73,8 @@ class Gate(BaseModel):
         most_perplexity: allowed ratio of held-out perplexity to the unedited model's.
         least_share: share of the votes that must accept. One, the default, requires all voters:
             damage to one party's facts shows only in that party's trial, so the others must not be
-            able to outvote it. The price is that any party can have a round
-            rolled back; it is named. With zero, the gate reports and keeps every delta.
+            able to outvote it. The price is that any party can have a round rolled back, though
+            not anonymously. With zero, the gate reports and keeps every delta.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,4 +121,4 @@ class Gate(BaseModel):
         }
         if vote.accepts:
             return "accepts"
-        return "rejects: " + "; ".join(reasons[each] for each in vote.objections)
+        return "rejects: " + "; ".join(reasons[objection] for objection in vote.objections)

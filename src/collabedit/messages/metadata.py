@@ -40,7 +40,7 @@ class ModelHeader(Header):
     """A header of a message about edited weights.
 
     Attributes:
-        model: its author's name for the model.
+        model: the name that its author uses for the model.
         model_sha256: SHA-256 of each edited weight of the unedited model, by the weight's name.
     """
 
@@ -57,8 +57,8 @@ def parse_header(
     """Check a message's header.
 
     Args:
-        kind: the header that is expected.
-        values: what was found.
+        kind: the expected header.
+        values: the fields as read.
         source: name of the message in errors, such as its path.
         error_type: what to raise.
 

@@ -140,10 +140,10 @@ def packed_normaliser(
 def without_normaliser(
     tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A message's other arrays, and those of its normaliser, under their own names."""
+    """A message's other arrays, and those of its normaliser without their prefix."""
     rest = {name: value for name, value in tensors.items() if not name.startswith(_PREFIX)}
-    own = {n.removeprefix(_PREFIX): value for n, value in tensors.items() if n not in rest}
-    return rest, own
+    arrays = {n.removeprefix(_PREFIX): value for n, value in tensors.items() if n not in rest}
+    return rest, arrays
 
 
 def optional_normaliser(

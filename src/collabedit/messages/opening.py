@@ -35,9 +35,9 @@ class Opening(TensorMessage):
     Attributes:
         config: the round.
         roster: names of the parties that are asked to join.
-        changes: by weight name, what earlier rounds wrote into the unedited model; this round
-            begins with it. The keys of those rounds stay with the coordinator.
-        policy: whose edit of a shared question stays; ``None`` where no fingerprints are compared.
+        changes: by weight name, what earlier rounds wrote into the unedited model, which this round
+            starts from. The keys of those rounds stay with the coordinator.
+        policy: whose edit of a shared question is kept; ``None`` if no fingerprints are compared.
     """
 
     what: ClassVar[str] = "opening"

@@ -27,7 +27,7 @@ from collabedit.messages.secure import SecureAggregation
 __all__ = ["RoundConfig"]
 
 
-#: Fields without which a round has the hash that it had before they were thought of.
+#: Fields that count towards the hash only if set, so that rounds from before them keep theirs.
 _OPTIONAL = ("secure_aggregation", "bounds", "gate", "experts")
 
 
@@ -44,16 +44,16 @@ class RoundConfig(JsonMessage, ModelHeader):
         weight_names: names of the edited weights, lowest layer first.
         d_in: width of a key.
         d_out: width of a residual.
-        experts: number of experts whose keys lie below each other in a key; ``None`` for models
-            with one MLP for all tokens.
+        experts: number of experts whose keys are stacked into one key; ``None`` for models with
+            one MLP for all tokens.
         state_sha256: the state that earlier rounds left; empty in the first round.
         base_sha256: SHA-256 by weight name of the weights before the first round, which the
             covariance was collected on; empty in the first round.
-        secure_aggregation: how the coordinator learns sums only; ``None`` where it sees each
-            party's contribution.
-        bounds: what a contribution may be at most; ``None`` for no bounds.
-        gate: what the parties' trials of the merged model must show; ``None`` where nothing is
-            said, so that whoever holds a vote takes the defaults (:attr:`vote_by`).
+        secure_aggregation: how the coordinator learns only sums; ``None`` if it sees each party's
+            contribution.
+        bounds: upper bounds on a contribution; ``None`` for no bounds.
+        gate: what the parties' trials of the merged model must show; ``None`` if the round has no
+            gate, so that any vote goes by the defaults (:attr:`vote_by`).
     """
 
     earlier: ClassVar[Mapping[tuple[str, int], Mapping[str, str]]] = {
@@ -110,7 +110,7 @@ class RoundConfig(JsonMessage, ModelHeader):
 
     @model_validator(mode="after")
     def _sums_where_there_are_any(self) -> Self:
-        """A coordinator must not get by another question what secure aggregation hides."""
+        """A coordinator must not get what secure aggregation hides by asking something else."""
         if self.secure_aggregation is not None and not self.rules.at_once:
             raise ValueError(
                 f"{self.rules.name} does not edit by sums of statistics, so secure_aggregation "
@@ -135,8 +135,8 @@ class RoundConfig(JsonMessage, ModelHeader):
             raise ValueError("d_in is not a multiple of experts")
         if self.rules.normalises:
             raise ValueError(
-                f"{self.editor} normalises the features of all tokens alike, and an expert has "
-                "none of the tokens that it does not see; use MEMIT or AlphaEdit"
+                f"{self.editor} normalises the features of all tokens alike, but an expert has "
+                "none for tokens that it does not see; use MEMIT or AlphaEdit"
             )
         return self
 
@@ -181,7 +181,7 @@ class RoundConfig(JsonMessage, ModelHeader):
 
     @property
     def schedule_matters(self) -> bool:
-        """Whether the schedules differ: several layers, with all edits made together."""
+        """Whether the schedules differ: several layers, and all edits made together."""
         return self.rules.at_once and len(self.layers) > 1
 
     @property

@@ -1,4 +1,4 @@
-"""Messages of secure aggregation: keys, sealed shares, masked sums, shares again.
+"""Messages of secure aggregation: keys, sealed shares, masked sums, and shares that unmask them.
 
 Every message of a party is signed with its key in the round's roster. The protocol
 is that of Bonawitz et al. (2017, figure 4), with the consistency check against a coordinator that
@@ -51,12 +51,12 @@ class SecureAggregation(BaseModel):
 
     Attributes:
         roster: the public Ed25519 key of each party, by its name. Parties compare it with the one
-            that they got on another way than the round file.
-        threshold: ``t``: with fewer parties there is no sum, and so many must agree to unmask one.
-            More than half of the roster, so that no two sets of so many are apart; how many
-            parties may collude with the coordinator follows from it (:attr:`colluders`).
-        max_edits: most edits of all parties together.
-        form: of the sums: ``dense`` or ``sketched`` (:mod:`collabedit.algebra.sketch`).
+            that they got separately from the round file.
+        threshold: ``t``, the number of parties that a sum needs, and that must agree to unmask it.
+            More than half of the roster, so that any two groups of ``t`` parties overlap; it
+            determines how many parties may collude with the coordinator (:attr:`colluders`).
+        max_edits: upper limit on the edits of all parties together.
+        form: form of the sums: ``dense`` or ``sketched`` (:mod:`collabedit.algebra.sketch`).
         fraction_bits: bits of a number after the binary point.
     """
 
@@ -82,17 +82,17 @@ class SecureAggregation(BaseModel):
 
     @property
     def colluders(self) -> int:
-        """Most parties that may collude with a lying coordinator without exposing another one.
+        """How many parties may collude with a lying coordinator without exposing another one.
 
-        It must neither reach ``t`` shares with theirs alone, nor have two lists of survivors
-        confirmed, since each honest party confirms one: ``c < t`` and ``n + c < 2 t`` (Bonawitz et
-        al., 2017, theorem 6.5).
+        With their help it must neither reach ``t`` shares, nor get two lists of survivors
+        confirmed, of which each honest party confirms only one: ``c < t`` and ``n + c < 2 t``
+        (Bonawitz et al., 2017, theorem 6.5).
         """
         return min(self.threshold - 1, 2 * self.threshold - len(self.roster) - 1)
 
     @property
     def limit(self) -> float:
-        """The announced range: a party's numbers are smaller in size, so no sum can overflow."""
+        """The announced range: a party's numbers are smaller in magnitude, so no sum overflows."""
         return 2.0 ** (_BITS - 1 - self.fraction_bits) / len(self.roster)
 
 
@@ -208,7 +208,7 @@ class MaskedSumMetadata(Header):
 
 @dataclass(frozen=True, eq=False)
 class MaskedSum(TensorMessage):
-    """A party's numbers under its masks; without them, uniformly random.
+    """A party's masked numbers, uniformly random to anyone who does not know its masks.
 
     In a file: ``masked [2, n]``, int64: the upper and lower halves of ``n`` numbers modulo
     ``2^128``, in two's complement.

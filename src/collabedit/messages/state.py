@@ -122,12 +122,12 @@ class RoundState(TensorMessage):
             RoundError: when it is not a state, or an array in it is malformed.
         """
         about = parse_header(_StateMetadata, metadata, source, RoundError)
-        own, scale = without_normaliser(tensors)
-        rest = {name: value for name, value in own.items() if not name.endswith(_KEYS)}
+        arrays, scale = without_normaliser(tensors)
+        rest = {name: value for name, value in arrays.items() if not name.endswith(_KEYS)}
         changes = low_rank_updates(rest, source)
         keys = {}
-        for array in own.keys() - rest.keys():
-            name, value = array.removesuffix(_KEYS), own[array]
+        for array in arrays.keys() - rest.keys():
+            name, value = array.removesuffix(_KEYS), arrays[array]
             fits = name in changes and value.ndim == 2 and value.shape[1] == changes[name].shape[1]
             if not fits or not torch.isfinite(value).all():
                 raise RoundError(f"{source}: the keys of {name} are malformed")

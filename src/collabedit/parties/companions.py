@@ -1,8 +1,8 @@
-"""With whom a party's edits were summed: two sums of the same edits show who is in one only.
+"""Whom a party's edits were summed with: two sums of the same edits expose who is in one only.
 
-Under secure aggregation a single sum hides who holds what. Of two sums, of all parties and of all
-but one, the difference is that one's statistics, whatever masks there were. Only those who are in
-both can prevent it.
+Under secure aggregation a single sum hides who holds what. But the difference of two sums, of all
+parties and of all but one, is that one's statistics, whatever the masks were. Only the parties in
+both sums can prevent it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Companions"]
 
 
 class _Sum(BaseModel):
-    """Digests of a party's edits, and the parties that they were summed with."""
+    """Digests of a party's edits, and the parties whose edits they were summed with."""
 
     edits: list[str]
     parties: list[str]
@@ -58,8 +58,8 @@ class Companions:
         Args:
             round_sha256: the round.
             edits: the party's.
-            parties: in the sum, itself among them.
-            again: though some of the edits were summed with others.
+            parties: all parties in the sum, including itself.
+            again: allow it even if some of the edits were summed with others.
 
         Raises:
             RoundError: when some of the edits were summed with other parties in another round. It
@@ -67,7 +67,7 @@ class Companions:
             InputError: when the notes are damaged, or can't be written.
         """
         notes = self._load()
-        named = {self._digest(each.prompt, each.subject, each.target_new) for each in edits}
+        named = {self._digest(edit.prompt, edit.subject, edit.target_new) for edit in edits}
         others = {
             party
             for sha256, known in notes.root.items()
@@ -77,8 +77,8 @@ class Companions:
         if others and not again:
             raise RoundError(
                 f"{self._party} gave edits of this round to an earlier sum, and {_listed(others)} "
-                f"{'is' if len(others) == 1 else 'are'} in one of the two only, whose statistics "
-                "the difference would show. Whoever accepts that takes part with --sum-again"
+                f"{'is' if len(others) == 1 else 'are'} in only one of the two, so the difference "
+                "would show those statistics; to accept that, take part with --sum-again"
             )
         notes.root[round_sha256] = _Sum(edits=sorted(named), parties=sorted(parties))
         write_private_text(self._path, notes.model_dump_json())
@@ -95,7 +95,7 @@ class Companions:
             ) from None
 
     def _digest(self, *words: str) -> str:
-        """HMAC-SHA256: whoever reads the file can't try guesses."""
+        """HMAC-SHA256, so that whoever reads the file can't test guesses."""
         return hmac.new(stored_secret(), json.dumps(words).encode(), "sha256").hexdigest()
 
 

@@ -93,7 +93,7 @@ def _mini_batches(
         return [texts]
     order = torch.randperm(len(texts), generator=generator).tolist()
     return [
-        [texts[place] for place in order[start : start + size]]
+        [texts[index] for index in order[start : start + size]]
         for start in range(0, len(order), size)
     ]
 
@@ -105,7 +105,7 @@ def _backward(
     total = 0.0
     for batch in equal_length_batches([text.ids[:-1] for text in texts], MAX_TOKENS, model.device):
         changed = {name: (weight.float() + change).to(weight.dtype)}
-        loss = _loss(model, batch, [texts[place] for place in batch.index], changed) / len(texts)
+        loss = _loss(model, batch, [texts[index] for index in batch.index], changed) / len(texts)
         loss.backward()
         total += loss.item()
     return total
@@ -115,12 +115,12 @@ def _loss(
     model: LanguageModel, batch: Batch, texts: Sequence[EncodedText], changed: dict[str, Tensor]
 ) -> Tensor:
     """Sum over texts of the mean over the target's tokens of their negative log-likelihoods."""
-    places = [
+    tokens = [
         (row, column, text.ids[column + 1], 1 / len(text.target_ids))
         for row, text in enumerate(texts)
         for column in range(text.target_start - 1, len(text.ids) - 1)
     ]
-    rows, columns, targets, shares = (torch.tensor(part) for part in zip(*places, strict=True))
+    rows, columns, targets, shares = (torch.tensor(part) for part in zip(*tokens, strict=True))
     with hooks.gathered(model.head, rows, columns):
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         logits = functional_call(model.hf, changed, (), {**inputs, "use_cache": False}).logits[0]

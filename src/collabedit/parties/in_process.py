@@ -18,11 +18,11 @@ __all__ = ["parties_of", "secure_aggregation_of"]
 
 
 def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureAggregation:
-    """Settings for a round in this process: all parties must stay, the smaller form.
+    """Settings for a round in this process, with the smaller form of sum; all parties must stay.
 
     Args:
         sizes: number of edits of each party.
-        model: the round's.
+        model: the round's model.
 
     Raises:
         RoundError: when there are fewer than two parties.
@@ -34,7 +34,7 @@ def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureA
     structure = model.structure
     dense = cheaper_dense(structure.mlp_size, structure.hidden_size, sum(sizes))
     return SecureAggregation(
-        roster={each.party: each.public for each in _identities(len(sizes))},
+        roster={identity.party: identity.public for identity in _identities(len(sizes))},
         threshold=len(sizes) // 2 + 1,
         max_edits=sum(sizes),
         form="dense" if dense else "sketched",

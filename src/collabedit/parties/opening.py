@@ -83,7 +83,7 @@ def new_round(
     if model.structure.experts is not None and rules.normalises:
         raise InputError(
             f"{model.name} is a mixture of experts, and {rules.name} normalises the features of "
-            "all tokens alike, while an expert has none of those that it does not see; use MEMIT "
+            "all tokens alike, but an expert has none for tokens that it does not see; use MEMIT "
             "or AlphaEdit"
         )
     settings.check_depth(model.structure.n_layers)
@@ -137,8 +137,8 @@ def _base(state: RoundState, fingerprint: dict[str, str]) -> dict[str, str]:
     base = {name: state.base_sha256.get(name, "") for name in fingerprint}
     if "" in base.values():
         raise InputError(
-            "the state does not know the weights before the first round of these layers; all "
-            "rounds of a state must edit the same layers"
+            "the state has no record of these layers' weights before the first round; all rounds "
+            "of a state must edit the same layers"
         )
     if base == fingerprint:
         raise InputError(

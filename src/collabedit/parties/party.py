@@ -63,20 +63,21 @@ class Party:
         config: the round.
         cache: keeps its targets between exchanges.
         targets: ``Z [d_out, n]``, if already known.
-        skip_known: skip edits whose new object the unedited model already gives, after the bare
-            prompt, at least this mean probability per token.
+        skip_known: skip edits whose new object the unedited model already gives at least this mean
+            probability per token, after the bare prompt.
         fingerprint_key: add fingerprints of the edits under this key, which all parties share.
         decision: leave out the edits that it lists; it identifies them by the fingerprints
             of those that are not skipped.
         most_left_out: the largest share of its edits that it lets a coordinator leave out in
-            :meth:`follow`, unless it is all of them: what it sends of few edits says much of each.
+            :meth:`follow`, unless it is all of them: a contribution of few edits reveals a lot
+            about each.
         name: what the party calls itself in its contributions; may be empty.
         secure: its half of the summations, in a round with secure aggregation.
         secret: key of its commitment to the edits; the same in all exchanges of a
             round, and known to nobody else. Random by default.
 
     Raises:
-        RequestError: when it has no requests, or a text of one does not fit the model.
+        RequestError: when it has no requests, or the text of one does not fit the model.
         InputError: when the threshold or the key is unusable, or a decision comes without a key.
         RoundError: when the model is not the round's.
     """
@@ -146,14 +147,14 @@ class Party:
             secure: their halves of the summations, in a round with secure aggregation.
             solve: finds the targets elsewhere, such as on workers.
         """
-        called = [""] * len(shares) if names is None else names
+        party_names = [""] * len(shares) if names is None else names
         cache = TargetCache()
         if not config.rules.at_once:
             return [
-                cls(model, own, config, cache=cache, name=name)  # never with secure aggregation
-                for own, name in zip(shares, called, strict=True)
+                cls(model, edits, config, cache=cache, name=name)  # never with secure aggregation
+                for edits, name in zip(shares, party_names, strict=True)
             ]
-        flat = [r.request if isinstance(r, Record) else r for own in shares for r in own]
+        flat = [r.request if isinstance(r, Record) else r for edits in shares for r in edits]
         check_requests(model, flat, config.contexts)
         found = find_targets(
             model,
@@ -162,13 +163,13 @@ class Party:
             config.hyperparameters,
             cache=cache,
             solve=solve,
-            owners=[owner for owner, own in enumerate(shares) for _ in own],
+            owners=[owner for owner, edits in enumerate(shares) for _ in edits],
         )
-        targets = found.split([len(own) for own in shares], dim=1)
+        targets = found.split([len(edits) for edits in shares], dim=1)
         halves = [None] * len(shares) if secure is None else secure
         return [
-            cls(model, own, config, targets=known, name=name, secure=half)
-            for own, known, name, half in zip(shares, targets, called, halves, strict=True)
+            cls(model, edits, config, targets=known, name=name, secure=half)
+            for edits, known, name, half in zip(shares, targets, party_names, halves, strict=True)
         ]
 
     @classmethod
@@ -199,7 +200,7 @@ class Party:
 
         Determined on first use, on the unedited model, and the same in every exchange.
         """
-        return [self._given[place] for place in self._kept]
+        return [self._given[index] for index in self._kept]
 
     @property
     def skipped(self) -> int:
@@ -230,7 +231,7 @@ class Party:
         Raises:
             RequestError: when all its edits are skipped or left out, or a target is not finite.
             RoundError: when the model is edited, when the decision is about other edits, or when
-                the editor has no statistics of so many edits.
+                the editor has no statistics for so many edits.
         """
         if self._targets is not None or self._features is not None:
             return
@@ -264,8 +265,8 @@ class Party:
 
         Returns:
             A :class:`collabedit.messages.Ready`, :class:`collabedit.messages.Normaliser` or
-            :class:`collabedit.messages.Contribution`, which has fingerprints alone where only they
-            are asked for; under secure aggregation what the step asks for; of a complete delta an
+            :class:`collabedit.messages.Contribution` (with fingerprints only, if nothing else is
+            asked for); under secure aggregation, what the step asks for; for a complete delta, an
             :class:`collabedit.messages.Evaluation` or :class:`collabedit.messages.Settled`.
 
         Raises:
@@ -278,7 +279,7 @@ class Party:
         if asked.kind is RequestKind.CONTRIBUTE:
             if self._secure is not None:
                 raise RoundError(
-                    "the coordinator asks for this party's own contribution, and the party takes "
+                    "the coordinator asks for this party's own contribution, but the party takes "
                     "part in sums only; refused"
                 )
             return self.contribute(asked.delta, normaliser=asked.normaliser).to_bytes()
@@ -295,7 +296,7 @@ class Party:
             return self.announce().to_bytes()
         if asked.kind is RequestKind.DECIDE:
             if asked.decision is None:
-                raise RoundError("the coordinator asks to follow a decision, and encloses none")
+                raise RoundError("the coordinator asks to follow a decision, but encloses none")
             return self.follow(asked.decision).to_bytes()
         self.prepare()
         if self._secure is not None:  # the number of its edits is private too
@@ -327,7 +328,9 @@ class Party:
         if self._decision == decision:
             return self._ready()
         if self._decision is not None or self._targets is not None or self._features is not None:
-            raise RoundError("a party follows one decision a round, before it prepares; refused")
+            raise RoundError(
+                "a party follows only one decision per round, before it prepares; refused"
+            )
         self._check_share(len(decision.places(self._fingerprints())))
         self._decision = decision
         for settled in ("requests", "_kept"):
@@ -338,7 +341,7 @@ class Party:
         edits = len(self._unknown)
         if left_out < edits and left_out > self._most_left_out * edits:
             raise RoundError(
-                f"the decision leaves out {left_out} of {edits} edits, and the party allows "
+                f"the decision leaves out {left_out} of {edits} edits, but the party allows "
                 f"{self._most_left_out:.0%} (--most-left-out); refused"
             )
 
@@ -373,8 +376,8 @@ class Party:
 
         Raises:
             RequestError: when all its edits are skipped or left out.
-            RoundError: when the delta is of another round, or already complete; when the decision
-                is about other edits; when the editor has no statistics of so many edits; or when
+            RoundError: when the delta is from another round, or already complete; when the decision
+                is about other edits; when the editor has no statistics for so many edits; or when
                 it needs a normaliser and none is given, or one of another round.
         """
         config = self.config
@@ -425,7 +428,7 @@ class Party:
     def _require_secure(self) -> SecureParty:
         if self._secure is None:
             raise RoundError(
-                "the coordinator asks for secure aggregation, and this party has no identity for it"
+                "the coordinator asks for secure aggregation, but this party has no identity for it"
             )
         return self._secure
 
@@ -433,9 +436,9 @@ class Party:
         """Try a complete delta on the edits that it takes part with, and vote.
 
         Raises:
-            RoundError: when the delta is of another round or not complete, or the model is edited.
+            RoundError: when the delta is from another round or incomplete, or the model is edited.
         """
-        records = [self._records[place] for place in self._kept]
+        records = [self._records[index] for index in self._kept]
         return try_delta(self.model, delta, self.config, records, party=self.name)
 
     def announce(self) -> Contribution:
@@ -459,16 +462,16 @@ class Party:
         self._require_unedited()  # an edited model knows the edits
         scores = score(self.model, [(r.text, r.target_new) for r in self._given])
         known = [math.exp(-each.nll) >= self._skip_known for each in scores]
-        return [place for place, is_known in enumerate(known) if not is_known]
+        return [index for index, is_known in enumerate(known) if not is_known]
 
     @cached_property
     def _kept(self) -> list[int]:
         """Indices of the requests that are neither skipped nor left out."""
         if self._decision is None or self._key is None:
             return self._unknown
-        fingerprints = [fingerprint(self._given[place], self._key) for place in self._unknown]
+        fingerprints = [fingerprint(self._given[index], self._key) for index in self._unknown]
         out = left_out(fingerprints, self._decision)
-        return [place for index, place in enumerate(self._unknown) if index not in out]
+        return [index for position, index in enumerate(self._unknown) if position not in out]
 
     def _metadata(
         self, delta: Delta, layers: tuple[int, ...], dtype: Literal["float32", "float64"]
@@ -530,7 +533,7 @@ class Party:
             raise RoundError(f"{rules.name} has no statistics to send")
         if rules.procedure is Procedure.ONE_BY_ONE and len(self.requests) > 1:
             raise RoundError(
-                f"{rules.name} takes one edit at a time, and this party has {len(self.requests)}; "
+                f"{rules.name} takes one edit at a time, but this party has {len(self.requests)}; "
                 "EMMET with one layer takes them together"
             )
 

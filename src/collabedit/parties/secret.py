@@ -1,4 +1,4 @@
-"""The secret that a party on this machine commits to its edits with, and names them by in notes."""
+"""This machine's secret, with which a party commits to its edits and hashes them in its notes."""
 
 from __future__ import annotations
 

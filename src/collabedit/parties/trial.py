@@ -17,8 +17,8 @@ from collabedit.requests import Record
 
 __all__ = ["try_delta"]
 
-#: Amount of held-out text that the unedited model generates: enough to know the ratio of
-#: perplexities #: to a hundredth or two, in texts short enough to sample quickly.
+#: Amount of held-out text that the unedited model generates: enough to estimate the ratio of
+#: perplexities to a hundredth or two, in texts short enough to sample quickly.
 _TOKENS, _LENGTH = 512, 64
 #: Cap on the ratio, also used if the model's output is not finite.
 _MOST = 1e6
@@ -80,7 +80,7 @@ def _own_text(model: LanguageModel, seed: int) -> list[Sequence[int]]:
 
 def _ratio(before: float, after: float) -> float:
     more = after - before
-    return math.exp(more) if more < math.log(_MOST) else _MOST  # also where it is not a number
+    return math.exp(more) if more < math.log(_MOST) else _MOST  # also if it is NaN
 
 
 def _hits(before: Sequence[CaseResult], after: Sequence[CaseResult]) -> dict[Kind, Hits]:

@@ -1,16 +1,16 @@
 """Operations and memory of every stage, counted from the shape of a model.
 
-Counted are the products with weights, ``2 * numbers`` a token, and those of the matrices
-``d_in x d_in``; attention's own products are a few percent more at the lengths of edits. Texts are
-as long as those of the shipped data set are on average.
+The count covers products with weights, ``2 * numbers`` per token, and products of ``d_in x d_in``
+matrices; attention's own products add a few percent at the lengths of edits. Texts have the average
+length of those in the shipped data set.
 
-With the ``P`` numbers of a layer's matrices, ``L`` layers, of which number ``e`` is the last edited
-one and ``k`` are edited, hidden size ``h``, MLP size ``d``, vocabulary ``V``, and ``n`` edits:
+With ``P`` numbers in a layer's matrices, ``L`` layers, of which ``k`` are edited and number ``e``
+is the last edited one, hidden size ``h``, MLP size ``d``, vocabulary ``V``, and ``n`` edits:
 
 | stage | operations |
 |---|---|
 | covariance | ``T`` tokens to the last edited layer, ``5/4 T d^2`` for each edited one |
-| | ``T`` tokens through the whole model where it writes the text itself |
+| | ``T`` tokens through the whole model if it writes the text itself |
 | targets | texts once through all layers; from the subject on, ``2 S - 1`` times through those
               above the last edited one and the head, in ``S`` steps |
 | keys | texts in all contexts to the last edited layer, at each exchange |
@@ -35,17 +35,17 @@ from collabedit.models.structure import ModelStructure
 
 __all__ = ["STAGES", "Cost", "ModelShape", "Workload", "estimate", "peak"]
 
-#: The stages of an edit, in their order.
+#: The stages of an edit, in order.
 STAGES = ("load", "covariance", "targets", "keys", "merge", "evaluation", "save")
 
-#: Tokens of a pass where no budget is tighter.
+#: Tokens in a pass, unless a budget allows fewer.
 _PASS_TOKENS = {"covariance": 2048, "targets": MAX_TOKENS, "keys": KEYS_TOKENS, "evaluation": 512}
 _READ_SHARE = 0.5
 #: Texts that the model writes together, and their length.
 _SAMPLED_ROWS, _SAMPLED_LENGTH = 80, 128
-#: Matrices that making a prior takes, and those that a prior keeps.
+#: Matrices needed to make a prior, and those that a finished prior keeps.
 _MADE, _KEPT = 4, 2
-#: Bytes of the interpreter with its libraries.
+#: Bytes of the interpreter and its libraries.
 _PROGRAM = 450_000_000
 _FLOAT64 = 8
 
@@ -55,15 +55,15 @@ class ModelShape:
     """The sizes that costs follow from.
 
     Attributes:
-        numbers: of all parameters.
-        layer_numbers: of the matrices of one layer.
+        numbers: how many numbers all parameters have.
+        layer_numbers: how many the matrices of one layer have.
         layers: ``L``.
         hidden: ``h``.
         mlp: ``d``.
         vocabulary: ``V``.
         key_value: width of a token's keys, and of its values, in one layer.
-        experts: of a layer, which share ``d``; one where there is one MLP for all tokens.
-        idle_numbers: of a layer's experts, those that a token does not use.
+        experts: number of a layer's experts, which share ``d``; 1 if all tokens use one MLP.
+        idle_numbers: how many numbers of a layer's experts a token does not use.
         routed: number of experts that a token uses.
     """
 
@@ -80,12 +80,12 @@ class ModelShape:
 
     @property
     def quick_copy_bytes(self) -> int:
-        """What the copy takes that multiplies the layers' matrices in bfloat16."""
+        """Bytes of the copy of the layers' matrices in bfloat16."""
         return 2 * self.layers * (self.layer_numbers + self.idle_numbers)
 
     @property
     def width(self) -> float:
-        """Of a block of the second moments: ``d``, or an expert's part of it."""
+        """Width of a block of the second moments: ``d``, or an expert's part of it."""
         return self.mlp / self.experts
 
     @property
@@ -94,7 +94,7 @@ class ModelShape:
         return self.width * self.routed
 
     def has_room_for_quick_copy(self, memory_budget: int | None) -> bool:
-        """Whether the copy, and the head as products order it, leave half the budget."""
+        """Whether the copy, and the head laid out for products, leave half the budget free."""
         fixed = self.quick_copy_bytes + 4 * self.vocabulary * self.hidden
         return memory_budget is None or 2 * fixed <= memory_budget
 
@@ -125,13 +125,13 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Texts:
-    """Averages of the texts of an edit; by default those of the shipped data set.
+    """Average token counts of the texts of an edit; by default those of the shipped data set.
 
     Attributes:
-        tokens: of the prompt with its target, but for the last.
-        suffix: of these, from the subject's last one on.
-        target: of a target.
-        contexts: number of contexts in addition to the bare prompt.
+        tokens: tokens of the prompt and its target, except the last one.
+        suffix: those from the subject's last token on.
+        target: tokens of a target.
+        contexts: number of contexts besides the bare prompt.
         context: tokens of a context's prefix.
         prompts: number of prompts that measure an edit.
     """
@@ -146,19 +146,19 @@ class Texts:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be done, all of it on one machine.
+    """The work to be done, all of it on one machine.
 
     Attributes:
-        edits: of all parties.
+        edits: number of edits of all parties.
         editor: the editor.
         schedule: how residuals reach the layers.
         hyperparameters: layers and steps.
-        tokens: of the covariance; none where it is there already.
+        tokens: tokens of the covariance; 0 if it already exists.
         own_text: whether the model writes the covariance's text itself.
         itemsize: bytes of a weight.
         quick: whether targets are found on a copy in bfloat16.
         memory_budget: bytes beyond the weights that one stage may take.
-        texts: how long they are.
+        texts: lengths of the texts.
     """
 
     edits: int
@@ -189,11 +189,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage takes.
+    """What a stage costs.
 
     Attributes:
-        memory: bytes at its peak, weights and program included.
-        amount: operations, or bytes where a file is read or written (``load``, ``save``).
+        memory: bytes at its peak, including weights and program.
+        amount: operations, or bytes for stages that read or write a file (``load``, ``save``).
     """
 
     memory: float
@@ -201,10 +201,10 @@ class Cost:
 
 
 def estimate(shape: ModelShape, work: Workload) -> dict[str, Cost]:
-    """The cost of every stage; those that the editor has no use for are absent.
+    """The cost of every stage that the editor needs.
 
     Args:
-        shape: of the model.
+        shape: the model's shape.
         work: the work to estimate.
     """
     beside = {
@@ -251,12 +251,12 @@ def _rows(head: nn.Module) -> int:
 
 
 def _forward(shape: ModelShape, layers: float, tokens: float, read: float = 0.0) -> float:
-    """Operations of tokens through some layers, some of which the head reads."""
+    """Operations of ``tokens`` through some layers; the head reads ``read`` of them."""
     return 2 * (layers * shape.layer_numbers * tokens + shape.vocabulary * shape.hidden * read)
 
 
 def _covariance_operations(shape: ModelShape, work: Workload) -> float:
-    """Written once; each pass ends at the down-projection of its last layer."""
+    """The text is written once; each pass ends at the down-projection of its last layer."""
     tokens, together = work.tokens, layers_at_once(shape, work)
     ends = [*work.hyperparameters.layers[together - 1 :: together], work.last]
     passes = ends[: -(-work.edited // together)]
@@ -285,7 +285,7 @@ def _fine_tuning_operations(shape: ModelShape, work: Workload) -> float:
 
 
 def _keys_operations(shape: ModelShape, work: Workload) -> float:
-    """At an exchange, bare prompts run to the last edited layer, others to the exchange's last."""
+    """In an exchange, bare prompts run to the last edited layer, others to the exchange's last."""
     bare = work.edits * (work.texts.tokens - work.texts.suffix + 1)
     others = work.texts.contexts * (bare + work.edits * work.texts.context)
     layers = work.hyperparameters.layers
@@ -307,7 +307,7 @@ def _evaluation_operations(shape: ModelShape, work: Workload) -> float:
 
 
 def layers_at_once(shape: ModelShape, work: Workload) -> int:
-    """Of how many layers second moments are collected together."""
+    """The number of layers whose second moments are collected together."""
     if work.memory_budget is None:
         return work.edited
     fitting = int(work.memory_budget / 2 / _sums_memory(shape, work))
@@ -330,10 +330,10 @@ def _pass_memory(
 ) -> float:
     """Activations and logits of the largest pass."""
     layer = HIDDEN_WIDTHS * shape.hidden + MLP_WIDTHS * shape.active
-    each: float = (1 + kept_layers) * layer * work.itemsize
-    each += read_share * LOGIT_COPIES * 4 * shape.vocabulary
+    per_token: float = (1 + kept_layers) * layer * work.itemsize
+    per_token += read_share * LOGIT_COPIES * 4 * shape.vocabulary
     most = min(tokens, _PASS_TOKENS[stage])
-    return min(most * each, work.memory_budget or float("inf"))
+    return min(most * per_token, work.memory_budget or float("inf"))
 
 
 def _covariance_memory(shape: ModelShape, work: Workload) -> float:
@@ -352,7 +352,7 @@ def _quick_copy(shape: ModelShape, work: Workload) -> float:
 
 
 def _targets_memory(shape: ModelShape, work: Workload) -> float:
-    """A pass with what its backward pass needs; keys and values before the subjects."""
+    """A pass and what its backward pass needs; keys and values of tokens before the subjects."""
     above = shape.layers - work.last - 1
     texts = min(work.edits, MAX_EDITS) * (2 + work.texts.contexts)
     cached = texts * 24 * 2 * above * shape.key_value * work.itemsize
@@ -380,7 +380,7 @@ def _keys_memory(shape: ModelShape, work: Workload) -> float:
 
 
 def _merge_memory(shape: ModelShape, work: Workload) -> float:
-    """Priors held, one in the making, and the factors of all parties."""
+    """The priors held, one being made, and the factors of all parties."""
     matrix = _FLOAT64 * shape.mlp * shape.width
     held: float = work.edited
     if work.memory_budget is not None:

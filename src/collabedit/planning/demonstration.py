@@ -1,4 +1,4 @@
-"""Which demonstration a machine finishes in a few minutes, by a short trial on it."""
+"""Which demonstration this machine finishes in a few minutes, judged by a short trial."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from collabedit.settings import SingleRoundSettings
 
 __all__ = ["MOST_SECONDS", "demonstration_for", "expected_seconds"]
 
-#: What the whole demonstration may take.
+#: Longest time that the full demonstration may take.
 MOST_SECONDS = 300.0
-#: Averages of the demonstration's texts, conversations and what must not change among them.
+#: Averages of the demonstration's texts, including conversations and what must not change.
 TEXTS = Texts(tokens=10.7, suffix=11.0, target=5.3, contexts=6, context=21.9)
 #: The trial: edits, steps of their targets, and tokens of the covariance.
 _EDITS, _STEPS, _TOKENS = 4, 3, 1024
-#: Methods that measure the keys of all parties; those of the others are measured once for all.
+#: Methods that measure the keys of all parties; for all others, keys are measured only once.
 _POOLED = {"GLOBAL", "CollabEdit"}
 
 
 def demonstration_for() -> SingleRoundSettings:
-    """The whole demonstration, or the small one where that would take too long, which is said."""
+    """The full demonstration, or the small one (with a message) if that would take too long."""
     structure, shape = _model()
     work = _workload(FULL, structure, shape)
-    say("Trying how fast this machine is; --full leaves that out.")
+    say("Measuring how fast this machine is; --full skips this.")
     trial = run_trial(
         FULL.source.load,
         work.with_changes(
@@ -44,8 +44,8 @@ def demonstration_for() -> SingleRoundSettings:
         return FULL
     small = expected_seconds(SMALL, _workload(SMALL, structure, shape), shape, trial.rates)
     say(
-        f"The whole demonstration would take about {duration(whole)} here, so this is a smaller "
-        f"one, of about {duration(small)}; for the whole: collabedit demo --full"
+        f"The full demonstration would take about {duration(whole)} here, so this is a smaller "
+        f"one that takes about {duration(small)}; to run all of it: collabedit demo --full"
     )
     return SMALL
 
@@ -53,13 +53,13 @@ def demonstration_for() -> SingleRoundSettings:
 def expected_seconds(
     settings: SingleRoundSettings, work: Workload, shape: ModelShape, rates: Rates
 ) -> float:
-    """How long a demonstration takes once the model is loaded, nothing found in the caches.
+    """How long a demonstration takes once the model is loaded, with empty caches.
 
     Args:
-        settings: of the demonstration.
+        settings: the demonstration's settings.
         work: what it has to do.
-        shape: of its model.
-        rates: of a trial.
+        shape: its model's shape.
+        rates: rates from a trial.
     """
     (shares,) = deal(settings)
     edits = sum(map(len, shares))
@@ -83,7 +83,7 @@ def _model() -> tuple[ModelStructure, ModelShape]:
 def _workload(
     settings: SingleRoundSettings, structure: ModelStructure, shape: ModelShape
 ) -> Workload:
-    """What a demonstration has to do with all of its different facts."""
+    """What a demonstration has to do, with all its distinct facts."""
     (shares,) = deal(settings)
     return Workload(
         edits=len(different_records(shares)),

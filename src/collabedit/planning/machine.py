@@ -17,11 +17,11 @@ _STATUS = Path("/proc/self/status")
 
 
 def with_peak_memory(function: Callable[[], Result]) -> tuple[Result, int]:
-    """Run a function; also return by how many bytes the process outgrew its size at the start.
+    """Run a function; also return how many bytes the process grew beyond its size at the start.
 
     On Linux the kernel's record of the peak is reset first, so earlier peaks do not matter and
-    tensors already in memory do not count. Elsewhere the record cannot be reset: what
-    stays below an earlier peak counts as zero.
+    tensors already in memory do not count. Elsewhere it can't be reset: anything below an earlier
+    peak counts as zero.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # memory freed but kept would hide new allocations
@@ -38,7 +38,7 @@ def resident() -> int:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that can be had: of a GPU, of all together with main memory (``auto``), or of that."""
+    """Free bytes of a GPU, of main memory, or of all GPUs and main memory together (``auto``)."""
     from accelerate.utils import get_max_memory
 
     room: dict[int | str, int] = get_max_memory()

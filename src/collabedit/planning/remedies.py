@@ -1,4 +1,4 @@
-"""What to do where an edit does not fit."""
+"""What to do if an edit does not fit into memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Remedy:
     """Options that make an edit fit.
 
     Attributes:
-        advice: the options, as they are typed.
-        memory: bytes at the peak with them; ``None`` where that depends on what is offloaded.
+        advice: the options, as typed on the command line.
+        memory: bytes at the peak with them; ``None`` if that depends on what is offloaded.
     """
 
     advice: str
@@ -26,11 +26,11 @@ class Remedy:
 
 
 def remedy(shape: ModelShape, work: Workload, room: float) -> Remedy:
-    """The mildest change with which the edit fits: a budget, half precision, or offloading.
+    """The mildest change that makes the edit fit: a budget, half precision, or offloading.
 
     Args:
-        shape: of the model.
-        work: what does not fit.
+        shape: the model's shape.
+        work: the work that does not fit.
         room: bytes that may be used.
     """
     for advice, changed in _changes(shape, work):

@@ -1,4 +1,4 @@
-"""A short trial of every stage on this machine, and how long the real thing takes by it."""
+"""A short trial of every stage on this machine, to estimate how long the real work takes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from collabedit.requests import EditRequest
 __all__ = ["Measured", "Rates", "Trial", "run_trial", "typical_rates"]
 
 Result = TypeVar("Result")
-#: Amounts a second, by stage.
+#: Amounts per second, by stage.
 Rates = Mapping[str, float]
 
-#: Share of the rate of large products that stages reach, and bytes a second of a disk.
+#: Share of the rate of large products that stages reach, and bytes per second of a disk.
 _SHARE = 0.35
 _DISK = 500_000_000.0
 
@@ -46,8 +46,8 @@ class Measured:
     """What a stage took in the trial.
 
     Attributes:
-        memory: bytes at the peak of the process.
-        seconds: how long.
+        memory: bytes of the process at its peak.
+        seconds: how long it took.
     """
 
     memory: int
@@ -70,20 +70,20 @@ class Trial:
 
     @property
     def rates(self) -> Rates:
-        """Operations, or bytes of files, a second."""
+        """Operations, or bytes of files, per second."""
         return {
-            stage: self.expected[stage].amount / max(found.seconds, 1e-3)
-            for stage, found in self.measured.items()
+            stage: self.expected[stage].amount / max(measured.seconds, 1e-3)
+            for stage, measured in self.measured.items()
         }
 
 
 def typical_rates(
     dtype: torch.dtype, device: torch.device, *, quick: bool = False
 ) -> dict[str, float]:
-    """What stages reach on a device, from the rate of large products measured now.
+    """The rates that stages reach on a device, from the rate of large products measured now.
 
     Args:
-        dtype: of the weights.
+        dtype: type of the weights.
         device: where the model computes.
         quick: whether targets are found in bfloat16.
     """
@@ -103,15 +103,15 @@ def run_trial(
     tokens: int = 2048,
     saving: bool = True,
 ) -> Trial:
-    """Run every stage once with a few edits of the shipped data set.
+    """Run every stage once, with a few edits from the shipped data set.
 
-    Nothing is taken from the caches nor left there, and the model stays unedited.
+    The caches are neither read nor written, and the model stays unedited.
 
     Args:
         load: loads the model.
         work: the work that the trial stands in for.
-        edits: how many to make.
-        tokens: of the covariance.
+        edits: number of edits to make.
+        tokens: number of tokens for the covariance.
         saving: whether the model is saved as well.
     """
     stages = _Stages()
@@ -152,7 +152,7 @@ class _Stages:
 
 
 def _second_moment(model: LanguageModel, work: Workload) -> Mapping[str, torch.Tensor]:
-    """A definite version of the matrix: so few tokens leave it singular."""
+    """The matrix, made positive definite: so few tokens leave it singular."""
     corpus: Any = SelfCorpus(0) if work.own_text else TextCorpus("worldfacts", {}, _sentences)
     collected = collect(
         model, work.hyperparameters.layers, corpus, tokens=work.tokens, say=lambda _: None
@@ -172,11 +172,11 @@ def _factors(
     model: LanguageModel, work: Workload, requests: list[EditRequest], targets: torch.Tensor
 ) -> dict[str, Factors]:
     layers = work.hyperparameters.layers
-    found = measure(model, requests, _CONTEXTS, layers, layers[-1])
-    residual = targets.double() - found.hidden
+    measurement = measure(model, requests, _CONTEXTS, layers, layers[-1])
+    residual = targets.double() - measurement.hidden
     names = model.weight_names(layers)
     return {
-        name: compress(found.keys[layer], residual)
+        name: compress(measurement.keys[layer], residual)
         for name, layer in zip(names, layers, strict=True)
     }
 
@@ -185,9 +185,9 @@ def _solved(
     moments: Mapping[str, torch.Tensor], factors: Mapping[str, Factors], weight: float
 ) -> None:
     held = []
-    for name, own in factors.items():
+    for name, statistics in factors.items():
         prior = _prior(moments[name], weight)
-        solve(own, prior)
+        solve(statistics, prior)
         held.append(prior)
 
 
@@ -203,7 +203,7 @@ def _save(model: LanguageModel) -> None:
 
 
 def _product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a large matrix product."""
+    """Operations per second of a large matrix product."""
     size = 4096 if device.type == "cuda" else 1024
     left = torch.randn(size, size, device=device).to(dtype)
     left @ left  # the first one is slow

@@ -1,8 +1,8 @@
 """The mathematics of an audit: attacks on what parties send, and how well they do.
 
-An attack gives every candidate fact a score; the higher, the more likely it is a member. Here are
-scores from matrices that were sent, and the measures of any scores; what needs the model is in
-:mod:`collabedit.experiments.audit`.
+An attack gives every candidate fact a score; the higher, the more likely it is a member. This
+module has the scores that need only the matrices sent, and measures of any scores; what needs the
+model is in :mod:`collabedit.experiments.audit`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Curve:
     """How well scores separate members from non-members.
 
     Attributes:
-        false_positives: rates, rising, of the ROC curve.
-        true_positives: likewise.
+        false_positives: increasing rates along the ROC curve.
+        true_positives: the rates at the same points.
         auc: area under it: the chance that a member scores above a non-member, ties one half.
         tpr: true-positive rate at 1 % and at 0.1 % false positives, by that rate.
         recall: share of the members among the ``k`` highest scores, by ``k``.
@@ -73,7 +73,7 @@ def span_energy(columns: Tensor, candidates: Tensor) -> Tensor:
     """Share of each candidate that lies in a span, 1 for those it contains.
 
     Args:
-        columns: ``[d, r]``, which span it.
+        columns: ``[d, r]``, spanning vectors.
         candidates: ``[d, n]``.
 
     Returns:
@@ -98,7 +98,7 @@ def weighted_energy(columns: Tensor, candidates: Tensor) -> Tensor:
 
 
 def residual_match(keys: Tensor, residuals: Tensor, candidates: Tensor, guesses: Tensor) -> Tensor:
-    """Cosine of the residual that the statistics give a candidate's key with the one it should be.
+    """Cosine of the residual that the statistics give a candidate's key with the guessed one.
 
     For a member ``k = F c`` the statistics give ``G c = r``.
 
@@ -113,12 +113,12 @@ def residual_match(keys: Tensor, residuals: Tensor, candidates: Tensor, guesses:
 
 
 def curve_of(members: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Curve:
-    """Measure scores.
+    """Measure how well scores separate members from non-members.
 
     Args:
-        members: scores of the members; one at least.
-        others: of the non-members; one at least.
-        seed: of the bootstrap, which resamples members and non-members apart.
+        members: scores of the members; at least one.
+        others: scores of the non-members; at least one.
+        seed: of the bootstrap, which resamples members and non-members separately.
     """
     inside = torch.tensor(list(members), dtype=torch.float64)
     outside = torch.tensor(list(others), dtype=torch.float64)
@@ -127,7 +127,7 @@ def curve_of(members: Sequence[float], others: Sequence[float], *, seed: int = 0
     false = [float((outside >= t).double().mean()) for t in thresholds]
     true = [float((inside >= t).double().mean()) for t in thresholds]
     ranked = torch.argsort(scores, descending=True, stable=True)
-    # Ties go against the attacker: non-members of the same score come first.
+    # Ties count against the attacker: non-members with the same score come first.
     order = sorted(ranked.tolist(), key=lambda i: (-float(scores[i]), i < len(inside)))
     sizes = sorted({1, 5, 10, 50, len(inside)} & set(range(1, len(scores) + 1)))
     return Curve(
@@ -151,10 +151,10 @@ def _auc(inside: Tensor, outside: Tensor) -> float:
 def _bootstrapped(inside: Tensor, outside: Tensor, seed: int) -> Interval:
     generator = torch.Generator().manual_seed(seed)
 
-    def again(scores: Tensor) -> Tensor:
+    def resampled(scores: Tensor) -> Tensor:
         return scores[torch.randint(len(scores), (len(scores),), generator=generator)]
 
-    values = sorted(_auc(again(inside), again(outside)) for _ in range(_RESAMPLES))
+    values = sorted(_auc(resampled(inside), resampled(outside)) for _ in range(_RESAMPLES))
     edge = round(_RESAMPLES * (1 - _CONFIDENCE) / 2)
     return Interval(_auc(inside, outside), values[edge], values[-edge - 1])
 
@@ -164,14 +164,13 @@ def _tpr_at(inside: Tensor, outside: Tensor, rate: float) -> Interval:
     allowed = int(rate * len(outside))
     ordered = outside.sort(descending=True).values
     threshold = ordered[allowed] if allowed < len(outside) else -math.inf
-    found = int((inside > threshold).sum())
-    return binomial_interval(found, len(inside))
+    above = int((inside > threshold).sum())
+    return binomial_interval(above, len(inside))
 
 
-def binomial_interval(found: int, trials: int) -> Interval:
+def binomial_interval(successes: int, trials: int) -> Interval:
     """A share with its exact 95 % confidence interval (Clopper and Pearson, 1934)."""
     tail = (1 - _CONFIDENCE) / 2
-    low = high = found / trials
 
     def at_most(count: int, share: float) -> float:
         terms = (
@@ -179,9 +178,9 @@ def binomial_interval(found: int, trials: int) -> Interval:
         )
         return sum(terms)
 
-    low = 0.0 if found == 0 else _root(lambda p: 1 - at_most(found - 1, p) - tail)
-    high = 1.0 if found == trials else _root(lambda p: tail - at_most(found, p))
-    return Interval(found / trials, low, high)
+    low = 0.0 if successes == 0 else _root(lambda p: 1 - at_most(successes - 1, p) - tail)
+    high = 1.0 if successes == trials else _root(lambda p: tail - at_most(successes, p))
+    return Interval(successes / trials, low, high)
 
 
 def _root(rising: Callable[[float], float]) -> float:

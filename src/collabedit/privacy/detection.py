@@ -36,7 +36,7 @@ class SharedQuestion:
         return len({target for _, target in self.answers}) > 1
 
     def overlaps_between(self, first: str, second: str) -> bool:
-        """Whether two parties write the same, or one that is named twice repeats itself."""
+        """Whether two parties write the same object, or one that is named twice repeats itself."""
         ours, theirs = self._targets_of(first), self._targets_of(second)
         if first == second:
             return len(set(ours)) < len(ours)
@@ -58,8 +58,8 @@ class Detection:
     Attributes:
         fingerprints: by party, sorted.
         questions: those that more than one edit answers.
-        subjects: by the fingerprint of a subject of which several parties edit different facts,
-            these parties.
+        subjects: the parties that edit different facts about the same subject, by the subject's
+            fingerprint.
     """
 
     fingerprints: Mapping[str, tuple[Fingerprint, ...]]
@@ -68,17 +68,17 @@ class Detection:
 
     @property
     def twins(self) -> Mapping[str, str]:
-        """By party with the very same edits as an earlier one, that party.
+        """For each party with exactly the edits of an earlier one, that earlier party.
 
-        A decision can't tell them apart, so one of them must be merged and no other.
+        A decision can't tell them apart, so exactly one of them must be merged.
         """
         first: dict[tuple[Fingerprint, ...], str] = {}
-        found = {party: first.setdefault(own, party) for party, own in self.fingerprints.items()}
-        return {party: twin for party, twin in found.items() if twin != party}
+        earliest = {p: first.setdefault(prints, p) for p, prints in self.fingerprints.items()}
+        return {party: twin for party, twin in earliest.items() if twin != party}
 
     @property
     def overlaps(self) -> tuple[SharedQuestion, ...]:
-        """The questions to which some target is given twice, by two parties or by one."""
+        """The questions to which a target is given twice, by two parties or by one."""
         return tuple(question for question in self.questions if question.overlaps)
 
     @property
@@ -102,14 +102,14 @@ def detect(updates: Mapping[str, ContributionMetadata]) -> Detection:
         updates: by a name for each party; their order matters to :func:`decide`.
 
     Raises:
-        ContributionError: when a contribution carries no fingerprints, or some of another key.
+        ContributionError: when a contribution carries no fingerprints, or some under another key.
     """
     _check_comparable(updates)
     fingerprints = {party: tuple(sorted(about.fingerprints)) for party, about in updates.items()}
     answers = defaultdict(list)
     for party, prints in fingerprints.items():
-        for each in prints:
-            answers[each.question].append((party, each.target))
+        for edit in prints:
+            answers[edit.question].append((party, edit.target))
     shared = (SharedQuestion(q, tuple(given)) for q, given in answers.items() if len(given) > 1)
     questions = tuple(sorted(shared, key=lambda s: s.question))
     return Detection(fingerprints, questions, _shared_subjects(fingerprints))
@@ -118,15 +118,15 @@ def detect(updates: Mapping[str, ContributionMetadata]) -> Detection:
 def _shared_subjects(
     fingerprints: Mapping[str, Sequence[Fingerprint]],
 ) -> dict[str, tuple[str, ...]]:
-    """The subjects of which several parties edit different facts.
+    """The subjects about which several parties edit different facts.
 
-    Each finds its change without the others', and all changes act at nearly the same key.
+    Each party finds its change without the others', and all changes act at nearly the same key.
     """
     asked: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for party, prints in fingerprints.items():
-        for each in prints:
-            if each.subject:
-                asked[each.subject][party].add(each.question)
+        for edit in prints:
+            if edit.subject:
+                asked[edit.subject][party].add(edit.question)
     return {
         subject: tuple(by_party)
         for subject, by_party in sorted(asked.items())
@@ -137,8 +137,8 @@ def _shared_subjects(
 def decide(detection: Detection, policy: Policy, prefer: str | None = None) -> Decision:
     """Settle all shared questions, so that at most one edit of each stays.
 
-    A party that contradicts itself, and whose question stays, keeps one of its targets; which one
-    cannot be chosen, since fingerprints carry no order.
+    A party that contradicts itself, and whose answer stays, keeps one of its targets; which one
+    can't be chosen, since fingerprints carry no order.
 
     Args:
         detection: what the parties have in common.
@@ -160,11 +160,11 @@ def decide(detection: Detection, policy: Policy, prefer: str | None = None) -> D
         stays = {shared.question: _stays(shared, policy, order) for shared in detection.questions}
     leave_out: dict[str, tuple[int, ...]] = {}
     for party, prints in detection.fingerprints.items():
-        places = _surplus(party, prints, stays)
+        surplus = _surplus(party, prints, stays)
         identity = identify(prints)
-        # Parties with identical edits cannot be distinguished: one keeps what stays, and nothing
-        # is left of the others.
-        leave_out[identity] = min(places, leave_out.get(identity, places), key=len)
+        # Parties with identical edits can't be told apart: one keeps what stays, the others keep
+        # nothing.
+        leave_out[identity] = min(surplus, leave_out.get(identity, surplus), key=len)
     return Decision(policy=policy, leave_out=leave_out)
 
 
@@ -179,7 +179,7 @@ def check_preferred(policy: Policy | None, prefer: str | None) -> None:
 
 
 def left_out(fingerprints: Sequence[Fingerprint], decision: Decision) -> set[int]:
-    """Which of a party's edits a decision leaves out; of duplicates the first stays.
+    """Which of a party's edits a decision leaves out; the first of any duplicates stays.
 
     Args:
         fingerprints: of the edits, in their order.
@@ -192,7 +192,7 @@ def left_out(fingerprints: Sequence[Fingerprint], decision: Decision) -> set[int
         RoundError: when the decision is about other parties.
     """
     order = sorted(range(len(fingerprints)), key=lambda index: fingerprints[index])
-    return {order[place] for place in decision.places(fingerprints)}
+    return {order[index] for index in decision.places(fingerprints)}
 
 
 def _check_comparable(updates: Mapping[str, ContributionMetadata]) -> None:
@@ -200,7 +200,7 @@ def _check_comparable(updates: Mapping[str, ContributionMetadata]) -> None:
     for party, about in updates.items():
         if not about.fingerprints:
             raise ContributionError(
-                f"{party}: no fingerprints in it; make it with 'collabedit contribute "
+                f"{party}: it has no fingerprints; make it with 'collabedit contribute "
                 "--fingerprint-key FILE'"
             )
         if about.fingerprint_key_id != updates[first].fingerprint_key_id:
@@ -213,7 +213,7 @@ def _check_comparable(updates: Mapping[str, ContributionMetadata]) -> None:
 def _stays(
     shared: SharedQuestion, policy: Policy, order: Mapping[str, int]
 ) -> tuple[str, str] | None:
-    """The one party and target that stay; none when all leave the question out."""
+    """The party and target that stay; ``None`` if all leave the question out."""
     if policy is Policy.DROP and shared.conflicts:
         return None
     votes: dict[str, int] = defaultdict(int)
@@ -229,12 +229,12 @@ def _surplus(
     stays: Mapping[str, tuple[str, str] | None],
 ) -> tuple[int, ...]:
     """Indices of the fingerprints that the party leaves out, including repeated ones."""
-    places, kept = [], set()
-    for place, each in enumerate(prints):
-        if each.question not in stays:
+    surplus, kept = [], set()
+    for index, edit in enumerate(prints):
+        if edit.question not in stays:
             continue
-        if stays[each.question] == (party, each.target) and each.question not in kept:
-            kept.add(each.question)
+        if stays[edit.question] == (party, edit.target) and edit.question not in kept:
+            kept.add(edit.question)
         else:
-            places.append(place)
-    return tuple(places)
+            surplus.append(index)
+    return tuple(surplus)

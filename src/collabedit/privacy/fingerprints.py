@@ -34,9 +34,8 @@ _BRACKETS_AND_QUOTES = ("Ps", "Pe", "Pi", "Pf")
 def fingerprint(request: EditRequest, key: bytes) -> Fingerprint:
     """Fingerprint an edit.
 
-    The question is the subject and the relation's id, or the prompt where no id is known, so that
-    prompts in other words match by their id only. Texts are compared as :func:`normalise` leaves
-    them.
+    The question is the subject and the relation's id, or the prompt if no id is known: differently
+    worded prompts match only by their id. Texts are compared after :func:`normalise`.
     """
     question = _digest(key, "collabedit.question", *_question(request))
     answer = normalise(request.target_new)
@@ -48,7 +47,7 @@ def fingerprint(request: EditRequest, key: bytes) -> Fingerprint:
 
 
 def key_id(key: bytes) -> str:
-    """Shows whether two parties used the same key, and reveals nothing else about it."""
+    """An identifier that shows whether two parties used the same key, and nothing else about it."""
     return _digest(key, "collabedit.key")
 
 
@@ -66,7 +65,7 @@ def load_key(path: str | os.PathLike[str]) -> bytes:
 
 
 def checked_key(key: bytes, source: str) -> bytes:
-    """A key that is long enough not to be guessed.
+    """The key, once it is known to be too long to guess.
 
     Args:
         key: the key.
@@ -103,7 +102,7 @@ def _question(request: EditRequest) -> tuple[str, ...]:
     subject = normalise(request.subject)
     if request.relation_id is not None:
         return "relation", subject, normalise(request.relation_id)
-    # In two parts, since "{}" would count as punctuation, and its position matters.
+    # In two parts, since "{}" would count as punctuation but its position matters.
     before, _, after = request.prompt.partition("{}")
     return "prompt", subject, normalise(before), normalise(after)
 

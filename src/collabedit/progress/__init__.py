@@ -1,4 +1,4 @@
-"""Long work shows itself: one display and one log for every stage of a command.
+"""Progress of long work: one display and one log for every stage of a command.
 
 A stage is a ``with`` block of :func:`progress`. A command that knows its stages announces them
 with :func:`plan`; the display then counts them and estimates the time left over all

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["Running", "Schedule", "duration"]
 
-#: Relative durations of stages, in seconds: 32 edits of smollm2-135m on two cores. They
-#: only serve to estimate future stages; running ones are timed.
+#: Typical durations of stages in seconds, for 32 edits of smollm2-135m on two cores. Only their
+#: ratios matter, to estimate future stages; running ones are timed.
 _WEIGHTS = {
     "Downloading": 20.0,
     "Loading the model": 2.0,
@@ -31,12 +31,12 @@ class Running:
     Attributes:
         title: its name.
         unit: what it counts.
-        total: how many; ``None`` where that is not known.
+        total: how many; ``None`` if unknown.
         done: how many are finished, in an earlier run or in this one.
         skipped: how many an earlier run finished.
         began: when, on the monotonic clock.
-        limit: seconds that it takes at most, of one that waits and has no rate.
-        number: its place among the stages of the command, from 1; ``None`` outside of a plan.
+        limit: the most seconds it takes, for a stage that waits and has no rate.
+        number: its position among the stages of the command, from 1; ``None`` outside a plan.
     """
 
     title: str
@@ -55,13 +55,13 @@ class Running:
 
     @property
     def rate(self) -> float | None:
-        """Units a second; ``None`` at the beginning."""
+        """Units per second; ``None`` at the beginning."""
         worked = self.done - self.skipped
         return worked / self.seconds if worked > 0 and self.seconds > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to its end at the rate so far; ``None`` where nothing is known of it."""
+        """Time to its end at the rate so far; ``None`` if unknown."""
         if self.rate is None or self.total is None or self.limit is not None:
             return None
         return max(self.total - self.done, 0.0) / self.rate
@@ -71,8 +71,8 @@ class Schedule:
     """The stages that a command goes through.
 
     Args:
-        titles: of the stages, in order; one that repeats is listed as often as it begins again
-            after another one. Stages whose results are cached are passed over.
+        titles: of the stages, in order; one that recurs after another stage is listed again.
+            Stages whose results are cached are skipped.
     """
 
     def __init__(self, titles: Sequence[str]) -> None:
@@ -82,7 +82,7 @@ class Schedule:
         self._spent: dict[int, float] = {}
 
     def begin(self, title: str) -> int | None:
-        """The number, from 1, of a stage that begins; ``None`` for one that is not planned."""
+        """The number, from 1, of a stage that begins; ``None`` if it is not planned."""
         here = self._position
         if here >= 0 and self.titles[here] == title:
             return here + 1
@@ -93,26 +93,26 @@ class Schedule:
         return None
 
     def end(self, stage: Running) -> None:
-        """Note how long a stage took."""
+        """Record how long a stage took."""
         if stage.number is not None:
             index = stage.number - 1
             self._spent[index] = self._spent.get(index, 0.0) + stage.seconds
 
     def seconds_left(self, stage: Running) -> float | None:
-        """Time to the end of the last stage; ``None`` where it cannot be estimated yet.
+        """Time to the end of the last stage; ``None`` if it can't be estimated yet.
 
-        The stage that runs is extrapolated. For those after it, typical times are scaled by how
-        much longer than typical the work so far took.
+        The running stage is extrapolated. For those after it, typical times are scaled by how much
+        slower than typical the work has been so far.
         """
-        own = stage.seconds_left
-        if own is None or stage.number is None:
-            return own
+        running = stage.seconds_left
+        if running is None or stage.number is None:
+            return running
         here = stage.number - 1
         later = sum(map(_weight, self.titles[here + 1 :]))
         typical = sum(_weight(self.titles[index]) for index in self._spent if index != here)
         spent = sum(seconds for index, seconds in self._spent.items() if index != here)
         typical += _weight(stage.title)
-        return own + later * (spent + stage.seconds + own) / typical
+        return running + later * (spent + stage.seconds + running) / typical
 
 
 def _weight(title: str) -> float:

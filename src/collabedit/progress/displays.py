@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Display", "Lines", "Nothing", "Terminal", "amount", "counted", "label", "remaining"]
 
-#: Without a terminal: seconds of a stage before its first line, and the growth factor of the
-#: following pauses.
+#: Without a terminal: seconds into a stage before its first line, and the growth factor of the
+#: pauses that follow.
 _FIRST_LINE = 10.0
 _LONGER = 1.5
 _LONGEST_PAUSE = 300.0
 
 
 class Display(Protocol):
-    """Shows the stage that runs."""
+    """Shows the running stage."""
 
     def begin(self, stage: Running, of: int) -> None:
-        """Show a stage that begins, the ``stage.number``-th ``of`` so many."""
+        """Show a stage that begins, number ``stage.number`` of ``of``."""
 
     def update(self, stage: Running, left: float | None) -> None:
         """Show how far it is, and the seconds ``left`` to the end of all stages."""
@@ -50,14 +50,14 @@ def counted(stage: Running) -> str:
 
 
 def remaining(stage: Running, left: float | None) -> str:
-    """``about 3 min left``; of a stage that waits, ``at most 3 min left``."""
+    """``about 3 min left``; for a stage that waits, ``at most 3 min left``."""
     if stage.limit is not None:
         return f"at most {duration(max(stage.limit - stage.seconds, 0.0))} left"
     return "" if left is None else f"about {duration(left)} left"
 
 
 def amount(number: float) -> str:
-    """A number to three digits or so."""
+    """A number to about three digits."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
 
 
@@ -109,7 +109,7 @@ class Lines:
 
 
 class Terminal:
-    """A bar on standard error, gone when its stage ends."""
+    """A bar on standard error, removed when its stage ends."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None

@@ -21,7 +21,7 @@ class EventLog:
     """Appends events to a file.
 
     Args:
-        path: of the file, which is replaced.
+        path: the file, which is replaced.
 
     Raises:
         InputError: when it cannot be written.
@@ -37,7 +37,7 @@ class EventLog:
         self._lock = threading.Lock()
 
     def write(self, event: str, **values: str | float | None) -> None:
-        """Append an event; values that are not known are left out.
+        """Append an event; unknown values are left out.
 
         Args:
             event: its kind.

@@ -49,9 +49,9 @@ def study_stages(
     """Stages of a study of one round, or of several that each method goes through on its own.
 
     Args:
-        methods: number of methods that are compared.
+        methods: number of methods compared.
         rounds: number of rounds.
-        measured: after how many of them each method's edits are measured; all by default.
+        measured: number of rounds after which each method's edits are measured; all by default.
         generations: whether texts are generated and measured.
         heldout: whether perplexity is measured.
     """

@@ -13,7 +13,7 @@ from collabedit.progress.events import EventLog
 
 __all__ = ["Progress", "interrupted_stage", "plan", "progress", "say", "show_progress"]
 
-#: Seconds between two events of one stage in the log at least.
+#: Least number of seconds between two log events of one stage.
 _LOG_SECONDS = 1.0
 
 
@@ -62,7 +62,7 @@ class Progress:
         """Report ``amount`` further units as done."""
 
     def skip(self, amount: float) -> None:
-        """Report ``amount`` units that an earlier run finished, which don't count for the rate."""
+        """Report ``amount`` units that an earlier run finished; they don't count for the rate."""
 
 
 class _Shown(Progress):
@@ -98,12 +98,12 @@ def progress(
     """Show a stage of long work, with its rate and the time left.
 
     Args:
-        title: its name, a constant: it is written to the log.
-        total: units of work; ``None`` where the number is not known.
+        title: its name, which must be a constant, since it is written to the log.
+        total: units of work; ``None`` if unknown.
         unit: what is counted.
-        limit: seconds that it takes at most, where it waits for others and has no rate.
+        limit: the most seconds it takes, if it waits for others and has no rate.
     """
-    if _reporter.running is not None:  # a part of another stage
+    if _reporter.running is not None:  # part of another stage
         yield Progress()
         return
     number = _reporter.schedule.begin(title)
@@ -133,9 +133,9 @@ def plan(titles: Sequence[str]) -> Iterator[None]:
 
     Args:
         titles: the titles passed to :func:`progress`, in order. Stages may be skipped, such as
-            those with cached results; others may come in between, and are not counted.
+            those with cached results; others may come in between and are not counted.
     """
-    if _reporter.schedule.titles:  # part of a greater plan
+    if _reporter.schedule.titles:  # part of a larger plan
         yield
         return
     _reporter.schedule = Schedule(titles)
@@ -146,7 +146,7 @@ def plan(titles: Sequence[str]) -> Iterator[None]:
 
 
 def say(message: str, *, always: bool = False) -> None:
-    """Print a message on standard error, above a bar that is shown.
+    """Print a message on standard error, above the bar if one is shown.
 
     Args:
         message: for the user; it is never logged.

@@ -1,4 +1,4 @@
-"""Asking parties one question, where silence and bad answers are no reason to stop."""
+"""Asking parties one question, without stopping at silence or bad answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collabedit.rounds.transport import Failure, Transport
 __all__ = ["Unheard", "ask"]
 
 Answer = TypeVar("Answer")
-#: Is told of a party that did not answer, at which stage, and why.
+#: Called with a party that did not answer, the stage, and the reason.
 Unheard = Callable[[str, str, Failure], None]
 
 
@@ -29,8 +29,8 @@ def ask(
         transport: reaches them.
         request: the same for all.
         to: their names.
-        read: makes an answer of a party's name and bytes, or raises a ``CollabEditError``.
-        unheard: is told of parties that don't answer, or whose answer can't be read.
+        read: parses the bytes of a party, given its name, or raises a ``CollabEditError``.
+        unheard: called for parties that don't answer, or whose answer can't be read.
 
     Returns:
         By name, in the order of ``to``, the answers that could be read.

@@ -1,4 +1,4 @@
-"""A coordinator's files for a round by files and the rounds before it."""
+"""A coordinator's files for a round that runs by exchanging files, and for the rounds before it."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class RoundFiles:
 
         Args:
             method: how to merge.
-            options: of the method.
-            delta: the outcome of the last exchange; ``None`` starts with the first one.
+            options: options of the method.
+            delta: the outcome of the last exchange; ``None`` to start with the first one.
 
         Raises:
             RoundError: as :meth:`ledger` does.
-            CovarianceError: when the covariance is of another model.
+            CovarianceError: when the covariance belongs to another model.
         """
         covariance = Covariance.load(self._covariance)
         priors = static_priors(self.config, covariance, self._memory_budget)
@@ -96,9 +96,8 @@ class RoundFiles:
         so_far.check_round(self.config)
         if not self.ledger_file.is_file():
             raise RoundError(
-                f"{self.ledger_file} is missing, which records who took part in the earlier "
-                "exchanges; put it back beside the round file, or start again with the first "
-                "exchange"
+                f"{self.ledger_file}, which records who took part in the earlier exchanges, is "
+                "missing; put it back beside the round file, or start again with the first exchange"
             )
         ledger = Ledger.load(self.ledger_file)
         if ledger.delta.sha256 != so_far.sha256:
@@ -121,7 +120,7 @@ class RoundFiles:
             delta: the merged delta after any steps that changed it.
 
         Returns:
-            A line that names the state's file if it was written.
+            A line naming the state's file, if it was written.
         """
         ledger = coordinator.ledger if delta is None else replace(coordinator.ledger, delta=delta)
         ledger.save(self.ledger_file)
@@ -149,7 +148,7 @@ def state_before(config: RoundConfig, path: Path | None) -> RoundState | None:
     state = RoundState.load(path) if path.exists() else RoundState()
     if state.sha256 != config.state_sha256:
         raise RoundError(
-            f"{path}: not the state that this round starts from; it is after "
+            f"{path}: not the state that this round starts from; it is the state after "
             f"round {state.finished} (start the next round with 'collabedit round new --state')"
         )
     return replace(state, base_sha256=dict(config.covariance_sha256))
@@ -159,7 +158,7 @@ def keep_state(path: Path | None, before: RoundState | None, ledger: Ledger) -> 
     """Write the state after a complete round, if requested.
 
     Returns:
-        A line that names the file, if it was written.
+        A line naming the file, if it was written.
     """
     if path is None or before is None:
         return None

@@ -40,12 +40,12 @@ class Coordinator:
         config: the round.
         priors: ``A0`` by weight name (:func:`collabedit.rounds.static_priors`).
         method: how to merge.
-        options: of the method; defaults for those not given.
-        ledger: of the exchanges that are already finished, to continue from.
+        options: options of the method; the others have their defaults.
+        ledger: record of the exchanges that are already finished, to continue from.
         normaliser: of the features of earlier rounds, if the editor normalises features.
 
     Attributes:
-        ledger: of the finished exchanges.
+        ledger: record of the finished exchanges.
         normaliser: of the features of this and earlier rounds; ``None`` until the parties have
             sent theirs.
 
@@ -158,10 +158,10 @@ class Coordinator:
             contributions: each checked already, by each party's name in error messages.
 
         Returns:
-            What the ledger notes of them.
+            What the ledger records about them.
 
         Raises:
-            ContributionError: when one can't stay; it names the party.
+            ContributionError: when one must be refused; it names the party.
             RoundError: when a party of the first exchange is missing.
         """
         entries = self.ledger.check_parties(contributions)
@@ -244,7 +244,7 @@ class Coordinator:
         return Summation(self.config, self.delta, exchanged)
 
     def merge_sum(self, summed: Summed) -> Delta:
-        """Merge one exchange of which only the sum is known.
+        """Merge an exchange of which only the sum is known.
 
         Args:
             summed: the result of the summation.
@@ -272,7 +272,7 @@ class Coordinator:
         edits: int,
         counted: tuple[float, ...] = (),
     ) -> Delta:
-        merged = {name: self._merge_weight(name, own, counted) for name, own in parts.items()}
+        merged = {name: self._merge_weight(name, part, counted) for name, part in parts.items()}
         delta = self._delta(
             {**self.delta.changes, **merged},
             len(entries),
@@ -281,8 +281,8 @@ class Coordinator:
             self._missed(merged, parts),
         )
         keys, norms = {}, {}
-        for name, own in parts.items():
-            pooled = Statistics.pool(own)
+        for name, part in parts.items():
+            pooled = Statistics.pool(part)
             keys[name], norms[name] = pooled.key_factor(), pooled.residual_norm
         self.ledger = self.ledger.after(entries, delta, keys, norms)
         return self.delta
@@ -294,8 +294,8 @@ class Coordinator:
         ridge = self.config.rules.ridge_of(self.config.hyperparameters)
         if self.method.merges is Merges.SUM:
             return self.method.merge_statistics(statistics, prior, ridge, self.options)
-        own = [solve(factors, prior, ridge) for factors in statistics]
-        return self.method.merge_updates(own, self.options, party_weights, name)
+        updates = [solve(factors, prior, ridge) for factors in statistics]
+        return self.method.merge_updates(updates, self.options, party_weights, name)
 
     def _missed(
         self, merged: Mapping[str, LowRankUpdate], parts: Mapping[str, Sequence[Statistics]]
@@ -306,22 +306,22 @@ class Coordinator:
             return None
         earlier = self.delta.metadata
         worst = Missed(earlier.missed_edits, earlier.worst_miss)
-        for name, own in parts.items():
-            factors = [part for part in own if isinstance(part, Factors)]
-            if len(factors) < len(own):
+        for name, statistics in parts.items():
+            factors = [part for part in statistics if isinstance(part, Factors)]
+            if len(factors) < len(statistics):
                 logger.warning("%s: sums in dense form don't show which edits miss", name)
                 continue
-            found = missed(merged[name], factors)
-            if found.count:
+            misses = missed(merged[name], factors)
+            if misses.count:
                 logger.warning(
                     "%s: some edits are not satisfied exactly, since their keys nearly depend on "
                     "each other; combinations of edits missed: %d, the worst by %.0f %% of a "
                     "residual",
                     name,
-                    found.count,
-                    100 * found.worst,
+                    misses.count,
+                    100 * misses.worst,
                 )
-            worst = max(worst, found, key=lambda each: (each.count, each.worst))
+            worst = max(worst, misses, key=lambda some: (some.count, some.worst))
         return worst
 
     def _prior(self, name: str) -> Prior:
@@ -424,9 +424,9 @@ def merge_deltas(
     Args:
         deltas: by each party's name in error messages.
         method: one that merges updates.
-        options: of the method.
-        party_weights: how much each party counts, in their order, where the method weighs them;
-            by their numbers of edits where not given.
+        options: options of the method.
+        party_weights: the weight of each party, in order, if the method weights them; their
+            numbers of edits by default.
 
     Raises:
         RoundError: when the method merges statistics, a delta is unfinished, or they differ in

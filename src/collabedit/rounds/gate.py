@@ -34,24 +34,24 @@ def run_gate(
         coordinator: of the round.
         own: the vote of a coordinator that has a model (:func:`collabedit.parties.try_delta`).
         without_edits: names of further parties of the round, whose edits others hold. They hear
-            the verdict and have no vote.
-        unheard: is told of parties that don't answer. They have no vote.
+            the verdict but have no vote.
+        unheard: called for parties that don't answer. They have no vote.
 
     Raises:
         RoundError: when the round is not complete.
     """
     coordinator.delta.require_complete()
     parties = _parties(transport, coordinator)
-    tried = Request(RequestKind.EVALUATE, coordinator.delta)
-    votes = ask(transport, tried, parties, partial(_vote, coordinator), unheard)
+    trial = Request(RequestKind.EVALUATE, coordinator.delta)
+    votes = ask(transport, trial, parties, partial(_vote, coordinator), unheard)
     if own is not None:
         _check(coordinator, own)
         votes[COORDINATOR] = own
     verdict = judge(coordinator.config.vote_by, votes, parties)
     coordinator.ledger = replace(coordinator.ledger, verdict=verdict)
     kind = RequestKind.ACCEPT if verdict.accepted else RequestKind.ROLL_BACK
-    told = sorted({*parties, *without_edits})
-    ask(transport, Request(kind, coordinator.delta), told, _settled, unheard)
+    recipients = sorted({*parties, *without_edits})
+    ask(transport, Request(kind, coordinator.delta), recipients, _settled, unheard)
     return verdict
 
 

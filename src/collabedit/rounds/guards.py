@@ -12,8 +12,8 @@ from collabedit.messages import Contribution
 
 __all__ = ["LEAST_PARTIES", "outliers"]
 
-#: Factor from the parties' median that is out of line. Root mean squares of
-#: keys and residuals per edit differ by less than 3 between honest parties of a model.
+#: Factor from the parties' median beyond which a party is out of line. Root mean squares of keys
+#: and residuals per edit differ by a factor below 3 between honest parties of a model.
 _FACTOR = 10.0
 #: With fewer parties there is no majority to compare with.
 LEAST_PARTIES = 3
@@ -27,12 +27,12 @@ def outliers(contributions: Mapping[str, Contribution], factor: float = _FACTOR)
 
     Args:
         contributions: of one exchange, by party.
-        factor: from the median that is out of line.
+        factor: from the median, beyond which a party is out of line.
 
     Returns:
         One line per party that is out of line, by party; the furthest first.
     """
-    found: dict[str, tuple[float, str]] = {}
+    outlying: dict[str, tuple[float, str]] = {}
     if len(contributions) < LEAST_PARTIES:
         return {}
     names = next(iter(contributions.values())).statistics
@@ -47,8 +47,8 @@ def outliers(contributions: Mapping[str, Contribution], factor: float = _FACTOR)
                     line = (
                         f"{name}: its {what} are {ratio:.3g} times as large as the median party's"
                     )
-                    found[party] = max(found.get(party, (0.0, "")), (far, line))
-    worst = sorted(found.items(), key=lambda each: each[1][0], reverse=True)
+                    outlying[party] = max(outlying.get(party, (0.0, "")), (far, line))
+    worst = sorted(outlying.items(), key=lambda item: item[1][0], reverse=True)
     return {party: line for party, (_, line) in worst}
 
 

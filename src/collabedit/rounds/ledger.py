@@ -1,4 +1,4 @@
-"""A coordinator's record of a round, from which a restarted one continues."""
+"""A coordinator's record of a round, from which a restarted coordinator continues."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Exchange(BaseModel):
     """A finished exchange.
 
     Attributes:
-        layers: that it merged.
+        layers: the layers that it merged.
         entries: who took part, in the order in which they were merged.
     """
 
@@ -143,7 +143,7 @@ class Ledger(TensorMessage):
         absent = [entry.party for entry in first if missing[entry.identity] > 0]
         if absent:
             raise RoundError(
-                f"no contribution of {', '.join(absent)}, which took part in the first exchange; "
+                f"no contribution from {', '.join(absent)}, which took part in the first exchange; "
                 "add it, or start the round again without that party"
             )
 

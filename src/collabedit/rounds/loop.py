@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-#: Allowance for a contribution's metadata; fingerprints take about 200 bytes per edit in addition.
+#: Allowance for a contribution's metadata; fingerprints take about 200 bytes per edit on top.
 _METADATA = 1 << 16
 
 
@@ -197,7 +197,7 @@ class _Asking:
     def _require_enough(self) -> None:
         if len(self._parties) < max(1, self._least):
             raise RoundError(
-                f"{len(self._parties)} parties are left and {self._least} are needed; "
+                f"{len(self._parties)} parties are left, but {self._least} are needed; "
                 "nothing was merged"
             )
 
@@ -222,7 +222,7 @@ class _Asking:
             raise ContributionError(f"it calls itself {contribution.metadata.party!r}", party=party)
         if contribution.metadata.edits != self._edits[party]:
             raise ContributionError(
-                f"it has {contribution.metadata.edits} edits, and the party announced "
+                f"it has {contribution.metadata.edits} edits, but the party announced "
                 f"{self._edits[party]}",
                 party=party,
             )

@@ -1,4 +1,4 @@
-"""The priors of a round, only as many of them in memory as fit."""
+"""The priors of a round, of which only as many are in memory as fit."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def static_priors(
     Args:
         config: the round.
         covariance: the second moments of the edited weights' inputs.
-        memory_budget: bytes. Priors that do not fit are rebuilt at each use, those of wide layers
-            from their factors in the user's cache. All stay in memory by default.
+        memory_budget: in bytes. Priors that do not fit are rebuilt at each use, those of wide
+            layers from their factors in the user's cache. By default, all stay in memory.
 
     Raises:
         CovarianceError: when the covariance is missing, for another model, or unusable.
@@ -84,10 +84,10 @@ def static_priors(
 
 
 def _built(spec: PriorSpec, moment: Tensor, config: RoundConfig) -> Prior:
-    """The prior of one weight; that of experts has a block for each.
+    """The prior of one weight; a mixture of experts has a block for each expert.
 
-    An expert that no token of the text was routed to stays as it is, since nothing tells what a
-    change of it would do.
+    An expert that no token of the text was routed to is left unchanged, since nothing is known
+    about the effect of changing it.
     """
     parts, width = config.experts or 1, config.d_in // (config.experts or 1)
     expected = (width, width) if config.experts is None else (parts, width, width)
@@ -99,9 +99,9 @@ def _built(spec: PriorSpec, moment: Tensor, config: RoundConfig) -> Prior:
     if config.experts is None:
         return spec.build(moment)
     blocks = []
-    for expert, own in enumerate(moment):
+    for expert, part in enumerate(moment):
         try:
-            blocks.append(spec.build(own) if own.any() else BlockPrior.frozen(width))
+            blocks.append(spec.build(part) if part.any() else BlockPrior.frozen(width))
         except CovarianceError as error:
             raise CovarianceError(f"expert {expert}: {error}") from None
     return BlockPrior(blocks)
@@ -132,14 +132,14 @@ def dynamic_priors(static: Mapping[str, Prior], keys: Mapping[str, Tensor], beta
 
 
 def priors_at_once(size: int, memory_budget: int | None, blocks: int = 1) -> int | None:
-    """How many priors fit half a memory budget beside what it takes to make one; ``None`` for all.
+    """How many priors fit into half a memory budget, with room to build one more; ``None`` for all.
 
     Args:
         size: ``d_in``.
-        memory_budget: bytes, or ``None`` for as many as there are.
-        blocks: on the priors' diagonals.
+        memory_budget: in bytes, or ``None`` for no limit.
+        blocks: number of blocks on a prior's diagonal.
     """
     if memory_budget is None:
         return None
-    each = 2 * 8 * size**2 // blocks  # A0 and its Cholesky factor
-    return max(0, int(memory_budget / 2 / each) - 1)
+    prior_bytes = 2 * 8 * size**2 // blocks  # A0 and its Cholesky factor
+    return max(0, int(memory_budget / 2 / prior_bytes) - 1)

@@ -32,13 +32,13 @@ def ask_fingerprints(
 ) -> dict[str, Contribution]:
     """Have all parties announce fingerprints of their edits.
 
-    Fingerprints can be compared only under one key. Where keys differ, that of most parties counts
-    (of equally many, the first party's), and the others are unheard.
+    Fingerprints can be compared only under one key. If keys differ, the most common one counts (the
+    first party's in a tie), and parties with another are reported as unheard.
 
     Args:
         transport: reaches the parties.
         config: the round.
-        unheard: is told of parties whose fingerprints can't be used, and why.
+        unheard: called for parties whose fingerprints are unusable, with the reason.
 
     Returns:
         By party, in the order of their names, contributions without statistics, for
@@ -51,7 +51,7 @@ def ask_fingerprints(
     usual = keys.most_common(1)[0][0] if keys else ""
     for party in [p for p, sent in announced.items() if sent.metadata.fingerprint_key_id != usual]:
         del announced[party]
-        reason = "its fingerprints are of another key than the others'; all must use one key"
+        reason = "its fingerprints are under another key than the others'; all must use one key"
         unheard(party, RequestKind.ANNOUNCE.value, Failure(reason))
     return announced
 
@@ -70,10 +70,10 @@ def ask_to_follow(
         config: the round.
         decision: what to leave out.
         fingerprints: by party, what it announced; those that announced nothing are not asked.
-        unheard: is told of parties that don't follow, and why.
+        unheard: called for parties that don't follow, with the reason.
 
     Returns:
-        By party, how many edits it keeps; it may be none.
+        By party, how many edits it keeps, which may be none.
     """
     parties = [party for party in sorted(transport.parties) if party in fingerprints]
     request = Request(RequestKind.DECIDE, Delta.empty(config), decision=decision)
@@ -86,7 +86,7 @@ def ask_to_follow(
             raise RoundError("it followed a decision of another round", party=party)
         if ready.edits != kept:
             raise RoundError(
-                f"it keeps {ready.edits} edits, and the decision leaves it {kept}", party=party
+                f"it keeps {ready.edits} edits, but the decision leaves it {kept}", party=party
             )
         return kept
 

@@ -90,7 +90,7 @@ class CommonSettings(RunSettings):
 
     Attributes:
         parties: number of parties.
-        edits_per_party: edits of each, one number for all or one a party.
+        edits_per_party: edits of each party: one number for all, or one per party.
         shared: how many of each party's edits all parties hold.
         limit: use only this many records from the start of the data set; all by default.
         merge: names of the methods to compare.

@@ -55,9 +55,9 @@ class MultiRoundSettings(StudySettings):
 
     Attributes:
         rounds: number of rounds; each has its own records.
-        beta: weights of the finished rounds' keys in the prior, each a trajectory of its own for
-            the methods that pool statistics; zero is the static covariance. The editor's own
-            where not given.
+        beta: weights of the finished rounds' keys in the prior, each giving a separate trajectory
+            for the methods that pool statistics; zero is the static covariance. By default, the
+            editor's own.
         measure: rounds after which the edits are measured, besides the last one; all by default.
         sample: how many records of each round are measured, chosen by the seed; all by default.
         tasks: downstream tasks that are measured as well, as ``collabedit evaluate`` takes them.
@@ -84,7 +84,7 @@ class MultiRoundSettings(StudySettings):
 
     @property
     def betas(self) -> tuple[float, ...]:
-        """Those given, or the editor's own."""
+        """The given weights, or the editor's own."""
         return (resolve_editor(self.editor).beta,) if self.beta is None else self.beta
 
 
@@ -95,9 +95,9 @@ class ForgettingSettings(StudySettings):
 
     Attributes:
         further: number of edits made after the target set.
-        batch: how many of them at a time; the paper takes one.
-        beta: weights of the earlier keys in the prior, each a curve; zero is the static covariance.
-            By default, zero and the editor's own.
+        batch: how many of them are made at a time; the paper takes one.
+        beta: weights of the earlier keys in the prior, each giving a curve; zero is the static
+            covariance. By default, zero and the editor's own.
         measure_every: batches between two measurements of the target set.
     """
 
@@ -109,7 +109,7 @@ class ForgettingSettings(StudySettings):
 
     @property
     def betas(self) -> tuple[float, ...]:
-        """Those given, or the static covariance and the editor's own weight."""
+        """The given weights, or the static covariance and the editor's own weight."""
         return (0.0, resolve_editor(self.editor).beta) if self.beta is None else self.beta
 
 
@@ -119,7 +119,7 @@ class OverlapSettings(StudySettings):
     All ``parties`` hold the same ``edits_per_party`` records.
 
     Attributes:
-        rounds: how often the same edits are made.
+        rounds: how many times the same edits are made.
         copies: numbers of parties with the same edits in one round, whose effects are compared.
         skip_known: the remedy: parties skip facts that the model gives this probability per token.
         beta: weight of the keys of finished rounds in the prior.
@@ -241,9 +241,9 @@ class EditorsSettings(CommonSettings):
     def single_round(self, config: RoundConfig) -> SingleRoundSettings:
         """The settings of one editor's single round in the comparison."""
         common = {name: getattr(self, name) for name in CommonSettings.model_fields}
-        own = {
+        specific = {
             "merge": self.methods(config.editor),
             "editor": config.editor,
             "schedule": config.schedule,
         }
-        return SingleRoundSettings(**{**common, **own})
+        return SingleRoundSettings(**{**common, **specific})

@@ -15,10 +15,10 @@ __all__ = ["InProcess", "run_in_process"]
 
 
 class InProcess:
-    """A transport to parties of this process, which share one model.
+    """A transport to parties in this process, which share one model.
 
     Requests and answers cross it as the same bytes that a network would carry. A party without a
-    name is called by its index, so that answers are merged in the parties' order.
+    name is named after its index, so that answers are merged in the parties' order.
 
     Args:
         parties: in order.
@@ -30,7 +30,7 @@ class InProcess:
         for number, party in enumerate(parties):
             name = party.name or f"party {number:0{width}}"
             if name in self._parties:
-                raise RoundError(f"two parties are called {name}; give each a name of its own")
+                raise RoundError(f"two parties are called {name}; give each a unique name")
             self._parties[name] = party
 
     @property
@@ -39,9 +39,9 @@ class InProcess:
         return list(self._parties)
 
     def exchange(self, request: bytes, to: Sequence[str]) -> Mapping[str, bytes | Failure]:
-        """Ask one party after the other; the model is edited once for all of them.
+        """Ask the parties in turn, editing the model once for all of them.
 
-        Except when they try a delta, which starts from the unedited model.
+        The exception is a trial of the delta, which starts from the unedited model.
         """
         asked = Request.from_bytes(request)
         merged = {} if asked.kind is RequestKind.EVALUATE else asked.delta.changes
@@ -57,13 +57,13 @@ class InProcess:
 
 
 def run_in_process(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
-    """Edit as the round's editor does until the round is complete; returns the coordinator's delta.
+    """Run a whole round the way its editor works; returns the coordinator's delta.
 
     The parties share one model, which is left unchanged.
 
     Args:
-        parties: whose edits are merged, in this order if the editor takes one at a time.
-        coordinator: of the round; its ledger describes the round afterwards.
+        parties: the parties to merge, in this order if the editor takes one edit at a time.
+        coordinator: the round's coordinator; its ledger describes the round afterwards.
 
     Raises:
         RoundError: when the editor has no statistics and there are several parties.
@@ -76,10 +76,10 @@ def _together(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
 
 
 def _one_by_one(parties: Sequence[Party], coordinator: Coordinator) -> Delta:
-    """A round for every edit, each on the model after the previous one.
+    """One round per edit, each on the model that the previous one left.
 
-    In each, one party sends the statistics of one edit, and the coordinator solves. So many parties
-    get the same result as one party that holds their edits in the same order.
+    In each, one party sends the statistics of one edit, and the coordinator solves. Several parties
+    therefore get the same result as a single party with their edits in the same order.
     """
     state = RoundState()
     norms: dict[str, float | None] = {}

@@ -1,9 +1,9 @@
 """Keeps everyone but the user's own browser out of the page.
 
-The page is on the loopback interface only. Other users of the machine, and web pages open in the
-user's browser, can reach that too. So a request needs the token in the printed address, or the
-cookie that it is exchanged for; its Host header must name this machine, against DNS rebinding; and
-it must not come from another site's page.
+The page is served on the loopback interface only. Other users of the machine, and web pages open in
+the user's browser, can reach that too. A request therefore needs the token in the printed address,
+or the cookie that it is exchanged for; its Host header must name this machine, against DNS
+rebinding; and it must not come from another site's page.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Access:
     """ASGI middleware that answers 403 to requests with neither token nor cookie.
 
     Args:
-        app: what is protected.
-        token: the secret of the address.
-        port: that the page is served on.
+        app: the app to protect.
+        token: the secret in the address.
+        port: the port that the page is served on.
     """
 
     def __init__(self, app: App, *, token: str, port: int) -> None:
         self._app, self._token = app, token
-        self._cookie = f"collabedit_{port}"  # cookies of a host are shared by all of its ports
+        self._cookie = f"collabedit_{port}"  # all ports of a host share its cookies
         names = (HOST, "localhost")
         self._hosts = frozenset(f"{name}:{port}" for name in names)
         self._origins = frozenset(f"http://{host}" for host in self._hosts)
@@ -76,13 +76,13 @@ class Access:
 
     def _cookie_of(self, headers: dict[bytes, str]) -> str:
         try:
-            found = SimpleCookie(headers.get(b"cookie", "")).get(self._cookie)
+            cookie = SimpleCookie(headers.get(b"cookie", "")).get(self._cookie)
         except CookieError:
             return ""
-        return "" if found is None else str(found.value)
+        return "" if cookie is None else str(cookie.value)
 
     async def _welcome(self, scope: Scope, send: Send) -> None:
-        """Set the cookie, and lead to the same page without the token in its address."""
+        """Set the cookie, and redirect to the same page without the token in its address."""
         cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
         headers = [
             (b"location", str(scope["path"]).encode()),
@@ -102,7 +102,7 @@ class Access:
 
 
 def _headers(hosts: frozenset[str]) -> list[tuple[bytes, bytes]]:
-    """What tells the browser to load and send nothing but from and to this page."""
+    """Headers that make the browser load from and send to nothing but this page."""
     sockets = " ".join(f"ws://{host}" for host in sorted(hosts))
     policy = (
         "default-src 'self'; "

@@ -22,16 +22,16 @@ class JobPanel:
     """Shows the last job of a page until it is dismissed.
 
     Args:
-        jobs: of the page.
+        jobs: the page's jobs.
         ended: called when a job has ended.
     """
 
     def __init__(self, jobs: Jobs, ended: Callable[[], Awaitable[None]]) -> None:
         self._jobs, self._ended = jobs, ended
-        self._known = None if jobs.running else jobs.current  # what ended before is not shown
+        self._known = None if jobs.running else jobs.current  # not one that has ended
         self._shown: Job | None = None
-        self._to_tell = False
-        self._said = 0
+        self._awaited = False
+        self._messages_shown = 0
         with ui.element("section").classes("job").props('aria-label="What is running"') as panel:
             self._panel = panel
             with ui.element("div").classes("job-line"):
@@ -51,8 +51,8 @@ class JobPanel:
     async def tick(self) -> None:
         """Bring the panel up to date; called a few times a second."""
         self._show()
-        if self._to_tell and self._known is not None and not self._known.running:
-            self._to_tell = False
+        if self._awaited and self._known is not None and not self._known.running:
+            self._awaited = False
             await self._ended()
 
     def _show(self) -> None:
@@ -65,7 +65,7 @@ class JobPanel:
         self._update(job)
 
     def _begin(self, job: Job) -> None:
-        self._known, self._shown, self._to_tell, self._said = job, job, True, 0
+        self._known, self._shown, self._awaited, self._messages_shown = job, job, True, 0
         self._messages.clear()
 
     def _update(self, job: Job) -> None:
@@ -88,9 +88,9 @@ class JobPanel:
         self._add_messages(job)
 
     def _add_messages(self, job: Job) -> None:
-        fresh = job.messages[self._said :]
+        fresh = job.messages[self._messages_shown :]
         if fresh:
-            self._said += len(fresh)
+            self._messages_shown += len(fresh)
             with self._messages:
                 lines(fresh)
 

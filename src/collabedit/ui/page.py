@@ -21,7 +21,7 @@ from collabedit.ui.tabs.rounds import RoundsTab
 
 __all__ = ["Desk"]
 
-#: Seconds between two checks of the running job.
+#: Seconds between checks of the running job.
 _LOOK = 0.3
 
 
@@ -34,7 +34,7 @@ class Desk:
         bench: a model and its edits.
         rounds: a round by files.
         shelf: finished runs.
-        scratch: a folder of this process for files that the browser hands over.
+        scratch: this process's folder for files that the browser uploads.
     """
 
     jobs: Jobs
@@ -49,13 +49,13 @@ class Desk:
 
         Args:
             results: the folder whose runs are listed.
-            scratch: for files that the browser hands over.
+            scratch: a folder for files that the browser uploads.
         """
         jobs = Jobs()
         return cls(jobs, Workbench(jobs), RoundDesk(jobs), Shelf(results), scratch)
 
     def close(self) -> None:
-        """Stop what runs."""
+        """Stop whatever is running."""
         self.jobs.close()
 
     def add_routes(self) -> None:

@@ -34,16 +34,16 @@ def require_nicegui() -> None:
 
 
 def free_port(wanted: int = 0) -> int:
-    """A port of the loopback interface that nobody listens on.
+    """A free port on the loopback interface.
 
     Args:
-        wanted: the port; any for 0.
+        wanted: the port to check; 0 for any.
 
     Raises:
-        InputError: when it is taken, or not to be had.
+        InputError: when it is taken, or can't be used.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        if os.name == "posix":  # elsewhere it would let two servers share the port
+        if os.name == "posix":  # on other systems this would let two servers share the port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, wanted))
@@ -60,8 +60,8 @@ def serve(results: Path, *, port: int = 0, open_browser: bool = True) -> None:
     """Serve the page on the loopback interface until Ctrl-C.
 
     Args:
-        results: the folder whose runs the tab for reports lists.
-        port: to listen on; any free one for 0.
+        results: the folder whose runs the Reports tab lists.
+        port: the port to listen on; 0 for any free one.
         open_browser: open the page in the user's browser.
 
     Raises:
@@ -71,7 +71,7 @@ def serve(results: Path, *, port: int = 0, open_browser: bool = True) -> None:
     require_nicegui()
     chosen, token = free_port(port), secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="collabedit-ui-") as scratch:
-        # NiceGUI keeps what pages store in the working directory otherwise; these store nothing
+        # NiceGUI would otherwise make a storage folder in the working directory, which stays empty
         os.environ.setdefault("NICEGUI_STORAGE_PATH", str(Path(scratch) / "storage"))
         _run(results, Path(scratch), chosen, token, open_browser)
 
@@ -86,7 +86,7 @@ def _run(results: Path, scratch: Path, port: int, token: str, open_browser: bool
 
     def started() -> None:
         print(f"The page: {url}", flush=True)
-        print("Only this machine can open it, with this address. Ctrl-C ends it.", flush=True)
+        print("It opens only on this machine, at this address. Press Ctrl-C to stop.", flush=True)
         if open_browser:
             webbrowser.open(url)
 

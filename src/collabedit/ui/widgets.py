@@ -1,4 +1,4 @@
-"""Shared by the tabs: fields, tables, file choosers, and error messages."""
+"""What the tabs share: fields, tables, file choosers, and error messages."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
     "table",
 ]
 
-#: A cell's text, and the classes that it has.
+#: A cell's text, with its classes if it has any.
 Cell = str | tuple[str, str]
 
 
 @contextmanager
 def complaints() -> Iterator[None]:
-    """Show an error that was raised on purpose in a corner of the page."""
+    """Show a deliberate error in a corner of the page."""
     try:
         yield
     except CollabEditError as error:
@@ -41,7 +41,7 @@ def complaints() -> Iterator[None]:
 
 @contextmanager
 def section(title: str) -> Iterator[ui.element]:
-    """A part of a tab under a heading."""
+    """A part of a tab with a heading."""
     with ui.element("section") as part:
         heading = ui.html(html.escape(title), sanitize=False, tag="h2")
         part.props(f'aria-labelledby="{heading.html_id}"')
@@ -49,7 +49,7 @@ def section(title: str) -> Iterator[ui.element]:
 
 
 def hint(text: str) -> ui.html:
-    """A paragraph that explains."""
+    """An explanatory paragraph."""
     return ui.html(html.escape(text), sanitize=False, tag="p").classes("hint")
 
 
@@ -82,15 +82,15 @@ def table(
 
     Args:
         caption: its title.
-        headings: of the columns.
-        rows: of cells; all texts are escaped.
-        titled: show the caption, not only to screen readers.
+        headings: the columns' headings.
+        rows: the rows' cells; all texts are escaped.
+        titled: show the caption to everyone, not only to screen readers.
     """
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in headings)
     body = "".join(f"<tr>{_cells(row, headings)}</tr>" for row in rows)
-    seen = "" if titled else ' class="unseen"'
+    hidden = "" if titled else ' class="unseen"'
     text = (
-        f"<table><caption{seen}>{html.escape(caption)}</caption>"
+        f"<table><caption{hidden}>{html.escape(caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
     scroll = ui.html(text, sanitize=False).classes("scroll")
@@ -100,17 +100,17 @@ def table(
 
 
 def _cells(row: Sequence[Cell], headings: Sequence[str]) -> str:
-    found = []
-    for place, (cell, heading) in enumerate(zip(row, headings, strict=True)):
+    cells = []
+    for column, (cell, heading) in enumerate(zip(row, headings, strict=True)):
         text, classes = cell if isinstance(cell, tuple) else (cell, "")
         shown = html.escape(text) or '<span class="nothing">nothing</span>'
-        if place == 0:
-            found.append(f'<th scope="row" class="{classes}">{shown}</th>')
+        if column == 0:
+            cells.append(f'<th scope="row" class="{classes}">{shown}</th>')
         else:
-            # the heading shows beside the cell on narrow screens
+            # on narrow screens the heading is shown beside the cell
             label = html.escape(heading)
-            found.append(f'<td class="{classes}" data-label="{label}">{shown}</td>')
-    return "".join(found)
+            cells.append(f'<td class="{classes}" data-label="{label}">{shown}</td>')
+    return "".join(cells)
 
 
 def button(
@@ -119,7 +119,7 @@ def button(
     """A button.
 
     Args:
-        text: on it.
+        text: the text on it.
         on_click: its action.
         kind: ``main`` for a section's main action, ``plain``, or ``quiet``.
         label: for screen readers, if the text alone is not enough.
@@ -148,22 +148,22 @@ def file_button(
     accept: str,
     multiple: bool = False,
 ) -> ui.button:
-    """A button that lets the browser choose files; they are copied into a folder of this process.
+    """A button that lets the browser choose files, which are copied into this process's folder.
 
     Args:
-        text: of the button.
-        take: gets the copy of a file, and its name.
-        folder: for the copies.
-        accept: endings of the files' names, separated by commas.
-        multiple: whether several may be chosen.
+        text: the text on the button.
+        take: called with the copy of a file, and the file's name.
+        folder: where the copies go.
+        accept: file name suffixes, comma-separated.
+        multiple: whether several files may be chosen.
     """
 
     async def received(event: events.UploadEventArguments) -> None:
-        own = folder / str(sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0)
-        own.mkdir(parents=True)
+        subfolder = folder / str(sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0)
+        subfolder.mkdir(parents=True)
         name = Path(event.file.name).name or "file"
-        await event.file.save(own / name)
-        done = take(own / name, name)
+        await event.file.save(subfolder / name)
+        done = take(subfolder / name, name)
         if done is not None:
             await done
         chooser.reset()
@@ -171,6 +171,6 @@ def file_button(
     chooser = ui.upload(multiple=multiple, auto_upload=True, on_upload=received)
     chooser.props(f'accept="{accept}"').classes("chooser")
     button_ = button(text)
-    # in the browser, since only there a click may open its file chooser
+    # in the browser, since only a click there may open its file chooser
     button_.on("click", js_handler=f"() => getElement({chooser.id}).$refs.qRef.pickFiles()")
     return button_

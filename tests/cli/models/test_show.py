@@ -21,5 +21,5 @@ def test_show_says_what_was_inferred_and_what_follows(tmp_path: Path, tied: bool
     assert "mlp.down_proj" in collabedit("models", "show", tmp_path)
 
 
-def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     assert "no config.json in it" in fails("models", "show", tmp_path)

@@ -48,7 +48,7 @@ def test_collect_takes_the_edited_layers_and_self_by_default(
         (["--corpus", "self", "--corpus", "absent.txt"], InputError, "cannot be mixed"),
     ],
 )
-def test_collect_errors(model_directory, tmp_path, arguments, kind, message):
+def test_collect_refuses_bad_input(model_directory, tmp_path, arguments, kind, message):
     out = tmp_path / "c.safetensors"
     result = stats_command(
         "collect", "--model", model_directory, "--device", "cpu", "-o", out, *arguments

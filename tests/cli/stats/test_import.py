@@ -15,7 +15,7 @@ def write_npz(path: Path, scale: float) -> Path:
     return path
 
 
-def test_import(model_directory, tmp_path):
+def test_npz_statistics_are_imported(model_directory, tmp_path):
     named = write_npz(tmp_path / "model.layers.2.mlp.down_proj_float32_mom2_4.npz", 8.0)
     other = write_npz(tmp_path / "other.npz", 4.0)
     out = tmp_path / "c.safetensors"
@@ -30,7 +30,7 @@ def test_import(model_directory, tmp_path):
     }
 
 
-def test_import_errors(model_directory, tmp_path):
+def test_import_refuses_bad_files(model_directory, tmp_path):
     other = write_npz(tmp_path / "other.npz", 4.0)
     result = stats_command("import", "--model", model_directory, other)
     assert isinstance(result.exception, InputError)

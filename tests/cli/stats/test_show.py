@@ -6,7 +6,7 @@ from collabedit.messages import Covariance
 from tests.cli.stats.running import stats_command
 
 
-def test_show(model_directory, corpus_file, tmp_path):
+def test_show_prints_a_covariance(model_directory, corpus_file, tmp_path):
     out = tmp_path / "c.safetensors"
     stats_command(
         *("collect", "--model", model_directory, "--layers", "0", "--corpus", corpus_file),

@@ -19,7 +19,7 @@ NAMES = ("bank", "clinic", "hospital", "newsroom", "school")
 
 
 def make_identities(count: int = 4) -> list[Identity]:
-    return [Identity(name, bytes([place + 1]) * 32) for place, name in enumerate(NAMES[:count])]
+    return [Identity(name, bytes([index + 1]) * 32) for index, name in enumerate(NAMES[:count])]
 
 
 def make_config(
@@ -70,10 +70,10 @@ def make_summation(config: RoundConfig) -> Summation:
 
 @dataclass
 class Room:
-    """Parties and a coordinator; what crosses is bytes.
+    """Parties and a coordinator that exchange bytes.
 
-    ``absent`` names the parties that do not answer a step; ``request_of`` and ``reply_of`` are a
-    lying coordinator's and a lying party's.
+    ``absent`` names the parties that do not answer a step; ``request_of`` and ``reply_of`` make the
+    coordinator or a party lie.
     """
 
     parties: list[SecureParty]
@@ -85,7 +85,7 @@ class Room:
     refused: dict[str, str] = field(default_factory=dict)
 
     def step(self) -> None:
-        """One step: parties that refuse, or answer badly, are left out, and why is noted."""
+        """One step: parties that refuse, or answer badly, are left out, with the reason noted."""
         request, kind = self.summation.request(), self.summation.step
         assert kind is not None
         answers = []
@@ -116,7 +116,7 @@ def make_room(
     config = make_config(identities, threshold, form)
     return Room(
         [SecureParty(each, config, roster=config.secure_aggregation.roster) for each in identities],
-        [make_statistics(place) for place in range(count)],
+        [make_statistics(index) for index in range(count)],
         make_summation(config),
         **options,  # type: ignore[arg-type]
     )

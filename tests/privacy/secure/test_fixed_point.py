@@ -1,4 +1,4 @@
-"""Numbers modulo 2^128, against Python's own whole numbers."""
+"""Numbers modulo 2^128, compared with Python's own integers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ words = st.integers(0, 2**128 - 1)
 
 
 def whole(limbs: np.ndarray) -> list[int]:
-    """The limbs as whole numbers from 0 to 2^128 - 1."""
+    """The limbs as integers from 0 to 2^128 - 1."""
     return [(int(upper) << 64) + int(lower) for upper, lower in limbs.T]
 
 
@@ -57,6 +57,6 @@ def test_addition_carries_and_subtraction_undoes_it(pairs: list[tuple[int, int]]
 
 
 @pytest.mark.parametrize("value", [LIMIT, -LIMIT, 1e300, np.inf, -np.inf, np.nan])
-def test_what_is_out_of_range_is_refused(value: float) -> None:
-    with pytest.raises(RoundError, match=r"beyond the announced range of 2\.68e\+08"):
+def test_numbers_out_of_range_are_refused(value: float) -> None:
+    with pytest.raises(RoundError, match=r"exceed the announced range of 2\.68e\+08"):
         encode(np.array([0.0, value]), BITS, LIMIT)

@@ -18,7 +18,7 @@ def little(digits: str) -> int:
     return int.from_bytes(bytes.fromhex(digits), "little")
 
 
-def test_the_vectors_of_rfc_9591() -> None:
+def test_the_vectors_of_rfc_9591_are_reproduced() -> None:
     """FROST(Ed25519, SHA-512), appendix E.1: two of three."""
     secret = little("7b1c33d3f5291d85de664833beb1ad469f7fb6025a0ec78b3a790c6e13a98304")
     slope = little("178199860edd8c62f5212ee91eff1295d0d670ab4ed4506866bae57e7030b204")
@@ -27,13 +27,13 @@ def test_the_vectors_of_rfc_9591() -> None:
         2: little("a91e66e012e4364ac9aaa405fcafd370402d9859f7b6685c07eed76bf409e80d"),
         3: little("d3cb090a075eb154e82fdb4b3cb507f110040905468bb9c46da8bdea643a9a02"),
     }
-    assert {place: evaluate([secret, slope], place, ORDER) for place in shares} == shares
+    assert {point: evaluate([secret, slope], point, ORDER) for point in shares} == shares
     for pair in combinations(shares, 2):
-        assert reconstruct({place: shares[place] for place in pair}, ORDER) == secret
+        assert reconstruct({point: shares[point] for point in pair}, ORDER) == secret
 
 
-def test_the_example_of_six_shares_modulo_1613() -> None:
-    """Secret 1234, coefficients 166 and 94: the worked example of the literature, three of six."""
+def test_the_example_of_six_shares_modulo_1613_is_reproduced() -> None:
+    """Secret 1234, coefficients 166 and 94: a worked example from the literature, three of six."""
     shares = {1: 1494, 2: 329, 3: 965, 4: 176, 5: 1188, 6: 775}
     assert {x: evaluate([1234, 166, 94], x, 1613) for x in shares} == shares
     for chosen in combinations(shares, 3):
@@ -41,16 +41,16 @@ def test_the_example_of_six_shares_modulo_1613() -> None:
 
 
 @given(st.integers(0, 2**256 - 1), st.integers(1, 7), st.integers(0, 3))
-def test_as_many_as_the_threshold_tell_the_secret(secret: int, threshold: int, more: int) -> None:
+def test_threshold_many_shares_reveal_the_secret(secret: int, threshold: int, more: int) -> None:
     shares = split(secret, threshold, range(1, threshold + more + 1))
     chosen = dict(list(shares.items())[-threshold:])
     assert reconstruct(chosen) == secret
     assert reconstruct(shares) == secret
 
 
-def test_one_fewer_fits_every_secret() -> None:
+def test_one_share_fewer_fits_every_secret() -> None:
     shares = split(1234, 3, [1, 2, 3])
-    two = {place: shares[place] for place in (1, 2)}
+    two = {point: shares[point] for point in (1, 2)}
     for guess in (0, 1, 99, 1234, PRIME - 1):
         # The parabola through both shares and the guess exists, whatever the guess is.
         value = reconstruct({**{p - 3: s for p, s in two.items()}, -3: guess})
@@ -59,9 +59,9 @@ def test_one_fewer_fits_every_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "threshold", "places"),
+    ("secret", "threshold", "points"),
     [(-1, 1, [1]), (PRIME, 1, [1]), (1, 0, [1]), (1, 2, [1]), (1, 1, [0]), (1, 1, [1, 1])],
 )
-def test_what_cannot_be_shared_is_refused(secret: int, threshold: int, places: list[int]) -> None:
+def test_invalid_parameters_are_refused(secret: int, threshold: int, points: list[int]) -> None:
     with pytest.raises(ValueError, match=r"out of range|distinct"):
-        split(secret, threshold, places)
+        split(secret, threshold, points)

@@ -1,4 +1,4 @@
-"""Summations: the sum of those who stay, whoever drops out, and every lie refused by name."""
+"""Summations: the sum over those who stay, whoever drops out; every lie is refused by name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_sum_is_that_of_all_parties(form: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_one_party_may_drop_out_anywhere(step: str) -> None:
-    """Before keys, after keys, after shares; after masking its numbers stay in the sum."""
+    """Before keys, after keys, after shares; after masking, its numbers stay in the sum."""
     room = make_room(absent={step: ["clinic"]})
     room.run()
     in_sum = step in ("confirm", "unmask")
@@ -67,7 +67,7 @@ def test_one_party_may_drop_out_anywhere(step: str) -> None:
 
 @given(st.lists(st.sampled_from([*STEPS, "never"]), min_size=5, max_size=5), st.integers(3, 5))
 @settings(max_examples=40, deadline=None)
-def test_the_sum_is_of_who_masked_or_there_is_none(leaving: list[str], threshold: int) -> None:
+def test_the_sum_covers_who_masked_or_there_is_none(leaving: list[str], threshold: int) -> None:
     absent = {
         step: [name for name, when in zip(NAMES, leaving, strict=True) if when == step]
         for step in STEPS
@@ -141,20 +141,24 @@ def with_own_keys_swapped(adverts: list[Any]) -> list[Any]:
     ("step", "change", "reason"),
     [
         ("share", with_other_key, "clinic: its advert is not signed with the key"),
-        ("share", with_own_keys_swapped, "other keys of bank than it sent|another summation"),
-        ("share", lambda all_: all_[:2], "2 parties are left and the round's threshold is 3"),
+        ("share", with_own_keys_swapped, "other keys for bank than it sent|another summation"),
+        ("share", lambda all_: all_[:2], "2 parties are left, but the round's threshold is 3"),
         ("share", lambda all_: [*all_, all_[1]], "clinic: the coordinator names it twice"),
-        ("share", lambda all_: all_[1:], "other keys of bank than it sent"),
-        ("mask", lambda all_: all_[1:], "other shares of bank than it sent"),
+        ("share", lambda all_: all_[1:], "other keys for bank than it sent"),
+        ("mask", lambda all_: all_[1:], "other shares from bank than it sent"),
         ("mask", lambda all_: all_[:2], "threshold is 3"),
-        ("confirm", lambda _: [{"survivors": ["clinic", "hospital", "school"]}], "others than"),
+        (
+            "confirm",
+            lambda _: [{"survivors": ["clinic", "hospital", "school"]}],
+            "did not take part",
+        ),
         ("confirm", lambda _: [{"survivors": list(NAMES[1:4])}], "left bank out"),
         ("confirm", lambda _: [{"survivors": ["bank", "clinic"]}], "threshold is 3"),
         ("confirm", lambda _: [{"survivors": 3}], "malformed"),
         ("unmask", lambda all_: all_[:2], "threshold is 3"),
     ],
 )
-def test_a_lie_of_the_coordinator_is_refused(
+def test_a_lying_coordinator_is_refused(
     step: str, change: Callable[[list[Any]], list[Any]], reason: str
 ) -> None:
     room = make_room(request_of=tampered(step, change))
@@ -164,7 +168,7 @@ def test_a_lie_of_the_coordinator_is_refused(
 
 
 def test_the_coordinator_cannot_have_both_kinds_of_shares_of_a_party() -> None:
-    """It shows two groups different survivors; no list then has enough confirmations."""
+    """It shows two groups different survivors, so that neither list has enough confirmations."""
 
     def request_of(name: str, request: Request) -> Request:
         if request.kind is not RequestKind.CONFIRM or name in ("bank", "clinic"):
@@ -183,8 +187,10 @@ def test_the_coordinator_cannot_have_both_kinds_of_shares_of_a_party() -> None:
     ("parties", "threshold", "colluders"),
     [(2, 2, 1), (3, 2, 0), (3, 3, 2), (4, 3, 1), (5, 3, 0), (5, 4, 2), (10, 7, 3), (30, 21, 11)],
 )
-def test_how_many_may_collude(parties: int, threshold: int, colluders: int) -> None:
-    roster = {f"party {place}": f"{place:064x}" for place in range(parties)}
+def test_the_threshold_decides_how_many_may_collude(
+    parties: int, threshold: int, colluders: int
+) -> None:
+    roster = {f"party {index}": f"{index:064x}" for index in range(parties)}
     section = SecureAggregation(roster=roster, threshold=threshold, max_edits=9, form="dense")
     assert section.colluders == colluders
 
@@ -192,13 +198,13 @@ def test_how_many_may_collude(parties: int, threshold: int, colluders: int) -> N
 def split_view(threshold: int) -> list[Unmasking | str]:
     """A coordinator shows two lists of survivors, and one party confirms both.
 
-    The bank is in the first list and not in the second, which shows both kinds of its shares where
-    both lists are confirmed by as many parties as the threshold asks for.
+    The bank is in the first list but not in the second, which would expose both kinds of its shares
+    if both lists were confirmed by as many parties as the threshold asks for.
     """
     room = make_room(threshold=threshold)
     room.run(3)
     lists = list(NAMES[:4]), list(NAMES[1:4])
-    seen = (0, 0, 1, 1)  # which list an honest party is shown; the last one colludes
+    seen = (0, 0, 1, 1)  # which list each honest party is shown; the last party colludes
     honest = room.parties[:3]
     liar = room.parties[3]
     memory = liar.state.model_copy()
@@ -228,7 +234,7 @@ def test_a_split_view_with_a_colluding_party_gets_one_kind_of_shares() -> None:
 
 
 def test_a_replayed_exchange_is_refused() -> None:
-    """Messages of an earlier exchange, shown again in a later one by the coordinator."""
+    """The coordinator replays messages of an earlier exchange in a later one."""
     room, kept = make_room(), {}
 
     def keeping(_: str, request: Request) -> Request:
@@ -246,7 +252,7 @@ def test_a_replayed_exchange_is_refused() -> None:
         )
         again.run(STEPS.index(kind.value) + 1)
         assert list(again.refused) == ["bank"]
-        assert re.search("another summation|other keys of bank", again.refused["bank"])
+        assert re.search("another summation|other keys for bank", again.refused["bank"])
 
 
 def test_confirmations_of_another_list_are_refused() -> None:
@@ -259,7 +265,7 @@ def test_confirmations_of_another_list_are_refused() -> None:
         room.parties[0].unmask(confirmations)
 
 
-def test_each_step_is_answered_once_and_a_sum_of_a_layer_given_once() -> None:
+def test_each_step_and_each_layers_sum_is_given_only_once() -> None:
     room = make_room()
     room.run()
     party = room.parties[0]
@@ -272,14 +278,14 @@ def test_each_step_is_answered_once_and_a_sum_of_a_layer_given_once() -> None:
     with pytest.raises(RoundError, match="no sum was learnt"):
         again.run()
     assert set(again.refused) == set(NAMES[:4])
-    assert "layers [1, 2] were summed in this round already" in again.refused["bank"]
+    assert "layers [1, 2] were already summed in this round" in again.refused["bank"]
 
 
 def test_another_roster_is_refused() -> None:
     identities = make_identities()
     config = make_config(identities, 3)
     known = {each.party: each.public for each in identities}
-    with pytest.raises(RoundError, match=r"another roster than yours; they differ in clinic\."):
+    with pytest.raises(RoundError, match=r"not the same as yours; they differ in clinic\."):
         SecureParty(identities[0], config, roster=known | {"clinic": "0a" * 32})
     stranger = Identity("bank", b"x" * 32)
     with pytest.raises(RoundError, match="roster does not have bank with this key"):
@@ -287,7 +293,7 @@ def test_another_roster_is_refused() -> None:
 
 
 def edited_json(change: Callable[[dict[str, Any]], None], kind: type[Any]) -> Callable[..., bytes]:
-    """A reply changed and signed again, as a lying party can."""
+    """A reply that is changed and signed again, as a lying party can do."""
 
     def spoil(reply: bytes) -> bytes:
         values = json.loads(reply)
@@ -350,13 +356,13 @@ def as_float(reply: bytes) -> bytes:
         ("advertise", lambda r: r.replace(b'"bank"', b'"clinic"'), "bank: it calls itself"),
         ("advertise", edited_json(low_order_key, Advert), "bank: its keys are malformed"),
         ("share", edited_json(fewer_shares, Shares), "bank: its shares are malformed"),
-        ("mask", shorter, r"bank: it sent \d+ numbers; the exchange is of \d+"),
+        ("mask", shorter, r"bank: it sent \d+ numbers; the exchange has \d+"),
         ("mask", changed_on_the_way, "bank: .*do not match its signature"),
         ("mask", as_float, r"bank: .*must be int64"),
         ("unmask", edited_json(wrong_given_share, Unmasking), "bank: its share of clinic's secret"),
     ],
 )
-def test_a_lie_of_a_party_is_refused_by_name(
+def test_a_lying_party_is_refused_by_name(
     step: str, spoil: Callable[[bytes], bytes], reason: str
 ) -> None:
     def reply_of(name: str, now: str, reply: bytes) -> bytes:
@@ -369,7 +375,7 @@ def test_a_lie_of_a_party_is_refused_by_name(
 
 
 @pytest.mark.parametrize("change", [other_share, other_digest])
-def test_a_malformed_share_is_refused_by_who_gets_it(change: Callable[..., None]) -> None:
+def test_a_malformed_share_is_refused_by_its_recipient(change: Callable[..., None]) -> None:
     spoil = edited_json(change, Shares)
     room = make_room(
         reply_of=lambda name, step, reply: (
@@ -379,7 +385,7 @@ def test_a_malformed_share_is_refused_by_who_gets_it(change: Callable[..., None]
     with pytest.raises(RoundError, match="no sum was learnt"):
         room.run(3)
     assert room.refused["clinic"].startswith("bank: its shares are malformed")
-    assert "other shares of bank" in room.refused["bank"]  # it sees that its message was changed
+    assert "other shares from bank" in room.refused["bank"]  # it sees that its message was changed
 
 
 def test_shares_of_another_secret_are_found_when_the_sum_is_unmasked() -> None:
@@ -394,7 +400,7 @@ def test_shares_of_another_secret_are_found_when_the_sum_is_unmasked() -> None:
     room.parties[0].state.shares_sha256 = sha256(lie.signed_bytes())  # it knows its own lie
     room.summation.advance([room.summation.read(None, reply) for reply in replies])
     room.run(3)
-    with pytest.raises(ContributionError, match="bank: its shares don't come to the secret"):
+    with pytest.raises(ContributionError, match="bank: its shares don't give the secret"):
         room.summation.result()
 
 
@@ -412,7 +418,7 @@ def test_more_edits_than_agreed_are_refused() -> None:
     room = make_room()
     room.statistics[0] = make_statistics(9, edits=4)
     room.run()
-    with pytest.raises(RoundError, match="of 13 edits and the round allows 1 to 12"):
+    with pytest.raises(RoundError, match="claims 13 edits, but the round allows 1 to 12"):
         room.summation.result()
 
 
@@ -422,11 +428,11 @@ def test_a_number_out_of_range_is_refused_before_it_is_sent() -> None:
         name: replace(part, keys=1e6 * part.keys) for name, part in room.statistics[1].items()
     }
     room.run()
-    assert "beyond the announced range of" in room.refused["clinic"]
+    assert "exceed the announced range of" in room.refused["clinic"]
     assert_sum_of(room.summation.result().statistics, [room.statistics[i] for i in (0, 2, 3)])
 
 
-def test_a_summation_goes_on_after_a_restart_of_everyone() -> None:
+def test_a_summation_continues_after_everyone_restarts() -> None:
     room = make_room()
     identities = make_identities()
     for _ in STEPS:
@@ -453,14 +459,14 @@ def test_a_summation_goes_on_after_a_restart_of_everyone() -> None:
         ({"roster": {"a": "0" * 64, "b": "0" * 64}, "threshold": 2}, "the same key"),
     ],
 )
-def test_what_gives_no_protection_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_settings_without_protection_are_refused(changes: dict[str, Any], reason: str) -> None:
     good = make_config(make_identities(), 3).secure_aggregation
     assert good is not None
     with pytest.raises(ValueError, match=reason):
         SecureAggregation(**{**good.model_dump(), **changes})
 
 
-def test_errors_hold_no_secret() -> None:
+def test_errors_contain_no_secret() -> None:
     with pytest.raises(CollabEditError) as caught:
         PartyState.checked({"round_sha256": 3, "seed": "feed"}, "state.json")
     assert "feed" not in str(caught.value)

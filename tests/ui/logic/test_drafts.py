@@ -12,7 +12,7 @@ CAPITAL = Draft("The capital of {} is", "France", "Lyon")
 
 def kinds(*drafts: Draft) -> list[str | None]:
     notes = review(drafts).notes
-    return [notes[place].kind if place in notes else None for place in range(len(drafts))]
+    return [notes[index].kind if index in notes else None for index in range(len(drafts))]
 
 
 def test_a_good_row_reads_as_the_model_will_say_it() -> None:
@@ -26,12 +26,12 @@ def test_a_good_row_reads_as_the_model_will_say_it() -> None:
     assert found.problem is None
 
 
-def test_rows_that_are_not_finished_say_what_is_missing() -> None:
+def test_incomplete_rows_say_what_is_missing() -> None:
     found = review([Draft("The capital of {} is"), Draft()])
-    assert found.notes[0].text == "Still to type: its subject, the new object"
+    assert found.notes[0].text == "Still missing: its subject, the new object"
     assert 1 not in found.notes
     assert found.problem == "1 edit needs your attention"
-    assert review([Draft()]).problem == "Type an edit, or load a file of them"
+    assert review([Draft()]).problem == "Type an edit, or load a file of edits"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_rows_that_are_not_finished_say_what_is_missing() -> None:
         (Draft("The capital of {} is", "France", "\x00"), "NUL"),
     ],
 )
-def test_rows_that_cannot_be_used_say_why_in_one_line(draft: Draft, reason: str) -> None:
+def test_unusable_rows_say_why_in_one_line(draft: Draft, reason: str) -> None:
     note = review([draft]).notes[0]
     assert note.kind == "bad"
     assert reason in note.text
@@ -63,7 +63,7 @@ def test_repeats_and_contradictions_are_seen_through_case_and_punctuation() -> N
     assert review([CAPITAL, other]).problem == "1 edit needs your attention"
 
 
-def test_rows_are_compared_with_what_files_gave() -> None:
+def test_rows_are_compared_with_the_records_of_files() -> None:
     records = parse_records(
         [
             {"prompt": "The capital of {} is", "subject": "France", "target": "Nice"},

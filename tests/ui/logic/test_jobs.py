@@ -73,7 +73,7 @@ def test_failures_are_kept_for_the_page(caplog: pytest.LogCaptureFixture) -> Non
     assert "Traceback" in caplog.text
 
 
-def test_a_job_stops_where_it_reports_progress_and_cleans_up() -> None:
+def test_a_job_stops_when_it_reports_progress_and_cleans_up() -> None:
     begun, cleaned = threading.Event(), []
 
     def work() -> None:
@@ -99,7 +99,7 @@ def test_a_job_stops_where_it_reports_progress_and_cleans_up() -> None:
     assert ended(jobs.start("Another", lambda: 1)).result == 1
 
 
-def test_closing_stops_what_runs() -> None:
+def test_closing_stops_the_running_job() -> None:
     jobs = Jobs()
     jobs.close()
 

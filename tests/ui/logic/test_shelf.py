@@ -1,4 +1,4 @@
-"""Finding finished runs, and the reports on them."""
+"""Finding finished runs, and reporting on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_runs_are_found_at_all_depths(shelf: Shelf) -> None:
     assert "summary.json" in runs["MEMIT/run_001"].fault
 
 
-def test_a_page_of_one_run_and_of_several(shelf: Shelf) -> None:
+def test_a_page_shows_one_run_or_several(shelf: Shelf) -> None:
     page = shelf.page(["MEMIT/run_000"])
     assert page.startswith("<!doctype html>")
     both = shelf.page(["MEMIT/run_000", "editors/run_000/MEMIT/one-shot"])
@@ -46,7 +46,7 @@ def test_only_listed_runs_are_opened(shelf: Shelf, tmp_path: Path) -> None:
             shelf.page(names)
 
 
-def test_another_folder(shelf: Shelf, tmp_path: Path) -> None:
+def test_the_folder_can_be_switched(shelf: Shelf, tmp_path: Path) -> None:
     shelf.look_in(str(tmp_path / "MEMIT"))
     assert [run.name for run in shelf.runs() if not run.fault] == ["run_000"]
     with pytest.raises(InputError, match="there is no folder"):

@@ -19,25 +19,25 @@ from tests.ui.bench import workbench as make_workbench
 
 
 @pytest.fixture(scope="module")
-def edited(model_place: Path) -> Workbench:
+def edited(model_dir: Path) -> Workbench:
     """A workbench whose one fact is edited."""
-    bench = make_workbench(model_place)
+    bench = make_workbench(model_dir)
     job = bench.edit()
     assert job.wait(120)
     assert job.state is JobState.DONE, job.error
     return bench
 
 
-def said_by(model_place: Path, delta: Delta | None, prompt: str) -> str:
-    """What a model loaded by itself says; with a delta, after it is applied for good."""
-    model = load_model(model_place / "model")
+def said_by(model_dir: Path, delta: Delta | None, prompt: str) -> str:
+    """What a separately loaded model says; with a delta, after applying it permanently."""
+    model = load_model(model_dir / "model")
     if delta is not None:
         model.apply_(delta.changes)
     ((text, _),) = write(model, [Probe(form_of("raw"), prompt, ())], max_tokens=40)
     return text
 
 
-def test_an_edit_asks_the_fact_and_its_neighbours(edited: Workbench, model_place: Path) -> None:
+def test_an_edit_asks_about_the_fact_and_its_neighbours(edited: Workbench, model_dir: Path) -> None:
     found = edited.edited
     assert found is not None
     assert found.outcomes is not None
@@ -45,37 +45,37 @@ def test_an_edit_asks_the_fact_and_its_neighbours(edited: Workbench, model_place
     assert all(change.dense().norm() > 0 for change in found.delta.changes.values())
     (neighbour,) = found.neighbours
     assert neighbour.prompt == "The capital of Italy is"
-    assert neighbour.before == said_by(model_place, None, neighbour.prompt)
-    assert neighbour.after == said_by(model_place, found.delta, neighbour.prompt)
+    assert neighbour.before == said_by(model_dir, None, neighbour.prompt)
+    assert neighbour.after == said_by(model_dir, found.delta, neighbour.prompt)
 
 
-def test_questions_are_asked_before_and_after(edited: Workbench, model_place: Path) -> None:
+def test_questions_are_asked_before_and_after(edited: Workbench, model_dir: Path) -> None:
     job = edited.ask("  The capital of France is ")
     assert job.wait(60)
     assert edited.edited is not None
     (said,) = job.result  # the tiny model has no chat template
     assert said.question == "The capital of France is"
     assert not said.chat
-    assert said.before == said_by(model_place, None, said.question)
-    assert said.after == said_by(model_place, edited.edited.delta, said.question)
+    assert said.before == said_by(model_dir, None, said.question)
+    assert said.after == said_by(model_dir, edited.edited.delta, said.question)
     assert edited.said[0] == said
     with pytest.raises(InputError, match="type a question"):
         edited.ask("  ")
 
 
-def test_a_model_is_asked_before_anything_is_edited(model_place: Path) -> None:
-    bench = make_workbench(model_place)
+def test_a_model_is_asked_before_anything_is_edited(model_dir: Path) -> None:
+    bench = make_workbench(model_dir)
     job = bench.ask("The capital of France is")
     assert job.wait(60)
     (said,) = job.result
     assert said.after is None
-    assert said.before == said_by(model_place, None, said.question)
+    assert said.before == said_by(model_dir, None, said.question)
 
 
 @pytest.mark.parametrize(
     ("to", "name"), [("delta", "d.safetensors"), ("lora", "adapter"), ("model", "edited")]
 )
-def test_what_was_edited_is_saved(edited: Workbench, tmp_path: Path, to: str, name: str) -> None:
+def test_the_edited_model_is_saved(edited: Workbench, tmp_path: Path, to: str, name: str) -> None:
     job = edited.export(to, str(tmp_path / name))
     assert job.wait(60)
     assert job.state is JobState.DONE, job.error
@@ -93,10 +93,10 @@ def test_what_was_edited_is_saved(edited: Workbench, tmp_path: Path, to: str, na
         assert again.state is JobState.DONE
 
 
-def test_saving_needs_an_edit_a_format_and_a_place(edited: Workbench, model_place: Path) -> None:
+def test_saving_needs_an_edit_a_format_and_a_path(edited: Workbench, model_dir: Path) -> None:
     with pytest.raises(InputError, match="nothing to save yet"):
-        make_workbench(model_place).export("delta", "d.safetensors")
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+        make_workbench(model_dir).export("delta", "d.safetensors")
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
         edited.export("delta", "d.txt")
     with pytest.raises(InputError, match="name the file"):
         edited.export("delta", " ")
@@ -104,10 +104,10 @@ def test_saving_needs_an_edit_a_format_and_a_place(edited: Workbench, model_plac
         edited.export("zip", "d.zip")
 
 
-def test_a_merged_delta_is_opened(edited: Workbench, model_place: Path, tmp_path: Path) -> None:
+def test_a_merged_delta_is_opened(edited: Workbench, model_dir: Path, tmp_path: Path) -> None:
     assert edited.edited is not None
     edited.edited.delta.save(tmp_path / "d.safetensors")
-    bench = make_workbench(model_place)
+    bench = make_workbench(model_dir)
     job = bench.open_delta(tmp_path / "d.safetensors")
     assert job.wait(60)
     assert job.state is JobState.DONE, job.error
@@ -116,15 +116,15 @@ def test_a_merged_delta_is_opened(edited: Workbench, model_place: Path, tmp_path
     asked = bench.ask("The capital of France is")
     assert asked.wait(60)
     (said,) = asked.result
-    assert said.after == said_by(model_place, edited.edited.delta, said.question)
+    assert said.after == said_by(model_dir, edited.edited.delta, said.question)
     with pytest.raises(RoundError):
-        bench.open_delta(model_place / "covariance.safetensors")
+        bench.open_delta(model_dir / "covariance.safetensors")
 
 
-def test_a_stopped_edit_leaves_the_model_as_it_was(
-    model_place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_edit_leaves_the_model_unchanged(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = make_workbench(model_place)
+    bench = make_workbench(model_dir)
     before = bench.ask("The capital of France is")
     assert before.wait(60)
 
@@ -143,8 +143,8 @@ def test_a_stopped_edit_leaves_the_model_as_it_was(
     assert after.result == before.result
 
 
-def test_edits_and_settings_are_checked_before_anything_is_loaded(model_place: Path) -> None:
-    bench = make_workbench(model_place)
+def test_edits_and_settings_are_checked_before_anything_is_loaded(model_dir: Path) -> None:
+    bench = make_workbench(model_dir)
     bench.change(editor="ROMEO")
     with pytest.raises(UnknownNameError, match="ROMEO"):
         bench.edit()
@@ -158,8 +158,8 @@ def test_edits_and_settings_are_checked_before_anything_is_loaded(model_place: P
     assert Workbench(bench.jobs).settings == EditSettings()
 
 
-def test_files_of_edits_are_added(model_place: Path, tmp_path: Path) -> None:
-    bench = make_workbench(model_place)
+def test_files_of_edits_are_added(model_dir: Path, tmp_path: Path) -> None:
+    bench = make_workbench(model_dir)
     facts = tmp_path / "facts.jsonl"
     lines = [
         {"prompt": "The capital of {} is", "subject": "Italy", "target": "Milan"},
@@ -187,6 +187,6 @@ def test_files_of_edits_are_added(model_place: Path, tmp_path: Path) -> None:
         ("is Rome.", "is Lyon.", "changed"),
     ],
 )
-def test_verdicts_on_neighbours(before: str, after: str, verdict: str) -> None:
+def test_neighbours_get_a_verdict(before: str, after: str, verdict: str) -> None:
     assert Neighbour("The capital of Italy", "Rome", before, after).verdict == verdict
     assert Neighbour("x", None, "a", "b").verdict == "changed"

@@ -14,14 +14,14 @@ from collabedit.cli.options import ModelOption, SeedOption
 def demo(
     parties: Annotated[int, typer.Option("--parties", "-p", min=2, help="Number of parties.")] = 3,
     edits_per_party: Annotated[
-        int, typer.Option("--edits-per-party", "-n", min=1, help="Facts of each party.")
+        int, typer.Option("--edits-per-party", "-n", min=1, help="Number of facts of each party.")
     ] = 4,
     model: ModelOption = default_of("model"),
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the deployment; must be new.")
+        Path, typer.Option("--out", "-o", help="Folder of the deployment; must not exist yet.")
     ] = Path("results/federation-demo"),
     schedule: Annotated[
-        str, typer.Option(help="layerwise, one-shot, or both: one round in each.")
+        str, typer.Option(help="layerwise, one-shot, or both, with one round in each.")
     ] = "both",
     seed: SeedOption = default_of("seed"),
 ) -> None:

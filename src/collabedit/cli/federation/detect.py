@@ -22,9 +22,9 @@ def detect(
     wait: WaitOption = 600,
     timeout: TimeoutOption = 3600,
 ) -> None:
-    """Begin a round, and show how many edits the parties share or contradict each other in.
+    """Begin a round, and show in how many edits the parties overlap or contradict each other.
 
-    It stops there, before anything is measured. 'run' with a --policy goes on with the same
+    It stops there, before anything is measured. 'run' with a --policy continues with the same
     fingerprints.
     """
     from collabedit.cli.detect import show_detection

@@ -16,14 +16,15 @@ def init(
         "federation"
     ),
     host: Annotated[
-        str, typer.Option(help="The coordinator's host name for the parties, not an IP address.")
+        str,
+        typer.Option(help="Host name at which parties reach the coordinator, not an IP address."),
     ] = "localhost",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The only open port.")] = 8002,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The coordinator's port.")] = 8002,
     name: Annotated[str, typer.Option(help="Name of the federation.")] = "collabedit",
 ) -> None:
-    """Make the identities of a federation: a certificate, a key and instructions for each member.
+    """Create the identities of a federation: a certificate, a key and instructions per member.
 
-    Run it again with all names to add parties: existing kits stay as they are.
+    To add parties, run it again with the names of all; existing kits stay as they are.
     """
     from collabedit.federation.instructions import write_instructions
     from collabedit.transports.flare.kits import provision
@@ -33,4 +34,4 @@ def init(
     print(f"{out}/coordinator: yours; start with its README.md")
     for party in parties:
         print(f"{out}/{party}: send it to {party} over a channel that you trust")
-    print(f"{out}/identities: signs certificates; keep it offline and private")
+    print(f"{out}/identities: the key that signs certificates; keep it offline and private")

@@ -29,7 +29,7 @@ def join(
     ),
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Path of the model here, if not as the round says."),
+        typer.Option("--model", "-m", help="The model on this machine, if not as the round says."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the deltas of accepted rounds.")
@@ -38,8 +38,8 @@ def join(
     fingerprint_key: Annotated[
         Path | None,
         typer.Option(
-            help="The key that all parties share and the coordinator lacks. With it, you also take "
-            "part in rounds that compare fingerprints of the parties' edits."
+            help="The key that all parties share and the coordinator does not have. With it, you "
+            "also take part in rounds that compare fingerprints of the parties' edits."
         ),
     ] = None,
     most_left_out: Annotated[
@@ -54,8 +54,8 @@ def join(
     identity: Annotated[
         Path | None,
         typer.Option(
-            help="Secure aggregation: your key, of 'collabedit round key'. With it, you take part "
-            "only in rounds in which the coordinator learns sums; needs --roster."
+            help="Secure aggregation: your key, from 'collabedit round key'. With it, you take "
+            "part only in rounds in which the coordinator learns nothing but sums; needs --roster."
         ),
     ] = None,
     roster: RosterOption = None,
@@ -67,7 +67,7 @@ def join(
 ) -> None:
     """Connect to the coordinator and take part in every round until Ctrl-C.
 
-    Only statistics of the edits and votes on merged deltas leave this machine, no text.
+    Only statistics of the edits and votes on merged deltas leave this machine, never any text.
     """
     from collabedit.federation.joining import run_client
     from collabedit.federation.settings import MemberSettings
@@ -79,8 +79,8 @@ def join(
 
     require_flare()
     require_roster(identity, roster)
-    own = Kit.of(kit)
-    records = load_records(requests, skip_bad=skip_bad)  # complain now, and not in a round
+    start_up_kit = Kit.of(kit)
+    records = load_records(requests, skip_bad=skip_bad)  # complain now rather than in a round
     if fingerprint_key is not None:
         load_key(fingerprint_key)
     settings = MemberSettings(
@@ -98,5 +98,6 @@ def join(
         roster=None if roster is None else roster.resolve(),
         sum_again=sum_again,
     )
-    print(f"{own.name}: {len(records)} edits; connecting to {own.target}", flush=True)
-    raise typer.Exit(run_client(own, settings))
+    name, target = start_up_kit.name, start_up_kit.target
+    print(f"{name}: {len(records)} edits; connecting to {target}", flush=True)
+    raise typer.Exit(run_client(start_up_kit, settings))

@@ -9,17 +9,20 @@ import typer
 
 CoordinatorOption = Annotated[
     Path,
-    typer.Option("--kit", help="The folder 'coordinator' that 'federation init' made."),
+    typer.Option("--kit", help="The 'coordinator' folder that 'federation init' made."),
 ]
 RoundsOption = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the rounds: ledgers, deltas, reports.")
 ]
 LeastPartiesOption = Annotated[
-    int, typer.Option("--min-parties", min=1, help="With fewer, a round stops, nothing merged.")
+    int,
+    typer.Option(
+        "--min-parties", min=1, help="With fewer parties, a round stops and nothing is merged."
+    ),
 ]
 WaitOption = Annotated[
-    float, typer.Option(help="Seconds to wait until so many parties are connected.")
+    float, typer.Option(help="How long to wait for that many parties to connect, in seconds.")
 ]
 TimeoutOption = Annotated[
-    float, typer.Option(min=1, help="Seconds that an exchange waits for answers.")
+    float, typer.Option(min=1, help="How long an exchange waits for answers, in seconds.")
 ]

@@ -8,7 +8,7 @@ from collabedit.cli.federation.options import RoundsOption
 
 
 def results(out: RoundsOption = Path("rounds")) -> None:
-    """Show all rounds of a folder: who took part, the parties' counts, bytes and times."""
+    """Show all rounds in a folder: who took part, the parties' counts, bytes and times."""
     from collabedit.errors import InputError
     from collabedit.federation.folder import RoundFolder
     from collabedit.federation.tables import report_lines, rounds_table

@@ -31,29 +31,29 @@ def run(
     ],
     kit: CoordinatorOption = Path("coordinator"),
     out: RoundsOption = Path("rounds"),
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds to run, one after the other.")] = 1,
-    method: Annotated[str, typer.Option(help="Merge method, in any case.")] = "CollabEdit",
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds to run, in turn.")] = 1,
+    method: Annotated[str, typer.Option(help="Merge method, case-insensitive.")] = "CollabEdit",
     min_parties: LeastPartiesOption = 2,
     wait: WaitOption = 600,
     timeout: TimeoutOption = 3600,
     on_dropout: Annotated[
         str | None,
         typer.Option(
-            help="When a party fails: 'restart', the default, merges again without it, exact for "
-            "those who remain; 'stop' ends the round with nothing merged. 'continue', the default "
-            "under secure aggregation, goes on without it until the first sum is known."
+            help="When a party fails: 'restart', the default, merges again without it, which is "
+            "exact for those who remain; 'stop' ends the round with nothing merged. 'continue', "
+            "the default under secure aggregation, goes on without it until the first sum is known."
         ),
     ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
             help="Compare fingerprints of the parties' edits first, and settle shared ones: "
-            "'report' keeps everyone's; 'first' that of the first party by name; 'majority' what "
-            "most parties write; 'prefer' that of --prefer; 'drop' nobody's in a conflict."
+            "'report' keeps everyone's; 'first' that of the first party by name; 'majority' the "
+            "most common one; 'prefer' that of --prefer; 'drop' nobody's in a conflict."
         ),
     ] = None,
     prefer: Annotated[
-        str | None, typer.Option(help="Name of the party that --policy prefer goes by.")
+        str | None, typer.Option(help="Name of the party that --policy prefer gives precedence.")
     ] = None,
     beta: Annotated[
         float | None,
@@ -72,9 +72,9 @@ def run(
     from collabedit.rounds import Dropout
 
     config = RoundConfig.load(round_file)
-    way = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
+    dropout = Dropout.RESTART if config.secure_aggregation is None else Dropout.CONTINUE
     if on_dropout is not None:
-        way = enum_member(Dropout, on_dropout, "way to go on")
+        dropout = enum_member(Dropout, on_dropout, "value of --on-dropout")
     chosen = None if policy is None else parse_policy(policy)
     check_preferred(chosen, prefer)
     settings = Settings(
@@ -82,7 +82,7 @@ def run(
         method=method,
         beta=beta,
         min_parties=min_parties,
-        on_dropout=way,
+        on_dropout=dropout,
         timeout=timeout,
         policy=chosen,
         prefer=prefer,

@@ -6,7 +6,7 @@ __all__ = ["list_models"]
 
 
 def list_models() -> None:
-    """List the built-in models, which need no model hub."""
+    """List the built-in models, which do not need a model hub."""
     from collabedit.models import catalogue
     from collabedit.reporting.table import Column, Row, Table, console
 

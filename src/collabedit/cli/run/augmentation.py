@@ -25,26 +25,26 @@ def augmentation(
     common: dict[str, Any],
     wordings: Annotated[
         Path | None,
-        typer.Option(help="JSON of other prompts by relation id, for round-edit records."),
+        typer.Option(help="JSON file of other prompts by relation id, for round-edit records."),
     ],
     augment_objects: Annotated[
         bool,
         typer.Option(
             "--objects/--no-objects",
-            help="Augment by the further true objects of round-edit records.",
+            help="Augment with the further true objects of round-edit records.",
         ),
     ],
     augment_prompts: Annotated[
         bool,
-        typer.Option("--prompts/--no-prompts", help="Augment by other wordings of the prompt."),
+        typer.Option("--prompts/--no-prompts", help="Augment with other wordings of the prompt."),
     ],
     beta: Annotated[float, typer.Option(help="Weight of earlier rounds' keys in the prior.")],
 ) -> Run:
     """Resolve conflicts by augmentation: edit the preferred answer in many forms.
 
-    Three rounds: an edit; its reversal, while as many other parties make a conflicting edit; and
-    the preferred answer with further true objects and other wordings. --dataset takes round-edit
-    records or any CounterFact records.
+    There are three rounds: an edit; its reversal, while as many other parties make a conflicting
+    edit; and the preferred answer with further true objects and other wordings. --dataset takes
+    round-edit records or any CounterFact records.
     """
     from collabedit.experiments import AugmentationSettings, augmentation
 

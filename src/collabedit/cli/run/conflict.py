@@ -28,16 +28,15 @@ def conflict(
         typer.Option(
             "--mode",
             help="whether-conflict (edit A, measure B), performance-a (A, A), performance-b "
-            "(A and B, A), performance-a+b (A and B, B), single-b (B, B); several with commas, or "
-            "all.",
+            "(A and B, A), performance-a+b (A and B, B), single-b (B, B); comma-separated, or all.",
         ),
     ],
     conflicts: Annotated[
         str | None,
-        typer.Option(help="A file of B: the same questions with other answers; made if not given."),
+        typer.Option(help="A file of B: the same questions with other answers; made by default."),
     ],
 ) -> Run:
-    """Let other parties give other answers (B) to the same questions (A).
+    """Have other parties give different answers (B) to the same questions (A).
 
     --parties and --edits-per-party define A; as many other parties hold B.
     """

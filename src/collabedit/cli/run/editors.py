@@ -35,11 +35,11 @@ def editors(
         str, typer.Option(help="Schedules, comma-separated: layerwise, one-shot.")
     ],
 ) -> Run:
-    """Compare editors: each in each schedule, merged by each method, on the same edits.
+    """Compare editors on the same edits: each editor in each schedule, merged by each method.
 
-    Each is a single round in a subfolder of the run's; editors of one layer run once,
-    since the schedule makes no difference to them. Repeat the command to continue an interrupted
-    run, even a killed one.
+    Each is a single round in a subfolder of the run's; editors of one layer run only once, since
+    the schedule makes no difference to them. Run the same command again to continue a run that was
+    interrupted or killed.
     """
     from collabedit.editors import editors as all_editors
     from collabedit.experiments import EditorsSettings, compare_editors

@@ -24,11 +24,11 @@ def forgetting(
     fresh: bool,
     executor: Executor | None,
     common: dict[str, Any],
-    further: Annotated[int, typer.Option(help="Edits made after the target set.")],
-    batch: Annotated[int, typer.Option(help="How many of them at a time.")],
+    further: Annotated[int, typer.Option(help="Number of edits made after the target set.")],
+    batch: Annotated[int, typer.Option(help="How many of them are made at a time.")],
     beta: BetaOption,
     measure_every: Annotated[
-        int, typer.Option(help="Batches between two evaluations of the target set.")
+        int, typer.Option(help="Number of batches between evaluations of the target set.")
     ],
 ) -> Run:
     """Edit a target set, then further edits one at a time, and watch the target set fade.

@@ -29,27 +29,27 @@ def multi_round(
     measure: Annotated[
         str | None,
         typer.Option(
-            help="Rounds after which the edits are measured, such as 1,5,10; the last one always. "
+            help="Rounds after which the edits are measured, such as 1,5,10, besides the last one. "
             "All by default."
         ),
     ],
     sample: Annotated[
         int | None,
-        typer.Option(min=1, help="Records of each round that are measured; all by default."),
+        typer.Option(min=1, help="How many records of each round are measured; all by default."),
     ],
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Downstream tasks to measure as well, with commas, as 'collabedit evaluate' takes "
-            "them (extra lm-eval)."
+            help="Downstream tasks to measure as well, comma-separated, as for 'collabedit "
+            "evaluate' (extra lm-eval)."
         ),
     ],
 ) -> Run:
     """Edit in several rounds; after each, measure the edits of all rounds so far.
 
     Each method follows its own trajectory: targets are optimised on the model that its earlier
-    rounds left. A killed run continues from its last finished round. Long runs measure a sample
-    of the edits, after some rounds.
+    rounds left. A killed run continues from its last finished round. For long runs, measure only a
+    --sample of the edits, after some rounds.
     """
     from collabedit.experiments import MultiRoundSettings, multi_round
 

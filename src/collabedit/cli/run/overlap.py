@@ -24,9 +24,11 @@ def overlap(
     fresh: bool,
     executor: Executor | None,
     common: dict[str, Any],
-    rounds: Annotated[int, typer.Option("--rounds", "-r", help="Rounds of the same edits.")],
+    rounds: Annotated[
+        int, typer.Option("--rounds", "-r", help="Number of rounds with the same edits.")
+    ],
     copies: Annotated[
-        str, typer.Option(help="Numbers of parties with the same edits in one round.")
+        str, typer.Option(help="Numbers of parties with the same edits in one round, compared.")
     ],
     skip_known: Annotated[
         float,

@@ -1,4 +1,4 @@
-"""How a finished run is shown."""
+"""Showing a finished run."""
 
 from __future__ import annotations
 

@@ -28,13 +28,14 @@ def single_round(
         typer.Option(
             "--secure-aggregation",
             help="Merge by masked sums, which hide each party from the coordinator "
-            "(docs/explanation/privacy.md); with --merge CollabEdit,GLOBAL.",
+            "(docs/explanation/privacy.md); use with --merge CollabEdit,GLOBAL.",
         ),
     ],
 ) -> Run:
-    """Edit once by many parties, merge by each method, and evaluate before and after.
+    """Run one round with several parties, merge by each method, and evaluate before and after.
 
-    Repeat the command to continue an interrupted run. Targets are found once for all methods.
+    Targets are found once for all methods. Run the same command again to continue an interrupted
+    run.
     """
     from collabedit.experiments import SingleRoundSettings, single_round
 

@@ -1,4 +1,4 @@
-"""Shared by the studies' commands: their options and how they run."""
+"""What the studies' commands share: their options, and how they run."""
 
 from __future__ import annotations
 
@@ -58,10 +58,14 @@ def common_settings(
     parties: Annotated[int, typer.Option("--parties", "-p", help="Number of parties.")],
     edits_per_party: Annotated[
         str,
-        typer.Option("--edits-per-party", "-n", help="One number for all parties, or 4,20,6 ..."),
+        typer.Option(
+            "--edits-per-party",
+            "-n",
+            help="One number for all parties, or one for each, such as 4,20,6.",
+        ),
     ],
     shared: Annotated[
-        int, typer.Option(min=0, help="How many of each party's edits all parties hold.")
+        int, typer.Option(min=0, help="How many of each party's edits all parties share.")
     ],
     limit: Annotated[
         int | None, typer.Option(help="Use only this many records from the start of the data set.")
@@ -82,7 +86,7 @@ def common_settings(
         bool,
         typer.Option(
             "--generations",
-            help="Check what the model writes for all records, and measure the fluency and "
+            help="Check what the model writes for all records, and also measure the fluency and "
             "consistency of longer texts.",
         ),
     ],
@@ -157,16 +161,16 @@ def common_settings(
 def study(
     name: str, settings: str, *, counted: bool = False, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
-    """Make a command of a study: its own options come before the common ones.
+    """Turn a study into a command, whose own options come before the common ones.
 
     The decorated function gets the results folder, ``fresh``, the workers, the common settings and
     its own options. Options have the names and defaults of the settings' fields.
 
     Args:
-        name: of the command.
-        settings: name of their class in :mod:`collabedit.settings`.
+        name: name of the command.
+        settings: name of the settings' class in :mod:`collabedit.settings`.
         counted: whether the options determine the number of its stages.
-        without: common options that it lacks.
+        without: common options that it does not have.
     """
 
     def register(function: Callable[..., Run]) -> Callable[..., None]:
@@ -209,13 +213,13 @@ def study(
 
 
 def _measured_rounds(values: dict[str, Any]) -> int | None:
-    """After how many rounds a study of several is asked to measure; ``None`` for all."""
+    """After how many rounds a multi-round study measures; ``None`` for all."""
     if values.get("measure") is None:
         return None
     return len({*read_numbers(values["measure"], "--measure"), values["rounds"]})
 
 
-#: What studies are given besides their own options.
+#: Arguments that studies get besides their own options.
 _GIVEN = ("results", "fresh", "executor", "common")
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _FRESH = Annotated[

@@ -12,8 +12,8 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Collect, show and import covariance files: the second moments of the "
-    "edited weights' inputs on ordinary text.",
+    help="Collect, show and import covariance files: second moments of the edited weights' inputs "
+    "on ordinary text.",
 )
 app.command("collect")(collect)
 app.command("show")(show)

@@ -32,7 +32,7 @@ def collect(
     model: ModelOption,
     layers: Annotated[
         str | None,
-        typer.Option(help="As in 5,6,7 or 5-9; by default those that editing changes."),
+        typer.Option(help="Such as 5,6,7 or 5-9; by default, the layers that are edited."),
     ] = None,
     corpus: Annotated[
         list[str] | None,
@@ -47,8 +47,8 @@ def collect(
         int | None,
         typer.Option(
             min=1,
-            help="Number of tokens; by default 100,000 of a text or 10,000 of self, and at least "
-            "ten for each input of the MLP. Four times as many halve the sampling error.",
+            help="Number of tokens; by default, 100,000 for a text or 10,000 for self, and at "
+            "least ten per input of the MLP. Four times as many halve the sampling error.",
         ),
     ] = None,
     seed: SeedOption = default_of("seed"),
@@ -62,8 +62,8 @@ def collect(
 ) -> None:
     """Collect second moments over a text, all layers in one pass if the memory budget allows.
 
-    Use text like the model's training data, and at least ten times as many tokens as
-    the MLP has inputs. After an interruption, the same command continues.
+    Use text like the model's training data, and at least ten times as many tokens as the MLP has
+    inputs. After an interruption, run the same command again to continue.
     """
     from collabedit.cli.stats.table import print_covariance
     from collabedit.covariance import collect as collect_moments
@@ -74,12 +74,12 @@ def collect(
     check_workers(workers)
     source = open_corpus(corpus or ["self"], seed)
     target = out or default_out(model)
-    place = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
-    language_model = place.load()
+    model_source = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
+    language_model = model_source.load()
     chosen = _chosen_layers(language_model, layers)
     wanted = tokens or default_tokens(language_model, source)
     _say_cost(language_model, chosen, source, wanted)
-    with open_model_workers(workers, place, language_model) as share:
+    with open_model_workers(workers, model_source, language_model) as share:
         covariance = collect_moments(
             language_model,
             chosen,
@@ -116,5 +116,5 @@ def _say_cost(model: LanguageModel, layers: tuple[int, ...], corpus: Corpus, tok
         f"{tokens:,} tokens of {corpus.description}; {len(layers)} layers "
         f"({', '.join(map(str, layers))}) of {size:,} inputs: {passes}"
         f"{memory_needed(model, layers[:together]) / 1e6:,.0f} MB of memory for the matrices, "
-        f"{moments * 8 / 1e6:,.0f} MB on disk, about {duration(seconds)} a pass"
+        f"{moments * 8 / 1e6:,.0f} MB on disk, about {duration(seconds)} per pass"
     )

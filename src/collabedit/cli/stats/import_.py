@@ -48,7 +48,7 @@ def import_(
 def _files_by_layer(arguments: list[str], model: LanguageModel) -> dict[int, Path]:
     from collabedit.covariance import layer_in_file_name
 
-    found: dict[int, Path] = {}
+    by_layer: dict[int, Path] = {}
     for argument in arguments:
         name, _, number = argument.rpartition(":")
         if name and number.isdecimal():
@@ -56,7 +56,9 @@ def _files_by_layer(arguments: list[str], model: LanguageModel) -> dict[int, Pat
         else:
             path = Path(argument)
             layer = layer_in_file_name(path, model)
-        if layer in found:
-            raise InputError(f"layer {layer} is given twice: {found[layer]} and {path}")
-        found[layer] = path
-    return dict(sorted(found.items()))
+        if layer in by_layer:
+            raise InputError(
+                f"layer {layer} is given twice, as {by_layer[layer]} and {path}; give it once"
+            )
+        by_layer[layer] = path
+    return dict(sorted(by_layer.items()))

@@ -1,4 +1,4 @@
-"""Shared by the verbs of ``collabedit stats``."""
+"""What the commands of ``collabedit stats`` share."""
 
 from __future__ import annotations
 

@@ -29,20 +29,20 @@ def rows(covariance: Covariance) -> dict[str, dict[str, float | int | None]]:
     from collabedit.algebra import condition_number
     from collabedit.progress import progress
 
-    found: dict[str, dict[str, float | int | None]] = {}
+    table: dict[str, dict[str, float | int | None]] = {}
     moments = covariance.second_moments
     with progress("Checking the matrices", len(moments), "matrices") as bar:
         for name, moment in moments.items():
-            blocks = moment if moment.ndim == 3 else moment[None]  # of experts, the worst counts
+            blocks = moment if moment.ndim == 3 else moment[None]  # the worst expert counts
             condition = max(map(condition_number, blocks))
-            found[name] = {
+            table[name] = {
                 "size": moment.shape[-1] * len(blocks),
                 "trace": sum(float(block.trace()) for block in blocks),
                 "condition": condition if math.isfinite(condition) else None,
                 "sampling_error": covariance.sampling_error.get(name),
             }
             bar.advance()
-    return found
+    return table
 
 
 def print_covariance(covariance: Covariance, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Secure aggregation: the coordinator learns only the sum of the parties' statistics.
 
 The protocol is that of Bonawitz et al. (2017) in its form against an active coordinator: keys are
-signed, masks are double, secrets are shared, and the parties agree on who is in the sum before
+signed, masks are doubled, secrets are shared, and the parties agree on who is in the sum before
 they unmask it. :class:`SecureParty` and :class:`Summation` are its two halves; the messages are in
 :mod:`collabedit.messages`. It needs the package ``cryptography`` (``collabedit[secure]``).
 """

@@ -16,7 +16,7 @@ Limbs = npt.NDArray[np.uint64]
 Reals = npt.NDArray[np.float64]
 
 _LIMB = 64
-#: Numbers that are converted together: what that takes stays in the processor's cache.
+#: Numbers that are converted together, few enough for the processor's cache.
 _CHUNK = 2**16
 
 
@@ -26,7 +26,7 @@ def encode(values: Reals, fraction_bits: int, limit: float) -> Limbs:
     Args:
         values: ``[n]``.
         fraction_bits: bits after the binary point, above 64.
-        limit: the announced range: no number may reach it in size.
+        limit: the announced range: every number must be smaller in magnitude.
 
     Returns:
         ``[2, n]``.
@@ -43,17 +43,17 @@ def encode(values: Reals, fraction_bits: int, limit: float) -> Limbs:
 
 def _encode(values: Reals, fraction_bits: int, limit: float) -> Limbs:
     sizes = np.abs(values)
-    if not np.all(sizes < limit):  # also where a number is NaN
+    if not np.all(sizes < limit):  # false for NaN too
         raise RoundError(
-            f"its statistics reach beyond the announced range of {limit:.3g}; lower fraction_bits "
-            "in the round file's secure_aggregation, which widens it"
+            f"its statistics exceed the announced range of {limit:.3g}; lower fraction_bits in the "
+            "round file's secure_aggregation to widen it"
         )
     scaled = np.ldexp(sizes, fraction_bits - _LIMB)
     upper = np.floor(scaled)
     limbs = np.empty((2, len(values)), np.uint64)
     limbs[0] = upper
-    # Multiplying by a power of two and taking the whole part off are exact; so the one rounding is
-    # this one, and the result is below 2^64 since the difference is at most 1 - 2^-53.
+    # Multiplying by a power of two and subtracting the integer part are exact, so this is the only
+    # rounding, and its result is below 2^64 since the difference is at most 1 - 2^-53.
     limbs[1] = np.rint(np.ldexp(scaled - upper, _LIMB))
     _negate(limbs, values < 0)
     return limbs

@@ -1,4 +1,4 @@
-"""What is summed in an exchange: which numbers, in which form, and how the exchange is named."""
+"""What is summed in an exchange: which numbers, in which form, and the exchange's identifier."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Exchanged", "secure_of"]
 
 
 def secure_of(config: RoundConfig) -> SecureAggregation:
-    """What a round agrees on about secure aggregation.
+    """A round's settings for secure aggregation.
 
     Raises:
-        RoundError: when it is a round without.
+        RoundError: when it has none.
     """
     if config.secure_aggregation is None:
-        raise RoundError("the round file asks for no secure aggregation")
+        raise RoundError("the round file does not ask for secure aggregation")
     return config.secure_aggregation
 
 
@@ -37,7 +37,7 @@ class Exchanged:
     Attributes:
         config: the round.
         delta_sha256: identifies what is merged so far.
-        layers: of the exchange.
+        layers: the layers of the exchange.
         sketches: by weight name, ``S [d_in, m]``; none in the dense form.
 
     Raises:
@@ -83,7 +83,7 @@ class Exchanged:
 
     @property
     def length(self) -> int:
-        """Numbers that a party adds: those of all weights, and how many edits it has."""
+        """How many numbers a party adds: those of all weights, and its number of edits."""
         return sum(form.length for form in self.forms.values()) + 1
 
     def pack(self, statistics: Mapping[str, Factors], edits: int) -> Tensor:
@@ -100,14 +100,14 @@ class Exchanged:
         """The pooled statistics by weight name and the number of all edits, from a total.
 
         Raises:
-            RoundError: when more edits came than the round allows, or none.
+            RoundError: when the sum has more edits than the round allows, or none.
         """
         edits, most = float(total[-1]), secure_of(self.config).max_edits
         if not 1 <= edits <= most or edits != int(edits):
             raise RoundError(
-                f"the sum says that it is of {edits:.15g} edits and the round allows 1 to {most}; "
-                "nothing was merged. Begin a round with a higher --max-edits, or ask the parties "
-                "how many edits they hold"
+                f"the sum claims {edits:.15g} edits, but the round allows 1 to {most}; nothing was "
+                "merged. Start a round with a higher --max-edits, or ask the parties how many "
+                "edits they hold"
             )
         parts = total[:-1].split([form.length for form in self.forms.values()])
         summed = {

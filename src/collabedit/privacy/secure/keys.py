@@ -1,4 +1,4 @@
-"""The primitives, all of them from ``cryptography``: agreement, signatures, sealing, keystream."""
+"""The primitives, all from ``cryptography``: key agreement, signatures, sealing, keystreams."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = [
     "verify",
 ]
 
-#: Numbers that are masked together: their keystream of 1 MiB stays in the processor's cache.
+#: Numbers that are masked together, so that their 1 MiB of keystream fits the processor's cache.
 _CHUNK = 2**16
 _BYTES = 16
 
@@ -74,7 +74,7 @@ class Identity:
 
     @property
     def public(self) -> str:
-        """The public key, in hexadecimal digits, as rosters give it."""
+        """The public key in hexadecimal digits, as in a roster."""
         return self._key.public_key().public_bytes_raw().hex()
 
     @property
@@ -89,13 +89,15 @@ class Identity:
         """Write the identity to a new file that only this user can read.
 
         Raises:
-            InputError: when it cannot be written, or is there already.
+            InputError: when it can't be written, or already exists.
         """
         check_output_file(path)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            raise InputError(f"{path}: there is a key already; it is not replaced") from None
+            raise InputError(
+                f"{path}: a key already exists here and is not replaced; choose another file"
+            ) from None
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(
                 {"format": _IDENTITY, "party": self.party, "secret": self.secret.hex()}, stream
@@ -124,7 +126,7 @@ _IDENTITY = "collabedit.identity"
 
 
 def load_roster(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read a roster: a JSON object of public keys by the names of the parties.
+    """Read a roster: a JSON object of public keys by party name.
 
     Raises:
         InputError: when it is something else.
@@ -146,7 +148,7 @@ def load_roster(path: str | os.PathLike[str]) -> dict[str, str]:
 def verify(
     message: SignedMessage | MaskedSumMetadata, secure: SecureAggregation, session: str
 ) -> None:
-    """Check that a message is of a party of the roster and of this summation.
+    """Check that a message is from a party in the roster, and for this summation.
 
     Raises:
         ContributionError: when it is not; it names the party.
@@ -166,7 +168,7 @@ def verify(
         ) from None
     if message.session != session:
         raise ContributionError(
-            f"its {message.format.removeprefix('collabedit.')} is of another summation",
+            f"its {message.format.removeprefix('collabedit.')} is for another summation",
             party=message.party,
         )
 
@@ -182,10 +184,10 @@ def public_of(secret: bytes) -> str:
 
 
 def agree(secret: bytes, public: str, salt: str, *info: str) -> bytes:
-    """A key of 32 bytes that two parties share: X25519, then HKDF-SHA256.
+    """A 32-byte key that two parties share: X25519, then HKDF-SHA256.
 
     Args:
-        secret: one's private key.
+        secret: one party's private key.
         public: the other's public key, in hexadecimal digits.
         salt: identifies the summation.
         info: what the key is for.
@@ -200,7 +202,7 @@ def agree(secret: bytes, public: str, salt: str, *info: str) -> bytes:
 
 
 def usable(public: str) -> bool:
-    """Whether a public X25519 key, in hexadecimal digits, is none of the few of low order."""
+    """Whether a public X25519 key, in hexadecimal digits, is not one of the few of low order."""
     key = X25519PublicKey.from_public_bytes(bytes.fromhex(public))
     try:
         X25519PrivateKey.generate().exchange(key)
@@ -210,18 +212,18 @@ def usable(public: str) -> bool:
 
 
 def derive(secret: bytes, salt: str, *info: str) -> bytes:
-    """HKDF-SHA256 of a secret: 32 bytes for one purpose."""
+    """32 bytes derived from a secret for one purpose (HKDF-SHA256)."""
     context = json.dumps(["collabedit secure aggregation 1", *info]).encode()
     return HKDF(SHA256(), 32, salt.encode(), context).derive(secret)
 
 
 def seal(key: bytes, content: bytes, context: str) -> str:
-    """Encrypt and authenticate with a key that is used once (ChaCha20-Poly1305)."""
+    """Encrypt and authenticate with a single-use key (ChaCha20-Poly1305)."""
     return ChaCha20Poly1305(key).encrypt(bytes(12), content, context.encode()).hex()
 
 
 def open_sealed(key: bytes, sealed: str, context: str) -> bytes | None:
-    """What :func:`seal` encrypted; ``None`` when it was made otherwise."""
+    """What :func:`seal` encrypted; ``None`` if the key, context or ciphertext is wrong."""
     try:
         return ChaCha20Poly1305(key).decrypt(bytes(12), bytes.fromhex(sealed), context.encode())
     except (InvalidTag, ValueError):

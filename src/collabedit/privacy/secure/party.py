@@ -48,7 +48,7 @@ __all__ = [
     "SecureParty",
     "enclosed_messages",
     "pairwise_mask",
-    "place_of",
+    "point_of",
     "self_mask",
     "session_of",
 ]
@@ -70,11 +70,11 @@ class PartyState(BaseModel):
         seed: of the self-mask.
         adverts: of all parties of the summation.
         received: by sender, its two shares of the sender's secrets.
-        exchange: what it sent a masked sum of.
-        survivors: what it confirmed.
+        exchange: identifies what it sent a masked sum of.
+        survivors: the list that it confirmed.
         shares_sha256: of its own sealed shares.
-        summed_layers: layers of which it has given its statistics away; each is given once a round.
-        voted_on: SHA-256 of the delta that it has tried; one a round.
+        summed_layers: layers whose statistics it has sent; each is sent only once in a round.
+        voted_on: SHA-256 of the delta that it has tried; only one in a round.
     """
 
     model_config = ConfigDict(validate_assignment=True)
@@ -94,7 +94,7 @@ class PartyState(BaseModel):
 
     @classmethod
     def checked(cls, values: Any, source: str) -> PartyState:
-        """A state from a file of the party's own.
+        """A state from the party's own file.
 
         Raises:
             InputError: when it is damaged; the values are not shown.
@@ -103,21 +103,21 @@ class PartyState(BaseModel):
             return cls.model_validate(values)
         except ValidationError:
             raise InputError(
-                f"{source}: the state of the summation is damaged; begin a round again"
+                f"{source}: the state of the summation is damaged; start a new round"
             ) from None
 
 
 class SecureParty:
-    """One party of the summations of a round.
+    """One party's half of a round's summations.
 
-    Each step is answered once and in order. A coordinator that swaps keys, shows another roster,
-    asks for both kinds of shares of one party, or asks again for what it was given is refused.
+    It answers each step once, in order, and refuses a coordinator that swaps keys, shows another
+    roster, asks for both kinds of shares of one party, or asks twice for the same thing.
 
     Args:
         identity: its name and signing key.
         config: the round.
-        roster: the public keys as the party knows them, by name; those of the round file by
-            default, which only a coordinator that is trusted may have written.
+        roster: the public keys as the party knows them, by name; by default, those of the round
+            file, which is safe only if the coordinator that wrote it is trusted.
         state: what it remembers of the round.
 
     Raises:
@@ -140,7 +140,7 @@ class SecureParty:
                 if roster.get(name) != self.secure.roster.get(name)
             }
             raise RoundError(
-                f"the round file has another roster than yours; they differ in "
+                f"the round file's roster is not the same as yours; they differ in "
                 f"{', '.join(sorted(different))}. Do not take part before you know why"
             )
         if self.secure.roster.get(identity.party) != identity.public:
@@ -158,12 +158,11 @@ class SecureParty:
 
         Args:
             request: the coordinator's.
-            contribute: gives the party's statistics of the next layers; called in the step that
-                needs them, after all that can be refused has been checked.
+            contribute: returns the party's statistics for the next layers; called in the step that
+                needs them, after everything that can be refused has been checked.
 
         Raises:
-            RoundError: when the step must be refused; it names the party that is to blame, where
-                that is known.
+            RoundError: when the step must be refused; it names the party to blame, if known.
         """
         if request.kind is RequestKind.ADVERTISE:
             return self.advertise().to_bytes()
@@ -178,7 +177,7 @@ class SecureParty:
         return self.unmask(enclosed_messages(request, Confirmation)).to_bytes()
 
     def advertise(self) -> Advert:
-        """Begin a summation with fresh keys; what was begun before is forgotten."""
+        """Begin a summation with fresh keys, forgetting any earlier one."""
         secrets = [new_secret() for _ in range(3)]
         self.state = PartyState(
             round_sha256=self.config.sha256,
@@ -205,8 +204,8 @@ class SecureParty:
             adverts: of all of them.
 
         Raises:
-            RoundError: when there are too few, one is not signed by its party, or its own is not
-                the one that it sent.
+            RoundError: when there are too few, when one is not signed by its party, or when this
+                party's own is not the one that it sent.
         """
         self._step(RequestKind.ADVERTISE, RequestKind.SHARE)
         by_party = self._checked(adverts, self.config.sha256)
@@ -217,7 +216,7 @@ class SecureParty:
         )
         if own is None or (own.encryption_key, own.mask_key) != keys:
             raise RoundError(
-                f"the coordinator shows other keys of {self.name} than it sent; refused"
+                f"the coordinator shows other keys for {self.name} than it sent; refused"
             )
         self.state.adverts = tuple(by_party.values())
         shares = self._signed(self._sealed_shares())
@@ -226,14 +225,14 @@ class SecureParty:
 
     def _sealed_shares(self) -> Shares:
         session, threshold = self._session, self.secure.threshold
-        places = {
-            advert.party: place_of(self.secure, advert.party) for advert in self.state.adverts
+        points = {
+            advert.party: point_of(self.secure, advert.party) for advert in self.state.adverts
         }
         parts = []
         for name in ("mask_secret", "seed"):
             number = int.from_bytes(self._secret(name), "big")
-            by_place = shamir.split(number, threshold, list(places.values()))
-            parts.append({party: _bytes(by_place[place]) for party, place in places.items()})
+            by_point = shamir.split(number, threshold, list(points.values()))
+            parts.append({party: _bytes(by_point[point]) for party, point in points.items()})
         sealed = {
             advert.party: seal(
                 self._sealing_key(advert, self.name, advert.party),
@@ -257,23 +256,23 @@ class SecureParty:
         exchanged: Exchanged,
         contribute: Callable[[], Statistics],
     ) -> MaskedSum:
-        """Give its numbers away, under masks that only the sum of all takes off.
+        """Send its numbers, under masks that cancel only in the sum of all parties.
 
         Args:
             shares: of all parties whose numbers are summed.
             exchanged: what is summed.
-            contribute: gives the party's statistics.
+            contribute: returns the party's statistics.
 
         Raises:
-            RoundError: when there are too few parties, a share cannot be opened, a layer was
-                summed before, or a number is out of the announced range.
+            RoundError: when there are too few parties, a share can't be opened, a layer was summed
+                before, or a number is out of the announced range.
         """
         self._step(RequestKind.SHARE, RequestKind.MASK)
         repeated = set(exchanged.layers) & set(self.state.summed_layers)
         if not exchanged.layers or repeated:
             raise RoundError(
-                f"layers {sorted(repeated)} were summed in this round already; the difference of "
-                "two sums would show single parties, so each is given once a round"
+                f"layers {sorted(repeated)} were already summed in this round; the difference of "
+                "two sums would show single parties, so each layer is summed only once"
             )
         senders = self._checked(shares, self._session)
         self._require_own_shares(senders)
@@ -299,13 +298,13 @@ class SecureParty:
         own = senders.get(self.name)
         if own is None or sha256(own.signed_bytes()) != self.state.shares_sha256:
             raise RoundError(
-                f"the coordinator shows other shares of {self.name} than it sent; refused"
+                f"the coordinator shows other shares from {self.name} than it sent; refused"
             )
 
     def _opened(self, sent: Shares) -> tuple[str, str]:
-        """Its two shares of a sender's secrets, once they are what the sender bound itself to."""
+        """Its two shares of a sender's secrets, checked against the sender's digests."""
         advert = self._advert_of(sent.party)
-        everyone = {each.party for each in self.state.adverts}
+        everyone = {known.party for known in self.state.adverts}
         blame = "its shares are malformed; the round can only continue without it"
         for given in (sent.sealed, sent.mask_key_shares, sent.seed_shares):
             if set(given) != everyone:
@@ -333,12 +332,14 @@ class SecureParty:
         """Sign whose numbers are in the total, so that all parties unmask the same one.
 
         Raises:
-            RoundError: when there are too few, or others than took part.
+            RoundError: when there are too few, or the list names parties that did not take part.
         """
         self._step(RequestKind.MASK, RequestKind.CONFIRM)
         distinct = tuple(sorted(set(survivors)))
         if len(distinct) < len(survivors) or not set(distinct) <= set(self.state.received):
-            raise RoundError("the coordinator's list of survivors names others than took part")
+            raise RoundError(
+                "the coordinator's list of survivors names parties that did not take part"
+            )
         if self.name not in distinct:
             raise RoundError(f"the coordinator left {self.name} out of the sum; nothing to confirm")
         self._require_enough(len(distinct))
@@ -355,25 +356,26 @@ class SecureParty:
     def unmask(self, confirmations: Sequence[Confirmation]) -> Unmasking:
         """Give the shares that take the masks off the total, and forget all secrets.
 
-        Of a party in the total it gives the share of the seed, of one that dropped out the share
+        For a party in the total it gives the share of the seed, for one that dropped out the share
         of the mask key: never both.
 
         Args:
-            confirmations: of at least the threshold of parties, all of the same list.
+            confirmations: from at least the threshold of parties, all of the same list.
 
         Raises:
             RoundError: when they are too few, or differ.
         """
         self._step(RequestKind.CONFIRM, RequestKind.UNMASK)
         state = self.state
-        for each in self._checked(confirmations, self._session).values():
-            if each.party not in state.survivors or each.exchange != state.exchange:
-                raise ContributionError("its confirmation is of another sum", party=each.party)
-            if each.survivors != state.survivors:
+        for confirmation in self._checked(confirmations, self._session).values():
+            party = confirmation.party
+            if party not in state.survivors or confirmation.exchange != state.exchange:
+                raise ContributionError("its confirmation is for another sum", party=party)
+            if confirmation.survivors != state.survivors:
                 raise ContributionError(
                     "it was shown other survivors than this party; the coordinator asks for both "
                     "kinds of shares of one party. Refused",
-                    party=each.party,
+                    party=party,
                 )
         dropped = set(state.received) - set(state.survivors)
         unmasking = self._signed(
@@ -393,18 +395,18 @@ class SecureParty:
         return unmasking
 
     def vote_on(self, delta: Delta) -> None:
-        """Note which delta it tries: one a round, since a vote tells something of its edits.
+        """Record which delta it tries: only one in a round, since a vote reveals something.
 
         A coordinator that could have many deltas tried would learn from the votes which facts a
         party holds, one by one.
 
         Raises:
-            RoundError: when it has tried another one.
+            RoundError: when it has already tried another one.
         """
         if self.state.voted_on not in ("", delta.sha256):
             raise RoundError(
-                "the coordinator has another delta of the round tried than before; each vote tells "
-                "something of the edits, so there is one a round"
+                "the coordinator asks to try a second delta in this round; each vote reveals "
+                "something about the edits, so there is only one per round"
             )
         self.state.voted_on = delta.sha256
 
@@ -432,9 +434,9 @@ class SecureParty:
         return message.model_copy(update={"signature": self._identity.signature(message)})
 
     def _checked(self, messages: Sequence[Message], session: str) -> dict[str, Message]:
-        """Messages by party, each signed by its party and of this summation; enough of them."""
+        """Messages by party, each signed by its party and for this summation; enough of them."""
         by_party: dict[str, Message] = {}
-        for message in sorted(messages, key=lambda each: each.party):
+        for message in sorted(messages, key=lambda message: message.party):
             verify(message, self.secure, session)
             if message.party in by_party:
                 raise ContributionError("the coordinator names it twice", party=message.party)
@@ -445,7 +447,7 @@ class SecureParty:
     def _require_enough(self, parties: int) -> None:
         if parties < self.secure.threshold:
             raise RoundError(
-                f"{parties} parties are left and the round's threshold is "
+                f"{parties} parties are left, but the round's threshold is "
                 f"{self.secure.threshold}; nothing is revealed"
             )
 
@@ -463,12 +465,12 @@ class SecureParty:
 
 def session_of(config: RoundConfig, adverts: Sequence[Advert]) -> str:
     """Identifies a summation by the fresh keys of all its parties."""
-    listed = [[each.party, each.encryption_key, each.mask_key] for each in adverts]
+    listed = [[advert.party, advert.encryption_key, advert.mask_key] for advert in adverts]
     return sha256_of_json([config.sha256, sorted(listed)])
 
 
-def place_of(secure: SecureAggregation, party: str) -> int:
-    """The point of a party's shares: its position in the roster, counted from 1."""
+def point_of(secure: SecureAggregation, party: str) -> int:
+    """The point at which a party's shares are evaluated: its position in the roster, from 1."""
     return 1 + sorted(secure.roster).index(party)
 
 

@@ -33,11 +33,11 @@ from collabedit.privacy.secure import shamir
 from collabedit.privacy.secure.fixed_point import Limbs, add, decode
 from collabedit.privacy.secure.forms import Exchanged, secure_of
 from collabedit.privacy.secure.keys import Stream, apply_streams, public_of, sha256, usable, verify
-from collabedit.privacy.secure.party import pairwise_mask, place_of, self_mask, session_of
+from collabedit.privacy.secure.party import pairwise_mask, point_of, self_mask, session_of
 
 __all__ = ["Answer", "Summation", "Summed"]
 
-#: What a party answers to a step.
+#: A party's answer to a step.
 Answer = SignedMessage | MaskedSum
 
 _KINDS: dict[RequestKind, type[SignedMessage] | type[MaskedSum]] = {
@@ -60,12 +60,12 @@ _KEPT = {
 
 @dataclass(frozen=True)
 class Summed:
-    """What a summation comes to.
+    """The result of a summation.
 
     Attributes:
         statistics: of the pooled edits, by weight name.
-        edits: number of all of them.
-        masked: what each party in the sum said about its masked numbers, in the order of names.
+        edits: their number.
+        masked: the header of each summed party's masked numbers, in the order of names.
     """
 
     statistics: Mapping[str, Statistics]
@@ -91,8 +91,8 @@ class _Header(Header):
 class Summation:
     """One exchange of a round under secure aggregation, step by step.
 
-    Give the parties :meth:`request`, read their answers, :meth:`advance`, until it is finished. It
-    can be saved between steps; its content reveals no party's numbers.
+    Send the parties :meth:`request`, :meth:`read` their answers and :meth:`advance`, until it is
+    finished. It can be saved between steps; its content reveals no party's numbers.
 
     Attributes:
         config: the round.
@@ -103,7 +103,7 @@ class Summation:
     config: RoundConfig
     delta: Delta
     exchanged: Exchanged
-    _place: int = 0
+    _finished: int = 0
     _adverts: tuple[Advert, ...] = ()
     _shares: tuple[Shares, ...] = ()
     _masked: tuple[MaskedSumMetadata, ...] = ()
@@ -114,15 +114,15 @@ class Summation:
     @property
     def step(self) -> RequestKind | None:
         """What the parties are asked for; ``None`` when the summation is finished."""
-        return SUMMATION_STEPS[self._place] if self._place < len(SUMMATION_STEPS) else None
+        return SUMMATION_STEPS[self._finished] if self._finished < len(SUMMATION_STEPS) else None
 
     @property
     def survivors(self) -> list[str]:
-        """Parties whose numbers are in the total, once they are."""
-        return [each.party for each in self._masked]
+        """Parties whose numbers are in the total, once there is one."""
+        return [about.party for about in self._masked]
 
     def request(self) -> Request:
-        """The question of the next step, the same for all parties.
+        """The request of the next step, the same for all parties.
 
         Raises:
             RoundError: when the summation is finished.
@@ -145,12 +145,12 @@ class Summation:
         """A party's answer to this step, checked.
 
         Args:
-            party: who sent it, where the transport knows.
+            party: who sent it, if the transport knows.
             reply: the bytes.
 
         Raises:
-            ContributionError: when it is malformed, of another step, summation or party, or not
-                signed by the party; it names the party.
+            ContributionError: when it is malformed, belongs to another step, summation or party, or
+                is not signed by the party; it names the party.
         """
         assert self.step is not None
         try:
@@ -164,13 +164,13 @@ class Summation:
         about = _about(answer)
         if party is not None and about.party != party:
             raise ContributionError(f"it calls itself {about.party!r}", party=party)
-        session = self.config.sha256 if self._place == 0 else self._session
+        session = self.config.sha256 if self._finished == 0 else self._session
         verify(about, secure_of(self.config), session)
         self._check(about.party, answer)
         return answer
 
     def _check(self, party: str, answer: Answer) -> None:
-        """That an answer belongs to what was asked."""
+        """Check that an answer fits the request."""
         if isinstance(answer, Advert):
             _check_keys(answer)
         elif isinstance(answer, Shares):
@@ -185,24 +185,24 @@ class Summation:
             self._check_unmasking(party, answer)
 
     def _check_shares(self, party: str, shares: Shares) -> None:
-        everyone = {each.party for each in self._adverts}
+        everyone = {advert.party for advert in self._adverts}
         given = (shares.sealed, shares.mask_key_shares, shares.seed_shares)
-        if party not in everyone or any(set(each) != everyone for each in given):
+        if party not in everyone or any(set(by_party) != everyone for by_party in given):
             raise ContributionError(
                 "its shares are malformed: not one for each party of the summation", party=party
             )
 
     def _check_masked(self, party: str, sent: MaskedSum) -> None:
-        if party not in {each.party for each in self._shares}:
+        if party not in {shares.party for shares in self._shares}:
             raise ContributionError("it gave no shares, so it can't be in the sum", party=party)
         if sent.masked.shape[1] != self.exchanged.length:
             raise ContributionError(
-                f"it sent {sent.masked.shape[1]:,} numbers; the exchange is of "
+                f"it sent {sent.masked.shape[1]:,} numbers; the exchange has "
                 f"{self.exchanged.length:,}. It used another sketch or another round file",
                 party=party,
             )
         if sent.metadata.exchange != self.exchanged.sha256:
-            raise ContributionError("its numbers are of another exchange", party=party)
+            raise ContributionError("its numbers are for another exchange", party=party)
 
     def _check_unmasking(self, party: str, answer: Unmasking) -> None:
         if party not in self.survivors:
@@ -221,11 +221,11 @@ class Summation:
                 )
 
     def advance(self, answers: Iterable[Answer]) -> None:
-        """Take the answers of a step, and move on to the next.
+        """Take the answers to a step, and move on to the next.
 
         Args:
             answers: in any order. Masked sums are added up as they come and not kept, so that an
-                iterator which reads them one by one needs memory for two.
+                iterator that reads them one by one needs memory for only two.
 
         Raises:
             RoundError: when a party answers twice, or so few answered that the round stops.
@@ -245,23 +245,23 @@ class Summation:
         setattr(self, _KEPT[self.step], tuple(by_party[name] for name in sorted(by_party)))
         if self.step is RequestKind.MASK:
             self._total = total
-        self._place += 1
+        self._finished += 1
 
     def _require_enough(self, answers: int) -> None:
         assert self.step is not None
         threshold = secure_of(self.config).threshold
         if answers < threshold:
             raise RoundError(
-                f"{answers} parties answered '{self.step.value}' and the round's threshold "
-                f"is {threshold}; the round stops, nothing was merged and no sum was learnt"
+                f"{answers} parties answered '{self.step.value}', but the round's threshold is "
+                f"{threshold}; the round stops, nothing was merged and no sum was learnt"
             )
 
     def result(self) -> Summed:
         """Take the masks off the total.
 
         Raises:
-            ContributionError: when a party's secrets can't be put together; it names the party.
-            RoundError: when more edits came than the round allows, or none.
+            ContributionError: when a party's secrets can't be reconstructed; it names the party.
+            RoundError: when the sum has more edits than the round allows, or none.
         """
         if self.step is not None:
             raise RoundError(f"the summation waits for answers to '{self.step.value}'")
@@ -273,7 +273,7 @@ class Summation:
         return Summed(statistics, edits, self._masked)
 
     def _masks(self) -> list[Stream]:
-        """What the total still holds, with opposite signs."""
+        """The masks that are still in the total, with opposite signs."""
         streams = []
         for party in self.survivors:
             seed = self._reconstructed(party, "seed_shares")
@@ -293,8 +293,8 @@ class Summation:
     def _reconstructed(self, party: str, kind: str) -> bytes:
         secure = secure_of(self.config)
         shares = {
-            place_of(secure, each.party): int(getattr(each, kind)[party], 16)
-            for each in self._unmaskings[: secure.threshold]
+            point_of(secure, unmasking.party): int(getattr(unmasking, kind)[party], 16)
+            for unmasking in self._unmaskings[: secure.threshold]
         }
         try:
             return shamir.reconstruct(shares).to_bytes(32, "big")
@@ -303,17 +303,17 @@ class Summation:
 
     @property
     def _dropped(self) -> set[str]:
-        return {each.party for each in self._shares} - set(self.survivors)
+        return {shares.party for shares in self._shares} - set(self.survivors)
 
     @property
     def _session(self) -> str:
         return session_of(self.config, self._adverts)
 
     def _shares_of(self, party: str) -> Shares:
-        return next(each for each in self._shares if each.party == party)
+        return next(shares for shares in self._shares if shares.party == party)
 
     def _advert_of(self, party: str) -> Advert:
-        return next(each for each in self._adverts if each.party == party)
+        return next(advert for advert in self._adverts if advert.party == party)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The delta, the sketches, the total so far, and all messages but the masked numbers."""
@@ -323,7 +323,7 @@ class Summation:
             round_sha256=self.config.sha256,
             delta_sha256=self.delta.sha256,
             layers=self.exchanged.layers,
-            place=self._place,
+            place=self._finished,
             adverts=self._adverts,
             shares=self._shares,
             masked=self._masked,
@@ -340,16 +340,16 @@ class Summation:
         metadata: Mapping[str, Any],
         source: str,
     ) -> Self:
-        """A summation from what :meth:`pack` made of it.
+        """The summation that :meth:`pack` packed.
 
         Raises:
-            RoundError: when it is of another round, or malformed.
+            RoundError: when it belongs to another round, or malformed.
         """
         header = parse_header(_Header, metadata, source, RoundError)
         arrays = {name: value for name, value in tensors.items() if name != "total"}
         request = Request.unpack(arrays, metadata.get("request", {}), source)
         if header.round_sha256 != config.sha256:
-            raise RoundError(f"{source}: it is of another round")
+            raise RoundError(f"{source}: it belongs to another round")
         exchanged = Exchanged(config, request.delta.sha256, header.layers, request.sketches)
         total = tensors.get("total")
         length = exchanged.length if header.masked else 0
@@ -374,7 +374,7 @@ def _about(answer: Answer) -> SignedMessage | MaskedSumMetadata:
 
 
 def _check_keys(advert: Advert) -> None:
-    """Leave out a party with keys that no other can agree with, before all others refuse."""
+    """Refuse keys that no party could use, before every other party refuses them."""
     for key in (advert.encryption_key, advert.mask_key):
         if not usable(key):
             raise ContributionError("its keys are malformed", party=advert.party)
@@ -386,7 +386,7 @@ def _values(messages: Sequence[SignedMessage]) -> tuple[dict[str, Any], ...]:
 
 def _inconsistent(party: str) -> ContributionError:
     return ContributionError(
-        "its shares don't come to the secret that it bound itself to, so the sum can't be "
-        "unmasked; nothing was merged. Begin a new round without it",
+        "its shares don't give the secret that it committed to, so the sum can't be unmasked; "
+        "nothing was merged. Start a new round without it",
         party=party,
     )

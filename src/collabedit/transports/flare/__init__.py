@@ -1,7 +1,7 @@
-"""Rounds over a network, on NVIDIA FLARE: it brings identities, mutual TLS and chunked messages.
+"""Rounds over a network, on NVIDIA FLARE: it provides identities, mutual TLS and chunked messages.
 
-FLARE carries bytes and nothing else. What they mean is read and checked by
-:mod:`collabedit.messages`, so that no serialiser of FLARE's meets an object of ours.
+FLARE carries bytes and nothing else. :mod:`collabedit.messages` parses and checks them, so that
+FLARE's serialisers never see one of our objects.
 """
 
 from collabedit.transports.flare.extra import require_flare

@@ -1,4 +1,4 @@
-"""The coordinator's end: a controller in FLARE's server, and the transport that it offers."""
+"""The coordinator's side: a controller in FLARE's server, and the transport that it offers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Conductor(Protocol):
         """Run a round to its end."""
 
     def heard(self, party: str, size: int) -> None:
-        """An answer of so many bytes has come in; called from threads of FLARE's."""
+        """Called when an answer of ``size`` bytes arrives, from one of FLARE's threads."""
 
 
 class RoundController(Controller):
@@ -35,7 +35,7 @@ class RoundController(Controller):
 
     Args:
         conductor: identifier of the component that runs the round.
-        timeout: seconds that an exchange waits for answers.
+        timeout: how long an exchange waits for answers, in seconds.
     """
 
     def __init__(self, conductor: str, timeout: float) -> None:
@@ -51,14 +51,14 @@ class RoundController(Controller):
         transport = FlareTransport(self, fl_ctx, abort_signal, self._timeout, conductor)
         try:
             conductor.conduct(transport)
-        except RoundError as error:  # a bug's traceback is FLARE's to log
+        except RoundError as error:  # FLARE logs any other, with its traceback
             self.system_panic(str(error), fl_ctx)
 
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: Any
     ) -> None:
-        """An answer that nobody asked for, or that comes too late, is dropped."""
-        self.log_warning(fl_ctx, f"dropped an answer of {client.name}: too late, or not asked for")
+        """Drop an answer that is late, or that nobody asked for."""
+        self.log_warning(fl_ctx, f"dropped an answer from {client.name}: late, or not asked for")
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to stop."""
@@ -68,11 +68,11 @@ class FlareTransport:
     """A transport to the parties that take part in a FLARE job.
 
     Args:
-        controller: of the job.
-        context: FLARE's.
-        abort_signal: is triggered when the job is aborted.
-        timeout: seconds that an exchange waits for answers.
-        conductor: hears of each answer as it comes in.
+        controller: the job's controller.
+        context: FLARE's context of the job.
+        abort_signal: triggered when the job is aborted.
+        timeout: how long an exchange waits for answers, in seconds.
+        conductor: notified of each answer as it arrives.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FlareTransport:
         )
 
     def exchange(self, request: bytes, to: Sequence[str]) -> Mapping[str, bytes | Failure]:
-        """Ask all parties at once; those that are silent when the time is over have failed."""
+        """Ask all parties at once; those that don't answer before the timeout have failed."""
         answers: dict[str, bytes | Failure] = {}
         lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""What FLARE is given to carry: one field of bytes, or the reason why there are none."""
+"""The envelope that FLARE carries: one field of bytes, or the reason there are none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collabedit.rounds import Failure
 
 __all__ = ["TASK", "failed", "opened", "sealed"]
 
-#: Name of the only task that a party takes.
+#: Name of the only task that a party accepts.
 TASK = "collabedit"
 
 _PAYLOAD = "collabedit_bytes"
@@ -25,14 +25,14 @@ def sealed(payload: bytes) -> Shareable:
 
 
 def failed(reason: str) -> Shareable:
-    """The reason why a party does not answer, as FLARE carries it."""
+    """The reason that a party does not answer, as FLARE carries it."""
     envelope: Shareable = make_reply(ReturnCode.EXECUTION_RESULT_ERROR)
     envelope[_REASON] = reason[:_MAX_REASON]
     return envelope
 
 
 def opened(envelope: Shareable) -> bytes | Failure:
-    """The bytes in an envelope from anyone, or why there are none."""
+    """The bytes in an untrusted envelope, or why there are none."""
     payload = envelope.get(_PAYLOAD)
     if type(payload) is bytes and envelope.get_return_code() == ReturnCode.OK:
         return payload

@@ -1,4 +1,4 @@
-"""A party's end: an executor in FLARE's client."""
+"""A party's side: an executor in FLARE's client."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["Answering", "PartyExecutor"]
 
 
 class Answering(Protocol):
-    """Who answers; the job's configuration names its class, which must be installed here."""
+    """What answers; the job's configuration names its class, which must be installed here."""
 
     def begin(self, party: str) -> None:
-        """Get ready, under the name in this party's certificate."""
+        """Get ready to answer under the name in this party's certificate."""
 
     def answer(self, request: bytes) -> bytes:
         """Answer a coordinator's request."""
 
 
 class PartyExecutor(Executor):
-    """Hands a request's bytes to whoever answers them, and the answer back.
+    """Passes a request's bytes to the component that answers, and returns its answer.
 
     Args:
         answering: identifier of the component that answers.
@@ -40,19 +40,19 @@ class PartyExecutor(Executor):
         self._answering: Answering | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Find who answers when the job starts."""
+        """Look up the component that answers when the job starts."""
         if event_type == EventType.START_RUN:
-            found: Answering = fl_ctx.get_engine().get_component(self._component)
-            found.begin(fl_ctx.get_identity_name())
-            self._answering = found
+            answering: Answering = fl_ctx.get_engine().get_component(self._component)
+            answering.begin(fl_ctx.get_identity_name())
+            self._answering = answering
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
         """Answer one request.
 
-        What an error says may hold text of a request. It goes to this party's own log; the
-        coordinator is told of errors about the round, whose messages hold none, and else the kind.
+        An error's message may quote an edit, so it goes to this party's own log. The coordinator
+        sees the messages of errors about the round, which never do; of others, only the type.
         """
         request = opened(shareable)
         if task_name != TASK or isinstance(request, Failure) or self._answering is None:

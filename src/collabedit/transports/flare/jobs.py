@@ -1,4 +1,4 @@
-"""A round as a FLARE job: it ships no code, and names the classes that are installed."""
+"""A round as a FLARE job, which ships no code and only names installed classes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _HERE = "collabedit.transports.flare"
 
 
 class Site:
-    """A FLARE process of this machine: the coordinator's server, or a party's client.
+    """A FLARE process on this machine: the coordinator's server, or a party's client.
 
     Args:
         kit: its start-up kit.
-        module: of FLARE's that runs it.
-        config: its file in the kit.
-        values: further settings of FLARE's.
-        environment: what its job processes find in their environment.
-        output: file that it writes its output to; ours by default.
+        module: the FLARE module to run.
+        config: name of its configuration file in the kit.
+        values: further FLARE settings.
+        environment: its environment variables, which its job processes inherit.
+        output: file that its output is appended to; by default, it shares ours.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Site:
         _keep_within(kit)
         module = "nvflare.private.fed.app.server.server_train"
         values = {"org": "coordinator"}
-        # Its twenty threads would each keep what they have freed: 2 MB more after every round.
-        own = {"MALLOC_ARENA_MAX": "2", **environment}
-        return cls(kit, module, "fed_server.json", values, own, output)
+        # By default, each of its twenty threads holds on to freed memory: 2 MB more per round.
+        variables = {"MALLOC_ARENA_MAX": "2", **environment}
+        return cls(kit, module, "fed_server.json", values, variables, output)
 
     @classmethod
     def client(
@@ -78,7 +78,7 @@ class Site:
         return cls(kit, module, "fed_client.json", values, environment, output)
 
     def wait(self) -> int:
-        """Wait until it ends; interrupted or told to end, stop it with all that it has started."""
+        """Wait until it ends; on Ctrl-C or SIGTERM, stop it and everything that it started."""
         import signal
 
         def interrupt(*_: object) -> None:
@@ -92,7 +92,7 @@ class Site:
             return 0
 
     def family(self) -> list[Any]:
-        """It and all processes that it has started (``psutil``); none once it has ended."""
+        """The process and its descendants (``psutil``); empty once it has ended."""
         import psutil
 
         try:
@@ -105,27 +105,27 @@ class Site:
         """Kill it and its job processes, as when a machine loses power."""
         import psutil
 
-        for each in self.family():
+        for process in self.family():
             with suppress(psutil.NoSuchProcess):
-                each.kill()
+                process.kill()
         self.process.wait()
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End it and the job processes that it has started, which are in sessions of their own."""
+        """End it and its job processes, which run in separate sessions."""
         import psutil
 
         family = self.family()
-        for each in family:
+        for process in family:
             with suppress(psutil.NoSuchProcess):
-                each.terminate()
-        for each in psutil.wait_procs(family, timeout=seconds)[1]:
+                process.terminate()
+        for process in psutil.wait_procs(family, timeout=seconds)[1]:
             with suppress(psutil.NoSuchProcess):
-                each.kill()
+                process.kill()
         self.process.wait()
 
 
 def _keep_within(kit: Path) -> None:
-    """Have the server keep jobs in its own folder, wherever that lies now."""
+    """Make the server keep jobs in its own folder, even after the folder was moved."""
     path = kit / "local" / "resources.json"
     resources = read_json(path, "start-up kit")
     storage = resources["snapshot_persistor"]["args"]["storage"]["args"]
@@ -148,12 +148,12 @@ def write_job(
     """Write a job's files.
 
     Args:
-        folder: where to.
-        parties: names of those that take part.
+        folder: where to write them.
+        parties: names of the parties that take part.
         conductor: class that runs the round at the coordinator.
         folder_of_round: that class's only argument.
-        answering: class that answers at each party, which takes no argument.
-        timeout: seconds that an exchange waits for answers.
+        answering: class that answers at each party; it takes no argument.
+        timeout: how long an exchange waits for answers, in seconds.
 
     Returns:
         The job's folder.
@@ -179,7 +179,7 @@ def write_job(
     }
     meta = {
         "name": "collabedit-round",
-        "min_clients": 1,  # how many are enough is the round's to decide
+        "min_clients": 1,  # the round decides how many are enough
         "resource_spec": {},
         "deploy_map": {"coordinator": ["server"], "party": list(parties)},
     }
@@ -205,7 +205,7 @@ def open_session(kit: Path, seconds: float = 30.0) -> Iterator[Any]:
 
     Args:
         kit: the coordinator's ``admin`` folder.
-        seconds: to wait for the server.
+        seconds: how long to wait for the server.
 
     Raises:
         RoundError: when the server does not answer, or does not let this identity in.
@@ -214,7 +214,7 @@ def open_session(kit: Path, seconds: float = 30.0) -> Iterator[Any]:
 
     (kit / "transfer").mkdir(exist_ok=True)
     try:
-        with redirect_stdout(StringIO()):  # it says that it connects
+        with redirect_stdout(StringIO()):  # it prints that it is connecting
             session = new_secure_session(ADMIN, str(kit), timeout=seconds)
     except Exception as error:  # FLARE raises many kinds
         raise RoundError(
@@ -228,11 +228,11 @@ def open_session(kit: Path, seconds: float = 30.0) -> Iterator[Any]:
 
 
 def submit(session: Any, parties: Sequence[str], **job: Any) -> str:
-    """Submit a round; returns FLARE's name of the job.
+    """Submit a round; returns FLARE's name for the job.
 
     Args:
-        session: with the coordinator's server.
-        parties: names of those that take part.
+        session: a session with the coordinator's server.
+        parties: names of the parties that take part.
         job: further arguments of :func:`write_job`.
 
     Raises:

@@ -29,9 +29,9 @@ _BUILDERS = [
     },
     {"path": "nvflare.lighter.impl.cert.CertBuilder"},
 ]
-#: All that a job may name here: ours. FLARE refuses a job with any other class, or with code.
+#: The only classes that a job may name: ours. FLARE refuses a job with others, or with code.
 _ALLOWED = ["collabedit.transports.flare", "collabedit.federation"]
-#: What the coordinator may have a site do: take its jobs, and no shell command, code or log.
+#: What the coordinator may do at a site: run its own jobs; no shell command, code or log.
 _PERMISSIONS = {
     "lead": {
         "submit_job": "any",
@@ -63,15 +63,15 @@ class Kit:
 
         Args:
             folder: as ``collabedit federation init`` wrote it.
-            file: that such a kit must have.
+            file: a file that such a kit must have.
 
         Raises:
-            InputError: when the folder is no such kit.
+            InputError: when the folder is not such a kit.
         """
         if not (folder / "startup" / file).is_file():
             raise InputError(
-                f"{folder}: not such a start-up kit, startup/{file} is missing; give the folder "
-                "that 'collabedit federation init' made for you"
+                f"{folder}: not the right start-up kit, since startup/{file} is missing; give the "
+                "folder that 'collabedit federation init' made for you"
             )
         return cls(folder.resolve())
 
@@ -92,21 +92,21 @@ class Kit:
 
 
 def provision(folder: Path, name: str, host: str, port: int, parties: Sequence[str]) -> None:
-    """Make the identities of a federation, or add parties to one that is there.
+    """Make the identities of a federation, or add parties to an existing one.
 
     The folder gets FLARE's ``project.yml``, ``coordinator/server``, ``coordinator/admin``, and a
-    folder for each party with ``kit``. ``identities/`` holds the key that all certificates are
-    signed with: whoever has it can let others in.
+    folder for each party with ``kit``. ``identities/`` holds the key that signs all certificates:
+    whoever has it can let others in.
 
     Args:
-        folder: of the federation.
-        name: of the federation.
-        host: where parties reach the coordinator: a name that DNS or ``/etc/hosts`` knows.
-        port: of the coordinator, the only one that must be open.
-        parties: their names; all of them, where some are there already.
+        folder: the federation's folder.
+        name: the federation's name.
+        host: where parties reach the coordinator: a name that DNS or ``/etc/hosts`` resolves.
+        port: the coordinator's port, the only one that must be open.
+        parties: names of all parties, including those that already exist.
 
     Raises:
-        InputError: when a name can't be used, or a folder can't be written.
+        InputError: when a name is invalid, or a folder can't be written.
         MissingExtraError: when FLARE is not installed.
     """
     require_flare()
@@ -124,12 +124,12 @@ def provision(folder: Path, name: str, host: str, port: int, parties: Sequence[s
 
 
 def _check_names(name: str, parties: Sequence[str]) -> None:
-    for each in (name, *parties):
-        if not _NAME.fullmatch(each):
-            raise InputError(f"{each!r}: names are of letters, digits and hyphens, at most 63")
+    for given in (name, *parties):
+        if not _NAME.fullmatch(given):
+            raise InputError(f"{given!r}: names are made of at most 63 letters, digits and hyphens")
     if len(set(parties)) < len(parties) or "coordinator" in parties or "identities" in parties:
         raise InputError(
-            "each party needs a name of its own, other than 'coordinator' and 'identities'"
+            "each party needs a unique name, other than 'coordinator' and 'identities'"
         )
 
 
@@ -160,7 +160,7 @@ def _as_yaml(project: dict[str, Any]) -> str:
 
 
 def _build(workspace: Path, project: dict[str, Any]) -> Path:
-    """Have FLARE make all kits; the certificates of those that are known stay the same."""
+    """Let FLARE make all kits; existing parties keep their certificates."""
     from nvflare.lighter.prov_utils import prepare_builders
     from nvflare.lighter.provision import prepare_project
     from nvflare.lighter.provisioner import Provisioner
@@ -177,22 +177,22 @@ def _build(workspace: Path, project: dict[str, Any]) -> Path:
 
 
 class _Quiet:
-    """Keeps what FLARE complains of, and drops the rest."""
+    """A logger that keeps FLARE's errors and drops the rest."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
 
     def debug(self, message: str) -> None:
-        """Dropped."""
+        """Drop it."""
 
     def info(self, message: str) -> None:
-        """Dropped."""
+        """Drop it."""
 
     def warning(self, message: str) -> None:
-        """Dropped."""
+        """Drop it."""
 
     def error(self, message: str) -> None:
-        """Kept."""
+        """Keep it."""
         self.errors.append(message)
 
 
@@ -205,7 +205,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _place_party(source: Path, target: Path) -> None:
-    """A party's kit, which takes no jobs but ours, and streams no log to the coordinator."""
+    """Install a party's kit, which takes only our jobs and streams no log to the coordinator."""
     _replace(source, target)
     resources = _resources(target)
     resources["class_allow_list"] = _ALLOWED
@@ -218,14 +218,14 @@ def _place_party(source: Path, target: Path) -> None:
 
 
 def _place_server(source: Path, target: Path) -> None:
-    """The coordinator's server, which takes no jobs but ours, and no logs."""
+    """Install the coordinator's server, which takes only our jobs, and no logs."""
     if target.is_dir():
         return
     _replace(source, target)
     resources = _resources(target)
     resources["class_allow_list"] = _ALLOWED
     _without(resources, "log_receiver")
-    # A party that is gone for a minute is gone; FLARE's ten would keep a round waiting.
+    # A party that is silent for a minute is gone; FLARE's ten minutes would keep a round waiting.
     resources["servers"][0]["heart_beat_timeout"] = 60
     _write_local(target, resources)
 

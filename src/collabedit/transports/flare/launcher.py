@@ -12,10 +12,10 @@ __all__ = ["PartyLauncher"]
 
 
 class PartyLauncher(ClientProcessJobLauncher):
-    """FLARE's launcher, but for what the coordinator is told of a process that died.
+    """FLARE's launcher, except for what it reports to the coordinator when a process dies.
 
-    FLARE ends a job for all parties when one reports that its process failed. Whether a round can
-    do without a party is the round's to decide: it waits until the time is over, and goes on.
+    FLARE ends a job for all parties when one reports that its process failed. But it is for the
+    round to decide whether it can do without a party: it waits for the timeout, and goes on.
     """
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:

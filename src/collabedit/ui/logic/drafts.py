@@ -15,8 +15,8 @@ from collabedit.requests import Record, join, parse_record
 
 __all__ = ["Draft", "Note", "Review", "review"]
 
-#: Facts are compared by keyed fingerprints, which see through case, punctuation and white space.
-#: Nobody else has to recognise these, so the key is this process's own.
+#: Facts are compared by keyed fingerprints, which ignore case, punctuation and white space.
+#: Nobody else has to recognise them, so each process has its own key.
 _KEY = secrets.token_bytes(32)
 
 
@@ -28,8 +28,8 @@ class Draft:
         prompt: with ``{}`` for the subject, or with the subject spelled out.
         subject: what the fact is about.
         target: the new object.
-        others: further subjects, separated by commas, of which the same prompt must say what it
-            said before.
+        others: further subjects, comma-separated, about which the same prompt must give the same
+            answer as before.
     """
 
     prompt: str = ""
@@ -44,7 +44,7 @@ class Draft:
 
     @property
     def missing(self) -> list[str]:
-        """What remains to be typed."""
+        """What is still missing."""
         named = {
             "a prompt": self.prompt,
             "its subject": self.subject,
@@ -53,16 +53,16 @@ class Draft:
         return [name for name, text in named.items() if not text.strip()]
 
     def record(self) -> Record:
-        """The row as a record, its neighbours from the other subjects.
+        """The row as a record, with neighbours made from the other subjects.
 
         Raises:
-            RequestError: when it cannot be used.
+            RequestError: when it is unusable.
         """
         fields = {"prompt": self.prompt, "subject": self.subject, "target": self.target}
-        found = parse_record(fields, 0, "edit")
+        record = parse_record(fields, 0, "edit")
         subjects = [name.strip() for name in re.split("[,;、]", self.others) if name.strip()]
-        asked = tuple(found.request.prompt.replace("{}", name) for name in subjects)
-        return replace(found, neighborhood_prompts=asked)
+        neighbours = tuple(record.request.prompt.replace("{}", name) for name in subjects)
+        return replace(record, neighborhood_prompts=neighbours)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Note:
     """A note about an edit.
 
     Attributes:
-        kind: ``reads`` where it is good, ``repeats`` where another says the same, ``incomplete``
-            while something is missing, ``bad`` where it cannot be used or contradicts another.
+        kind: ``reads`` if it is good, ``repeats`` if another says the same, ``incomplete`` while
+            something is missing, ``bad`` if it is unusable or contradicts another.
         text: one line.
     """
 
@@ -95,15 +95,15 @@ class Review:
 
     @property
     def problem(self) -> str | None:
-        """Why the edits cannot be made, or ``None``."""
+        """Why the edits can't be made; ``None`` if they can."""
         notes = [*self.notes.values(), *self.loaded.values()]
         count = sum(note.kind in ("bad", "incomplete") for note in notes)
         if count:
             return f"{count} edit{' needs' if count == 1 else 's need'} your attention"
-        return None if self.records else "Type an edit, or load a file of them"
+        return None if self.records else "Type an edit, or load a file of edits"
 
 
-class _Seen:
+class _Facts:
     """The facts so far, by question."""
 
     def __init__(self) -> None:
@@ -111,46 +111,46 @@ class _Seen:
 
     def compare(self, record: Record, name: str) -> Note | None:
         """What a further fact has in common with those before it."""
-        own = fingerprint(record.request, _KEY)
+        print_ = fingerprint(record.request, _KEY)
         target = record.request.target_new
-        if own.question not in self._first:
-            self._first[own.question] = own, name, target
+        if print_.question not in self._first:
+            self._first[print_.question] = print_, name, target
             return None
-        first, other, said = self._first[own.question]
-        if first.target == own.target:
+        first, other, said = self._first[print_.question]
+        if first.target == print_.target:
             return Note("repeats", f"Says the same as {other}")
         return Note("bad", f"Contradicts {other}, which says “{said}”; keep one of them")
 
 
 def review(drafts: Sequence[Draft], loaded: Sequence[Record] = ()) -> Review:
-    """Read rows, and compare them with each other and with what files gave.
+    """Read rows, and compare them with each other and with the records of files.
 
     Args:
         drafts: the rows.
         loaded: records of files, which were checked when they were read.
     """
-    seen, records = _Seen(), list(loaded)
+    facts, records = _Facts(), list(loaded)
     of_files, notes = {}, {}
-    for place, record in enumerate(loaded):
-        found = seen.compare(record, f"record {place + 1} of the file")
-        if found is not None:
-            of_files[place] = found
-    for place, draft in enumerate(drafts):
+    for index, record in enumerate(loaded):
+        note = facts.compare(record, f"record {index + 1} of the file")
+        if note is not None:
+            of_files[index] = note
+    for row, draft in enumerate(drafts):
         if draft.blank:
             continue
         record_or_note = _read(draft)
         if isinstance(record_or_note, Note):
-            notes[place] = record_or_note
+            notes[row] = record_or_note
             continue
         records.append(record_or_note)
-        found = seen.compare(record_or_note, f"edit {place + 1}")
-        notes[place] = found or Note("reads", _sentence(record_or_note))
+        note = facts.compare(record_or_note, f"edit {row + 1}")
+        notes[row] = note or Note("reads", _sentence(record_or_note))
     return Review(tuple(map(_numbered, range(len(records)), records)), notes, of_files)
 
 
 def _read(draft: Draft) -> Record | Note:
     if draft.missing:
-        return Note("incomplete", f"Still to type: {', '.join(draft.missing)}")
+        return Note("incomplete", f"Still missing: {', '.join(draft.missing)}")
     try:
         return draft.record()
     except RequestError as error:
@@ -163,5 +163,5 @@ def _sentence(record: Record) -> str:
     return f"Reads: {join(request.text, request.target_new)}"
 
 
-def _numbered(place: int, record: Record) -> Record:
-    return replace(record, request=replace(record.request, case_id=place))
+def _numbered(index: int, record: Record) -> Record:
+    return replace(record, request=replace(record.request, case_id=index))

@@ -1,4 +1,4 @@
-"""Background work of the page: one job at a time, with stages, messages and a way to stop."""
+"""The page's background work: one job at a time, with stages, messages and a way to stop it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 class Stopped(BaseException):
     """Ends a job that the user stopped.
 
-    Not an ``Exception``, so that error handlers let it pass, as they do Ctrl-C.
+    Not an ``Exception``, so that error handlers let it pass, as they do with Ctrl-C.
     """
 
 
 class JobState(str, Enum):
-    """How far a job is."""
+    """The state of a job."""
 
     RUNNING = "running"
     DONE = "done"
@@ -35,13 +35,13 @@ class JobState(str, Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """The stage that runs.
+    """The running stage.
 
     Attributes:
         stage: its name, such as ``[2/7] Optimising targets``.
-        counted: what it counted, such as ``12 of 32 edits, 3.1 edits/s``; may be empty.
-        left: about how long the rest takes, such as ``about 40 s left``; may be empty.
-        fraction: how much of all stages is done, from 0 to 1; ``None`` where nobody knows.
+        counted: its progress, such as ``12 of 32 edits, 3.1 edits/s``; may be empty.
+        left: roughly how long the rest takes, such as ``about 40 s left``; may be empty.
+        fraction: how much of all stages is done, from 0 to 1; ``None`` if unknown.
     """
 
     stage: str = ""
@@ -51,28 +51,28 @@ class Status:
 
     @classmethod
     def of(cls, stage: Running, of: int, left: float | None) -> Status:
-        """The status of a stage, one ``of`` so many, with the seconds ``left`` of all of them."""
+        """The status of a stage, out of ``of``, with the seconds ``left`` for all of them."""
         rest = remaining(stage, left)
-        own = min(stage.done / stage.total, 1.0) if stage.total else None
+        part = min(stage.done / stage.total, 1.0) if stage.total else None
         if stage.number is None or of == 0:
-            return cls(label(stage, of), counted(stage), rest, own)
-        done = (stage.number - 1 + (own or 0.0)) / of
+            return cls(label(stage, of), counted(stage), rest, part)
+        done = (stage.number - 1 + (part or 0.0)) / of
         return cls(label(stage, of), counted(stage), rest, done)
 
 
 class Job:
-    """Work in its own thread. It displays its stages, and stops where they report progress.
+    """Work in its own thread. It displays its stages, and can stop whenever they report progress.
 
     Args:
         title: its name on the page.
         work: the work; its return value is the job's result.
-        stages: that it goes through, as :func:`collabedit.progress.plan` takes them.
+        stages: the stages that it goes through, as for :func:`collabedit.progress.plan`.
 
     Attributes:
-        state: how far it is.
-        status: of the stage that runs.
-        messages: what the work said, a line each.
-        result: of the work, once it is done.
+        state: whether it is running, or how it ended.
+        status: the running stage.
+        messages: the work's messages, one line each.
+        result: the result of the work, once it is done.
         error: why it failed, one line or more.
     """
 
@@ -102,22 +102,22 @@ class Job:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the work to stop where it next reports progress; nothing half-made is kept."""
+        """Ask the work to stop when it next reports progress; nothing half-finished is kept."""
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end, at most so many ``seconds``; returns whether it has ended."""
+        """Wait for the end, for at most ``seconds``; returns whether it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def begin(self, stage: Running, of: int) -> None:
-        """Take note of a stage that begins."""
+        """Record that a stage begins."""
         self._of = of
         self.status = Status.of(stage, of, None)
         self._check()
 
     def update(self, stage: Running, left: float | None) -> None:
-        """Take note of how far a stage is."""
+        """Record a stage's progress."""
         self.status = Status.of(stage, self._of, left)
         self._check()
 
@@ -125,7 +125,7 @@ class Job:
         """Leave the stage shown until the next one begins."""
 
     def message(self, text: str) -> None:
-        """Keep what the work says."""
+        """Keep a message."""
         self.messages.append(text)
 
     def _check(self) -> None:
@@ -146,11 +146,11 @@ class Job:
         except Exception as error:
             logger.exception("%s failed", self.title)
             self.error = (
-                f"{type(error).__name__}: {error}; this should not happen. The terminal that "
-                "'collabedit ui' runs in shows where it came from"
+                f"{type(error).__name__}: {error}; this should not happen. The terminal that runs "
+                "'collabedit ui' shows where it came from"
             )
         finally:
-            self.state = state  # last: whoever sees it finds the rest set
+            self.state = state  # last, so that whoever sees it finds the rest set
 
 
 class Jobs:
@@ -166,19 +166,19 @@ class Jobs:
 
     @property
     def running(self) -> bool:
-        """Whether a job runs."""
+        """Whether a job is running."""
         return self.current is not None and self.current.running
 
     def start(self, title: str, work: Callable[[], Any], stages: Sequence[str] = ()) -> Job:
         """Begin a job.
 
         Args:
-            title: what the page calls it.
-            work: the work, which runs in a thread of its own.
-            stages: that it goes through.
+            title: its name on the page.
+            work: the work, which runs in its own thread.
+            stages: the stages that it goes through.
 
         Raises:
-            InputError: while another one runs.
+            InputError: while another one is running.
         """
         with self._lock:
             if self.running:
@@ -189,7 +189,7 @@ class Jobs:
             return self.current
 
     def close(self, seconds: float = 5.0) -> None:
-        """Stop the job that runs, and give it so many ``seconds`` to leave all in order."""
+        """Stop the running job, and give it ``seconds`` to clean up."""
         if self.current is not None:
             self.current.stop()
             self.current.wait(seconds)

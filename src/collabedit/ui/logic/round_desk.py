@@ -1,7 +1,7 @@
-"""A round by files from the coordinator's view: the files received, their faults, and the merge.
+"""A round by files, seen by the coordinator: the files received, their faults, and the merge.
 
-Files are read as safetensors, whose header and arrays are checked before anything is made of them;
-nothing that a party sent is ever unpickled or run.
+Files are read as safetensors, whose header and arrays are checked before they are used; nothing
+that a party sent is ever unpickled or run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collabedit.ui.logic.jobs import Job, Jobs
 
 __all__ = ["RoundDesk", "RoundReview", "Sent"]
 
-#: Endings of the names of files that a folder is searched for.
+#: Suffix of the files that are looked for in a folder.
 _SUFFIX = ".safetensors"
 _DELTA = "collabedit.delta"
 _CONTRIBUTIONS = ("collabedit.contribution", "collabedit.update")
@@ -29,15 +29,15 @@ _CONTRIBUTIONS = ("collabedit.contribution", "collabedit.update")
 
 @dataclass(frozen=True)
 class Sent:
-    """A file that has come in.
+    """A file that has been received.
 
     Attributes:
-        path: where it lies.
-        party: what its party calls itself; empty where it does not say, and for deltas.
-        edits: number of its edits; 0 where the file cannot be read.
+        path: its path.
+        party: the party's name for itself; empty if it gives none, and for deltas.
+        edits: number of its edits; 0 if the file can't be read.
         what: ``contribution``, ``delta``, or empty.
         size: bytes of the file.
-        fault: why it cannot be merged, one line; empty where it can.
+        fault: why it can't be merged, one line; empty if it can.
     """
 
     path: Path
@@ -49,20 +49,21 @@ class Sent:
 
     @property
     def name(self) -> str:
-        """What the page calls its party."""
+        """The party's name on the page."""
         return self.party or self.path.stem
 
 
 @dataclass(frozen=True)
 class RoundReview:
-    """Where a round stands.
+    """The state of a round.
 
     Attributes:
-        about: the round, in a line; empty without a round file.
-        problem: what keeps everything from being merged, one line; empty if nothing does.
-        sent: the files, in the order in which they came.
+        about: the round, in one line; empty without a round file.
+        problem: what prevents merging altogether, one line; empty if nothing does.
+        sent: the files, in the order in which they arrived.
         absent: parties of the earlier exchanges that have sent nothing yet.
-        in_common: what the contributions' fingerprints have in common, in a line; empty without.
+        in_common: what the contributions' fingerprints have in common, in one line; empty if
+            there are none.
     """
 
     about: str = ""
@@ -73,33 +74,36 @@ class RoundReview:
 
     @property
     def hindrance(self) -> str:
-        """Why nothing can be merged now; empty if something can."""
+        """Why the files can't be merged now; empty if they can."""
         if self.problem:
             return self.problem
         if not self.sent:
-            return "No contribution has come in yet"
-        faulty = sum(bool(each.fault) for each in self.sent)
+            return "No contribution has arrived yet"
+        faulty = sum(bool(file.fault) for file in self.sent)
         if faulty:
-            return f"{faulty} file{' does' if faulty == 1 else 's do'} not fit; remove or replace"
+            them = "file does not fit; remove or replace it"
+            if faulty > 1:
+                them = "files do not fit; remove or replace them"
+            return f"{faulty} {them}"
         if self.absent:
-            return f"Still to come: {', '.join(self.absent)}"
+            return f"Still missing: {', '.join(self.absent)}"
         return ""
 
 
 @dataclass
 class RoundDesk:
-    """The model behind the tab for rounds.
+    """The model behind the Rounds tab.
 
     Attributes:
         jobs: where the merge runs.
         round_file: path of ``round.json``; empty for finished deltas.
         covariance: path of the second moments; likewise.
-        delta: what the last exchange of a layerwise round came to; empty in the first one.
-        state: several rounds: path of the state between them.
+        delta: path of the delta of the last exchange in a layerwise round; empty in the first.
+        state: path of the state between rounds, if there are several.
         method: name of the merge method.
-        files: paths of what has come in.
-        merged: what the last merge wrote, and its delta.
-        news: what it came to, a line each.
+        files: paths of the files received.
+        merged: the file that the last merge wrote, and its delta.
+        news: the outcome of the last merge, one line each.
     """
 
     jobs: Jobs
@@ -116,35 +120,35 @@ class RoundDesk:
         """Add a file, or all safetensors files of a folder.
 
         Returns:
-            How many came in.
+            How many files were added.
 
         Raises:
-            InputError: when there is no such file, or all of it is here already.
+            InputError: when there is no such file, or all have already been added.
         """
         path = Path(given).expanduser()
         if not str(given).strip() or not path.exists():
             raise InputError(f"there is no file or folder at {str(given)!r}")
-        found = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else [path]
-        known = {os.path.realpath(each) for each in self.files}
-        fresh = [each for each in found if os.path.realpath(each) not in known]
+        files = sorted(path.glob(f"*{_SUFFIX}")) if path.is_dir() else [path]
+        known = {os.path.realpath(file) for file in self.files}
+        fresh = [file for file in files if os.path.realpath(file) not in known]
         if not fresh:
-            reason = "is here already" if found else f"holds no {_SUFFIX} file"
+            reason = "has already been added" if files else f"contains no {_SUFFIX} file"
             raise InputError(f"{path} {reason}")
         self.files += fresh
         return len(fresh)
 
     def remove(self, path: Path) -> None:
-        """Take a file out; it stays on disk."""
-        self.files = [each for each in self.files if each != path]
+        """Remove a file from the list; it stays on disk."""
+        self.files = [file for file in self.files if file != path]
 
     def methods(self) -> dict[str, str]:
-        """Merge methods by name, with a line on each."""
-        return {each.name: each.summary for each in merge_methods()}
+        """Merge methods by name, each with a line about it."""
+        return {method.name: method.summary for method in merge_methods()}
 
     def review(self) -> RoundReview:
         """Read the round and all files again, and check each against the others.
 
-        What is wrong with one file is said of that file and keeps no other one out.
+        A fault in one file is reported for that file and does not affect the others.
         """
         try:
             config = self._config()
@@ -154,9 +158,9 @@ class RoundDesk:
             return RoundReview(problem=str(error), sent=unjudged)
         about = "" if config is None else _about(config, ledger)
         read = [_read(path) for path in self.files]
-        sent = [each for each, _ in read]
+        sent = [file for file, _ in read]
         contributions = {
-            str(each.path): found for each, found in read if isinstance(found, Contribution)
+            str(file.path): message for file, message in read if isinstance(message, Contribution)
         }
         if config is None:
             return self._review_deltas(sent)
@@ -164,8 +168,8 @@ class RoundDesk:
         faults, problem, absent = _check(config, ledger, contributions)
         if not problem and not _path(self.covariance).is_file():
             problem = "Name the covariance file that 'collabedit stats collect' wrote"
-        judged = tuple(_judged(each, faults.get(str(each.path), "")) for each in sent)
-        fit = {name: one for name, one in contributions.items() if name not in faults}
+        judged = tuple(_judged(file, faults.get(str(file.path), "")) for file in sent)
+        fit = {name: part for name, part in contributions.items() if name not in faults}
         try:
             shared = _in_common(fit)
         except ContributionError as error:
@@ -173,23 +177,23 @@ class RoundDesk:
         return RoundReview(about, problem, judged, absent, shared)
 
     def merge(self, out: str) -> Job:
-        """Begin to merge all that has come in, as ``collabedit merge`` does.
+        """Begin to merge all files received, as ``collabedit merge`` does.
 
         Args:
             out: the delta file to write.
 
         Raises:
-            InputError: when the files or the settings cannot be used, or another job runs.
+            InputError: when the files or the settings are unusable, or another job is running.
         """
         if not out.strip():
             raise InputError("name the delta file to write, such as delta.safetensors")
         target = Path(out.strip()).expanduser()
         if target.suffix.lower() != _SUFFIX:
-            raise InputError(f"{target}: the name of a delta file ends in {_SUFFIX}")
+            raise InputError(f"{target}: the name of a delta file must end in {_SUFFIX}")
         check_output_file(target)
-        found = self.review()
-        if found.hindrance:
-            raise InputError(found.hindrance)
+        review = self.review()
+        if review.hindrance:
+            raise InputError(review.hindrance)
         files = list(self.files)
         return self.jobs.start(
             f"Merging {len(files)} files by {self.method}", lambda: self._merge(files, target)
@@ -201,7 +205,7 @@ class RoundDesk:
         config = RoundConfig.load(_path(self.round_file))
         if config.secure_aggregation is not None:
             raise InputError(
-                "this round aggregates securely, in five steps a exchange; merge it with "
+                "this round uses secure aggregation, with five steps per exchange; merge it with "
                 "'collabedit merge'"
             )
         return config
@@ -219,10 +223,11 @@ class RoundDesk:
         return RoundFiles(_path(self.round_file), _path(self.covariance), state)
 
     def _review_deltas(self, sent: Sequence[Sent]) -> RoundReview:
-        contributions = any(each.what == "contribution" for each in sent)
+        contributions = any(file.what == "contribution" for file in sent)
         if contributions:
-            return RoundReview(problem="Name the round file that they belong to", sent=tuple(sent))
-        deltas = any(each.what == "delta" for each in sent)
+            problem = "Name the round file that the contributions belong to"
+            return RoundReview(problem=problem, sent=tuple(sent))
+        deltas = any(file.what == "delta" for file in sent)
         if deltas and resolve_method(self.method).merges is not Merges.UPDATES:
             problem = (
                 f"{self.method} merges contributions, not finished deltas; name a round, or choose "
@@ -246,7 +251,8 @@ class RoundDesk:
         news = [] if line is None else [line]
         if by_files.config.gate is not None and merged.metadata.complete:
             news.append(
-                "Each party votes with 'collabedit round vote'; 'collabedit round decide' counts"
+                "Each party votes with 'collabedit round vote'; then 'collabedit round decide' "
+                "counts the votes"
             )
         return self._done(merged, target, *news)
 
@@ -275,7 +281,7 @@ def _path(text: str) -> Path:
 
 
 def _read(path: Path) -> tuple[Sent, Contribution | Delta | None]:
-    """A file, all of it checked; what is wrong with it becomes its fault."""
+    """A file and its content, fully checked; anything wrong becomes its fault."""
     try:
         size = path.stat().st_size
         kind = tensor_metadata(path, "file").get("format")
@@ -296,7 +302,7 @@ def _read(path: Path) -> tuple[Sent, Contribution | Delta | None]:
 
 def _judged(sent: Sent, fault: str) -> Sent:
     if not sent.fault and sent.what == "delta":
-        fault = "a finished delta, which no round takes; leave the round file empty to merge deltas"
+        fault = "a finished delta, not a contribution; leave the round file empty to merge deltas"
     return (
         sent if sent.fault else Sent(sent.path, sent.party, sent.edits, sent.what, sent.size, fault)
     )
@@ -305,7 +311,7 @@ def _judged(sent: Sent, fault: str) -> Sent:
 def _check(
     config: RoundConfig, ledger: Ledger, contributions: Mapping[str, Contribution]
 ) -> tuple[dict[str, str], str, tuple[str, ...]]:
-    """Faults by file, a problem of the round, and the parties that are still to come."""
+    """Faults by file, a problem of the round, and the parties that are still missing."""
     delta = ledger.delta
     layers = config.pending_layers(len(delta.changes))
     if not layers:
@@ -321,7 +327,7 @@ def _check(
         try:
             ledger.check_parties(fit)
             break
-        except ContributionError as error:  # one a time: the check ends with the first
+        except ContributionError as error:  # one at a time: the check ends with the first
             party = error.party or ""
             faults[party] = str(error).removeprefix(f"{party}: ")
             del fit[party]
@@ -331,29 +337,29 @@ def _check(
 
 
 def _absent(ledger: Ledger, contributions: Mapping[str, Contribution]) -> tuple[str, ...]:
-    """Parties of the first exchange of which nothing has come in."""
+    """Parties of the first exchange that have sent nothing yet."""
     if not ledger.exchanges:
         return ()
-    there = {sent.metadata.commitment for sent in contributions.values()}
+    received = {sent.metadata.commitment for sent in contributions.values()}
     return tuple(
-        entry.party for entry in ledger.exchanges[0].entries if entry.commitment not in there
+        entry.party for entry in ledger.exchanges[0].entries if entry.commitment not in received
     )
 
 
 def _in_common(contributions: Mapping[str, Contribution]) -> str:
-    found = detect(
+    detection = detect(
         {name: sent.metadata for name, sent in contributions.items() if sent.metadata.fingerprints}
     )
-    return _described(found) if found.fingerprints else ""
+    return _described(detection) if detection.fingerprints else ""
 
 
-def _described(found: Detection) -> str:
-    overlaps, conflicts = len(found.overlaps), len(found.conflicts)
+def _described(detection: Detection) -> str:
+    overlaps, conflicts = len(detection.overlaps), len(detection.conflicts)
     if not overlaps and not conflicts:
         return "Their fingerprints have nothing in common"
-    shared = f"{overlaps} question{' is' if overlaps == 1 else 's are'} answered alike"
+    shared = f"{overlaps} question{' has' if overlaps == 1 else 's have'} the same answer"
     return (
-        f"{shared} more than once, {conflicts} in contradiction; 'collabedit detect' settles them"
+        f"{shared} more than once, {conflicts} conflicting ones; 'collabedit detect' settles them"
     )
 
 

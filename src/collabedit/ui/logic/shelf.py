@@ -1,4 +1,4 @@
-"""Finished runs below a folder, and the reports that they make."""
+"""Finished runs below a folder, and reports on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collabedit.errors import CollabEditError, InputError
 
 __all__ = ["Shelf", "ShelfRun"]
 
-#: How far below the folder runs are looked for: a comparison of editors keeps its runs in
+#: How deep below the folder to look for runs: a comparison of editors keeps its runs in
 #: ``editors/run_000/MEMIT/one-shot``.
 _DEPTH = 4
 _SUMMARY = "summary.json"
@@ -19,14 +19,14 @@ _SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class ShelfRun:
-    """A run that is finished.
+    """A finished run.
 
     Attributes:
-        name: its folder below the shelf's.
+        name: its folder, relative to the shelf's.
         what: study, model and editor.
         when: when its summary was written.
-        scores: the Score of each method, where there is one.
-        fault: why it cannot be read; empty if it can.
+        scores: the Score of each method that has one.
+        fault: why it can't be read; empty if it can.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ShelfRun:
 
 
 class Shelf:
-    """The model behind the tab for reports.
+    """The model behind the Reports tab.
 
     Args:
         root: the folder of results.
@@ -47,10 +47,10 @@ class Shelf:
         self.root = Path(root)
 
     def look_in(self, root: str) -> None:
-        """Turn to another folder.
+        """Switch to another folder.
 
         Raises:
-            InputError: when it is none.
+            InputError: when it is not a folder.
         """
         path = Path(root.strip() or ".").expanduser()
         if not path.is_dir():
@@ -58,18 +58,18 @@ class Shelf:
         self.root = path
 
     def runs(self) -> list[ShelfRun]:
-        """The finished runs, the newest first."""
-        found: set[Path] = set()
+        """The finished runs, newest first."""
+        summaries: set[Path] = set()
         for depth in range(_DEPTH + 1):
-            found.update(self.root.glob("*/" * depth + _SUMMARY))
-        newest = sorted(found, key=lambda path: (-path.stat().st_mtime, path))
+            summaries.update(self.root.glob("*/" * depth + _SUMMARY))
+        newest = sorted(summaries, key=lambda path: (-path.stat().st_mtime, path))
         return [self._run(path) for path in newest]
 
     def page(self, names: Sequence[str]) -> str:
         """The report on runs, several of them side by side.
 
         Args:
-            names: of runs, as :meth:`runs` gives them.
+            names: names of runs, as :meth:`runs` returns them.
 
         Raises:
             InputError: when no run or an unknown one is named, or a result is damaged.

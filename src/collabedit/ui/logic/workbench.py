@@ -1,4 +1,4 @@
-"""A model, its edits and its answers before and after them."""
+"""A model, its edits, and its answers before and after them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EditSettings", "Edited", "Neighbour", "Said", "Workbench"]
 
-#: Neighbours that are asked, of one edit and of all of them.
+#: How many neighbours are asked about, per edit and in all.
 _EACH, _ALL = 3, 60
 
 _MOST_TOKENS = 40
@@ -35,9 +35,9 @@ class EditSettings:
         model: a built-in name, a path, or a Hub id.
         editor: name of the editor.
         schedule: name of the schedule.
-        covariance: file of second moments; collected once and kept where not given.
-        prior_weight: ``lambda``; the preset's where not given.
-        retry: give edits that did not take one more pass.
+        covariance: file of second moments; by default, collected once and kept.
+        prior_weight: ``lambda``; the preset's by default.
+        retry: give edits that did not take a second pass.
     """
 
     model: str = "smollm2-135m"
@@ -53,10 +53,10 @@ class Said:
     """What a model wrote after a question, before and after its edits.
 
     Attributes:
-        question: what was asked.
-        chat: whether in the model's chat template, or as a plain text to go on with.
+        question: the question.
+        chat: whether it was asked in the model's chat template, or as plain text to continue.
         before: the unedited model's answer.
-        after: the edited model's; ``None`` where nothing has been edited.
+        after: the edited model's; ``None`` if nothing has been edited.
     """
 
     question: str
@@ -70,8 +70,8 @@ class Neighbour:
     """A model's answer about a fact that should stay as it was.
 
     Attributes:
-        prompt: what it went on from.
-        answer: the right answer, where one is known.
+        prompt: the prompt that it continued.
+        answer: the right answer, if known.
         before: the unedited model's continuation.
         after: the edited model's.
     """
@@ -88,7 +88,7 @@ class Neighbour:
 
     @property
     def verdict(self) -> str:
-        """What became of it, in words."""
+        """How the answer changed, in words."""
         from collabedit.evaluation.matching import names
 
         if self.same:
@@ -103,10 +103,10 @@ class Edited:
     """The result of editing.
 
     Attributes:
-        model: what the user calls the model.
+        model: the user's name for the model.
         delta: the change of its weights.
-        outcomes: what came of each edit; ``None`` for a delta that was merged elsewhere.
-        neighbours: what the neighbours of the edits say.
+        outcomes: the outcome of each edit; ``None`` for a delta that was merged elsewhere.
+        neighbours: the answers about the edits' neighbours.
     """
 
     model: str
@@ -116,7 +116,7 @@ class Edited:
 
 
 class Workbench:
-    """The model behind the tab for editing. The language model stays loaded between jobs, unedited.
+    """The model behind the Edit tab. The language model stays loaded between jobs, unedited.
 
     Args:
         jobs: where long work runs.
@@ -126,8 +126,8 @@ class Workbench:
         drafts: the rows of edits.
         loaded: the records of files.
         sources: names of these files.
-        edited: what the last edit came to, or the delta that was opened.
-        said: answers to questions since then, the newest first.
+        edited: the result of the last edit, or the delta that was opened.
+        said: answers to questions since then, newest first.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -153,64 +153,64 @@ class Workbench:
         """Add the records of a file of requests.
 
         Args:
-            path: of the file.
-            name: what to call it, if not by its path.
+            path: the file.
+            name: its name on the page; its path by default.
 
         Returns:
-            What is odd about it, a line each.
+            Warnings about it, one line each.
 
         Raises:
-            InputError: when the file cannot be read, or a record in it cannot be used.
+            InputError: when the file can't be read, or a record in it is unusable.
         """
-        found = read_requests(str(Path(path).expanduser()))
-        found = replace(found, source=name or str(path))
-        problem = found.problem()
+        content = read_requests(str(Path(path).expanduser()))
+        content = replace(content, source=name or str(path))
+        problem = content.problem()
         if problem is not None:
             raise InputError(problem)
-        self.loaded += found.records
-        self.sources += (f"{found.source} ({len(found.records)})",)
-        return list(found.warnings)
+        self.loaded += content.records
+        self.sources += (f"{content.source} ({len(content.records)})",)
+        return list(content.warnings)
 
     def clear_files(self) -> None:
         """Forget the records of files."""
         self.loaded, self.sources = (), ()
 
     def edit(self) -> Job:
-        """Begin to edit the unedited model with all edits of the page.
+        """Begin to edit the unedited model with all edits on the page.
 
         Raises:
-            InputError: when the edits or the settings cannot be used, or another job runs.
+            InputError: when the edits or the settings are unusable, or another job is running.
         """
         from collabedit.editors import resolve_editor
         from collabedit.messages import parse_schedule
 
-        found, settings = self.review(), self.settings
-        if found.problem is not None:
-            raise InputError(found.problem)
+        edits, settings = self.review(), self.settings
+        if edits.problem is not None:
+            raise InputError(edits.problem)
         if not settings.model.strip():
             raise InputError("name a model: a built-in one, a directory, a .gguf file or a Hub id")
         resolve_editor(settings.editor)
         parse_schedule(settings.schedule)
-        count = len(found.records)
+        count = len(edits.records)
         title = f"Editing {settings.model} with {count} edit{'' if count == 1 else 's'}"
 
         def work() -> Edited:
-            edited = self._edit(settings, found.records)
+            edited = self._edit(settings, edits.records)
             self.edited, self.said = edited, []
             return edited
 
         return self.jobs.start(title, work, (*COMMANDS["edit"], "Generating"))
 
     def open_delta(self, path: str | Path, model: str | None = None) -> Job:
-        """Begin to open a complete delta, to ask its model and to save it in another form.
+        """Begin to open a complete delta, to ask its model and to save it in another format.
 
         Args:
-            path: of the delta.
-            model: the unedited model on this machine, if not as the delta says.
+            path: the delta's file.
+            model: the unedited model on this machine, if not the one that the delta names.
 
         Raises:
-            InputError: when the file cannot be read, or another job runs.
-            RoundError: when it is no complete delta.
+            InputError: when the file can't be read, or another job is running.
+            RoundError: when it is not a complete delta.
         """
         from collabedit.messages import Delta
 
@@ -234,7 +234,7 @@ class Workbench:
         Without edits, the chosen model is asked.
 
         Raises:
-            InputError: when there is no question or no model, or another job runs.
+            InputError: when there is no question or no model, or another job is running.
         """
         question = question.strip()
         if not question:
@@ -245,15 +245,15 @@ class Workbench:
 
         def work() -> list[Said]:
             model = self._load(name, dtype)
-            found = _asked(model, question, edited)
-            self.said = [*found, *self.said]
-            return found
+            answers = _asked(model, question, edited)
+            self.said = [*answers, *self.said]
+            return answers
 
         stages = ("Loading the model", "Generating")
         return self.jobs.start(f"Asking {name}", work, stages)
 
     def export(self, to: str, out: str, *, overwrite: bool = False) -> Job:
-        """Begin to save what was edited, in one of the registered export formats.
+        """Begin to save the edited model in one of the registered export formats.
 
         Args:
             to: name of the format.
@@ -261,7 +261,7 @@ class Workbench:
             overwrite: replace what an earlier export wrote there.
 
         Raises:
-            InputError: when nothing has been edited, no place is named, or another job runs.
+            InputError: when nothing has been edited, no path is given, or another job is running.
             UnknownNameError: when there is no such format.
         """
         from collabedit.export import resolve_format
@@ -273,7 +273,9 @@ class Workbench:
         edited, target = self.edited, Path(out.strip()).expanduser()
         chosen = resolve_format(to, target)
         if chosen.suffix and target.suffix.lower() != chosen.suffix:
-            raise InputError(f"{target}: the name of a {chosen.name} file ends in {chosen.suffix}")
+            raise InputError(
+                f"{target}: the name of a {chosen.name} file must end in {chosen.suffix}"
+            )
 
         def work() -> list[str]:
             from collabedit.export import Base, ExportJob
@@ -285,7 +287,7 @@ class Workbench:
         return self.jobs.start(f"Saving {target}", work)
 
     def _load(self, name: str, dtype: str = "float32") -> LanguageModel:
-        """The unedited model, loaded if it is another one than before."""
+        """The unedited model, loaded unless it is the one already loaded."""
         from collabedit.models import load_model
 
         if self._model is None or self._loaded_as != (name, dtype):
@@ -310,7 +312,7 @@ class Workbench:
             schedule=parse_schedule(settings.schedule),
             hyperparameters=preset.with_changes(prior_weight=settings.prior_weight),
         )
-        delta, came = find_delta(
+        delta, outcomes = find_delta(
             model,
             {"": records},
             config,
@@ -318,7 +320,7 @@ class Workbench:
             covariance=settings.covariance.strip() or None,
             retry=settings.retry,
         )
-        return Edited(settings.model, delta, came, _neighbours(model, records, delta))
+        return Edited(settings.model, delta, outcomes, _neighbours(model, records, delta))
 
 
 def _asked(model: LanguageModel, question: str, edited: Edited | None) -> list[Said]:
@@ -327,38 +329,38 @@ def _asked(model: LanguageModel, question: str, edited: Edited | None) -> list[S
     probes = raw_and_chat(question, model.tokenizer)
     before, after = _before_and_after(model, probes, None if edited is None else edited.delta)
     return [
-        Said(question, probe.form.chat, before[place], after[place] if after else None)
-        for place, probe in enumerate(probes)
+        Said(question, probe.form.chat, before[index], after[index] if after else None)
+        for index, probe in enumerate(probes)
     ]
 
 
 def _neighbours(
     model: LanguageModel, records: Sequence[Record], delta: Delta
 ) -> tuple[Neighbour, ...]:
-    """What the edits' neighbours say, of each edit a few; those too long for the model left out."""
+    """The answers about a few neighbours of each edit, except those too long for the model."""
     from collabedit.evaluation.answers import fitting
     from collabedit.evaluation.forms import Probe, form_of
 
     raw = form_of("raw")
     asked: dict[str, tuple[Probe, str | None]] = {}
     for record in records:
-        kept = record.neighborhood_target or record.request.target_true
+        answer = record.neighborhood_target or record.request.target_true
         for prompt in record.neighborhood_prompts[:_EACH]:
-            asked.setdefault(prompt, (Probe(raw, prompt, ()), kept))
+            asked.setdefault(prompt, (Probe(raw, prompt, ()), answer))
     fit = fitting(model, [probe for probe, _ in asked.values()])[:_ALL]
     if not fit:
         return ()
     before, after = _before_and_after(model, fit, delta)
     return tuple(
-        Neighbour(probe.prompt, asked[probe.prompt][1], before[place], after[place])
-        for place, probe in enumerate(fit)
+        Neighbour(probe.prompt, asked[probe.prompt][1], before[index], after[index])
+        for index, probe in enumerate(fit)
     )
 
 
 def _before_and_after(
     model: LanguageModel, probes: Sequence[Probe], delta: Delta | None
 ) -> tuple[list[str], list[str]]:
-    """What a model writes after probes; nothing after the edits where there are none."""
+    """What a model writes after probes, before and after its edits (empty if there are none)."""
     from collabedit.evaluation.answers import write
 
     def texts() -> list[str]:

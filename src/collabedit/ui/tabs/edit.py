@@ -1,4 +1,4 @@
-"""The tab for editing: a model, edits, their outcomes, questions, and saving."""
+"""The Edit tab: a model, edits, their outcomes, questions, and saving."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from collabedit.ui.widgets import (
 __all__ = ["EditTab"]
 
 _OTHER = "another model"
-#: Records of files, outcomes and answers that are listed.
+#: How many records of files, outcomes and answers are listed.
 _SHOWN = 30
 _VERDICTS = {Took.TOOK: "good", Took.LOST: "bad", Took.NOT: "bad"}
 _KINDS = {"reads": "", "repeats": "warn", "incomplete": "", "bad": "bad"}
-_PLACES = {
+_PATHS = {
     "delta": "delta.safetensors",
     "lora": "adapter",
     "model": "edited-model",
@@ -46,8 +46,8 @@ class EditTab:
     """The tab, for one window.
 
     Args:
-        bench: what it works on.
-        scratch: a folder for files that the browser hands over.
+        bench: the model behind the tab.
+        scratch: a folder for files that the browser uploads.
     """
 
     def __init__(self, bench: Workbench, scratch: Path) -> None:
@@ -62,7 +62,7 @@ class EditTab:
         self._results()
 
     async def refresh(self) -> None:
-        """Show what the last job came to."""
+        """Show the outcome of the last job."""
         self._results.refresh()
 
     # --- model and settings -----------------------------------------------------------------------
@@ -91,9 +91,9 @@ class EditTab:
     def _settings(self) -> None:
         bench, settings = self._bench, self._bench.settings
         with ui.element("div").classes("grid"):
-            names = {each.name: each.name for each in editors()}
+            names = {editor.name: editor.name for editor in editors()}
             choice("Editor", names, settings.editor, lambda name: bench.change(editor=name))
-            schedules = {each.value: each.value for each in Schedule}
+            schedules = {schedule.value: schedule.value for schedule in Schedule}
             choice(
                 "Schedule",
                 schedules,
@@ -101,18 +101,18 @@ class EditTab:
                 lambda name: bench.change(schedule=name),
             )
             ui.number(
-                "Weight of ordinary text (lambda); empty: the preset's",
+                "Weight of ordinary text (lambda); if empty, the preset's",
                 value=settings.prior_weight,
                 min=0,
                 on_change=lambda event: bench.change(prior_weight=event.value or None),
             ).props("outlined stack-label")
             field(
-                "Covariance file; empty: collected once and kept",
+                "Covariance file; if empty, collected once and kept",
                 settings.covariance,
                 lambda text: bench.change(covariance=text),
             )
         ui.checkbox(
-            "Give edits that did not take one more pass",
+            "Give edits that did not take a second pass",
             value=settings.retry,
             on_change=lambda event: bench.change(retry=event.value),
         )
@@ -122,11 +122,11 @@ class EditTab:
     @ui.refreshable_method
     def _rows(self) -> None:
         self._notes = []
-        for place, draft in enumerate(self._bench.drafts):
-            self._row(place, draft)
+        for row, draft in enumerate(self._bench.drafts):
+            self._row(row, draft)
         self._check()
 
-    def _row(self, place: int, draft: Draft) -> None:
+    def _row(self, row: int, draft: Draft) -> None:
         def setter(name: str) -> object:
             def change(text: str) -> None:
                 setattr(draft, name, text)
@@ -135,8 +135,8 @@ class EditTab:
             return change
 
         with ui.element("fieldset").classes("fact"):
-            ui.html(f"Edit {place + 1}", sanitize=False, tag="legend")
-            examples = ("The capital of {} is", "France", "Lyon") if place == 0 else ("", "", "")
+            ui.html(f"Edit {row + 1}", sanitize=False, tag="legend")
+            examples = ("The capital of {} is", "France", "Lyon") if row == 0 else ("", "", "")
             labels = ("Prompt, with {} for the subject", "Subject", "New object")
             names = ("prompt", "subject", "target")
             with ui.element("div").classes("fields"):
@@ -146,12 +146,12 @@ class EditTab:
             with ui.element("div").classes("fields"):
                 others = "Other subjects that must stay as they are, such as Italy, Spain"
                 field(others, draft.others, setter("others"), classes="others")  # type: ignore[arg-type]
-                label = f"Remove edit {place + 1}"
-                button("Remove", lambda: self._remove(place), "quiet", label=label)
+                label = f"Remove edit {row + 1}"
+                button("Remove", lambda: self._remove(row), "quiet", label=label)
             self._notes.append(ui.label().classes("note").props("role=status"))
 
-    def _remove(self, place: int) -> None:
-        del self._bench.drafts[place]
+    def _remove(self, row: int) -> None:
+        del self._bench.drafts[row]
         if not self._bench.drafts:
             self._bench.drafts.append(Draft())
         self._rows.refresh()
@@ -161,19 +161,19 @@ class EditTab:
         self._rows.refresh()
 
     def _check(self) -> None:
-        """Say of each row how it reads, and what it has in common with others."""
-        found = self._bench.review()
-        for place, label in enumerate(self._notes):
-            note = found.notes.get(place, Note("incomplete", ""))
+        """Show how each row reads, and what it has in common with others."""
+        review = self._bench.review()
+        for row, label in enumerate(self._notes):
+            note = review.notes.get(row, Note("incomplete", ""))
             label.set_text(note.text)
             label.classes(replace=f"note {_KINDS[note.kind]}")
-        self._announce(found)
+        self._announce(review)
 
-    def _announce(self, found: Review) -> None:
+    def _announce(self, review: Review) -> None:
         if hasattr(self, "_ready"):
-            count = len(found.records)
+            count = len(review.records)
             ready = f"{count} edit{'' if count == 1 else 's'} ready"
-            self._ready.set_text(found.problem or ready)
+            self._ready.set_text(review.problem or ready)
 
     def _buttons(self) -> None:
         with ui.element("div").classes("buttons"):
@@ -204,15 +204,15 @@ class EditTab:
         bench = self._bench
         if not bench.loaded:
             return
-        found = bench.review()
+        notes = bench.review().loaded
         rows: list[list[Cell]] = []
-        # those that need attention first: the others may be too many to list
-        order = sorted(range(len(bench.loaded)), key=lambda place: place not in found.loaded)
-        for place in order[:_SHOWN]:
-            request = bench.loaded[place].request
-            note = found.loaded.get(place)
-            said = (note.text, _KINDS[note.kind]) if note else "ready"
-            rows.append([str(place + 1), request.text, request.target_new, said])
+        # those that need attention first, since there may be too many others to list
+        order = sorted(range(len(bench.loaded)), key=lambda index: index not in notes)
+        for index in order[:_SHOWN]:
+            request = bench.loaded[index].request
+            note = notes.get(index)
+            state = (note.text, _KINDS[note.kind]) if note else "ready"
+            rows.append([str(index + 1), request.text, request.target_new, state])
         hint(f"From files: {', '.join(bench.sources)}")
         table("Edits from files", ["record", "prompt", "new object", "state"], rows)
         if len(order) > _SHOWN:
@@ -228,7 +228,7 @@ class EditTab:
         with complaints():
             self._bench.edit()
 
-    # --- what came of it --------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
     @ui.refreshable_method
     def _results(self) -> None:
@@ -254,26 +254,26 @@ class EditTab:
             question.classes("grow").on("keydown.enter", ask)
             button("Ask", ask, "main")
         if edited is None:
-            hint("Nothing has been edited yet: the chosen model is asked as it is.")
+            hint("Nothing has been edited yet, so the chosen model answers as it is.")
         if bench.said:
             _answers(bench.said[:_SHOWN])
 
     def _save(self, edited: Edited) -> None:
-        formats = {each.name: each.summary for each in export_formats()}
+        formats = {format_.name: format_.summary for format_ in export_formats()}
         titles = {"delta": "Delta", "lora": "LoRA adapter", "model": "Model folder", "gguf": "GGUF"}
 
         def choose(name: str) -> None:
-            out.set_value(_PLACES.get(name, name))
+            out.set_value(_PATHS.get(name, name))
             about.set_content(html.escape(formats[name]))
 
         def save() -> None:
             with complaints():
                 self._bench.export(to.value, out.value or "", overwrite=bool(replace.value))
 
-        options = {name: titles.get(name, name) for name in (*_PLACES, *formats) if name in formats}
+        options = {name: titles.get(name, name) for name in (*_PATHS, *formats) if name in formats}
         with ui.element("div").classes("line"):
             to = choice("As", options, "delta", choose)
-            out = field("File or directory to write", _PLACES["delta"], lambda _: None)
+            out = field("File or directory to write", _PATHS["delta"], lambda _: None)
             out.classes("grow")
             button("Save", save, "main")
         about = hint(formats["delta"])
@@ -290,46 +290,47 @@ def _described(name: str) -> str:
 
 
 def _outcomes(edited: Edited) -> None:
-    """Which edits took, with what the model said before and says now; and the neighbours."""
+    """Which edits took, with the model's answers before and after; and the neighbours."""
     if edited.outcomes is None:
         about = edited.delta.metadata
         hint(
             f"A delta of {about.edits} edits by {about.parties} parties on {edited.model}, merged "
-            f"by {about.method}. Ask the model, before and after, below."
+            f"by {about.method}. Below, you can ask the model before and after."
         )
         return
     lines([str(edited.outcomes)], "strong")
     failed = set(edited.outcomes.failed)
-    order = sorted(range(len(edited.outcomes.each)), key=lambda place: place not in failed)
-    for place in order[:_SHOWN]:
-        _outcome(edited.outcomes.each[place])
+    order = sorted(range(len(edited.outcomes.each)), key=lambda index: index not in failed)
+    for index in order[:_SHOWN]:
+        _outcome(edited.outcomes.each[index])
     if len(order) > _SHOWN:
         hint(f"and {len(order) - _SHOWN} more")
     if edited.neighbours:
         _neighbours(edited)
 
 
-def _outcome(one: Outcome) -> None:
+def _outcome(outcome: Outcome) -> None:
     with ui.element("article").classes("card"):
         with ui.element("div").classes("card-head"):
-            fact = f"{html.escape(one.request.text)} <b>{html.escape(one.request.target_new)}</b>"
-            ui.html(fact, sanitize=False, tag="h3")
-            ui.label(one.took.value).classes(f"badge {_VERDICTS[one.took]}")
-        rows: list[list[Cell]] = [["As a text", one.raw[0]["text"], one.raw[1]["text"]]]
-        if one.chat is not None:
-            before, after = one.chat
+            text, target = map(html.escape, (outcome.request.text, outcome.request.target_new))
+            ui.html(f"{text} <b>{target}</b>", sanitize=False, tag="h3")
+            ui.label(outcome.took.value).classes(f"badge {_VERDICTS[outcome.took]}")
+        before, after = outcome.raw
+        rows: list[list[Cell]] = [["As a text", before["text"], after["text"]]]
+        if outcome.chat is not None:
+            before, after = outcome.chat
             rows.append([f"In a chat: {before['prompt']}", before["text"], after["text"]])
-        table(f"Answers to {one.request.text}", ["asked", "before", "after"], rows)
+        table(f"Answers to {outcome.request.text}", ["asked", "before", "after"], rows)
 
 
 def _neighbours(edited: Edited) -> None:
-    same = sum(each.same for each in edited.neighbours)
+    same = sum(neighbour.same for neighbour in edited.neighbours)
     rows: list[list[Cell]] = [
-        [each.prompt, each.before, each.after, (each.verdict, "bad" if _lost(each.verdict) else "")]
-        for each in edited.neighbours
+        [one.prompt, one.before, one.after, (one.verdict, "bad" if _lost(one.verdict) else "")]
+        for one in edited.neighbours
     ]
     ui.html("Neighbours", sanitize=False, tag="h3")
-    hint(f"{same} of {len(rows)} say the very same as before.")
+    hint(f"{same} of {len(rows)} say exactly the same as before.")
     table("What the neighbours say", ["asked", "before", "after", "outcome"], rows)
 
 
@@ -339,10 +340,10 @@ def _lost(verdict: str) -> bool:
 
 def _answers(said: Sequence[Said]) -> None:
     rows: list[list[Cell]] = []
-    compared = any(each.after is not None for each in said)
-    for each in said:
-        way = "in a chat" if each.chat else "as a text"
-        row: list[Cell] = [each.question, way, each.before]
-        rows.append([*row, each.after or ""] if compared else row)
+    compared = any(answer.after is not None for answer in said)
+    for answer in said:
+        form = "in a chat" if answer.chat else "as a text"
+        row: list[Cell] = [answer.question, form, answer.before]
+        rows.append([*row, answer.after or ""] if compared else row)
     headings = ["asked", "as", *(["before", "after"] if compared else ["answer"])]
     table("Answers", headings, rows)

@@ -1,4 +1,4 @@
-"""The tab for reports: finished runs, each with its page, and several side by side."""
+"""The Reports tab: finished runs, each with its page, and several side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collabedit.ui.widgets import button, complaints, field, hint, lines, sectio
 
 __all__ = ["REPORT_PATH", "ReportsTab"]
 
-#: Where reports are served; each run that they show is a ``run`` of the query.
+#: Where reports are served; each run in a report is a ``run`` parameter of the query.
 REPORT_PATH = "/report"
 _SHOWN = 100
 
@@ -21,7 +21,7 @@ class ReportsTab:
     """The tab, for one window.
 
     Args:
-        shelf: what it works on.
+        shelf: the model behind the tab.
     """
 
     def __init__(self, shelf: Shelf) -> None:
@@ -30,8 +30,8 @@ class ReportsTab:
         self._runs: list[ShelfRun] = []
         with section("Reports"):
             hint(
-                "Finished runs of 'collabedit run', 'demo' and 'tune'. A report opens in a tab of "
-                "its own; save it from there to keep or share it. It holds the text of the edits."
+                "Finished runs of 'collabedit run', 'demo' and 'tune'. A report opens in a new "
+                "tab; save it from there to keep or share it. It contains the text of the edits."
             )
 
             async def look() -> None:
@@ -64,8 +64,8 @@ class ReportsTab:
             hint(f"There is no finished run in {self._shelf.root}.")
             return
         with ui.element("ul").classes("parties"):
-            for each in runs[:_SHOWN]:
-                self._run(each)
+            for run_ in runs[:_SHOWN]:
+                self._run(run_)
         if len(runs) > _SHOWN:
             hint(f"and {len(runs) - _SHOWN} older ones")
         self._together()

@@ -1,4 +1,4 @@
-"""The tab for rounds: what parties sent, who is in, and the merge."""
+"""The Rounds tab: what the parties sent, whose files fit, and the merge."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class RoundsTab:
     """The tab, for one window.
 
     Args:
-        desk: what it works on.
-        scratch: a folder for files that the browser hands over.
-        try_it: opens a merged delta in the tab for editing.
+        desk: the model behind the tab.
+        scratch: a folder for files that the browser uploads.
+        try_it: opens a merged delta in the Edit tab.
     """
 
     def __init__(self, desk: RoundDesk, scratch: Path, try_it: Callable[[Path], None]) -> None:
         self._desk, self._scratch, self._try_it = desk, scratch, try_it
-        self._found = RoundReview()
+        self._review = RoundReview()
         with section("Round"):
             hint(
-                "The coordinator's part of a round by files: read what the parties sent, see who "
-                "is in, and merge it into one delta. To merge finished deltas, leave the round "
-                "and the covariance empty."
+                "The coordinator's part of a round by files: read what the parties sent, see whose "
+                "files fit, and merge them into one delta. To merge finished deltas, leave the "
+                "round and the covariance empty."
             )
             with ui.element("div").classes("grid"):
                 for name, label, example in (
@@ -60,16 +60,16 @@ class RoundsTab:
         ui.timer(0, self._look, once=True)
 
     async def refresh(self) -> None:
-        """Show what the last job came to."""
+        """Show the outcome of the last job."""
         self._delta.set_value(self._desk.delta)
         self._merge.refresh()
         await self._look()
 
     async def _look(self) -> None:
-        """Read all files again; beside the page, since they may be large."""
-        found = await run.io_bound(self._desk.review)
-        if found is not None:  # None while the page is closing
-            self._found = found
+        """Read all files again, in the background, since they may be large."""
+        review = await run.io_bound(self._desk.review)
+        if review is not None:  # None while the page is closing
+            self._review = review
             self._parties.refresh()
 
     def _path(self, name: str, label: str, example: str) -> None:
@@ -105,35 +105,35 @@ class RoundsTab:
 
     @ui.refreshable_method
     def _parties(self) -> None:
-        found = self._found
-        if found.about:
-            lines([found.about], "strong")
-        if found.problem:
-            lines([found.problem], "bad").props("role=alert")
-        self._list(found)
-        if found.sent and not found.problem:
-            ready = found.hindrance or f"All {len(found.sent)} fit together"
-            lines([ready], "warn" if found.hindrance else "good").props("role=status")
-        if found.in_common:
-            lines([found.in_common])
+        review = self._review
+        if review.about:
+            lines([review.about], "strong")
+        if review.problem:
+            lines([review.problem], "bad").props("role=alert")
+        self._list(review)
+        if review.sent and not review.problem:
+            ready = review.hindrance or f"All {len(review.sent)} fit together"
+            lines([ready], "warn" if review.hindrance else "good").props("role=status")
+        if review.in_common:
+            lines([review.in_common])
 
-    def _list(self, found: RoundReview) -> None:
-        if not found.sent and not found.absent:
-            hint("Nothing has come in yet.")
+    def _list(self, review: RoundReview) -> None:
+        if not review.sent and not review.absent:
+            hint("Nothing has arrived yet.")
             return
         with ui.element("ul").classes("parties"):
-            for sent in found.sent:
+            for sent in review.sent:
                 self._party(sent)
-            for name in found.absent:
+            for name in review.absent:
                 with ui.element("li").classes("card"), ui.element("div").classes("card-head"):
                     ui.label(name).classes("strong")
-                    ui.label("still to come").classes("badge warn")
+                    ui.label("still missing").classes("badge warn")
 
     def _party(self, sent: Sent) -> None:
         with ui.element("li").classes("card"):
             with ui.element("div").classes("card-head"):
                 ui.label(sent.name).classes("strong")
-                ui.label("does not fit" if sent.fault else "in").classes(
+                ui.label("does not fit" if sent.fault else "fits").classes(
                     f"badge {'bad' if sent.fault else 'good'}"
                 )
                 label = f"Remove {sent.path.name}"
@@ -170,4 +170,4 @@ class RoundsTab:
                 self._try_it(path)
 
         if delta.metadata.complete:
-            button("Ask the merged model, and save it in another form", open_it)
+            button("Ask the merged model, and save it in another format", open_it)
