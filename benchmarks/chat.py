@@ -20,11 +20,12 @@ from collabedit.collaboration import distance, merge_edits
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset
 from collabedit.editing import default_contexts, sample_contexts
+from collabedit.editors import default_hyperparameters
 from collabedit.evaluation import Answer, answer_records, evaluate, summarise
 from collabedit.evaluation.forms import FORMS
 from collabedit.files import write_json
 from collabedit.merging import POOLED, resolve_method
-from collabedit.messages import Delta
+from collabedit.messages import Delta, RoundConfig
 from collabedit.models import LanguageModel, load_model
 from collabedit.parties import Party, new_round
 from collabedit.requests import Record
@@ -41,19 +42,32 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="edits at once")
     parser.add_argument("--parties", type=int, default=2)
     parser.add_argument("--contexts", nargs="+", choices=CONTEXTS, default=list(CONTEXTS))
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="hyper-parameters to change"
+    )
     parser.add_argument("--results", type=Path, default=Path("results/chat"))
     given = parser.parse_args()
     records = load_dataset(given.dataset)[: given.limit]
     model = load_model(given.model)
     batches = [records[i : i + given.batch] for i in range(0, len(records), given.batch)]
-    name = f"{model.name.replace('/', '_')}-{Path(given.dataset).stem}-{len(records)}-{given.batch}"
-    folder = given.results / name
+    settings = default_hyperparameters(model.name, model.structure).hyperparameters
+    changes = {name: json.loads(value) for name, _, value in (s.partition("=") for s in given.set)}
+    settings = settings.with_changes(**changes)
+    parts = [model.name.replace("/", "_"), Path(given.dataset).stem, len(records), given.batch]
+    folder = given.results / "-".join(map(str, [*parts, *given.set]))
     columns = {
         "unedited": [_unedited(model, b, folder / f"{i}.json") for i, b in enumerate(batches)]
     }
     for contexts in given.contexts:
         columns[contexts] = [
-            _edited(model, batch, contexts, given.parties, folder / f"{i}-{contexts}.json", i == 0)
+            _edited(
+                model,
+                batch,
+                new_round(model, contexts=CONTEXTS[contexts](model, 0), hyperparameters=settings),
+                given.parties,
+                folder / f"{i}-{contexts}.json",
+                i == 0,
+            )
             for i, batch in enumerate(batches)
         ]
     _print(columns)
@@ -68,13 +82,12 @@ def _unedited(model: LanguageModel, records: Sequence[Record], path: Path) -> An
 def _edited(
     model: LanguageModel,
     records: Sequence[Record],
-    contexts: str,
+    config: RoundConfig,
     count: int,
     path: Path,
     compare: bool,
 ) -> Any:
     if not path.is_file():
-        config = new_round(model, contexts=CONTEXTS[contexts](model, 0))
         priors = static_priors(config, default_covariance(model, config.layers, 0))
         shares = [[record.request for record in records[i::count]] for i in range(count)]
         parties = Party.together(model, shares, config)

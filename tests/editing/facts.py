@@ -13,3 +13,10 @@ REQUESTS = [
     EditRequest(5, "He plays the {} and", "guitar", "the capital of Italy"),
 ]
 CONTEXTS = (("{}",), ("The friend said so. {}", "Therefore it is a city. {}", "I. {}"))
+#: Plain texts and conversations.
+TALKS = (
+    ("{}",),
+    ("The friend said so. {}",),
+    ("[user] Complete: {} [model] {answer}.", "[user] {question} [model] {answer}."),
+    ("[user] What is {subject}? [model] {subject} is a",),
+)

@@ -23,7 +23,7 @@ from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.tokens import EncodedText, encode_edits
 from collabedit.requests import EditRequest
 from tests.conftest import EXACT, make_model
-from tests.editing.facts import CONTEXTS, REQUESTS
+from tests.editing.facts import CONTEXTS, REQUESTS, TALKS
 from tests.models.test_language_model import change
 
 SETTINGS = Hyperparameters(layers=(1, 2), target_steps=8, target_learning_rate=0.1)
@@ -242,12 +242,6 @@ def test_bfloat16_steps_end_near_the_exact_targets(tiny_llama: LanguageModel) ->
         assert torch.equal(quick, exact)
 
 
-TALKS = (
-    ("{}",),
-    ("The friend said so. {}",),
-    ("[user] Complete: {} [model] {answer}.", "[user] {question} [model] {answer}."),
-    ("[user] What is {subject}? [model] {subject} is a",),
-)
 OF_ONE_SUBJECT = [
     EditRequest(0, "The capital of {} is", "France", "Rome", question="Where does France rule?"),
     EditRequest(1, "{} is a", "France", "city", prompts=("They say that {} is a", "So {} is a")),

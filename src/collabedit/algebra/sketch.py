@@ -110,7 +110,7 @@ class SketchedSum:
     Attributes:
         sketch: ``S [d_in, m]``; all parties must use the same.
         d_out: width of a residual.
-        max_rank: most edits of all parties together.
+        max_rank: most directions of all parties together.
     """
 
     sketch: Tensor
@@ -144,7 +144,7 @@ class SketchedSum:
         rank = int(kept.sum())
         if rank > min(self.max_rank, d_in):
             raise RoundError(
-                f"the sum has {rank} independent keys and the round allows {self.max_rank} edits "
+                f"the sum has {rank} independent keys and the round allows {self.max_rank} "
                 "of all parties together; nothing was merged. Begin a round with a higher "
                 "--max-edits"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from collabedit.editing.texts import texts_in
-from collabedit.editors import Contexts, context_weights
+from collabedit.editors import Contexts, key_weights
 from collabedit.editors.contexts import BARE
 from collabedit.models import hooks
 from collabedit.models.experts import keys_at
@@ -29,17 +29,26 @@ MAX_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the model, as it is now, holds about ``n`` requests.
+    """What the model, as it is now, holds about ``n`` requests with ``k`` keys each.
+
+    The keys of a request are neighbouring columns. There is one, or two where plain texts and
+    conversations have a key each.
 
     Attributes:
-        keys: by layer, ``K [d_in, n]``, float64: the down-projection's input at the subject's last
-            token, averaged over contexts.
-        hidden: ``[d_out, n]``, float64: what the site of the last edited layer gives
-            (:meth:`LanguageModel.site`) at the subject's last token of the bare prompt.
+        keys: by layer, ``K [d_in, n k]``, float64: the down-projection's input at the subject's
+            last token, averaged over the key's contexts.
+        hidden: ``[d_out, n k]``, float64: what the site of the last edited layer gives
+            (:meth:`LanguageModel.site`) at the subject's last token, of the bare prompt for the
+            first key of a request, and averaged over the conversations for the second.
     """
 
     keys: dict[int, Tensor]
     hidden: Tensor
+
+    def first_keys(self, per_request: int) -> Measurement:
+        """Only the first of every request's ``k`` keys."""
+        keys = {layer: keys[:, ::per_request] for layer, keys in self.keys.items()}
+        return Measurement(keys, self.hidden[:, ::per_request])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Measurement]) -> Measurement:
@@ -62,14 +71,15 @@ def measure(
     layers: Sequence[int],
     output_layer: int,
     *,
+    separate: bool = False,
     max_tokens: int | None = None,
 ) -> Measurement:
     """Measure keys at some layers and the hidden state at the output of one.
 
     A key is the mean over template groups of the mean within the group (MEMIT, ``compute_ks``), so
-    the bare prompt weighs one half. Texts end at the subject's last token and passes at the layer
-    needed last, since nothing after them matters. The texts of one pass are of one length, so that
-    a request's key is the same whichever requests are measured with it.
+    the bare prompt weighs one half of plain texts. Texts end at the subject's last token, and
+    passes at the layer needed last, since nothing after them matters. The texts of one pass are of
+    one length, so that a request's key is the same whichever requests are measured with it.
 
     Args:
         model: the model in its current state.
@@ -77,52 +87,67 @@ def measure(
         contexts: template groups; the first template is the bare prompt.
         layers: where keys are measured.
         output_layer: the last edited layer.
+        separate: whether plain texts and conversations have a key each, if there are both.
         max_tokens: tokens in one forward pass; as many as are quick and fit by default.
     """
     max_tokens = max_tokens or pass_tokens(model, MAX_TOKENS)
-    n = len(requests)
-    filled, edits, weights = _key_texts(requests, contexts)
-    encoded = encode_edits(model.tokenizer, filled)
-    texts = [text.ids[: text.subject_last + 1] for text in encoded]
+    whole, rest, columns = _key_texts(requests, contexts, separate)
+    mlp_size, hidden_size = model.structure.mlp_size, model.structure.hidden_size
     result = Measurement(
-        {layer: torch.zeros(model.structure.mlp_size, n, dtype=torch.float64) for layer in layers},
-        torch.zeros(model.structure.hidden_size, n, dtype=torch.float64),
+        {layer: torch.zeros(mlp_size, columns, dtype=torch.float64) for layer in layers},
+        torch.zeros(hidden_size, columns, dtype=torch.float64),
     )
-    with progress("Measuring keys", len(texts), "texts") as bar:
-        for batch in equal_length_batches(texts[:n], max_tokens, model.device):
-            inputs, hidden = _last_token_pass(model, batch, layers, output_layer)
-            _add_keys(result, inputs, batch.index, weights[batch.index])
-            result.hidden[:, batch.index] = hidden.mT
-            bar.advance(len(batch.index))
-        for batch in equal_length_batches(texts[n:] if layers else [], max_tokens, model.device):
-            inputs, _ = _last_token_pass(model, batch, layers, max(layers))
-            rest = n + batch.index
-            _add_keys(result, inputs, edits[rest], weights[rest])
-            bar.advance(len(batch.index))
+    rest = rest if layers else []
+    with progress("Measuring keys", len(whole) + len(rest), "texts") as bar:
+        for texts, end in ((whole, output_layer), (rest, max(layers, default=output_layer))):
+            encoded = encode_edits(model.tokenizer, [text.text for text in texts])
+            ids = [text.ids[: text.subject_last + 1] for text in encoded]
+            for batch in equal_length_batches(ids, max_tokens, model.device):
+                inputs, hidden = _last_token_pass(model, batch, layers, end)
+                _add(result, inputs, hidden, [texts[i] for i in batch.index.tolist()])
+                bar.advance(len(batch.index))
     return result
 
 
+@dataclass(frozen=True)
+class _KeyText:
+    """A text, the column that it counts in, and its weights in the key and hidden state there."""
+
+    text: PromptText
+    column: int
+    weight: float
+    hidden_weight: float
+
+
 def _key_texts(
-    requests: Sequence[EditRequest], contexts: Contexts
-) -> tuple[list[PromptText], Tensor, Tensor]:
-    """All texts, each edit's bare prompt first, and each one's edit and weight in its mean key."""
-    bare: list[tuple[int, PromptText, float]] = []
-    others: list[tuple[int, PromptText, float]] = []
-    for template, weight in context_weights(contexts):
+    requests: Sequence[EditRequest], contexts: Contexts, separate: bool
+) -> tuple[list[_KeyText], list[_KeyText], int]:
+    """The texts whose hidden state counts, bare prompts first; the others; number of columns."""
+    whole: list[_KeyText] = []
+    rest: list[_KeyText] = []
+    keys = key_weights(contexts, separate=separate)
+    for key, (template, weight) in [(i, one) for i, own in enumerate(keys) for one in own]:
         for edit, request in enumerate(requests):
-            first, *more = texts_in(template, request, target=False)
-            share = weight / (1 + len(more))
-            (bare if template == BARE else others).append((edit, first, share))
-            others += [(edit, text, share) for text in more]
-    edits, texts, weights = zip(*bare, *others, strict=True)
-    return list(texts), torch.tensor(edits), torch.tensor(weights, dtype=torch.float64)
+            column = edit * len(keys) + key
+            texts = list(texts_in(template, request, target=False))
+            share = weight / len(texts)
+            for index, text in enumerate(texts):
+                of_hidden = share if key else float(template == BARE and index == 0)
+                chosen = whole if of_hidden else rest
+                chosen.append(_KeyText(text, column, share, of_hidden))
+    return whole, rest, len(requests) * len(keys)
 
 
-def _add_keys(
-    result: Measurement, inputs: dict[int, Tensor], edits: Tensor, weights: Tensor
+def _add(
+    result: Measurement, inputs: dict[int, Tensor], hidden: Tensor, texts: Sequence[_KeyText]
 ) -> None:
+    columns = torch.tensor([text.column for text in texts])
+    weights = torch.tensor([text.weight for text in texts], dtype=torch.float64)
     for layer, keys in inputs.items():
-        result.keys[layer].index_add_(1, edits, keys.mT * weights)
+        result.keys[layer].index_add_(1, columns, keys.mT * weights)
+    counting = torch.tensor([text.hidden_weight for text in texts], dtype=torch.float64)
+    if counting.any():
+        result.hidden.index_add_(1, columns, hidden.mT * counting)
 
 
 def _last_token_pass(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         bare_contexts,
         context_weights,
         kept_templates,
+        key_weights,
         load_contexts,
         target_weights,
         validate_contexts,
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
     from collabedit.editors.schedule import Schedule, parse_schedule
 
 #: Where each name is defined. Names are imported on first use, so that the command line can list
-#: the #: editors without loading pydantic.
+#: the editors without loading pydantic.
 _HOMES = {
     "contexts": (
         "Contexts",
         "bare_contexts",
         "context_weights",
         "kept_templates",
+        "key_weights",
         "load_contexts",
         "target_weights",
         "validate_contexts",
@@ -79,6 +81,7 @@ __all__ = [
     "default_hyperparameters",
     "editors",
     "kept_templates",
+    "key_weights",
     "load_contexts",
     "parse_schedule",
     "preset_hyperparameters",

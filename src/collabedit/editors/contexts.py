@@ -29,6 +29,7 @@ __all__ = [
     "bare_contexts",
     "context_weights",
     "kept_templates",
+    "key_weights",
     "load_contexts",
     "target_weights",
     "validate_contexts",
@@ -84,17 +85,32 @@ def validate_contexts(contexts: Contexts) -> Contexts:
 
 
 def context_weights(contexts: Contexts) -> list[tuple[str, float]]:
-    """Each template of facts with its weight in a mean key.
+    """Each template of facts with its weight in the mean key of all.
 
     A key is a mean over groups of the means within them (MEMIT, ``compute_ks``); conversations, if
     there are any, make up half of it.
     """
-    return [
-        (template, share / (len(kind) * len(group)))
-        for kind, share in _kinds(contexts)
-        for group in kind
-        for template in group
+    return key_weights(contexts)[0]
+
+
+def key_weights(contexts: Contexts, *, separate: bool = False) -> list[list[tuple[str, float]]]:
+    """The keys of an edit, each as templates of facts with their weights, which add up to 1.
+
+    Args:
+        contexts: template groups.
+        separate: give plain texts and conversations a key each, if there are both; otherwise one
+            key is the mean of all.
+    """
+    kinds = _kinds(contexts)
+    keys = [
+        [
+            (template, (1.0 if separate else share) / (len(kind) * len(group)))
+            for group in kind
+            for template in group
+        ]
+        for kind, share in kinds
     ]
+    return keys if separate else [[weighted for key in keys for weighted in key]]
 
 
 def target_weights(contexts: Contexts) -> list[tuple[str, float]]:

@@ -33,6 +33,7 @@ _LATER = (
     "target_search",
     "norm_anchor",
     "gradient_rate",
+    "separate_keys",
     "ft_batch_size",
     "ft_end_token",
 )
@@ -71,6 +72,8 @@ class Hyperparameters(BaseModel):
         norm_anchor: the norm that NAS (Liu et al., 2026) gives every value that the search for
             targets finds; 0 has it measured on the unedited model when the round is opened, and
             written here. Values keep their own norms by default.
+        separate_keys: whether an edit has one key for plain texts and one for conversations, each
+            with what it lacks there, instead of their mean; editors that edit all at once read it.
         gradient_rate: how far UltraEdit follows the normalised gradients.
         ft_steps: most passes of fine-tuning over the edits.
         ft_learning_rate: of its Adam.
@@ -98,6 +101,7 @@ class Hyperparameters(BaseModel):
     target_search: Literal["adam", "lbfgs"] = "adam"
     norm_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     norm_anchor: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    separate_keys: bool = False
     gradient_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     ft_steps: int = Field(default=25, ge=1)
     ft_learning_rate: float = Field(default=5e-4, gt=0, allow_inf_nan=False)

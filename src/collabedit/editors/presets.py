@@ -80,6 +80,8 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
         values["layers"] = _scaled_layers(structure.n_layers, own.pop("first_layer"))
     if chosen.single_layer or structure.single_layer:
         values["layers"] = [values["layers"][(len(values["layers"]) - 1) // 2]]
+    # Exact editors would have to satisfy two keys that may be nearly alike.
+    values.setdefault("separate_keys", chosen.at_once and chosen.ridge > 0)
     return Preset(Hyperparameters.model_validate({**values, **own}), source)
 
 

@@ -91,7 +91,7 @@ class Sent:
 
         secure = secure_of(config)
         values = torch.from_numpy(decode(sent.masked.numpy().view("uint64"), secure.fraction_bits))
-        width = secure.max_edits + OVERSAMPLING
+        width = config.summed_directions + OVERSAMPLING
         if secure.form == "dense":
             raise InputError(f"{name}: masked sums are audited in the sketched form only")
         each = (config.d_in + config.d_out) * width
@@ -146,7 +146,15 @@ class Candidates:
 
     def _measure(self, requests: Sequence[EditRequest]) -> Measurement:
         config = self.config
-        return measure(self.model, requests, config.contexts, config.layers, config.layers[-1])
+        measured = measure(
+            self.model,
+            requests,
+            config.contexts,
+            config.layers,
+            config.layers[-1],
+            separate=config.keys_per_edit > 1,
+        )
+        return measured.first_keys(config.keys_per_edit)
 
     def keys(self, weight: str, *, subjects: bool = False) -> Tensor:
         """Keys ``[d_in, n]``, of the bare subjects or of the whole prompts."""

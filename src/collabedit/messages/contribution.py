@@ -152,10 +152,11 @@ class Contribution(TensorMessage):
                     f"{name}: keys and residuals are {widths[0]} and {widths[1]} wide; "
                     f"the round's model has {config.d_in} and {config.d_out}"
                 )
-            if factors.rank > config.most_directions(self.metadata.edits):
+            most = config.most_directions(self.metadata.edits)
+            if factors.rank > most:
                 raise ContributionError(
                     f"{name}: {factors.rank} directions from {self.metadata.edits} edits; "
-                    "there can't be more directions than edits"
+                    f"there can be at most {most}"
                 )
 
     def check_announcement(self, config: RoundConfig) -> None:

@@ -14,6 +14,7 @@ from collabedit.editors import (
     Editor,
     Hyperparameters,
     Schedule,
+    key_weights,
     resolve_editor,
     validate_contexts,
 )
@@ -199,9 +200,21 @@ class RoundConfig(JsonMessage, ModelHeader):
         rest = self.layers[finished:]
         return rest if self.one_exchange or self.schedule is Schedule.ONE_SHOT else rest[:1]
 
+    @property
+    def keys_per_edit(self) -> int:
+        """How many keys an edit has: two where plain texts and conversations have one each."""
+        separate = self.hyperparameters.separate_keys and self.rules.at_once
+        return len(key_weights(self.contexts, separate=separate))
+
+    @property
+    def summed_directions(self) -> int:
+        """Maximum rank of the sum of all contributions under secure aggregation; 0 without it."""
+        secure = self.secure_aggregation
+        return 0 if secure is None else secure.max_edits * self.keys_per_edit
+
     def most_directions(self, edits: int) -> int:
-        """Maximum rank of a contribution: one per edit, or one per token of an answer."""
-        return self.d_in if self.rules.normalises else min(edits, self.d_in)
+        """Maximum rank of a contribution: one per key, or one per token of an answer."""
+        return self.d_in if self.rules.normalises else min(edits * self.keys_per_edit, self.d_in)
 
     def weight_of(self, layer: int) -> str:
         """Name of an edited layer's weight."""

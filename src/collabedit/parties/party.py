@@ -124,6 +124,7 @@ class Party:
         self._targets: Tensor | None = None
         self._features: Mapping[int, Tensor] | None = None
         self._measured: dict[tuple[str, tuple[int, ...]], Measurement] = {}
+        self._unedited: Tensor | None = None
 
     @classmethod
     def together(
@@ -392,15 +393,31 @@ class Party:
         return Contribution(self._metadata(delta, layers, dtype), statistics)
 
     def _towards_targets(self, delta: Delta, layers: Sequence[int]) -> dict[str, Factors]:
-        config, targets = self.config, self.targets.double()
+        config = self.config
         measurement = self._measure(delta, tuple(layers))
-        residual = targets - measurement.hidden
+        residual = self._residual(delta, measurement)
         return {
             config.weight_of(layer): compress(
                 measurement.keys[layer], config.residual_share(layer) * residual
             )
             for layer in layers
         }
+
+    def _residual(self, delta: Delta, measurement: Measurement) -> Tensor:
+        """What is still lacking at each key, ``[d_out, n k]``.
+
+        At the first key of an edit, that is what separates the bare prompt from the target. In
+        conversations, the same change is wanted of the hidden state that they begin with.
+        """
+        targets, keys = self.targets.double(), self.config.keys_per_edit
+        if keys == 1:
+            return targets - measurement.hidden
+        if not delta.changes:
+            self._unedited = measurement.hidden
+        if self._unedited is None:  # in a process that saw no earlier exchange
+            self._unedited = self._measure(Delta.empty(self.config), ()).hidden
+        wanted = (targets - self._unedited[:, ::keys]).repeat_interleave(keys, dim=1)
+        return wanted - (measurement.hidden - self._unedited)
 
     def _normalised(
         self, layers: Sequence[int], normaliser: Normaliser | None
@@ -542,7 +559,12 @@ class Party:
         if key not in self._measured:
             with self.model.edited(delta.changes):
                 measurement = measure(
-                    self.model, self.requests, self.config.contexts, layers, self.config.layers[-1]
+                    self.model,
+                    self.requests,
+                    self.config.contexts,
+                    layers,
+                    self.config.layers[-1],
+                    separate=self.config.keys_per_edit > 1,
                 )
             if self.config.schedule is not Schedule.ONE_SHOT:
                 return measurement

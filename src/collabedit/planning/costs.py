@@ -134,6 +134,7 @@ class Texts:
         contexts: number of contexts besides the bare prompt.
         context: tokens of a context's prefix.
         prompts: number of prompts that measure an edit.
+        keys: number of keys of an edit.
     """
 
     tokens: float = 11.0
@@ -142,6 +143,7 @@ class Texts:
     contexts: int = 5
     context: float = 12.0
     prompts: float = 11.0
+    keys: int = 1
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,7 @@ def _keys_operations(shape: ModelShape, work: Workload) -> float:
 
 
 def _merge_operations(shape: ModelShape, work: Workload) -> float:
-    rank = min(work.edits, shape.mlp)
+    rank = min(work.edits * work.texts.keys, shape.mlp)
     factor, whitened = shape.mlp * shape.width**2 / 3, 2 * shape.mlp * shape.width * rank
     return work.edited * (factor + whitened + 2 * shape.mlp * rank**2)
 
@@ -375,7 +377,7 @@ def _fine_tuning_memory(shape: ModelShape, work: Workload) -> float:
 def _keys_memory(shape: ModelShape, work: Workload) -> float:
     tokens = work.edits * (1 + work.texts.contexts) * work.texts.context
     layers = 1 if work.schedule is Schedule.LAYERWISE else work.edited
-    keys = work.edits * (layers * shape.mlp + shape.hidden) * _FLOAT64
+    keys = work.edits * work.texts.keys * (layers * shape.mlp + shape.hidden) * _FLOAT64
     return _pass_memory(shape, work, "keys", tokens=tokens) + 2 * keys
 
 
@@ -385,6 +387,6 @@ def _merge_memory(shape: ModelShape, work: Workload) -> float:
     held: float = work.edited
     if work.memory_budget is not None:
         held = min(held, max(0, int(work.memory_budget / 2 / (_KEPT * matrix)) - 1))
-    rank = min(work.edits, shape.mlp)
+    rank = min(work.edits * work.texts.keys, shape.mlp)
     factors = 2 * work.edited * rank * (shape.mlp + shape.hidden) * _FLOAT64
     return (held * _KEPT + _MADE) * matrix + factors

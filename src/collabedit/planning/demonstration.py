@@ -18,7 +18,7 @@ __all__ = ["MOST_SECONDS", "demonstration_for", "expected_seconds"]
 #: Longest time that the full demonstration may take.
 MOST_SECONDS = 300.0
 #: Averages of the demonstration's texts, including conversations and what must not change.
-TEXTS = Texts(tokens=10.7, suffix=11.0, target=5.3, contexts=6, context=21.9)
+TEXTS = Texts(tokens=10.7, suffix=11.0, target=5.3, contexts=6, context=21.9, keys=2)
 #: The trial: edits, steps of their targets, and tokens of the covariance.
 _EDITS, _STEPS, _TOKENS = 4, 3, 1024
 #: Methods that measure the keys of all parties; for all others, keys are measured only once.

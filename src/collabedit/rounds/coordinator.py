@@ -238,7 +238,7 @@ class Coordinator:
         if secure.form == "sketched":
             for layer in layers:
                 name = self.config.weight_of(layer)
-                width = secure.max_edits + OVERSAMPLING
+                width = self.config.summed_directions + OVERSAMPLING
                 sketches[name] = sketch_matrix(self._prior(name), width, self.config.seed + layer)
         exchanged = Exchanged(self.config, self.delta.sha256, layers, sketches)
         return Summation(self.config, self.delta, exchanged)

@@ -54,7 +54,7 @@ class Exchanged:
         expected = set(self.names) if secure.form == "sketched" else set()
         if set(self.sketches) != expected:
             raise RoundError(f"the request must hold sketches of exactly {sorted(expected)}")
-        shape = (self.config.d_in, secure.max_edits + OVERSAMPLING)
+        shape = (self.config.d_in, self.config.summed_directions + OVERSAMPLING)
         for name, sketch in self.sketches.items():
             if tuple(sketch.shape) != shape:
                 raise RoundError(
@@ -76,7 +76,7 @@ class Exchanged:
     @cached_property
     def forms(self) -> Mapping[str, SumForm]:
         """The form of the sum by weight name."""
-        config, most = self.config, secure_of(self.config).max_edits
+        config, most = self.config, self.config.summed_directions
         if not self.sketches:
             return {name: DenseSum(config.d_in, config.d_out) for name in self.names}
         return {name: SketchedSum(self.sketches[name], config.d_out, most) for name in self.names}
