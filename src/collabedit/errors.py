@@ -101,11 +101,11 @@ def one_line(error: ValidationError) -> str:
     """The first problem of a validation error, as one line that names the field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     parts = (str(part) for part in first["loc"])
-    place = ".".join(
+    location = ".".join(
         part if part.isprintable() and len(part) < 80 else shown(part) for part in parts
     )
     message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    return f"{location}: {message}" if location else message
 
 
 def shown(value: object) -> str:

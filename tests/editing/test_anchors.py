@@ -122,7 +122,7 @@ def test_merging_is_lossless_with_an_anchor(exact_llama: LanguageModel) -> None:
 def test_an_unmeasured_anchor_and_editors_without_targets_are_refused() -> None:
     model = make_model("llama")
     settings = SETTINGS.with_changes(norm_anchor=0.0)
-    with pytest.raises(InputError, match="norm_anchor is to be measured"):
+    with pytest.raises(InputError, match="norm_anchor has not been measured"):
         find_targets(model, REQUESTS, CONTEXTS, settings)
     with pytest.raises(InputError, match="UltraEdit searches for no targets"):
         new_round(model, editor="UltraEdit", hyperparameters=settings, contexts=CONTEXTS)

@@ -119,7 +119,7 @@ def test_a_key_that_the_model_does_not_use_is_found(
         model.hf.set_experts_implementation("eager")  # which does not call what is changed here
         kind = type(model.projection(1))
         monkeypatch.setattr(kind, "_apply_gate", lambda _, inner: inner[:, :12])
-    with pytest.raises(ModelError, match="gives something else than the sum of what its experts"):
+    with pytest.raises(ModelError, match="is not the sum of its experts"):
         model.tail(1)
 
 
@@ -195,7 +195,9 @@ def test_other_forms_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("dense", [0, 2])
 def test_dense_layers_among_sparse_ones_are_refused(dense: int) -> None:
     model = on_meta("qwen3_moe", num_hidden_layers=4, mlp_only_layers=[dense])
-    with pytest.raises(ModelError, match="models of dense and sparse layers cannot be edited"):
+    with pytest.raises(
+        ModelError, match="models that mix dense and sparse layers cannot be edited"
+    ):
         infer_structure(model)
 
 

@@ -43,7 +43,9 @@ def test_a_text_that_just_fits_passes(tiny_gpt2: LanguageModel) -> None:
     count = len(tiny_gpt2.tokenizer("a" * 128)["input_ids"])
     assert count == 128
     check_lengths(tiny_gpt2, text(128), ["it"])
-    with pytest.raises(RequestError, match="it: a text of it has 129 tokens, and tiny-gpt2 takes"):
+    with pytest.raises(
+        RequestError, match="it: one of its texts has 129 tokens, and tiny-gpt2 takes"
+    ):
         check_lengths(tiny_gpt2, text(129), ["it"])
     check_lengths(tiny_gpt2, [PromptText("a" * 127, "b")], ["it"])
 
@@ -51,8 +53,8 @@ def test_a_text_that_just_fits_passes(tiny_gpt2: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("make", "request_", "reason"),
     [
-        (lambda: make_model("gpt2"), LONG, "case 12: a text of it has"),
-        (lambda: make_model("opt"), LONG, "case 12: a text of it has"),
+        (lambda: make_model("gpt2"), LONG, "case 12: one of its texts has"),
+        (lambda: make_model("opt"), LONG, "case 12: one of its texts has"),
         (with_pad, PADDED, r"case 13: tiny-gpt2 has no embedding for the token '\[PAD\]'"),
     ],
 )

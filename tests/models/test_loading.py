@@ -127,7 +127,7 @@ def test_other_sizes_are_named(folder: Path) -> None:
     assert "model.layers.0.mlp.down_proj.weight" in message
     assert "(and 11 more)" in message
     if parse(transformers.__version__).major >= 5:  # older ones tell no sizes
-        assert "is (32, 48) in the checkpoint, but (32, 64) by config.json" in message
+        assert "is (32, 48) in the checkpoint, but (32, 64) in config.json" in message
 
 
 def test_a_report_of_errors_is_passed_on(tiny_llama: LanguageModel) -> None:
@@ -242,7 +242,7 @@ def test_a_link_to_a_missing_file_is_named(folder: Path) -> None:
 def test_an_index_that_names_nothing_is_refused(folder: Path, index: Any) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "does not say what is where" in refusal(folder)
+    assert "does not say which file holds which tensor" in refusal(folder)
 
 
 @pytest.mark.parametrize("place", ["model.safetensors", "tokenizer.json", "config.json"])
@@ -250,7 +250,9 @@ def test_what_is_no_file_is_not_opened(folder: Path, place: str) -> None:
     """A pipe would be waited for."""
     (folder / place).unlink()
     os.mkfifo(folder / place)
-    with pytest.raises(CollabEditError, match=r"is no file|no config.json|no model.safetensors"):
+    with pytest.raises(
+        CollabEditError, match=r"is not a regular file|no config.json|no model.safetensors"
+    ):
         load_model(str(folder), device="cpu")
 
 
@@ -356,7 +358,7 @@ def test_what_is_no_model_is_named(folder: Path, tmp_path: Path) -> None:
     assert f"did you mean {cached}?" in refusal(tmp_path / "hub", InputError)
     assert f"did you mean {cached}?" in refusal(tmp_path / "hub" / "models--me--it", InputError)
     (tmp_path / "some.GGUF").write_bytes(b"no GGUF")
-    assert "is no GGUF file" in refusal(tmp_path / "some.GGUF")
+    assert "is not a GGUF file" in refusal(tmp_path / "some.GGUF")
     (tmp_path / "two-00001-of-00003.gguf").write_bytes(b"GGUF")
     assert "is part 1 of 3 of a split GGUF file" in refusal(tmp_path / "two-00001-of-00003.gguf")
     assert "GGUF files, such as" in refusal(tmp_path, InputError)
@@ -592,7 +594,7 @@ def test_adapters_that_are_more_than_a_product_are_refused(
 ) -> None:
     lora(folder, **settings)
     message = refusal(folder)
-    assert "an adapter lies beside the weights and cannot be merged here" in message
+    assert "the adapter beside the weights cannot be merged here" in message
     assert "merge_and_unload" in message
 
 
@@ -607,7 +609,7 @@ def test_adapters_that_do_not_fit_are_refused(folder: Path) -> None:
     assert "more than pairs of matrices" in refusal(folder)
     wide = {k: torch.ones(2, 40) if "lora_A" in k else v for k, v in tensors.items()}
     save_file(wide, path)
-    assert "is (32, 48) in the model, the adapter (32, 40)" in refusal(folder)
+    assert "is (32, 48) in the model, but (32, 40) in the adapter" in refusal(folder)
     save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(2)}, path)
     assert "more than pairs of matrices" in refusal(folder)
     path.unlink()

@@ -45,7 +45,7 @@ def test_weights_that_are_no_numbers_are_refused(value: float, layer: int) -> No
     model = make_model("llama")
     with torch.no_grad():
         model.projection(layer).weight[0].fill_(value)
-    with pytest.raises(ModelError, match=r"are no numbers \(NaN\), so its weights are damaged"):
+    with pytest.raises(ModelError, match=r"are not numbers \(NaN\), so its weights are damaged"):
         model.tail(1)
 
 
@@ -135,7 +135,7 @@ def looking_ahead() -> LanguageModel:
     ("make", "reason"),
     [
         (with_signs, "does not act as its weight says"),
-        (unused, "does not depend on what"),
+        (unused, "does not depend on that of"),
         (run_twice, "runs 2 times in one pass"),
         (looking_ahead, "no left-to-right language model"),
     ],
@@ -154,7 +154,7 @@ def test_layers_that_edits_cannot_reach_are_refused(
 def test_a_layer_that_no_later_token_hears_of_is_refused() -> None:
     model = gemma4_shared()
     new_round(model, hyperparameters=Hyperparameters(layers=[0]))
-    with pytest.raises(ModelError, match="layer 1 gives reaches no later token"):
+    with pytest.raises(ModelError, match="the output of layer 1 reaches no later token"):
         new_round(model, hyperparameters=Hyperparameters(layers=[1]))
 
 

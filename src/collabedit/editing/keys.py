@@ -29,13 +29,13 @@ MAX_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the model, as it is now, holds about ``n`` requests.
+    """What the model in its current state computes for ``n`` requests.
 
     Attributes:
         keys: by layer, ``K [d_in, n]``, float64: the down-projection's input at the subject's last
             token, averaged over contexts.
-        hidden: ``[d_out, n]``, float64: what the site of the last edited layer gives
-            (:meth:`LanguageModel.site`) at the subject's last token of the bare prompt.
+        hidden: ``[d_out, n]``, float64: the output of the last edited layer's site
+            (:meth:`LanguageModel.site`) at the subject's last token in the bare prompt.
     """
 
     keys: dict[int, Tensor]
@@ -43,7 +43,7 @@ class Measurement:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Measurement]) -> Measurement:
-        """The measurement of the pooled requests of several."""
+        """The measurement of several parts' requests, pooled."""
         return cls(
             {
                 layer: torch.cat([part.keys[layer] for part in parts], dim=1)
@@ -67,9 +67,9 @@ def measure(
     """Measure keys at some layers and the hidden state at the output of one.
 
     A key is the mean over template groups of the mean within the group (MEMIT, ``compute_ks``), so
-    the bare prompt weighs one half. Texts end at the subject's last token and passes at the layer
-    needed last, since nothing after them matters. The texts of one pass are of one length, so that
-    a request's key is the same whichever requests are measured with it.
+    the bare prompt weighs one half. Texts end at the subject's last token and passes at the last
+    layer needed, since nothing after them matters. The texts of one pass all have the same length,
+    so a request's key does not depend on the requests measured with it.
 
     Args:
         model: the model in its current state.
@@ -77,7 +77,7 @@ def measure(
         contexts: template groups; the first template is the bare prompt.
         layers: where keys are measured.
         output_layer: the last edited layer.
-        max_tokens: tokens in one forward pass; as many as are quick and fit by default.
+        max_tokens: tokens in one forward pass; by default the fastest number that fits.
     """
     max_tokens = max_tokens or pass_tokens(model, MAX_TOKENS)
     n = len(requests)
@@ -105,7 +105,7 @@ def measure(
 def _key_texts(
     requests: Sequence[EditRequest], contexts: Contexts
 ) -> tuple[list[PromptText], Tensor, Tensor]:
-    """All texts, each edit's bare prompt first, and each one's edit and weight in its mean key."""
+    """All texts, bare prompts first, with each one's edit and its weight in the mean key."""
     bare: list[tuple[int, PromptText, float]] = []
     others: list[tuple[int, PromptText, float]] = []
     for template, weight in context_weights(contexts):
@@ -139,7 +139,9 @@ def _last_token_pass(
         stack.enter_context(hooks.stops_after(end))
         model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     rows, last = batch.rows.cpu(), batch.lengths.cpu() - 1
-    tokens = rows * batch.input_ids.shape[1] + last  # which may lie anywhere in a sharded model
+    tokens = (
+        rows * batch.input_ids.shape[1] + last
+    )  # the outputs may be on any device in a sharded model
     hidden = hooks.hidden_states(outputs[last_layer]).view(shape)[rows, last]
     return (
         {layer: keys_at(inputs[layer], tokens).cpu().double() for layer in layers},

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collabedit.editors.schedule import Schedule, parse_schedule
 
 #: Where each name is defined. Names are imported on first use, so that the command line can list
-#: the #: editors without loading pydantic.
+#: the editors without loading pydantic.
 _HOMES = {
     "contexts": (
         "Contexts",
