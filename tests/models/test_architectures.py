@@ -67,5 +67,5 @@ def test_encoders_are_refused() -> None:
         if parameter.ndim == 2:
             parameter.data.normal_(0.0, 0.15)
     model = LanguageModel(hf, make_tokenizer(), "tiny-bert")
-    with pytest.raises(ModelError, match="no left-to-right language model"):
+    with pytest.raises(ModelError, match="not a left-to-right language model"):
         model.check_layers([1])

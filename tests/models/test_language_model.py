@@ -209,7 +209,7 @@ def test_writes_from_outside_are_noticed(family_model: LanguageModel) -> None:
     parameter = family_model.hf.get_parameter(name)
     parameter.data.mul_(1.5)  # all values, by one that torch does not count
     seen.append(family_model.fingerprint([name])[name])
-    module, own = family_model._place(name)
+    module, own = family_model._locate(name)
     setattr(module, own, torch.nn.Parameter(parameter.data * 2, requires_grad=False))
     seen.append(family_model.fingerprint([name])[name])
     assert len(set(seen)) == 4

@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_named_before_any_work(
 def test_contexts_count(tiny_gpt2: LanguageModel) -> None:
     contexts = (("{}",), ("word " * 60 + "{}",))
     check_requests(tiny_gpt2, [SHORT], bare_contexts())
-    with pytest.raises(RequestError, match="case 1: a text"):
+    with pytest.raises(RequestError, match="case 1: one of its texts"):
         check_requests(tiny_gpt2, [SHORT], contexts)
 
 

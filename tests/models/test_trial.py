@@ -137,7 +137,7 @@ def looking_ahead() -> LanguageModel:
         (with_signs, "does not act as its weight says"),
         (unused, "does not depend on that of"),
         (run_twice, "runs 2 times in one pass"),
-        (looking_ahead, "no left-to-right language model"),
+        (looking_ahead, "not a left-to-right language model"),
     ],
 )
 def test_layers_that_edits_cannot_reach_are_refused(
