@@ -156,6 +156,6 @@ def test_numbers_below_one_are_refused(tiny: Tiny, name: str) -> None:
 
 def test_too_few_records_are_said_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
     settings = settings_for(tiny).model_copy(update={"further": 38})
-    with pytest.raises(DatasetError, match="need 41 records together, the data set has 40"):
+    with pytest.raises(DatasetError, match="need 41 records together, but the data set has 40"):
         forgetting(settings, tmp_path / "results")
     assert not (tmp_path / "results").exists()

@@ -161,7 +161,7 @@ def test_folders_without_results(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
         RunResult.load(tmp_path).summary()
     write(tmp_path / "case_0.json", {"global_edit": {}, "collaborative_edit": {}})
-    with pytest.raises(InputError, match="none of its 1 result files can be used"):
+    with pytest.raises(InputError, match="none of its 1 result files can be read"):
         RunResult.load(tmp_path).summary()
 
 

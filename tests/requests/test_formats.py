@@ -396,7 +396,7 @@ def test_ripple_edits_with_the_fact_before_and_tests() -> None:
     assert record.neighborhood_target == "Cy"
     with pytest.raises(RequestError, match="the prompt does not show its subject"):
         parsed(ripple("Nobody is here.", "X"))
-    with pytest.raises(RequestError, match="is no sentence"):
+    with pytest.raises(RequestError, match="is not a sentence"):
         parsed(ripple("Nobody here.", "X"))
 
 

@@ -292,7 +292,7 @@ def test_files_of_both_kinds(tmp_path: Path, encoding: str) -> None:
             "no column is called 'subject'; name the columns in the first",
         ),
         ("facts.json", SHORT_LINE + b" " + SHORT_LINE, "put values in a list, or each on a line"),
-        ("facts.json", b'{"Prompt": "{} is"}', "the field 'Prompt' is to be called 'prompt'"),
+        ("facts.json", b'{"Prompt": "{} is"}', "the field 'Prompt' must be called 'prompt'"),
         ("facts.json", b'{"train": [{}], "test": [{}]}', "holds several lists ('train', 'test')"),
         ("facts.json", b'{"prompt": ["{}"], "subject": ["A"], "target": ["B"]}', "holds columns"),
         ("facts.json", b'{"prompt": {"0": "{}"}, "subject": {"0": "A"}}', "holds columns"),

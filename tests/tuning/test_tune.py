@@ -176,7 +176,7 @@ def test_what_cannot_be_tuned_is_said(
 ) -> None:
     with pytest.raises(InputError, match="FT-L has no targets"):
         tune(settings_of(tiny, editor="FT-L"), tmp_path)
-    with pytest.raises(DatasetError, match="41 records were asked for, the data set has 40"):
+    with pytest.raises(DatasetError, match="41 records were asked for, but the data set has 40"):
         tune(settings_of(tiny, records=41), tmp_path)
     facts = [{**fact, "neighborhood_prompts": []} for fact in tiny.raw_facts()]
     path = tiny.write_facts("no-neighbours.json", facts)

@@ -70,8 +70,8 @@ def audit(
         ATTACKS,
         Audit,
         Candidates,
-        load_sent,
         indices_of,
+        load_sent,
         same_relations,
     )
     from collabedit.messages import Covariance, RoundConfig

@@ -88,8 +88,7 @@ class RequestFile:
 
     @property
     def complaint(self) -> str:
-        """What is wrong, for people: one line, or a heading and a line for each of the first
-        faults."""
+        """What is wrong, for people: one line, or a heading and a line for each early fault."""
         if len(self.faults) == 1:
             return f"{self.source}, {self.faults[0]}"
         lines = [f"{self.source}: {len(self.faults)} bad records; correct or skip them"]
