@@ -36,7 +36,7 @@ def test_the_context_is_the_configurations(family: str) -> None:
     assert context_length(make_model(family)) == 128
 
 
-def test_a_text_that_just_fits_passes(tiny_gpt2: LanguageModel) -> None:
+def test_accepts_a_text_that_just_fits(tiny_gpt2: LanguageModel) -> None:
     def text(tokens: int) -> list[PromptText]:
         return [PromptText("a" * tokens)]
 
@@ -58,7 +58,7 @@ def test_a_text_that_just_fits_passes(tiny_gpt2: LanguageModel) -> None:
         (with_pad, PADDED, r"case 13: tiny-gpt2 has no embedding for the token '\[PAD\]'"),
     ],
 )
-def test_what_does_not_fit_is_named_before_any_work(
+def test_names_texts_that_do_not_fit_before_any_work(
     make: Callable[[], LanguageModel], request_: EditRequest, reason: str
 ) -> None:
     model = make()
@@ -74,14 +74,14 @@ def test_what_does_not_fit_is_named_before_any_work(
         evaluate(model, [Record(request=each) for each in requests])
 
 
-def test_contexts_count(tiny_gpt2: LanguageModel) -> None:
+def test_contexts_count_towards_the_length(tiny_gpt2: LanguageModel) -> None:
     contexts = (("{}",), ("word " * 60 + "{}",))
     check_requests(tiny_gpt2, [SHORT], bare_contexts())
     with pytest.raises(RequestError, match="case 1: one of its texts"):
         check_requests(tiny_gpt2, [SHORT], contexts)
 
 
-def test_an_added_token_disturbs_no_sampling() -> None:
+def test_an_added_token_does_not_disturb_sampling() -> None:
     plain, added = make_model("gpt2"), with_pad()
     assert sample_contexts(added, 0) == sample_contexts(plain, 0)
     plan = Plan(60, 16, 60)
