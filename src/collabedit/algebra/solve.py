@@ -16,10 +16,10 @@ __all__ = ["SMALLEST_SINGULAR_VALUE", "Missed", "missed", "prefers_factors", "so
 
 #: Under equality constraints, directions in which the whitened keys have a singular value below
 #: this share of the largest count as repeated keys, so that keys that nearly agree while their
-#: targets differ can't blow up the update, which is bounded by ``1 / share``. The values of 300
-#: CounterFact edits of SmolLM2 are above 0.038 or, where two edits have the same key, below 1e-15.
-#: The price: when there are nearly as many keys as inputs, some directions fall below it although
-#: all targets could be met; :func:`missed` says what that costs.
+#: targets differ can't blow up the update: they are amplified by at most ``1 / share``. The values
+#: of 300 CounterFact edits of SmolLM2 are above 0.038 or, where two edits have the same key, below
+#: 1e-15. The price: when there are nearly as many keys as inputs, some directions fall below it
+#: although all targets could be met; :func:`missed` says what that costs.
 SMALLEST_SINGULAR_VALUE = 0.01
 
 #: How far a direction must miss, relative to the residuals, to be counted.

@@ -141,7 +141,7 @@ def _part(
     bar: Progress,
     share: Share,
 ) -> tuple[Covariance, Path | None]:
-    """Some of the weights of a collection, in a file beside ``out`` named after them.
+    """Some of the weights of a collection, in a file beside ``out`` whose name identifies them.
 
     If the file exists, nothing is collected again.
     """

@@ -7,7 +7,7 @@ breaks that by giving each value the anchor's norm, and drops an edit whose valu
 as long.
 
 The anchor is one number for all parties and rounds, kept in the round's settings: if each party
-took the mean over its output edits, the merged edit would depend on how the edits are split.
+took the mean over its own edits, the merged edit would depend on how the edits are split.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def find_targets(
         requests: ``n`` edits.
         contexts: template groups.
         settings: of the search, and the anchor.
-        cache: where to look for, and keep, what the search finds.
+        cache: where targets are looked up and stored.
         solve: computes the targets elsewhere, such as on workers.
         owners: the number of each edit's party, ``n`` of them; one party by default.
 
@@ -118,7 +118,7 @@ def measured_anchor(
         requests: edits that need not stay private.
         contexts: template groups.
         settings: of the search.
-        cache: where to look for, and keep, what the search finds.
+        cache: where targets are looked up and stored.
     """
     targets = optimise_targets(model, requests, contexts, settings, cache=cache).double()
     hidden, output = _states(model, requests, settings)

@@ -31,10 +31,10 @@ def answer_features(
     """Keys and gradients at the tokens of the new objects, by one backward pass (UltraEdit).
 
     The features at each position that predicts a token of an answer are the down-projection's input
-        and the gradient, with respect to its output, of the answer's negative log-likelihood after
-        the bare prompt. The official code takes the mean over the tokens of a batch, a factor that
-        normalising removes. The texts of a pass all have the same length, so an edit's features do
-        not depend on the edits measured with it.
+    and the gradient, with respect to its output, of the answer's negative log-likelihood after the
+    bare prompt. The official code takes the mean over the tokens of a batch, a factor that
+    normalising removes. The texts of a pass all have the same length, so an edit's features do not
+    depend on the edits measured with it.
 
     Args:
         model: the model in its current state.

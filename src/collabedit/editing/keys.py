@@ -139,9 +139,7 @@ def _last_token_pass(
         stack.enter_context(hooks.stops_after(end))
         model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     rows, last = batch.rows.cpu(), batch.lengths.cpu() - 1
-    tokens = (
-        rows * batch.input_ids.shape[1] + last
-    )  # the outputs may be on any device in a sharded model
+    tokens = rows * batch.input_ids.shape[1] + last  # on the CPU; inputs may be on any device
     hidden = hooks.hidden_states(outputs[last_layer]).view(shape)[rows, last]
     return (
         {layer: keys_at(inputs[layer], tokens).cpu().double() for layer in layers},

@@ -101,7 +101,7 @@ class Suffixes(TextGroup):
 
 
 class SuffixModel:
-    """A model run from layer ``layer`` up, whose output is given, changed or not.
+    """A model that runs only the layers above ``layer``, given that layer's output.
 
     Args:
         model: the model.
@@ -209,9 +209,7 @@ def _cache_of(states: Iterable[_KeysValues]) -> Any:
 
     cache: Any = DynamicCache()
     for index, (keys, values) in enumerate(states):
-        cache.update(
-            keys[:, :, :0], values[:, :, :0], index
-        )  # a full update would copy the tensors
+        cache.update(keys[:, :, :0], values[:, :, :0], index)  # a full update would copy
         cache.layers[index].keys, cache.layers[index].values = keys, values
     return cache
 

@@ -75,8 +75,8 @@ class QuasiNewton:
     The direction is that of the two-loop recursion (Nocedal and Wright, *Numerical Optimization*,
     2nd ed., algorithm 7.4) at the best change so far. There is no line search, since an evaluation
     costs as much as a step: a step that does not lower the loss is undone, the curvature that it
-        revealed is kept, and the next one is shorter. So the loss never grows from one best change
-        to the next. Steps that leave the ball end on its surface, and continue along it from there.
+    revealed is kept, and the next one is shorter. So the loss never grows from one best change to
+    the next. Steps that leave the ball end on its surface, and continue along it from there.
 
     Args:
         initial: ``[edits, d_out]``, the unedited hidden states.

@@ -6,7 +6,7 @@ enters at one layer and one position, so
 - hidden states up to that layer are computed once;
 - keys and values of the tokens before the subject's last are computed once, in all layers;
 - only the tokens from there on run at every step, through the layers above, and the head runs only
-where a target token is predicted;
+  where a target token is predicted;
 - the layers compute in bfloat16 where the processor is fast at it, while the head, the loss,
   ``delta`` and the hidden state that it is added to stay in float32;
 - the texts of many edits run together, in few large passes with little padding, and an edit that
@@ -82,9 +82,9 @@ class TargetCache:
     """Targets on disk: a batch per file, named by a digest of everything that they depend on.
 
     That is all current weights of the model, the contexts, the settings and the requests of the
-        batch, since the last bits of a target depend on its neighbours. So a cached target is
-        exactly what would be computed, whoever filled the cache. The cache is in a folder that only
-        this user can read, and holds vectors but no text.
+    batch, since the last bits of a target depend on its neighbours. So a cached target is exactly
+    what would be computed, whoever filled the cache. The cache is in a folder that only this user
+    can read, and holds vectors but no text.
     """
 
     def __init__(self, folder: Path | None = None) -> None:

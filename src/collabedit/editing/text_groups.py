@@ -214,7 +214,7 @@ def _gathered(groups: Sequence[Group], members: Iterable[Sequence[int]]) -> Grou
 
 
 def cheapest_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
-    """Cut ascending lengths into passes at the least cost in tokens, with padding, and passes.
+    """Cut ascending lengths into the passes that cost least, by padded tokens and by number.
 
     A pass has at most ``max_tokens`` tokens, or is a single text.
     """

@@ -74,7 +74,7 @@ def load_model(
     """Load a model to edit.
 
     All weights come from the checkpoint: one that lacks some, or holds others, is refused. Packed
-        weights are unpacked where ``transformers`` can do so on loading, and a LoRA
+    weights are unpacked where ``transformers`` can do so on loading, and a LoRA
     adapter beside the weights is merged into them; one line on standard error says so.
 
     Args:

@@ -25,8 +25,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices much faster than float32 ones.
 
     CPUs are timed, since their feature flags do not tell: with the same AVX-512 instructions some
-        are three times as fast, and some half as fast. The ratios are so far from the threshold
-        that a CPU always gets the same answer.
+    are three times as fast, and some half as fast. The ratios are so far from the threshold that a
+    CPU always gets the same answer.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -31,7 +31,7 @@ def quiet_transformers() -> Iterator[None]:
     """Hide the progress bars and warnings of ``transformers`` within the block.
 
     Nothing that matters is lost: the loading report says what a checkpoint lacks, and failures are
-        exceptions.
+    exceptions.
     """
     from transformers.utils import logging as transformers_logging
 

@@ -165,11 +165,11 @@ def encode_edits(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedTex
     """Encode the texts of edits so that none starts with its subject's last token.
 
     The first token that a model reads is its attention sink: every token there has nearly the same,
-        very large key, and an edit would change the sink instead of the fact. So if a text begins
-        with a one-token subject and the tokenizer puts nothing in front of it, a line break goes
-        first. (After a special token that the tokenizer does not use that way, the next token may
-        be a sink too: in SmolLM2, a key after ``<|im_start|>`` has norm 108, and after a line break
-        6, as elsewhere.)
+    very large key, and an edit would change the sink instead of the fact. So if a text begins with
+    a one-token subject and the tokenizer puts nothing in front of it, a line break goes first.
+    (After a special token that the tokenizer does not use that way, the next token may be a sink
+    too: in SmolLM2, a key after ``<|im_start|>`` has norm 108, and after a line break 6, as
+    elsewhere.)
 
     Raises:
         ModelError: when the tokenizer cannot report character offsets.

@@ -16,8 +16,8 @@ _UNSPACED = (
 #: Likewise, the scripts with their own full stop.
 _EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC")
 
-#: After these no space is put where a word could begin; after the second set never, as after
-#: opening brackets, opening quotes and currency signs.
+#: Characters without a space after them: those of the first set only where a word could begin,
+#: those of the second always, like opening brackets, opening quotes and currency signs.
 _OPENS = frozenset("\"'`#@")
 _HOLDS_NEXT = frozenset("_/\\¿¡")
 
@@ -35,11 +35,10 @@ def join(prompt: str, target: str) -> str:
     """A prompt and its continuation, with a space between them where a writer puts one.
 
     White space in the record is respected: a target's leading space stays, and a prompt that ends
-        in a line break or a tab is continued there. To a language model a space at the prompt's end
-        belongs to the next word, so it becomes the target's leading space. Without either, script
-        and punctuation decide: there is no space in Chinese, Japanese, Thai and other scripts
-        without spaces, nor after an opening bracket or quote, a currency sign, or a hyphen on a
-        word.
+    in a line break or a tab is continued there. To a language model a space at the prompt's end
+    belongs to the next word, so it becomes the target's leading space. Without either, script and
+    punctuation decide: there is no space in Chinese, Japanese, Thai and other scripts without
+    spaces, nor after an opening bracket or quote, a currency sign, or a hyphen on a word.
     """
     before = stem(prompt)
     if before != prompt:
