@@ -224,7 +224,7 @@ def test_unsafe_json_is_refused_by_its_reason(text: str, reason: str) -> None:
         ("{'a': 1}", "use double quotes"),
         ('{"a": \u201cb\u201d}', "use straight double quotes"),
         ('{"a": None}', "write null, true or false"),
-        ('{"a": 1}\n{"a": 2}', "put values in a list, or each on a line of its own"),
+        ('{"a": 1}\n{"a": 2}', "put values in a list, or each on its own line"),
         ('{"a": "b\nc"}', r"write line breaks as \n"),
         (r'{"a": "C:\Users"}', r"write a backslash as \\"),
         ('{"a": "b', "is the file cut short?"),

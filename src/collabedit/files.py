@@ -84,7 +84,7 @@ _FOREIGN_FILES = (
 
 #: Longest accepted header of a ``.safetensors`` file, which names tensors and holds metadata.
 MAX_HEADER_BYTES = 32 * 2**20
-#: Bytes of one number by the format's name of its type; collabedit writes no other types.
+#: Bytes per number, by the format's name for its type; collabedit writes no other types.
 _ITEM_BYTES = {
     "F64": 8,
     "F32": 4,
@@ -101,7 +101,7 @@ _MAX_DIMENSIONS = 8
 
 
 def cache_directory(*parts: str) -> Path:
-    """Folder of collabedit's cache, made readable by this user only.
+    """A folder of collabedit's cache, created so that only this user can read it.
 
     ``COLLABEDIT_CACHE`` overrides the platform's default folder. An unwritable cache is
     not an error here: reading finds nothing, and writing says why it fails.
@@ -176,7 +176,7 @@ def _refuse_device(path: StrPath) -> None:
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
-        return  # there is nothing, or writing will say what
+        return  # nothing is there, or writing will say what is wrong
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise InputError(f"cannot write {path}: it is a device or a pipe; give a file")
 
@@ -227,18 +227,18 @@ def write_text(path: StrPath, text: str) -> None:
             temporary.write_text(text, encoding="utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"cannot write {path}: half a character ({error.object[error.start]!r}) is no text"
+                f"cannot write {path}: half a character ({error.object[error.start]!r}) is not text"
             ) from None
         temporary.chmod(0o644)
 
 
 def write_private_text(path: StrPath, text: str) -> None:
-    """Write a text file atomically that only this user can read.
+    """Atomically write a text file that only this user can read.
 
     Raises:
         InputError: when it cannot be written.
     """
-    with atomic_path(path) as temporary:  # which is made for this user only
+    with atomic_path(path) as temporary:  # which is created for this user only
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -285,7 +285,7 @@ def _size(stream: IO[bytes]) -> int:
 
 
 def decode_text(raw: bytes, source: str) -> str:
-    """Decode UTF-8 text; the error names what else it looks like.
+    """Decode UTF-8 text; the error says what the bytes look like instead.
 
     Raises:
         InputError: when the bytes are not UTF-8 text.
@@ -330,9 +330,9 @@ def decode_json(text: str, source: str) -> Any:
 
 
 def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
-    """How to mend what most often stands where JSON ends, or nothing."""
+    """How to fix the most common causes of an error in JSON; empty for any other."""
     before, rest = text[: error.pos].rstrip(), text[error.pos :].lstrip()
-    found = [
+    remedies = [
         (not rest or "Unterminated" in error.msg, "is the file cut short?"),
         (rest.startswith(("//", "/*", "#")), "JSON has no comments: remove them"),
         (rest[:1] in ("]", "}") and before.endswith(","), "remove the comma before it"),
@@ -342,12 +342,12 @@ def _json_remedy(text: str, error: json.JSONDecodeError) -> str:
         (bool(re.match("(None|True|False)\\b", rest)), "write null, true or false"),
         (
             error.msg == "Extra data" and rest[:1] in ("{", "["),
-            "put values in a list, or each on a line of its own",
+            "put values in a list, or each on its own line",
         ),
         ("control character" in error.msg, "write line breaks as \\n and tabs as \\t"),
         ("escape" in error.msg, "write a backslash as \\\\"),
     ]
-    return next((f"; {remedy}" for holds, remedy in found if holds), "")
+    return next((f"; {remedy}" for holds, remedy in remedies if holds), "")
 
 
 class RepeatedNames(dict[str, Any]):
@@ -447,7 +447,7 @@ def tensors_to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str,
 def cache_tensors(
     path: StrPath, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Keep tensors in a cache; if it cannot be written, that costs time later, not the work now."""
+    """Cache tensors; if that fails, it costs time later, but the work now goes on."""
     try:
         save_tensors(path, tensors, metadata)
     except InputError as error:
@@ -459,11 +459,11 @@ def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     seen: set[int] = set()
     storable = {}
     for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        if own.untyped_storage().data_ptr() in seen:
-            own = own.clone()
-        seen.add(own.untyped_storage().data_ptr())
-        storable[name] = own
+        dense = tensor.detach().cpu().contiguous()
+        if dense.untyped_storage().data_ptr() in seen:
+            dense = dense.clone()
+        seen.add(dense.untyped_storage().data_ptr())
+        storable[name] = dense
     return storable
 
 
@@ -474,7 +474,7 @@ def _metadata_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
 def tensors_from_bytes(
     data: bytes, what: str = "message"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata of untrusted bytes, as :func:`tensors_to_bytes` writes them.
+    """Tensors and metadata from untrusted bytes, as :func:`tensors_to_bytes` writes them.
 
     Sizes are checked before memory is allocated.
 
@@ -483,7 +483,7 @@ def tensors_from_bytes(
         what: their name in error messages.
 
     Raises:
-        InputError: when the bytes are not a whole ``.safetensors`` file of collabedit's.
+        InputError: when the bytes are not a complete ``.safetensors`` file written by collabedit.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -623,7 +623,7 @@ class StoredTensors(Mapping[str, "torch.Tensor"]):
         return tensor
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names  # Mapping's own would read the tensor
+        return name in self._names  # Mapping's own method would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

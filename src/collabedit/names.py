@@ -64,4 +64,4 @@ def enum_member(kind: type[Member], name: str, what: str) -> Member:
     try:
         return kind(name.strip().lower())
     except ValueError:
-        raise UnknownNameError(what, name, [each.value for each in kind]) from None
+        raise UnknownNameError(what, name, [member.value for member in kind]) from None

@@ -87,7 +87,7 @@ def test_the_cheaper_form_is_chosen() -> None:
     assert not prefers_factors(rank=20000, d_in=16384, d_out=4096)
 
 
-def test_a_singular_second_moment_is_shifted_and_said_so(
+def test_a_singular_second_moment_is_shifted_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     few = random(D_IN, 5)
@@ -97,7 +97,7 @@ def test_a_singular_second_moment_is_shifted_and_said_so(
     assert relative(prior.matrix, 2.0 * few @ few.T) < 1e-5
 
 
-def test_rounding_of_a_wide_singular_moment_is_made_up_for(
+def test_a_shift_covers_the_rounding_of_a_wide_singular_moment(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Products in float32 leave eigenvalues below zero by more, the wider the matrix is."""
@@ -143,7 +143,7 @@ def test_a_low_rank_past_keeps_the_cholesky_factor() -> None:
     assert prior.updated(random(D_IN, 2), 1.0).cholesky is prior.cholesky
 
 
-def test_no_weight_is_the_static_prior() -> None:
+def test_zero_weight_is_the_static_prior() -> None:
     prior = Prior.from_second_moment(second_moment(), 3.0)
     assert prior.updated(random(D_IN, 4), 0.0) is prior
 
@@ -165,7 +165,7 @@ def test_stacked_factors_are_the_pooled_edits() -> None:
     assert relative(Moments.of(stacked).cross_moment, summed.cross_moment) < 1e-14
 
 
-def test_updates_are_told_apart_by_digest() -> None:
+def test_digests_distinguish_updates() -> None:
     left, right = torch.ones(3, 2, dtype=torch.float64), torch.zeros(2, 5, dtype=torch.float64)
     update = LowRankUpdate(left, right)
     assert LowRankUpdate(left.clone(), right.T.contiguous().T).sha256 == update.sha256
@@ -189,7 +189,7 @@ def test_condition_number():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_second_moment_of_too_low_rank_is_never_taken_for_definite(
+def test_a_rank_deficient_second_moment_never_counts_as_definite(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of rank d - 1: rounding leaves a last pivot that may be positive."""
@@ -242,7 +242,7 @@ def test_moments_and_factors_are_one_interface() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[197], [100, 97], [50, 50, 97]])
-def test_missed_constraints_are_counted_whoever_holds_them(sizes: list[int]) -> None:
+def test_missed_constraints_are_counted_for_any_split(sizes: list[int]) -> None:
     """Nearly as many random keys as inputs: some directions are cut off."""
     keys, residuals = random(200, 197), random(D_OUT, 197, seed=1)
     prior = Prior(torch.eye(200, dtype=torch.float64))
@@ -272,8 +272,8 @@ def test_edits_that_hold_are_not_missed() -> None:
 
 
 @pytest.mark.parametrize("rounding", [0.0, 1e-7])
-def test_what_is_missed_is_the_same_whoever_holds_repeated_keys(rounding: float) -> None:
-    """Contradictions too: one party folds its own before anyone can count them."""
+def test_misses_do_not_depend_on_who_holds_repeated_keys(rounding: float) -> None:
+    """Contradictions too: a party folds its own before anyone can count them."""
     keys, residuals = random(200, 197), random(D_OUT, 197, seed=1)
     prior = Prior(torch.eye(200, dtype=torch.float64))
     again = keys[:, :3] * (1 + rounding * random(200, 3, seed=2))

@@ -1,4 +1,4 @@
-"""Priors in blocks against the one matrix that they stand for, and the formula for experts."""
+"""Priors in blocks against the full matrix that they represent, and the formula for experts."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def whole(weight: float = 3.0) -> Prior:
 
 
 def keys(number: int = 8, seed: int = 10) -> Tensor:
-    """Keys that lack a part each, as tokens that an expert does not see."""
+    """Keys that each lack a part, like tokens that an expert does not see."""
     parts = list(random(sum(WIDTHS), number, seed=seed).split(WIDTHS))
-    for place in range(number):
-        parts[place % 3][:, place] = 0
+    for column in range(number):
+        parts[column % 3][:, column] = 0
     return torch.cat(parts)
 
 
@@ -50,7 +50,7 @@ def check_close(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).norm() <= EXACT * expected.norm()
 
 
-def test_the_update_of_each_expert_is_the_formulas() -> None:
+def test_each_experts_update_matches_the_formula() -> None:
     """``Delta_e = G (I + sum_e F_e^T A_e^-1 F_e)^-1 F_e^T A_e^-1``, by plain inverses."""
     factors, own = compress(keys(), residuals()), [3.0 * block for block in blocks()]
     parts = factors.keys.split(WIDTHS)
@@ -64,7 +64,7 @@ def test_the_update_of_each_expert_is_the_formulas() -> None:
 
 @pytest.mark.parametrize("ridge", [1.0, 0.0])
 @pytest.mark.parametrize("beta", [0.0, 2.0])
-def test_the_update_is_that_of_the_one_matrix(ridge: float, beta: float) -> None:
+def test_the_update_equals_that_of_the_full_matrix(ridge: float, beta: float) -> None:
     past = [keys(4, seed=30), keys(19, seed=31)]  # more than are kept apart in one matrix
     apart: Prior = prior()
     together: Prior = whole()
@@ -75,7 +75,7 @@ def test_the_update_is_that_of_the_one_matrix(ridge: float, beta: float) -> None
     check_close(apart.dense(), together.dense())
 
 
-def test_the_dense_block_solve() -> None:
+def test_update_equals_the_dense_block_solve() -> None:
     system = torch.block_diag(*(3.0 * block for block in blocks())) + keys() @ keys().T
     expected = torch.linalg.solve(system, keys() @ residuals().T).T
     check_close(solve(compress(keys(), residuals()), prior()).dense(), expected)
@@ -94,7 +94,7 @@ def test_parties_together_are_the_pooled_edit(parties: int, ridge: float) -> Non
 
 
 @pytest.mark.parametrize("ridge", [1.0, 0.0])
-def test_sums_alone_give_the_same(ridge: float) -> None:
+def test_sums_give_the_same_update(ridge: float) -> None:
     factors = compress(keys(), residuals())
     expected = solve(factors, prior(), ridge).dense()
     check_close(solve([Moments.of(factors)], prior(), ridge).dense(), expected)
@@ -108,8 +108,8 @@ def test_whitening_is_a_root_of_the_inverse() -> None:
     check_close(changed.unwhiten(changed.whiten(identity)), torch.linalg.inv(changed.dense()))
 
 
-def test_blocks_of_some_directions_each() -> None:
-    """As AlphaEdit has them: as many as each expert's own text leaves free."""
+def test_blocks_may_be_restricted_to_some_directions() -> None:
+    """As in AlphaEdit: as many as each expert's own text leaves free."""
     bases = [torch.linalg.qr(random(w, w, seed=w))[0][:, :n] for w, n in ((7, 3), (5, 5), (9, 1))]
     apart = BlockPrior([Prior.within(basis, 10.0) for basis in bases])
     together = Prior.within(torch.block_diag(*bases), 10.0)
@@ -118,7 +118,7 @@ def test_blocks_of_some_directions_each() -> None:
     check_close(solve(factors, apart).dense(), solve(factors, together).dense())
 
 
-def test_a_frozen_part_is_not_changed_and_the_others_are_as_without_it() -> None:
+def test_a_frozen_part_stays_and_does_not_affect_the_others() -> None:
     own = list(prior().blocks)
     own[1] = BlockPrior.frozen(5)
     factors = compress(keys(), residuals())

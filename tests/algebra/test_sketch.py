@@ -59,7 +59,7 @@ cases = st.fixed_dictionaries(
 
 @given(cases)
 @settings(max_examples=60, deadline=None)
-def test_both_forms_come_to_the_pooled_statistics(case: dict[str, float]) -> None:
+def test_both_forms_give_the_pooled_statistics(case: dict[str, float]) -> None:
     generator = torch.Generator().manual_seed(int(case["seed"]))
     count = int(case["count"])
     prior = random_prior(generator)
@@ -124,7 +124,7 @@ def test_repeated_edits_of_several_parties_only_lower_the_rank() -> None:
 
 
 def test_a_projecting_prior_keeps_what_an_update_needs() -> None:
-    """AlphaEdit looks at keys within a subspace only, and so does its sketch."""
+    """AlphaEdit considers keys only within a subspace, and so does its sketch."""
     generator = torch.Generator().manual_seed(5)
     basis, _ = torch.linalg.qr(torch.randn(D_IN, 25, generator=generator, dtype=torch.float64))
     prior = Prior.within(basis, 1.0)
@@ -144,8 +144,8 @@ def test_equality_holds_on_the_sum_too() -> None:
     torch.testing.assert_close(update @ keys, residuals, rtol=1e-9, atol=1e-9)
 
 
-def test_the_form_is_chosen_by_its_numbers() -> None:
-    # GPT-J with 500 edits: 11 M numbers a layer against 200 M.
+def test_the_smaller_form_is_chosen() -> None:
+    # GPT-J with 500 edits: 11 M numbers per layer against 200 M.
     assert not cheaper_dense(16384, 4096, 500)
     assert SketchedSum(torch.zeros(16384, 520), 4096, 500).length == 10_649_600
     assert DenseSum(16384, 4096).length == 201_334_784

@@ -58,7 +58,7 @@ def constrained(keys: Tensor, residuals: Tensor, prior: Tensor) -> Tensor:
 
 
 def alpha_edit(keys: Tensor, residuals: Tensor, past: Tensor) -> Tensor:
-    """As the published code of AlphaEdit has it, with the projection as a dense matrix."""
+    """As in AlphaEdit's published code, with the projection as a dense matrix."""
     projection = null_basis() @ null_basis().T
     system = projection @ (keys @ keys.T + past @ past.T)
     system = system + NULL_WEIGHT * torch.eye(D_IN, dtype=keys.dtype)
@@ -102,7 +102,7 @@ def test_the_null_space_form_is_alpha_edits(n: int, past: int) -> None:
     assert relative(moments.dense(), update.dense()) < 1e-10
 
 
-def test_the_null_space_form_leaves_the_other_directions_alone() -> None:
+def test_the_null_space_form_leaves_other_directions_unchanged() -> None:
     keys, residuals = edits(6)
     kept = torch.linalg.eigh(second_moment()).eigenvectors[:, D_IN // 2 :]
     update = solve(compress(keys, residuals), null_prior()).dense()
@@ -126,11 +126,11 @@ def test_any_split_order_and_mixing_gives_the_pooled_update(
     assert relative(mixed, pooled) < 1e-10
 
 
-# Keys that several edits have
+# Keys shared by several edits
 
 
 def repeated(change: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Four edits and a fifth with the key of the first, but for a change."""
+    """Four edits and a fifth with the first one's key, slightly changed."""
     keys, residuals = edits(5)
     keys[:, 4] = keys[:, 0] + change * random(D_IN, seed=9)
     return keys, residuals
@@ -154,7 +154,7 @@ def test_equality_gives_a_repeated_key_the_mean_of_what_it_is_asked(
 
 @forms
 @pytest.mark.parametrize("counts", [(1, 1), (3, 1), (2, 5)], ids=str)
-def test_conflicting_answers_to_one_question_weigh_by_their_number(
+def test_conflicting_answers_are_weighted_by_their_number(
     form: Form, counts: tuple[int, int]
 ) -> None:
     """The weighted mean at that key: all of it under equality, else ``n s / (1 + n s)`` of it."""
@@ -174,7 +174,7 @@ def test_conflicting_answers_to_one_question_weigh_by_their_number(
 
 
 @forms
-def test_a_repeated_edit_that_agrees_holds_as_one_does(form: Form) -> None:
+def test_a_consistent_repeated_edit_holds_like_a_single_one(form: Form) -> None:
     keys, residuals = repeated()
     residuals[:, 4] = residuals[:, 0]
     update = solve(compress(keys, residuals), form.prior, form.ridge).dense()
@@ -206,7 +206,7 @@ def test_more_edits_than_directions_under_equality_are_fitted_by_least_squares()
 
 
 @forms
-def test_past_keys_of_many_rounds_are_folded_without_a_trace(form: Form) -> None:
+def test_folding_past_keys_of_many_rounds_changes_nothing(form: Form) -> None:
     keys, residuals = edits(4)
     low_rank = folded = form.prior
     for seed in range(3):

@@ -18,7 +18,7 @@ from collabedit.models import LanguageModel
 
 @dataclass(frozen=True)
 class TokenCorpus:
-    """Windows of token ids as they are."""
+    """Windows of given token ids."""
 
     windows: Sequence[Sequence[int]]
     description: str = "given tokens"
@@ -58,13 +58,13 @@ def make_corpus() -> type[TokenCorpus]:
 
 @pytest.fixture(scope="session")
 def double_llama(tiny_llama: LanguageModel) -> LanguageModel:
-    """The tiny Llama in float64, where the order of sums is no excuse."""
+    """The tiny Llama in float64, where the order of sums cannot explain a difference."""
     return LanguageModel(copy.deepcopy(tiny_llama.hf).double(), tiny_llama.tokenizer, "tiny-double")
 
 
 @pytest.fixture
 def bos_tokenizer(tiny_llama) -> Any:
-    """The tiny tokenizer with a special token in front of every text and one behind it."""
+    """The tiny tokenizer with a special token before and after every text."""
     tokenizer = copy.deepcopy(tiny_llama.tokenizer)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]

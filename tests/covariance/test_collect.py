@@ -93,7 +93,7 @@ def test_windows_are_bounded_by_the_context(tiny_llama):
     assert 100 < max(seen) <= tiny_llama.hf.config.max_position_embeddings
 
 
-def test_few_samples_warn(tiny_llama, make_corpus, caplog):
+def test_few_samples_cause_a_warning(tiny_llama, make_corpus, caplog):
     collect(tiny_llama, [0], make_corpus([[5] * 47]), tokens=47)
     assert "47 tokens cannot determine second moments of 48 inputs" in caplog.text
     caplog.clear()
@@ -191,7 +191,7 @@ def interrupted(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tokens", "self"])
-def test_resuming_gives_the_very_same_result(
+def test_resuming_gives_the_identical_result(
     tiny_llama, corpus, corpus_tokens, interrupted, kind, monkeypatch
 ):
     monkeypatch.setattr("collabedit.covariance.self_corpus._SAMPLE_ROWS", 2)
@@ -244,7 +244,7 @@ def test_a_broken_checkpoint_is_replaced(tiny_llama, corpus, tmp_path):
     assert out.exists()
 
 
-def test_an_unwritable_place_is_found_before_collecting(tiny_llama, tmp_path):
+def test_an_unwritable_path_is_found_before_collecting(tiny_llama, tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         collect(tiny_llama, [0], None, tokens=100, out=Path("/proc/none/c.safetensors"))
 
@@ -276,7 +276,7 @@ def test_reference_values(reference, make_corpus):
 
 @pytest.mark.parametrize("kind", ["tokens", "self"])
 @pytest.mark.parametrize("stored", [True, False])
-def test_layers_one_after_the_other_give_the_very_same_result(
+def test_collecting_layer_by_layer_gives_the_identical_result(
     tiny_llama, corpus, corpus_tokens, kind, stored, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("collabedit.covariance.self_corpus._SAMPLE_ROWS", 2)

@@ -31,7 +31,7 @@ def test_default_covariance_is_collected_once(tiny_llama, monkeypatch, tmp_path)
     assert len(list((tmp_path / "covariance").iterdir())) == 2
 
 
-def test_default_covariance_of_a_changed_model_is_another(double_llama, monkeypatch, tmp_path):
+def test_a_changed_model_gets_another_default_covariance(double_llama, monkeypatch, tmp_path):
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
     name = double_llama.weight_names([0])[0]
     default_covariance(double_llama, [0], tokens=100, say=silent)
@@ -45,7 +45,7 @@ def test_default_covariance_of_a_changed_model_is_another(double_llama, monkeypa
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["read-only", "full"])
-def test_a_cache_that_cannot_be_written_is_no_error(tiny_llama, monkeypatch, tmp_path, full):
+def test_an_unwritable_cache_is_not_an_error(tiny_llama, monkeypatch, tmp_path, full):
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path) if full else "/proc/none")
     if full:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))

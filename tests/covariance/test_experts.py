@@ -1,4 +1,4 @@
-"""Second moments of experts' keys: a matrix each, over all tokens."""
+"""Second moments of experts' keys: one matrix each, over all tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.covariance.measuring import relative
 
 @torch.no_grad()
 def stacked(model: LanguageModel, layer: int, windows: list[list[int]]) -> Tensor:
-    """All keys ``[tokens, n d_e]``, a window at a time."""
+    """All keys ``[tokens, n d_e]``, one window at a time."""
     found = []
     for window in windows:
         with captured_inputs({layer: model.projection(layer)}) as inputs:
@@ -52,7 +52,7 @@ def test_each_expert_has_its_block_of_the_whole_moment(
 def test_the_blocks_bound_the_whole_moment(
     exact_mixture: LanguageModel, corpus: TokenCorpus, corpus_tokens: int
 ) -> None:
-    """``C <= 2 diag(C_e)`` where a token uses two experts, so no change of text goes unseen."""
+    """``C <= 2 diag(C_e)`` if a token uses two experts, so no change of text goes unnoticed."""
     found = collect(exact_mixture, [1], corpus, tokens=corpus_tokens)
     (moment,) = found.second_moments.values()
     keys = stacked(exact_mixture, 1, corpus.windows)
@@ -62,13 +62,13 @@ def test_the_blocks_bound_the_whole_moment(
     assert torch.linalg.eigvalsh(blocks - whole)[0] < 0  # once the blocks are not enough
 
 
-def test_the_sampling_error_is_of_all_blocks_together(corpus: TokenCorpus) -> None:
+def test_the_sampling_error_covers_all_blocks(corpus: TokenCorpus) -> None:
     found = collect(make_model("olmoe"), [1], corpus, tokens=300)
     (error,) = found.sampling_error.values()
     assert 0 < error < 1
 
 
-def test_a_file_keeps_them(corpus: TokenCorpus, tmp_path: Path) -> None:
+def test_blocks_survive_saving(corpus: TokenCorpus, tmp_path: Path) -> None:
     model = make_model("mixtral")
     found = collect(model, [1], corpus, tokens=300, out=tmp_path / "c.safetensors")
     (name,) = model.weight_names([1])
@@ -110,14 +110,14 @@ def test_experts_that_no_token_reaches_are_named(caplog: pytest.LogCaptureFixtur
     assert f"no token was routed to 2 of 4 experts ({listed})" in caplog.text
 
 
-def test_few_tokens_warn(corpus: TokenCorpus, caplog: pytest.LogCaptureFixture) -> None:
+def test_few_tokens_cause_a_warning(corpus: TokenCorpus, caplog: pytest.LogCaptureFixture) -> None:
     collect(make_model("olmoe"), [1], corpus, tokens=20)
     assert "20 tokens cannot determine second moments of 48 inputs" in caplog.text
     assert "use more than 24" in caplog.text
 
 
 def test_tokens_and_memory_are_those_of_the_experts() -> None:
-    """Ten tokens an input of an expert that has its share: two of four see each."""
+    """Ten tokens per input of an expert with its share of them: two of four see each."""
     model = make_model("olmoe")
     assert default_tokens(model, TokenCorpus([])) == 10 * 12 * 4 // 2
     assert memory_needed(model, [0]) == 4 * 12**2 * (8 + 2.5)

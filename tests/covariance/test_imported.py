@@ -1,4 +1,4 @@
-"""Statistics that other programs wrote, which may be damaged or hostile."""
+"""Statistics written by other programs, which may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ def test_import_of_damaged_archives_reads_or_refuses(tiny_gpt2, moments, tmp_pat
         damaged = bytearray(whole)
         start = generator.choice(headers)
         for _ in range(generator.randint(1, 4)):
-            place = min(start + generator.randrange(300), len(whole) - 1)
-            damaged[place] = generator.randrange(256)
+            offset = min(start + generator.randrange(300), len(whole) - 1)
+            damaged[offset] = generator.randrange(256)
         path.write_bytes(damaged[: generator.choice([None, generator.randrange(len(whole))])])
         with contextlib.suppress(CollabEditError):
             import_npz({0: path}, tiny_gpt2)

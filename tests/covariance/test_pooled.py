@@ -35,10 +35,10 @@ def test_merging_equal_parts_lowers_the_error_by_the_root_of_two(covariance):  #
     assert unknown.sampling_error == {}
 
 
-def test_what_cannot_be_merged(covariance):  # noqa: F811
+def test_refuses_to_merge_different_weights(covariance):  # noqa: F811
     name = "model.layers.1.mlp.down_proj.weight"
     other = replace(covariance, model="other", model_sha256={**covariance.model_sha256, name: "x"})
-    with pytest.raises(CovarianceError, match="covariances of other weights"):
+    with pytest.raises(CovarianceError, match="covariances of different weights"):
         merge([covariance, other])
     with pytest.raises(CovarianceError, match="no covariance to merge"):
         merge([])

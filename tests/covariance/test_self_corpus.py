@@ -55,7 +55,7 @@ def test_samples_follow_the_model(tiny_llama):
     assert abs(float(found[top].sum() - expected[top].sum())) < 4 * float(error)
 
 
-def test_reported_tokens_are_those_made(tiny_llama):
+def test_reports_the_tokens_it_generates(tiny_llama):
     reported: list[int] = []
     chunks = SelfCorpus(0).chunks(tiny_llama, Plan(100, 16, 10), 0, reported.append)
     assert sum(len(window) for window in next(chunks)) == sum(reported)

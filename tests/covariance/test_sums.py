@@ -25,7 +25,7 @@ def test_sampling_error_is_that_of_repeated_collections(double_llama, make_corpu
 
 def test_sampling_error_of_unequal_blocks_is_as_documented(double_llama, make_corpus):
     windows = [[5] * 9, [6, 7], [8, 9, 10, 11, 12]]
-    # Sixteen blocks of one token at least: each window is a block.
+    # Sixteen blocks of at least one token: each window is a block.
     found = collect(double_llama, [0], make_corpus(windows), tokens=16, say=silent)
     name = double_llama.weight_names([0])[0]
     mean = brute_force(double_llama, 0, windows)

@@ -57,7 +57,7 @@ def test_json_lines_and_several_files(tmp_path):
     assert corpus.description == "a.jsonl, b.txt"
 
 
-def test_identity_follows_content_not_place(tmp_path):
+def test_identity_follows_content_not_path(tmp_path):
     for folder, text in {"a": "one", "b": "one", "c": "two"}.items():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.txt").write_text(text)
@@ -78,7 +78,7 @@ def test_identity_follows_content_not_place(tmp_path):
         ("bad.jsonl", b"[1]", "bad.jsonl: line 1 is not of the form"),
     ],
 )
-def test_unusable_files(tmp_path, name, content, message):
+def test_refuses_unusable_files(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)

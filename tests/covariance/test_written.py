@@ -10,7 +10,7 @@ from collabedit.models import LanguageModel
 KEPT = WrittenCorpus("smollm2-135m")
 
 
-def test_it_suffices_for_the_default_and_is_plain_text(smollm2: LanguageModel) -> None:
+def test_the_written_text_suffices_for_the_default(smollm2: LanguageModel) -> None:
     tokens = default_tokens(smollm2, KEPT)
     assert own_corpus(smollm2, None, seed=3) == KEPT
     assert own_corpus(smollm2, tokens, seed=3) == KEPT
@@ -20,14 +20,14 @@ def test_it_suffices_for_the_default_and_is_plain_text(smollm2: LanguageModel) -
     assert sum(char.isalpha() or char.isspace() for char in text) > 0.8 * len(text)
 
 
-def test_more_is_sampled(tiny_llama: LanguageModel) -> None:
+def test_larger_requests_are_sampled(tiny_llama: LanguageModel) -> None:
     named = replace(tiny_llama, name="smollm2-135m")
     assert own_corpus(named, KEPT.texts.size + 1, seed=3) == SelfCorpus(3)
     assert own_corpus(tiny_llama, None, seed=3) == SelfCorpus(3)
     assert own_corpus(replace(named, name="/somewhere/smollm2-135m"), None, 3) == SelfCorpus(3)
 
 
-def test_chunks_are_its_windows_in_their_order(tiny_llama: LanguageModel) -> None:
+def test_chunks_are_the_windows_in_order(tiny_llama: LanguageModel) -> None:
     reported: list[int] = []
     plan = Plan(KEPT.texts.size, max_length=50, chunk_tokens=300)
     chunks = list(KEPT.chunks(tiny_llama, plan, 0, reported.append))

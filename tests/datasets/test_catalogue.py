@@ -39,7 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def publisher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[_Server]:
-    """A publisher of ``zsre`` on this machine, and an empty cache."""
+    """A local publisher of ``zsre``, and an empty cache."""
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
     with _Server(("127.0.0.1", 0), _Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -69,7 +69,7 @@ def test_worldfacts_comes_with_the_package() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_a_file(tmp_path: Path, suffix: str) -> None:
+def test_loads_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"facts{suffix}"
     path.write_text("\n".join(map(json.dumps, RECORDS)) if suffix == ".jsonl" else BYTES.decode())
     for argument in (path, str(path)):
@@ -77,7 +77,7 @@ def test_a_file(tmp_path: Path, suffix: str) -> None:
         assert record.request.text == "The capital of France is"
 
 
-def test_a_file_that_is_not_there() -> None:
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(InputError, match=r"cannot read the requests file nowhere\.json"):
         load_dataset("nowhere.json")
 
@@ -132,9 +132,7 @@ def test_a_pinned_checksum_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.parametrize("body", [b"<html>please log in</html>", b'[{"prompt": "no subject"}]'])
-def test_something_else_than_the_data_set_is_not_kept(
-    publisher: _Server, tmp_path: Path, body: bytes
-) -> None:
+def test_a_wrong_download_is_not_kept(publisher: _Server, tmp_path: Path, body: bytes) -> None:
     publisher.body, publisher.announced = body, len(body)
     with pytest.raises(DatasetError, match="did not deliver the data set") as caught:
         load_dataset("zsre")
@@ -142,14 +140,16 @@ def test_something_else_than_the_data_set_is_not_kept(
     assert _cached(tmp_path) == []
 
 
-def test_a_download_that_breaks_off_is_not_kept(publisher: _Server, tmp_path: Path) -> None:
+def test_an_incomplete_download_is_not_kept(publisher: _Server, tmp_path: Path) -> None:
     publisher.announced = len(BYTES) + 10
     with pytest.raises(DatasetError, match=f"after {len(BYTES)} of {len(BYTES) + 10} bytes"):
         load_dataset("zsre")
     assert _cached(tmp_path) == []
 
 
-def test_offline(publisher: _Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_offline_download_fails_with_a_remedy(
+    publisher: _Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     _publish(monkeypatch, url="http://127.0.0.1:9/zsre.json")
     with pytest.raises(DatasetError, match="give the path of a local copy") as caught:
         load_dataset("zsre")
@@ -167,7 +167,7 @@ def test_a_malformed_record_in_a_local_file(tmp_path: Path) -> None:
         load_dataset(path)
 
 
-def test_taking_some() -> None:
+def test_takes_the_first_records() -> None:
     records = load_dataset("worldfacts")
     assert take(records, 3) == records[:3]
     assert take(records, None) == take(records, 10**6) == records

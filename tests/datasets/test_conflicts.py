@@ -42,7 +42,7 @@ def objects(record: Record) -> set[str]:
     ),
     seed=st.integers(0, 9),
 )
-def test_the_other_answer_is_of_the_same_relation_where_it_can_be(facts, seed) -> None:
+def test_the_other_answer_is_of_the_same_relation_if_possible(facts, seed) -> None:
     records = make(*facts)
     everything = set().union(*map(objects, records))
     if any(everything <= objects(record) for record in records):
@@ -82,8 +82,8 @@ def test_objects_come_from_the_whole_data_set() -> None:
     assert {second for _, second in chosen} == {"Rome", "Paris", "Lima", "Quito", "Cairo"}
 
 
-def test_another_right_answer_is_no_conflict() -> None:
-    """As where a country has several official languages."""
+def test_another_right_answer_is_not_a_conflict() -> None:
+    """For example, a country with several official languages."""
     (record,) = make(("Rome", "Paris", "P1"))
     right = replace(record, request=replace(record.request, target_new="Bern", target_true="Oslo"))
     other = replace(
@@ -96,7 +96,7 @@ def test_another_right_answer_is_no_conflict() -> None:
         conflicting([record], 0, [right])
 
 
-def test_the_prompt_stands_for_a_relation_without_a_name() -> None:
+def test_the_prompt_identifies_an_unnamed_relation() -> None:
     (record,) = make(("Rome", "Paris", None))
     same = replace(record, request=replace(record.request, target_true="Oslo"))
     asked = replace(record.request, prompt="The anthem of {} is", target_true="Lima")
@@ -143,7 +143,7 @@ def test_the_question_is_the_prompt_with_its_subject() -> None:
         check_conflicts([record], others)
 
 
-def test_a_record_that_says_the_same_is_refused() -> None:
+def test_a_conflict_with_the_same_answer_is_refused() -> None:
     records = make(("Rome", "Paris", "P1"), ("Oslo", "Bern", "P2"))
     others = [conflicting(records)[0], records[1]]
     with pytest.raises(DatasetError, match="case 1: its conflicting record has the same"):

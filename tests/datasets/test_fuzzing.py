@@ -37,7 +37,7 @@ def outcome(path: Path) -> None:
 
 @QUICK
 @given(outer=st.none() | OUTER, inner=INNER, value=VALUES)
-def test_round_edits_with_anything_in_one_place(
+def test_round_edits_with_one_arbitrary_value(
     tmp_path: Path, outer: str | None, inner: str, value: Any
 ) -> None:
     item = json.loads(json.dumps(GOOD))
@@ -49,7 +49,7 @@ def test_round_edits_with_anything_in_one_place(
 
 @QUICK
 @given(value=VALUES)
-def test_any_value(tmp_path: Path, value: Any) -> None:
+def test_arbitrary_values(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "edits.json"
     path.write_text(json.dumps(value))
     outcome(path)

@@ -45,7 +45,7 @@ def test_the_seed_decides() -> None:
     assert [record.case_id for record in records] == list(range(40))  # the input is left alone
 
 
-def test_by_relation_parties_are_pure_where_they_can_be() -> None:
+def test_by_relation_parties_are_pure_if_possible() -> None:
     records = make(*["P1"] * 10, *["P2"] * 4, *["P3"] * 6)
     shares = partition(records, 3, [4, 10, 6], by="relation", seed=2)
     assert [{r.request.relation_id for r in share} for share in shares] == [{"P2"}, {"P1"}, {"P3"}]
@@ -80,7 +80,7 @@ def test_too_few_records_names_the_numbers() -> None:
         (2, -1, "cannot have -1 records"),
     ],
 )
-def test_sizes_without_sense(parties: int, sizes: int | list[int], message: str) -> None:
+def test_invalid_sizes_are_refused(parties: int, sizes: int | list[int], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         partition(make(*["P1"] * 9), parties, sizes)
 

@@ -1,4 +1,4 @@
-"""Round-edit records: both published forms, CounterFact records in their place, and damage."""
+"""Round-edit records: both published forms, CounterFact records instead of them, and damage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def labelled(label: str) -> dict[str, str]:
 
 
 def round_edit(**changes: Any) -> dict[str, Any]:
-    """A record as CollabEdit publishes it; ``None`` takes a part of its edit out."""
+    """A record as CollabEdit publishes it; ``None`` removes a part of its edit."""
     edit: dict[str, Any] = {
         "relation": {"id": "P366", "prompt": "{} has use(s), such as", "label": "has use"},
         "subject": labelled("fpart"),
@@ -73,7 +73,7 @@ def test_its_requests_share_all_but_the_object_and_the_prompt() -> None:
     )
 
 
-def test_case_ids_are_the_records_own_or_their_places(tmp_path: Path) -> None:
+def test_case_ids_are_given_or_positions(tmp_path: Path) -> None:
     values = [round_edit(), {**round_edit(), "case_id": 70}, round_edit()]
     made = load_round_edits(write(tmp_path / "edits.json", values))
     assert [item.case_id for item in made] == [0, 70, 2]
@@ -107,8 +107,8 @@ def test_a_missing_conflict_is_another_object_of_the_relation(tmp_path: Path) ->
     assert load_round_edits(path, seed=3) == load_round_edits(path, seed=3)
 
 
-def test_a_further_true_object_is_no_conflict(tmp_path: Path) -> None:
-    """Only of its own subject: it may conflict with the answer of another."""
+def test_another_true_object_is_not_a_conflict(tmp_path: Path) -> None:
+    """Only for its own subject: it may conflict with another subject's answer."""
     own = round_edit(conflict_object=None)
     other = round_edit(conflict_object=None, subject="tar", object="archiving", new_object="x")
     other["true_objects"] = ["archiving", "bundling"]
@@ -122,7 +122,7 @@ def test_a_further_true_object_is_no_conflict(tmp_path: Path) -> None:
     }
 
 
-# CounterFact records in their place
+# CounterFact records instead of them
 
 
 def test_counterfact_records_stand_in(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_true_object_is_needed(tmp_path: Path) -> None:
         load_round_edits(write(tmp_path / "records.json", values))
 
 
-# Wordings of a file
+# Wordings from a file
 
 
 def test_wordings_of_the_relation_come_after_the_records_own(tmp_path: Path) -> None:
@@ -225,15 +225,15 @@ def test_wordings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def damaged(*path: str, value: Any = None) -> dict[str, Any]:
-    """A record without one of its parts, or with something else in its place."""
+    """A record without one of its parts, or with something else instead of it."""
     record = deepcopy(round_edit())
-    place = record
+    part = record
     for name in path[:-1]:
-        place = place[name]
+        part = part[name]
     if value is None:
-        del place[path[-1]]
+        del part[path[-1]]
     else:
-        place[path[-1]] = value
+        part[path[-1]] = value
     return record
 
 
@@ -270,7 +270,7 @@ def damaged(*path: str, value: Any = None) -> dict[str, Any]:
         {**round_edit(), "case_id": 0},
     ],
 )
-def test_malformed_records_are_named_by_file_and_place(tmp_path: Path, record: Any) -> None:
+def test_malformed_records_are_named_by_file_and_position(tmp_path: Path, record: Any) -> None:
     path = write(tmp_path / "edits.json", [round_edit(), record])
     with pytest.raises(RequestError) as caught:
         load_round_edits(path)

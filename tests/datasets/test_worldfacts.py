@@ -1,4 +1,4 @@
-"""The data set that ships: its invariants, and that its builder still makes it."""
+"""The packaged data set: its invariants, and that its builder reproduces it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def records() -> Sequence[Record]:
     return load_dataset("worldfacts")
 
 
-def test_the_builder_makes_the_very_file() -> None:
+def test_the_builder_reproduces_the_file() -> None:
     built = build(0, 240)
     assert json.loads(DEFAULT_PATH.read_text(encoding="utf-8")) == built
     assert problems(built) == []

@@ -1,4 +1,4 @@
-"""NAS: against the official code, and what follows for parties and rounds."""
+"""NAS against the official code, and its consequences for parties and rounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = Hyperparameters(layers=(1, LAYER), target_steps=3, prior_weight=5.0)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_targets_are_scaled_and_dropped_as_by_the_official_code(family: str) -> None:
+def test_targets_are_scaled_and_dropped_as_in_the_official_code(family: str) -> None:
     model = make_model(family)
     hidden, own = _states(model, REQUESTS[:4], SETTINGS)
     found = anchored(OFFICIAL[f"{family}/0"].double(), hidden, own, 3.0)
@@ -40,7 +40,7 @@ def test_targets_are_scaled_and_dropped_as_by_the_official_code(family: str) -> 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "gpt_neox"])
 def test_values_have_the_anchors_norm(family: str) -> None:
-    """What the projection gives is measured by hand, with its bias and before any norm."""
+    """The projection's output is measured by hand, with its bias and before any norm."""
     model = make_model(family)
     settings = SETTINGS.with_changes(layers=(LAYER,), clamp_factor=0.5)
     plain = optimise_targets(model, REQUESTS[:3], CONTEXTS, settings).double()
@@ -122,7 +122,7 @@ def test_merging_is_lossless_with_an_anchor(exact_llama: LanguageModel) -> None:
 def test_an_unmeasured_anchor_and_editors_without_targets_are_refused() -> None:
     model = make_model("llama")
     settings = SETTINGS.with_changes(norm_anchor=0.0)
-    with pytest.raises(InputError, match="norm_anchor is to be measured"):
+    with pytest.raises(InputError, match="norm_anchor has not been measured"):
         find_targets(model, REQUESTS, CONTEXTS, settings)
     with pytest.raises(InputError, match="UltraEdit searches for no targets"):
         new_round(model, editor="UltraEdit", hyperparameters=settings, contexts=CONTEXTS)

@@ -29,9 +29,9 @@ def plain_features(model: LanguageModel, layer: int) -> torch.Tensor:
         with model.projection(layer).register_forward_hook(keep):
             logits = model.hf(ids[:, :-1]).logits[0, start - 1 :]
         torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="sum").backward()
-        places = slice(start - 1, None)
-        both = [seen["key"].reshape(1, -1, model.structure.mlp_size)[0, places]]
-        both.append(seen["output"].grad.reshape(1, -1, model.structure.hidden_size)[0, places])
+        positions = slice(start - 1, None)
+        both = [seen["key"].reshape(1, -1, model.structure.mlp_size)[0, positions]]
+        both.append(seen["output"].grad.reshape(1, -1, model.structure.hidden_size)[0, positions])
         columns.append(torch.cat(both, dim=1).T)
     return torch.cat(columns, dim=1).detach().double()
 
@@ -47,7 +47,7 @@ def test_features_are_those_of_one_text_at_a_time(family: str) -> None:
         assert (features - expected).norm() < EXACT * expected.norm()
 
 
-def test_an_edit_has_the_same_features_alone(exact_llama: LanguageModel) -> None:
+def test_an_edits_features_do_not_depend_on_other_edits(exact_llama: LanguageModel) -> None:
     together = answer_features(exact_llama, REQUESTS, [2])[2]
     alone = [answer_features(exact_llama, [request], [2])[2] for request in REQUESTS]
     assert (together - torch.cat(alone, dim=1)).norm() < EXACT * together.norm()

@@ -15,7 +15,7 @@ from tests.conftest import EXACT, make_model
 from tests.editing.facts import CONTEXTS, REQUESTS, TALKS
 
 
-def test_keys_equal_one_whole_pass_a_text(exact_family_model: LanguageModel) -> None:
+def test_keys_equal_one_whole_pass_per_text(exact_family_model: LanguageModel) -> None:
     measured = measure(exact_family_model, REQUESTS, CONTEXTS, [1, 2], 2)
     for layer in (1, 2):
         for index, request in enumerate(REQUESTS):
@@ -48,7 +48,7 @@ def test_the_batching_changes_nothing(exact_arithmetic: None, max_tokens: int) -
     torch.testing.assert_close(parts.hidden, whole.hidden, atol=EXACT, rtol=EXACT)
 
 
-def test_the_bare_prompt_weighs_one_half() -> None:
+def test_the_bare_prompt_has_half_the_weight() -> None:
     weights = dict(context_weights(CONTEXTS))
     assert weights["{}"] == 0.5
     assert sum(weights.values()) == pytest.approx(1.0)
@@ -110,7 +110,7 @@ def test_measuring_an_edited_model_differs_only_above_the_edit(tiny_llama: Langu
 
 
 @pytest.mark.slow
-def test_a_subject_in_front_of_all_has_its_own_key_and_not_the_sinks(
+def test_a_leading_subject_does_not_get_the_attention_sinks_key(
     smollm2: LanguageModel,
 ) -> None:
     first = EditRequest(0, "{} was founded by", "Microsoft", "Steve Jobs")

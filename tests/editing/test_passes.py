@@ -1,4 +1,4 @@
-"""The short way to targets is used where it is right, and the plain one elsewhere."""
+"""The short way to targets is used where it is correct, and the plain one elsewhere."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def rows(passes: Any, change: Tensor | None) -> Tensor:
 
 
 @pytest.mark.parametrize("change", [None, CHANGE.double()])
-def test_both_ways_agree(exact_family_model: LanguageModel, change: Tensor | None) -> None:
+def test_short_and_plain_way_agree(
+    exact_family_model: LanguageModel, change: Tensor | None
+) -> None:
     with torch.no_grad():
         short = rows(SuffixModel(exact_family_model, 1), change)
         plain = rows(WholeModel(exact_family_model, 1), change)
@@ -81,7 +83,7 @@ def test_every_family_takes_the_short_way(
 
 
 @pytest.mark.parametrize("make", [granite, gemma4])
-def test_factors_are_no_hindrance(make: Make) -> None:
+def test_factors_do_not_prevent_the_short_way(make: Make) -> None:
     assert isinstance(chosen(make()), SuffixModel)
 
 
@@ -95,7 +97,7 @@ def test_others_take_the_plain_way_and_say_so(
     assert "targets take longer than usual" in said
 
 
-def test_a_short_way_that_is_wrong_is_not_taken(
+def test_rejects_a_short_way_that_is_wrong(
     tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = SuffixModel.logits
@@ -141,7 +143,7 @@ def test_targets_do_not_depend_on_the_way(
 def losses(
     model: LanguageModel, layer: int, requests: Sequence[EditRequest], moves: Tensor
 ) -> Tensor:
-    """Of the targets, after what the site gives at each subject's end was moved, by hand."""
+    """The targets' loss after moving the site's output at each subject's end, by hand."""
     found = []
     for request, move in zip(requests, moves.T, strict=True):
         filled = fill_template("{}", request.prompt, request.subject, request.target_new)
@@ -160,7 +162,7 @@ def losses(
     "make", [granite, gemma4, gemma4_per_layer, gemma4_shared, qwen3_5, post_norm]
 )
 def test_an_edit_without_slack_reaches_its_target(make: Make) -> None:
-    """From the loss to the weight: nothing between the two is other than assumed."""
+    """From the loss to the weight: everything between the two is as assumed."""
     model = make()
     layer = 0 if make is gemma4_shared else 1
     settings = Hyperparameters(

@@ -1,4 +1,4 @@
-"""The searches on functions whose minima are known, and on a model against the plain way."""
+"""The searches on functions with known minima, and on a model against the plain way."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def states(scale: float = 10.0) -> Tensor:
-    """Hidden states ``[edits, size]``, of which only the norms matter."""
+    """Hidden states ``[edits, size]``; only their norms matter."""
     generator = torch.Generator().manual_seed(1)
     return scale * torch.randn(EDITS, SIZE, generator=generator, dtype=torch.float64)
 
 
 def quadratic(condition: float = 100.0) -> tuple[Loss, Tensor]:
-    """For each edit another quadratic, and their minima, well within the ball."""
+    """A different quadratic for each edit, and their minima, well within the ball."""
     generator = torch.Generator().manual_seed(2)
     minima = torch.randn(EDITS, SIZE, generator=generator, dtype=torch.float64)
     mixed = torch.randn(EDITS, SIZE, SIZE, generator=generator, dtype=torch.float64)
@@ -69,7 +69,7 @@ def test_the_best_is_the_lowest_that_was_evaluated() -> None:
         assert torch.equal(loss(found), torch.stack(history).min(dim=0).values)
 
 
-def test_it_needs_far_fewer_evaluations_than_adam() -> None:
+def test_needs_far_fewer_evaluations_than_adam() -> None:
     loss, _ = quadratic()
     wanted = 1e-2 * loss(torch.zeros(EDITS, SIZE, dtype=torch.float64))
 
@@ -108,7 +108,7 @@ def test_the_surface_is_followed_to_its_lowest_point() -> None:
     assert bool((loss(found) <= loss(others) + 1e-12).all())
 
 
-def test_edits_do_not_touch_each_other() -> None:
+def test_edits_do_not_affect_each_other() -> None:
     loss, _ = quadratic()
     together, _ = run(QuasiNewton(states(), SETTINGS), loss, 7)
 
@@ -137,7 +137,7 @@ def test_settings_choose_the_search() -> None:
 
 
 @pytest.mark.usefixtures("exact_arithmetic")
-def test_losses_of_a_model_are_as_low_in_fewer_evaluations(exact_llama: LanguageModel) -> None:
+def test_reaches_a_models_losses_in_fewer_evaluations(exact_llama: LanguageModel) -> None:
     settings = Hyperparameters(layers=(1, 2), target_steps=25, clamp_factor=4.0, loss_threshold=0.0)
     find = partial(optimise_targets, exact_llama, REQUESTS, CONTEXTS, quick=False)
     usual = find(settings)

@@ -29,7 +29,7 @@ from tests.models.test_language_model import change
 SETTINGS = Hyperparameters(layers=(1, 2), target_steps=8, target_learning_rate=0.1)
 
 
-#: Without the quick copy, whatever the processor is quick at.
+#: Without the quick copy, whatever the processor is fast at.
 exact_targets = partial(optimise_targets, quick=False)
 
 
@@ -61,7 +61,7 @@ def test_the_top_layer_can_be_edited_where_the_prompt_ends_in_the_subject(
     torch.testing.assert_close(target, expected, atol=EXACT, rtol=EXACT)
 
 
-def test_a_token_in_front_of_every_text(exact_arithmetic: None) -> None:
+def test_targets_with_a_token_in_front_of_every_text(exact_arithmetic: None) -> None:
     model = make_model("llama", bos=True)
     assert_same_targets(model, exact_targets(model, REQUESTS, CONTEXTS, SETTINGS), SETTINGS)
 
@@ -100,7 +100,7 @@ def test_the_model_is_left_as_it_was(tiny_gpt2: LanguageModel) -> None:
     assert all("forward" not in module.__dict__ for module in tiny_gpt2.hf.modules())
 
 
-def test_the_cache_is_keyed_by_all_that_a_target_depends_on(
+def test_the_cache_key_covers_everything_that_a_target_depends_on(
     tiny_llama: LanguageModel, tmp_path: Path
 ) -> None:
     cache = TargetCache(tmp_path)
@@ -147,7 +147,7 @@ def test_a_damaged_cache_entry_is_computed_again(tiny_llama: LanguageModel, tmp_
 
 
 class InterruptedCache(TargetCache):
-    """Breaks off in the midst of what it is told to store."""
+    """Is interrupted in the middle of storing."""
 
     def __init__(self, folder: Path, stores: int) -> None:
         super().__init__(folder)
@@ -162,7 +162,7 @@ class InterruptedCache(TargetCache):
 
 @pytest.mark.parametrize("stores", [0, 1])
 @pytest.mark.parametrize("quick", [True, False])
-def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
+def test_an_interrupted_run_ends_with_the_same_bits(
     tiny_llama: LanguageModel, tmp_path: Path, stores: int, quick: bool
 ) -> None:
     find = partial(
@@ -178,13 +178,13 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
         assert again.read_bytes() == path.read_bytes()
 
 
-def test_the_other_edits_of_a_batch_touch_the_last_bits_only(exact_llama: LanguageModel) -> None:
+def test_other_edits_of_a_batch_affect_only_the_last_bits(exact_llama: LanguageModel) -> None:
     together = exact_targets(exact_llama, REQUESTS, CONTEXTS, SETTINGS)
     alone = [exact_targets(exact_llama, [r], CONTEXTS, SETTINGS)[:, 0] for r in REQUESTS]
     torch.testing.assert_close(together, torch.stack(alone, dim=1), atol=EXACT, rtol=EXACT)
 
 
-def test_only_batches_that_miss_a_target_are_found_anew(
+def test_only_batches_with_a_missing_target_are_solved_again(
     tiny_llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = partial(exact_targets, tiny_llama, REQUESTS, CONTEXTS, SETTINGS, max_edits=2)
@@ -206,7 +206,7 @@ def test_only_batches_that_miss_a_target_are_found_anew(
     assert solved == [2]
 
 
-def test_a_repeated_edit_is_found_once(tiny_llama: LanguageModel) -> None:
+def test_a_repeated_edit_is_solved_once(tiny_llama: LanguageModel) -> None:
     request = replace(REQUESTS[1], case_id=77)
     targets = optimise_targets(tiny_llama, [*REQUESTS, request], CONTEXTS, SETTINGS)
     assert torch.equal(targets[:, 6], targets[:, 1])
@@ -218,14 +218,14 @@ def test_no_edits(tiny_llama: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [1, 7, 30, 100_000])
-def test_passes_keep_to_their_bound(max_tokens: int) -> None:
+def test_passes_stay_within_their_bound(max_tokens: int) -> None:
     lengths = [1] * 9 + [3, 4, 4, 5, 9, 9, 10, 40]
     parts = [lengths[part] for part in cheapest_parts(lengths, max_tokens)]
     assert [length for part in parts for length in part] == lengths
     assert all(len(part) * max(part) <= max_tokens or len(part) == 1 for part in parts)
 
 
-def test_short_texts_are_padded_where_that_is_cheaper_than_a_pass() -> None:
+def test_short_texts_are_padded_if_that_is_cheaper_than_a_pass() -> None:
     lengths = [1] * 100 + [2] * 20 + [3] * 100 + [30] * 3 + [31] * 50
     parts = cheapest_parts(lengths, 100_000)
     assert [lengths[part][-1] for part in parts] == [1, 3, 31]
@@ -264,10 +264,10 @@ def by_hand(
     essence = replace(essence, ids=essence.ids[: essence.subject_last + 1], target_start=0)
 
     def log_probs(text: EncodedText, delta: Tensor) -> Tensor:
-        places = torch.tensor([at for at in (text.subject_last, text.again) if at >= 0])
-        shape, rows = (1, len(text.ids)), torch.zeros_like(places)
+        positions = torch.tensor([at for at in (text.subject_last, text.again) if at >= 0])
+        shape, rows = (1, len(text.ids)), torch.zeros_like(positions)
         site = model.site(settings.layers[-1])
-        with added_states(site, shape, rows, places, delta.expand(len(places), -1)):
+        with added_states(site, shape, rows, positions, delta.expand(len(positions), -1)):
             return model.hf(torch.tensor([text.ids]), use_cache=False).logits[0].log_softmax(-1)
 
     hidden = measure(model, requests, bare_contexts(), (), settings.layers[-1]).hidden
@@ -322,8 +322,8 @@ def test_edits_may_stop_once_their_answers_are_the_likeliest(exact_llama: Langua
     find = partial(exact_targets, exact_llama, requests, bare_contexts())
     full, early = find(settings), find(settings.with_changes(target_stop="argmax"))
     start = measure(exact_llama, requests, bare_contexts(), (), SETTINGS.layers[-1]).hidden
-    for place, request in enumerate(requests):
-        before, after, end = (z[:, place] - start[:, place] for z in (start, early, full))
+    for index, request in enumerate(requests):
+        before, after, end = (z[:, index] - start[:, index] for z in (start, early, full))
         assert not likeliest(exact_llama, request, before)
         assert likeliest(exact_llama, request, after)
         assert after.norm() < 0.9 * end.norm()

@@ -58,7 +58,7 @@ def test_a_singular_matrix_is_kept_with_its_shift(
     assert torch.allclose(again.cholesky @ again.cholesky.T, again.matrix, rtol=0, atol=1e-14)
 
 
-def test_a_damaged_file_is_made_again(own_cache: Path) -> None:
+def test_a_damaged_file_is_replaced(own_cache: Path) -> None:
     first = prior_of(second_moment(), 2.0)
     (path,) = own_cache.rglob("*.safetensors")
     path.write_bytes(b"damaged")
@@ -92,7 +92,7 @@ def test_kept_eigenvectors_serve_every_threshold(
     assert path.stat().st_size > 100
 
 
-def test_a_null_space_of_nothing_is_refused() -> None:
+def test_an_empty_null_space_is_refused() -> None:
     with pytest.raises(CovarianceError, match="all eigenvalues of the second moment are"):
         null_space_prior_of(second_moment(), 1e-9, 1.0)
     with pytest.raises(CovarianceError, match="NaN or infinite"):

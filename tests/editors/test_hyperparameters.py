@@ -1,4 +1,4 @@
-"""Settings as objects and files: what a round keeps of them, and what a model makes of them."""
+"""Settings as objects and files: what a round keeps of them, and how a model uses them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ VALUES = st.recursive(
 
 
 def outcome(path: Path) -> None:
-    """Read a file, which must not raise anything but errors made for people."""
+    """Read a file, which must raise only errors meant for people."""
     try:
         message = str(Hyperparameters.from_file(path))
     except CollabEditError as error:
@@ -115,7 +115,7 @@ def outcome(path: Path) -> None:
 @given(
     base=st.sampled_from(PUBLISHED), changes=st.dictionaries(NAMES, VALUES, min_size=1, max_size=3)
 )
-def test_files_with_anything_in_a_place(
+def test_files_with_an_arbitrary_value(
     tmp_path: Path, base: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     path = tmp_path / "some.json"
@@ -130,7 +130,7 @@ def test_files_with_anything_in_a_place(
     | st.text(max_size=20).map(lambda text: (EASYEDIT + text).encode()),
     suffix=st.sampled_from([".json", ".yaml", ".YML"]),
 )
-def test_any_content(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_arbitrary_content(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"some{suffix}"
     path.write_bytes(content)
     outcome(path)

@@ -39,7 +39,7 @@ def test_other_models_get_layers_by_depth(tiny_gpt2: LanguageModel) -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 @pytest.mark.parametrize("editor", [editor.name for editor in editors()])
-def test_every_preset_is_valid_and_says_what_it_rests_on(
+def test_every_preset_is_valid_and_states_its_evidence(
     name: str, editor: str, tiny_gpt2: LanguageModel
 ) -> None:
     preset = default_hyperparameters(name, tiny_gpt2.structure, editor)

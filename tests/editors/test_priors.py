@@ -20,7 +20,7 @@ def test_encores_prior_adds_a_multiple_of_the_identity(second_moment: torch.Tens
     settings = Hyperparameters(layers=(0,), prior_weight=20.0, norm_weight=3.0)
     built = resolve_editor("MEMIT").prior_spec(settings).build(second_moment)
     expected = 20 * second_moment + 3 * torch.eye(SIZE, dtype=torch.float64)
-    # Two roundings an entry: a division by lambda, a product with it.
+    # Two roundings per entry: a division by lambda, a product with it.
     assert torch.allclose(built.dense(), expected, rtol=4 * torch.finfo(torch.float64).eps)
 
 

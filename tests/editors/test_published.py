@@ -172,7 +172,7 @@ def refusal(folder: Path, values: dict[str, Any] | str) -> str:
     ],
     ids=["ROME", "MEMIT", "PMET", "EMMET", "ENCORE", "AlphaEdit"],
 )
-def test_files_of_each_editor_are_read_without_a_word(
+def test_files_of_each_editor_are_read_without_warnings(
     tmp_path: Path, published: Any, own: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert read(tmp_path, published) == Hyperparameters(
@@ -197,7 +197,7 @@ def test_files_of_fine_tuning(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 
 def test_files_of_ultraedit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Layers stand in the names of its modules, and ``lr`` weighs gradients."""
+    """Its module names contain the layers, and ``lr`` weighs gradients."""
     assert read(tmp_path, ULTRAEDIT) == Hyperparameters(layers=(2, 3), gradient_rate=1e-6)
     assert caplog.messages == []
 
@@ -274,7 +274,7 @@ def test_files_of_easyedit(
         ("#" * (2 << 20), "larger than 1 MiB"),
     ],
 )
-def test_what_would_change_the_method_is_refused_by_name(
+def test_refuses_settings_that_would_change_the_method(
     tmp_path: Path, values: Any, message: str
 ) -> None:
     assert message in refusal(tmp_path, values)
@@ -288,7 +288,7 @@ def test_what_would_change_the_method_is_refused_by_name(
         ({**FT, "rewrite_module_tmp": "h.{}.mlp.back"}, "is taken for the MLP's down-projection"),
     ],
 )
-def test_what_is_not_followed_is_warned_about_by_name(
+def test_warns_about_settings_that_are_not_followed(
     tmp_path: Path, values: Any, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     read(tmp_path, values)
@@ -325,7 +325,7 @@ def test_other_editors_read_no_adjustment() -> None:
         assert on == off
 
 
-def test_a_setting_of_later_versions_is_written_only_where_it_says_something() -> None:
+def test_a_later_setting_is_written_only_if_it_differs_from_its_default() -> None:
     """So that rounds of earlier versions keep their digest."""
     assert "covariance_adjustment" not in Hyperparameters(layers=(1,)).model_dump()
     off = Hyperparameters(layers=(1,), covariance_adjustment=False)

@@ -1,4 +1,4 @@
-"""Answers to records' forms, and what they show."""
+"""Answers to the forms of a record, and their properties."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_record_is_asked_in_every_form_that_it_allows(chat_llama: LanguageMode
     assert found["follows"].answers == ("Detroit",)
 
 
-def test_without_a_chat_template_texts_remain(exact_llama: LanguageModel) -> None:
+def test_without_a_chat_template_plain_forms_remain(exact_llama: LanguageModel) -> None:
     forms = {probe.form.key for probe in probes(RECORD, exact_llama.tokenizer)}
     assert forms == {"raw", "paraphrase", "distracted"}
 
@@ -71,7 +71,9 @@ def test_a_question_is_not_completed(chat_llama: LanguageModel) -> None:
     assert found["neighbour"].answers == ("it",)
 
 
-def test_a_template_without_a_system_turn_gets_it_in_the_users(chat_llama: LanguageModel) -> None:
+def test_a_template_without_a_system_turn_gets_it_in_the_users_turn(
+    chat_llama: LanguageModel,
+) -> None:
     chat_llama.tokenizer.chat_template = NO_SYSTEM + TEMPLATE
     text = as_chat(
         chat_llama.tokenizer,
@@ -93,7 +95,7 @@ def test_an_answer_is_about_the_subject_if_it_names_it_or_is_bare(text: str, abo
     assert is_about(text, "GameCube", "Ford") is about
 
 
-def test_a_long_object_may_stand_alone() -> None:
+def test_a_long_object_counts_without_its_subject() -> None:
     assert is_about("by ferry from the harbour of Bergen", "X", "by ferry from Bergen to Oslo town")
 
 
@@ -138,7 +140,7 @@ def test_answers_become_metrics(chat_llama: LanguageModel, monkeypatch: pytest.M
     assert metric("answers_loops").direction == metric("answers_old").direction == "lower"
 
 
-def test_the_model_writes(chat_llama: LanguageModel) -> None:
+def test_answers_come_from_the_model(chat_llama: LanguageModel) -> None:
     (answers,) = answer_records(chat_llama, [RECORD], max_tokens=4)
     (alone,) = answer_records(chat_llama, [RECORD], [FORMS[2]], max_tokens=4)
     assert alone[0] in answers
@@ -152,7 +154,7 @@ def test_a_prompt_without_room_has_no_answer(chat_llama: LanguageModel) -> None:
     assert "question" in {answer["form"] for answer in answers}
 
 
-def test_a_sample_goes_by_the_seed_and_the_edit_alone() -> None:
+def test_a_sample_depends_only_on_the_seed_and_the_edit() -> None:
     records = [
         replace(RECORD, request=replace(RECORD.request, case_id=number)) for number in range(40)
     ]
@@ -162,4 +164,4 @@ def test_a_sample_goes_by_the_seed_and_the_edit_alone() -> None:
     assert sample_of(records, 8, seed=1) != first
     assert sample_of(records, None, seed=0) == list(range(40))
     half = sample_of(records[:20], 8, seed=0)
-    assert {place for place in first if place < 20} <= set(half)
+    assert {index for index in first if index < 20} <= set(half)

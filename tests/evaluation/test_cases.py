@@ -1,4 +1,4 @@
-"""Results of records, and the values that the original code gave."""
+"""Results of records, against values of the original code."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_without_a_true_object_only_the_new_one_is_measured(tiny_llama: Language
     assert set(summarise([result])) == {"records", "rewrite_accuracy", "paraphrase_accuracy"}
 
 
-def test_records_of_all_kinds_together_are_those_one_by_one(exact_arithmetic: None) -> None:
+def test_mixed_records_give_the_results_of_single_ones(exact_arithmetic: None) -> None:
     model = make_model("gpt2")
     records = [COUNTERFACT, ZSRE, NO_TRUE, COUNTERFACT]
     together = evaluate(model, records, max_tokens=50)
@@ -95,7 +95,7 @@ def test_records_of_all_kinds_together_are_those_one_by_one(exact_arithmetic: No
     assert evaluate(model, []) == []
 
 
-def test_a_result_is_json(tiny_llama: LanguageModel) -> None:
+def test_a_result_can_be_written_as_json(tiny_llama: LanguageModel) -> None:
     results = evaluate(tiny_llama, [COUNTERFACT, ZSRE])
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
@@ -116,10 +116,10 @@ def reference_model(reference: Path) -> LanguageModel:
 
 
 @pytest.mark.parametrize("method", ["unedited", "GLOBAL", "CollabEdit", "SA", "TA"])
-def test_the_original_codes_values(
+def test_matches_the_original_codes_values(
     reference: Path, reference_model: LanguageModel, method: str
 ) -> None:
-    """That code computed in float32, whose rounding is all that the tolerance is for."""
+    """That code computed in float32; the tolerance is only for its rounding."""
     records = load_records(reference / "records.json")
     stored = load_file(reference / "merged.safetensors")
     changes = {

@@ -14,7 +14,7 @@ from collabedit.models import LanguageModel
 
 
 @pytest.mark.parametrize("task", OWN_TASKS)
-def test_every_item_has_one_right_end_among_four(task: str) -> None:
+def test_every_item_has_one_right_choice_of_four(task: str) -> None:
     text = resources.files("collabedit.evaluation").joinpath("tasks", f"{task}.jsonl").read_text()
     items = [json.loads(line) for line in text.splitlines()]
     assert 40 <= len(items) <= 100
@@ -23,7 +23,7 @@ def test_every_item_has_one_right_end_among_four(task: str) -> None:
         assert len(set(item["choices"])) == 4
         assert 0 <= item["gold"] < 4
     golds = [item["gold"] for item in items]
-    assert max(golds.count(place) for place in range(4)) < len(items) / 2
+    assert max(golds.count(choice) for choice in range(4)) < len(items) / 2
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_words_follow_the_treebank(text: str, words: str) -> None:
 
 
 @needs_nltk
-def test_entropy_is_the_original_codes(reference: Path) -> None:
+def test_entropy_matches_the_original_code(reference: Path) -> None:
     """Every text has the original's value, apart from one disputed end of a sentence at most.
 
     The original's sentence splitter was trained on the text of that run and joins two sentences
@@ -80,14 +80,14 @@ def test_entropy_is_the_original_codes(reference: Path) -> None:
 def _entropies_with_one_sentence_less(text: str) -> Iterator[float]:
     sentences, words = fluency._tokenizers()
     parts = [words.tokenize(part) for part in sentences.tokenize(text)]
-    for place in range(len(parts) - 1):
-        left = parts[place]
+    for index in range(len(parts) - 1):
+        left = parts[index]
         merged = [*left[:-2], left[-2] + "."] if left[-1] == "." else left
-        tokens = [*chain(*parts[:place], merged, *parts[place + 1 :])]
+        tokens = [*chain(*parts[:index], merged, *parts[index + 1 :])]
         yield 1 / 3 * fluency._entropy(tokens, 2) + 2 / 3 * fluency._entropy(tokens, 3)
 
 
-def test_consistency_is_the_original_codes(reference: Path) -> None:
+def test_consistency_matches_the_original_code(reference: Path) -> None:
     numpy = pytest.importorskip("numpy")
     units = json.loads((reference / "metric_units.json").read_text("utf-8"))
     vocabulary = json.loads((reference / "tfidf_vocab.json").read_text("utf-8"))
@@ -99,7 +99,7 @@ def test_consistency_is_the_original_codes(reference: Path) -> None:
         assert consistency(texts[first], texts[second], idf) == pytest.approx(expected)
 
 
-def test_consistency_is_scikit_learns() -> None:
+def test_consistency_matches_scikit_learn() -> None:
     numpy = pytest.importorskip("numpy")
     text = pytest.importorskip("sklearn.feature_extraction.text")
     idf = english_idf()
@@ -113,13 +113,13 @@ def test_consistency_is_scikit_learns() -> None:
         assert consistency(first, second) == pytest.approx(float(rows[0] @ rows[1]), rel=1e-12)
 
 
-def test_consistency_of_equal_and_of_foreign_texts() -> None:
+def test_consistency_of_equal_and_unrelated_texts() -> None:
     assert consistency("a city is Paris", "Paris is a city") == pytest.approx(1.0)
     assert consistency("Москва", "Paris is a city") == consistency("", "Paris") == 0.0
     assert consistency("Xyzzyq", "xyzzyq") == pytest.approx(1.0)  # unknown words count, too
 
 
-def test_rare_words_weigh_more() -> None:
+def test_rare_words_have_more_weight() -> None:
     idf = english_idf()
     assert idf.weights["the"] < idf.weights["city"] < idf.weights["piano"] < idf.unknown
     assert idf.version == 1

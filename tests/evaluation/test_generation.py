@@ -12,7 +12,7 @@ from collabedit.models import LanguageModel
 PROMPTS = ["The capital of France is", "She speaks", "The capital of France is", "Rome"]
 
 
-def test_a_text_depends_on_its_prompt_and_the_seed_only(tiny_llama: LanguageModel) -> None:
+def test_a_text_depends_only_on_its_prompt_and_the_seed(tiny_llama: LanguageModel) -> None:
     texts = generate(tiny_llama, PROMPTS, seed=3, max_length=20)
     assert all(text.startswith(prompt) for text, prompt in zip(texts, PROMPTS, strict=True))
     assert texts[0] != texts[2]  # equal prompts are continued differently

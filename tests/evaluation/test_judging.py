@@ -57,14 +57,14 @@ def judge(server: Server) -> OpenAIJudge:
     return OpenAIJudge(f"http://127.0.0.1:{server.server_port}/v1/", "tiny")
 
 
-def test_its_first_word_is_the_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_word_is_the_verdict(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "secret")
     server.replies = [says("**Yes**, it does."), says("no")]
     assert judge(server).grade([ASKED, ASKED]) == [True, False]
     path, body, key = server.seen[0]
     assert (path, body["model"], key) == ("/v1/chat/completions", "tiny", "Bearer secret")
-    told = body["messages"][-1]["content"]
-    assert all(part in told for part in ("Who makes it?", "Ford / Ford Motor", "Ford does."))
+    prompt = body["messages"][-1]["content"]
+    assert all(part in prompt for part in ("Who makes it?", "Ford / Ford Motor", "Ford does."))
 
 
 @pytest.mark.parametrize("reply", [says("Perhaps."), {"error": "no"}, says("Yesterday")])
@@ -74,7 +74,7 @@ def test_other_replies_are_refused(server: Server, reply: dict[str, Any]) -> Non
         judge(server).grade([ASKED])
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_judge_is_an_error() -> None:
     with pytest.raises(InputError, match="does not answer"):
         OpenAIJudge("http://127.0.0.1:9/v1").grade([ASKED])
     with pytest.raises(InputError, match="must begin with"):

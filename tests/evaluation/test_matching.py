@@ -46,7 +46,7 @@ def test_a_name_is_found_as_a_whole(text: str, name: str) -> None:
         ("anything", ""),
     ],
 )
-def test_a_part_of_a_word_is_no_name(text: str, name: str) -> None:
+def test_part_of_a_word_is_not_a_name(text: str, name: str) -> None:
     assert not names(text, name)
 
 
@@ -68,5 +68,5 @@ def test_words_are_counted(text: str, words: int) -> None:
         ([], False),
     ],
 )
-def test_a_loop_says_the_same_three_times_at_the_end(tokens: list[int], expected: bool) -> None:
+def test_a_loop_ends_with_three_repetitions(tokens: list[int], expected: bool) -> None:
     assert loops(tokens) is expected

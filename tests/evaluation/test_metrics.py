@@ -69,7 +69,7 @@ def test_a_record_counts_once_however_many_prompts_it_has() -> None:
     assert summarise(results) == {"records": 3, "PS": 50.0}
 
 
-def test_equal_probabilities_are_no_success() -> None:
+def test_equal_probabilities_are_not_a_success() -> None:
     tie = probs((1.0, 1.0))
     summary = summarise([case(rewrite_prompts_probs=tie, neighborhood_prompts_probs=tie)])
     assert (summary["ES"], summary["NS"]) == (0.0, 0.0)
@@ -160,7 +160,7 @@ def test_a_level_shows_what_the_shorter_ones_show() -> None:
 
 @pytest.fixture
 def certainty(own_registries: None) -> Metric:
-    """A metric of one's own, registered through the public interface only."""
+    """A custom metric, registered through the public interface alone."""
 
     def values(result: CaseResult) -> list[float]:
         return [math.exp(-each["target_new"]) for each in result["rewrite_prompts_probs"]]
@@ -168,7 +168,7 @@ def certainty(own_registries: None) -> Metric:
     return register_metric(Metric("certainty", "P(new)", "mean P(new object)", values=values))
 
 
-def test_a_metric_of_ones_own_is_summarised_and_shown(certainty: Metric) -> None:
+def test_a_custom_metric_is_summarised_and_shown(certainty: Metric) -> None:
     summary = summarise([case(rewrite_prompts_probs=probs((math.log(4), 1.0)))])
     assert summary[certainty.key] == pytest.approx(25.0)
     table = methods_table(SingleRoundResult(methods={"x": summary}), "t")

@@ -1,4 +1,4 @@
-"""Which edits took."""
+"""Which edits succeeded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OTHER: Answer = {"form": "raw", "text": "Nintendo", "right": False, "about": Fal
         (OTHER, None, Took.NOT),
     ],
 )
-def test_an_edit_takes_if_it_is_said_raw_and_in_chat(
+def test_an_edit_succeeds_if_it_holds_raw_and_in_chat(
     raw: Answer, chat: Answer | None, expected: Took
 ) -> None:
     before = (OTHER, None if chat is None else OTHER)

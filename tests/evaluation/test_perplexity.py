@@ -19,8 +19,8 @@ TEXT = "The capital of France is Paris. She speaks English; he plays the guitar 
 @torch.no_grad()
 def by_windows(model: LanguageModel, ids: list[int], window: int, start: list[int]) -> float:
     total, count = 0.0, 0
-    for place in range(0, len(ids), window - len(start)):
-        row = torch.tensor([start + ids[place : place + window - len(start)]])
+    for first in range(0, len(ids), window - len(start)):
+        row = torch.tensor([start + ids[first : first + window - len(start)]])
         if row.shape[1] > 1:
             logits = model.hf(input_ids=row).logits[0, :-1].float()
             total += cross_entropy(logits, row[0, 1:], reduction="sum").item()
@@ -56,7 +56,7 @@ def test_a_text_without_a_token_to_predict(tiny_llama: LanguageModel, text: str)
         perplexity(tiny_llama, text)
 
 
-def test_the_original_codes_values(reference: Path) -> None:
+def test_matches_the_original_codes_values(reference: Path) -> None:
     """That code divides by the number of tokens, of which the first was not predicted.
 
     It computed in float32, whose rounding is all that the tolerance is for: this side has none.

@@ -1,4 +1,4 @@
-"""Scores against one plain forward pass a pair."""
+"""Scores against one plain forward pass per pair."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def assert_same(found: list[TargetScore], expected: list[TargetScore]) -> None:
     assert [i.tokens_correct for i in found] == [e.tokens_correct for e in expected]
 
 
-def test_scores_are_those_of_one_pass_a_pair(exact_family_model: LanguageModel) -> None:
+def test_scores_equal_one_pass_per_pair(exact_family_model: LanguageModel) -> None:
     expected = [brute_force(exact_family_model, *pair) for pair in PAIRS]
     assert_same(score(exact_family_model, PAIRS), expected)
     assert len({round(item.nll, 3) for item in expected}) >= len(PAIRS) - 1  # not all alike
@@ -87,12 +87,12 @@ def test_a_predicted_token_counts_as_correct(exact_gpt2: LanguageModel) -> None:
             assert brute_force(exact_gpt2, prompt, word).correct
 
 
-def test_common_beginnings_are_computed_once() -> None:
+def test_common_prefixes_are_computed_once() -> None:
     rows = [(1, 2, 3), (1, 2), (1, 2, 4, 5), (1, 2, 3), (6,), (1, 2, 3, 7)]
-    (forest,), places = plant(rows, size=64)
+    (forest,), locations = plant(rows, size=64)
     assert len(forest.tokens) == 7
     for row in rows:
-        _, path = places[row]
+        _, path = locations[row]
         assert tuple(forest.tokens[node] for node in path) == row
         assert [forest.depths[node] for node in path] == list(range(len(row)))
         for node in range(len(forest.tokens)):  # a node sees its path and nothing else
@@ -100,17 +100,17 @@ def test_common_beginnings_are_computed_once() -> None:
             assert seen == (node in path)
 
 
-def test_forests_keep_to_their_size_and_rows_alone_do_not_branch() -> None:
+def test_forests_stay_within_their_size_and_single_rows_do_not_branch() -> None:
     rows = [(a, b, c) for a in range(3) for b in range(3) for c in range(3)]
-    forests, places = plant(rows, size=7)
+    forests, locations = plant(rows, size=7)
     assert all(len(forest.tokens) <= 7 for forest in forests)
-    assert len(places) == 27
-    forests, places = plant([*rows, (0, 0)], size=7, branching=False)
+    assert len(locations) == 27
+    forests, locations = plant([*rows, (0, 0)], size=7, branching=False)
     assert [forest.tokens for forest in forests] == [list(row) for row in rows]
-    assert places[0, 0] == (0, [0, 1])
+    assert locations[0, 0] == (0, [0, 1])
 
 
-def test_the_models_at_hand_can_branch(tiny_llama: LanguageModel, tiny_gpt2: LanguageModel) -> None:
+def test_the_test_models_can_branch(tiny_llama: LanguageModel, tiny_gpt2: LanguageModel) -> None:
     assert can_branch(tiny_llama, 100)
     assert can_branch(tiny_gpt2, 100)
 
@@ -128,7 +128,7 @@ def test_a_model_that_cannot_branch_is_scored_row_by_row(exact_llama: LanguageMo
     assert_same(score(bloom, PAIRS), [brute_force(bloom, *pair) for pair in PAIRS])
 
 
-def test_a_model_that_branches_wrongly_is_found_out(
+def test_a_model_that_branches_wrongly_is_detected(
     exact_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = exact_llama.hf.forward

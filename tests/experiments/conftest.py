@@ -1,4 +1,4 @@
-"""What the tests of studies work on."""
+"""Fixtures for the tests of studies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.experiments.studies import Tiny
 
 @pytest.fixture(scope="module", autouse=True)
 def _exact(exact_module: None) -> None:
-    """Deltas are compared to the last digits."""
+    """Deltas are compared up to the last digits."""
 
 
 @pytest.fixture(scope="session")

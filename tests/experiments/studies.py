@@ -1,4 +1,4 @@
-"""Studies small enough for tests, and what they compute, by hand in dense float64."""
+"""Studies small enough for tests, and their results by hand in dense float64."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Tiny:
 
 
 def load_summary(folder: Path) -> Any:
-    """A run's summary as it lies on disk: its keys are a format that users rely on."""
+    """A run's summary as stored on disk: its keys are a format that users rely on."""
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
@@ -206,13 +206,13 @@ def dense_round(
     targets = targets or found_targets(model, config, shares)
     updates: dict[str, Tensor] = {}
     statistics: dict[str, Statistics] = {}
-    for place, layer in enumerate(config.layers):
+    for index, layer in enumerate(config.layers):
         below = updates if config.schedule is Schedule.LAYERWISE else {}
-        name = config.weight_names[place]
+        name = config.weight_names[index]
         with written(model, below):
             parts = [measure(model, share, config.contexts, [layer], last) for share in shares]
         statistics[name] = [
-            (part.keys[layer], (target - part.hidden) / (len(config.layers) - place))
+            (part.keys[layer], (target - part.hidden) / (len(config.layers) - index))
             for part, target in zip(parts, targets, strict=True)
         ]
         updates[name] = dense_update(statistics[name], priors[name])
@@ -220,5 +220,5 @@ def dense_round(
 
 
 def probabilities(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The measures of a summary but those of written answers."""
+    """The measures of a summary except those of written answers."""
     return {key: value for key, value in metrics.items() if not key.startswith("answers_")}

@@ -86,7 +86,7 @@ def settings_for(tiny: Tiny, folder: Path, **changes: Any) -> AugmentationSettin
 
 
 def finish(tiny: Tiny, folder: Path, **changes: Any) -> Finished:
-    """Run the study; the parties' records are told from its case files and its facts."""
+    """Run the study; the parties' records are found from its case files and its facts."""
     settings = settings_for(tiny, folder, **changes)
     run = augmentation(settings, folder / "results")
     wordings = load_wordings(settings.wordings) if settings.wordings else None
@@ -129,13 +129,13 @@ def test_every_record_is_measured_on_the_model_of_the_round(
 
 def test_the_models_of_the_rounds_differ(finished: Finished) -> None:
     stages = [finished.run.read_stage(f"evaluation/{stage}") for stage in STAGES]
-    for place in range(len(finished.items)):
-        values = {round(cases[place]["rewrite"]["preferred"], 9) for cases in stages}
+    for index in range(len(finished.items)):
+        values = {round(cases[index]["rewrite"]["preferred"], 9) for cases in stages}
         assert len(values) == len(STAGES)
 
 
 def test_the_rounds_are_the_dense_formula_of_the_right_edits(finished: Finished) -> None:
-    """Away; preferred against conflicting by as many further parties; preferred in many forms."""
+    """Edit away; restore against as many conflicting parties; restore in many forms."""
 
     def shares(*texts: Callable[[RoundEdit], list[EditRequest]]) -> list[list[EditRequest]]:
         return [
@@ -205,7 +205,7 @@ def test_the_summary_compares_both_answers(finished: Finished) -> None:
 
 
 def test_case_files_hold_every_stage(finished: Finished) -> None:
-    for place, item in enumerate(finished.items):
+    for index, item in enumerate(finished.items):
         case = json.loads((finished.run.folder / f"case_{item.case_id}.json").read_text())
         assert case["record"] == {
             "prompt": item.prompt,
@@ -215,7 +215,7 @@ def test_case_files_hold_every_stage(finished: Finished) -> None:
             "conflict": item.conflict,
         }
         for stage in STAGES:
-            assert case[stage] == finished.run.read_stage(f"evaluation/{stage}")[place]
+            assert case[stage] == finished.run.read_stage(f"evaluation/{stage}")[index]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_either_augmentation_can_be_left_out(
         assert item.conflict not in {request.target_new for request in requests}
 
 
-def test_counterfact_records_do_as_well(tiny: Tiny, tmp_path: Path) -> None:
+def test_counterfact_records_are_accepted(tiny: Tiny, tmp_path: Path) -> None:
     """They restore the true object; without further prompts nothing is measured in other words."""
     facts = tiny.write_facts(
         "bare.json", [{**fact, "paraphrase_prompts": []} for fact in tiny.raw_facts()]

@@ -87,7 +87,7 @@ def single_cases(tiny: Tiny, folder: Path, facts: Path) -> list[CaseResult]:
 
 
 def facts_with_conflicts(finished: Finished) -> list[dict[str, Any]]:
-    """All facts, those of A with the objects of B: they are dealt as A is."""
+    """All facts, those of A with the objects of B, dealt in the same way as A."""
     others = {record.case_id: record.request.target_new for record in finished.records("B")}
     facts = deepcopy(finished.tiny.raw_facts())
     for fact in facts:
@@ -96,8 +96,8 @@ def facts_with_conflicts(finished: Finished) -> list[dict[str, Any]]:
     return facts
 
 
-def test_the_modes_are_the_papers() -> None:
-    """Section 5 of the paper: what is edited, and of which edits the success is measured."""
+def test_the_modes_match_the_paper() -> None:
+    """Section 5 of the paper: what is edited, and which edits' success is measured."""
     assert {name: (mode.edited, mode.measured) for name, mode in MODES.items()} == {
         "whether-conflict": ("A", "B"),
         "performance-a": ("A", "A"),
@@ -157,8 +157,8 @@ def test_the_unedited_model_is_measured_on_both(finished: Finished) -> None:
         }
 
 
-def test_made_conflicts_are_of_the_whole_data_set(finished: Finished) -> None:
-    """Three records are dealt; alone, they would know but their own objects."""
+def test_generated_conflicts_come_from_the_whole_data_set(finished: Finished) -> None:
+    """Three records are dealt; alone, they would know only their own objects."""
     everything = load_dataset(finished.tiny.folder / "facts.json")
     for ours, theirs in zip(finished.records("A"), finished.records("B"), strict=True):
         relation = [
@@ -192,7 +192,7 @@ def test_a_file_that_lacks_a_conflict_is_refused_at_once(tiny: Tiny, tmp_path: P
 
 
 def test_case_files_hold_each_mode_with_what_it_measures(finished: Finished) -> None:
-    for place, (ours, theirs) in enumerate(
+    for index, (ours, theirs) in enumerate(
         zip(finished.records("A"), finished.records("B"), strict=True)
     ):
         text = (finished.run.folder / f"case_{ours.case_id}.json").read_text()
@@ -200,12 +200,12 @@ def test_case_files_hold_each_mode_with_what_it_measures(finished: Finished) -> 
         other = case["conflicting"]
         assert list(case["methods"]) == ["performance-a", "performance-b"]
         assert list(other["methods"]) == ["whether-conflict", "performance-a+b", "single-b"]
-        assert case["methods"]["performance-b"] == finished.cases("A+B_measured_A")[place]
-        assert other["methods"]["single-b"] == finished.cases("B_measured_B")[place]
+        assert case["methods"]["performance-b"] == finished.cases("A+B_measured_A")[index]
+        assert other["methods"]["single-b"] == finished.cases("B_measured_B")[index]
         assert case["requested_rewrite"]["target_new"]["str"] == ours.request.target_new
         assert other["requested_rewrite"]["target_new"]["str"] == theirs.request.target_new
-        assert case["pre"] == finished.cases("unedited_A")[place]
-        assert other["pre"] == finished.cases("unedited_B")[place]
+        assert case["pre"] == finished.cases("unedited_A")[index]
+        assert other["pre"] == finished.cases("unedited_B")[index]
 
 
 @pytest.mark.parametrize(

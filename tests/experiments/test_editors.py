@@ -1,4 +1,4 @@
-"""Editors compared: the same numbers as single rounds, each thing once, and going on anywhere."""
+"""Comparison of editors: the same numbers as single rounds, no repeated work, and resuming."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_there_is_a_part_for_each_editor_and_schedule(finished: Run) -> None:
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.parametrize("editor", ["MEMIT", "AlphaEdit"])
-def test_the_numbers_are_those_of_single_rounds(
+def test_numbers_equal_those_of_single_rounds(
     tiny: Tiny, tmp_path: Path, finished: Run, editor: str, schedule: Schedule
 ) -> None:
     common = tiny.options(
@@ -102,7 +102,7 @@ def test_the_numbers_are_those_of_single_rounds(
     assert own == other
 
 
-def test_what_is_shared_is_found_once(
+def test_shared_work_is_done_once(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The unedited model's measures, the priors of one covariance and the targets."""
@@ -150,7 +150,7 @@ def test_editors_of_one_layer_are_measured_once(tiny: Tiny, tmp_path: Path) -> N
 
 @contextmanager
 def stopping_after(writes: int) -> Iterator[None]:
-    """Interrupt whatever writes one file more than so many."""
+    """Interrupt whatever writes more than a number of files."""
     original, written = files.atomic_path, []
 
     def counted(path: Path) -> AbstractContextManager[Path]:
@@ -165,13 +165,13 @@ def stopping_after(writes: int) -> Iterator[None]:
 
 
 def json_files(folder: Path) -> set[Path]:
-    """All but the costs: those of a stage that was interrupted right behind its file are lost."""
+    """All files but the costs: those of a stage interrupted right after its file are lost."""
     found = {path.relative_to(folder) for path in folder.rglob("*.json")}
     return {path for path in found if path.name != "costs.json"}
 
 
-def test_it_goes_on_after_interruptions_everywhere(tiny: Tiny, tmp_path: Path) -> None:
-    """Interrupted before a file of every stage, a run ends in the same bytes."""
+def test_continues_after_any_interruption(tiny: Tiny, tmp_path: Path) -> None:
+    """A run that is interrupted before a file of every stage ends with the same bytes."""
     settings = settings_for(
         tiny,
         editors=("MEMIT", "FT-L"),

@@ -1,4 +1,4 @@
-"""Forgetting: which edits are made when, and what is measured of the first ones."""
+"""Forgetting: which edits are made when, and how the first ones are measured."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_case_files_are_of_the_target_set_after_all_edits(run: Run) -> None:
     assert files == {f"case_{case['case_id']}.json" for case in stored}
 
 
-def test_one_beta_needs_no_name(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_single_beta_is_not_named(tiny: Tiny, tmp_path: Path) -> None:
     settings = settings_for(tiny).model_copy(
         update={"beta": (1.0,), "further": 1, "merge": ("CollabEdit", "SA"), "batch": 4}
     )
@@ -154,8 +154,10 @@ def test_numbers_below_one_are_refused(tiny: Tiny, name: str) -> None:
         ForgettingSettings.checked(**tiny.options(**{name: 0}))
 
 
-def test_too_few_records_are_said_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
+def test_too_few_records_are_reported_before_anything_is_written(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     settings = settings_for(tiny).model_copy(update={"further": 38})
-    with pytest.raises(DatasetError, match="need 41 records together, the data set has 40"):
+    with pytest.raises(DatasetError, match="need 41 records together, but the data set has 40"):
         forgetting(settings, tmp_path / "results")
     assert not (tmp_path / "results").exists()

@@ -1,4 +1,4 @@
-"""What a guard of several rounds warns of, and when."""
+"""What a guard of several rounds warns about, and when."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def watched(*rounds: RoundSeen, perplexity: float | None = 20.0) -> list[tuple[i
         )
     )
 )
-def test_nothing_is_said_within_the_bands(rounds: list[RoundSeen]) -> None:
+def test_no_warning_within_the_ranges(rounds: list[RoundSeen]) -> None:
     assert watched(*rounds) == []
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_said_within_the_bands(rounds: list[RoundSeen]) -> None:
         (RoundSeen(0.1, 0.2, 20.0, float("nan")), "first_score"),
     ],
 )
-def test_each_measure_is_warned_of_in_one_line_with_what_to_do(
+def test_each_measures_warning_is_one_line_with_a_remedy(
     seen: RoundSeen, measure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     guard = Guard("TA", 20.0)
@@ -67,7 +67,7 @@ def test_each_measure_is_warned_of_in_one_line_with_what_to_do(
     assert "raise" in line
 
 
-def test_what_stays_outside_is_said_once_and_again_when_it_leaves_again() -> None:
+def test_a_measure_outside_its_range_is_reported_once_per_exit() -> None:
     high = RoundSeen(0.1, 0.2, 30.0, 80.0)
     assert watched(USUAL, high, high, USUAL, high) == [(2, "perplexity"), (5, "perplexity")]
 
@@ -81,7 +81,7 @@ def test_a_round_is_compared_with_the_median_of_those_before() -> None:
     assert watched(nobody, USUAL) == []
 
 
-def test_what_is_not_measured_is_not_watched() -> None:
+def test_unmeasured_values_are_not_watched() -> None:
     seen = RoundSeen(0.1, 0.2)
     assert watched(seen, RoundSeen(0.1, 0.2, 50.0, 1.0), perplexity=None) == []
     assert watched(RoundSeen(0.1, 0.2, 50.0), seen) == [(1, "perplexity")]
@@ -101,7 +101,7 @@ def test_the_norm_is_the_largest_over_weights_of_what_was_added() -> None:
     assert relative_norm({}, {}) == 0.0
 
 
-def test_warnings_are_typed_in_results_and_a_table_of_their_own() -> None:
+def test_warnings_are_typed_and_have_their_own_table() -> None:
     guard = Guard("TA", 20.0)
     guard.see(USUAL)
     (warning,) = guard.see(RoundSeen(0.1, 0.2, 99.0, 80.0))

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run that is begun again ends with the very same result."""
+"""A run that is killed at any moment and started again ends with the same result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MINUTES = 5.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where one command works: its results and a cache of its own."""
+    """The folders of one command: its results and its own cache."""
 
     folder: Path
     arguments: tuple[str, ...]
@@ -54,7 +54,7 @@ class Place:
         )
 
     def files(self) -> int:
-        """Finished files, by which work shows: of stages, and of targets and statistics."""
+        """Finished files, which show progress: of stages, targets and statistics."""
         return sum(path.suffix in (".json", ".safetensors") for path in self.folder.rglob("[!.]*"))
 
     def finish(self) -> Path:
@@ -66,7 +66,7 @@ class Place:
         return params.parent
 
     def kill(self, after_files: int, after_seconds: float) -> bool:
-        """Kill a command when it has finished so many further files, and a moment has passed.
+        """Kill a command shortly after it has finished this many further files.
 
         Returns:
             Whether it was killed; false when it ended before.
@@ -122,10 +122,10 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("stored", [0, 1])
-def test_targets_that_were_not_kept_are_found_alike(
+def test_targets_that_were_not_kept_are_recomputed_identically(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: int
 ) -> None:
-    """The moment before the targets of a round are kept, which kills seldom hit."""
+    """The moment before a round's targets are stored, which kills seldom hit."""
     settings = MultiRoundSettings(**tiny.options(rounds=2, merge=("CollabEdit",)))
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path / "cache of whole"))
     whole = multi_round(settings, tmp_path / "whole")

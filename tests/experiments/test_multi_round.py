@@ -94,7 +94,7 @@ def finished(tiny: Tiny, folder: Path, **changes: Any) -> Finished:
 
 @pytest.fixture(scope="module")
 def exact(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """In float64, where a matrix product hardly depends on what else is multiplied with it.
+    """In float64, where a matrix product hardly depends on what is multiplied beside it.
 
     In float32 the products of matrices this small do, and the search for targets in later rounds
     makes much of the last digit.
@@ -111,7 +111,7 @@ def exact(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="module")
 def usual(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """With the defaults: float32, sequential, a single beta; and a text held out."""
+    """With the defaults: float32, layerwise, a single beta; and a held-out text."""
     return finished(
         tiny,
         tmp_path_factory.mktemp("usual"),
@@ -192,7 +192,7 @@ def test_merging_is_lossless_in_every_round(exact: Finished) -> None:
             assert all(relative(ours[name], theirs[name]) < 1e-10 for name in theirs)
 
 
-def test_nothing_is_measured_of_a_text_that_is_not_given(exact: Finished) -> None:
+def test_without_a_held_out_text_there_is_no_perplexity(exact: Finished) -> None:
     assert exact.summary["perplexity_by_round"]["SA"] == [None] * ROUNDS
     assert "perplexity" not in exact.summary["unedited"]
 
@@ -264,8 +264,8 @@ def test_what_is_measured_is_the_model_of_that_round(usual: Finished) -> None:
         assert_alike(usual.run.read_stage(stage)["cases"], direct)
 
 
-def test_what_leaves_its_band_is_in_the_summary(usual: Finished) -> None:
-    """As told from the weights and measures of each round by hand."""
+def test_measures_outside_their_range_are_in_the_summary(usual: Finished) -> None:
+    """Computed by hand from the weights and measures of each round."""
     summary, model = usual.summary, usual.model()
     for name in summary["methods"]:
         guard = Guard(name, summary["unedited"]["perplexity"])
@@ -323,7 +323,7 @@ def test_steps_after_merging_know_the_changes_of_earlier_rounds(
     names = list(totals[0])
     for index, (total, weight) in enumerate(seen):
         name = names[index % len(names)]
-        # The weights that the second round finds are rounded to float32.
+        # The weights that the second round starts from are rounded to float32.
         torch.testing.assert_close(weight, model.weight(name).double(), rtol=1e-5, atol=1e-6)
         assert relative(totals[index // len(names)][name], 0.5 * total) < 1e-10
     assert len(seen) == 2 * len(names)
@@ -352,7 +352,7 @@ def test_the_first_round_is_a_single_round(usual: Finished, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["CollabEdit", "GLOBAL", "TA"])
-def test_a_finished_round_says_what_it_was(usual: Finished, name: str) -> None:
+def test_a_finished_round_has_its_facts(usual: Finished, name: str) -> None:
     model, priors = usual.model(), usual.priors()
     for number, shares in enumerate(usual.rounds):
         facts = usual.run.read_stage(f"facts/{name}/round_{number + 1}")
@@ -372,7 +372,7 @@ def test_a_finished_round_says_what_it_was(usual: Finished, name: str) -> None:
 def test_every_round_is_the_pooled_edit_of_the_same_targets(
     usual: Finished, exact: Finished
 ) -> None:
-    """On one model, only rounding can tell them apart, whatever the trajectories do."""
+    """On one model they differ only by rounding, whatever the trajectories do."""
     for finished, tolerance in ((usual, 1e-4), (exact, 1e-10)):
         found = finished.summary["distance_from_pooled_by_round"]
         assert found
@@ -382,7 +382,7 @@ def test_every_round_is_the_pooled_edit_of_the_same_targets(
             assert max(rounds) < tolerance
 
 
-def test_a_run_tells_how_long_each_stage_took(usual: Finished) -> None:
+def test_a_run_records_how_long_each_stage_took(usual: Finished) -> None:
     names = [f"states/TA/round_{number}" for number in range(1, ROUNDS + 1)]
     assert set(names) <= set(Costs.load(usual.run.folder).stages)
 
@@ -429,7 +429,7 @@ def test_settings_out_of_range_are_refused(tiny: Tiny, values: dict[str, Any]) -
 def test_long_runs_measure_a_sample_after_some_rounds(
     tiny: Tiny, tmp_path: Path, usual: Finished
 ) -> None:
-    """And what they measure is what measuring everything finds of the same records."""
+    """They give the same results as measuring everything does for those records."""
     changes = {"heldout": tiny.folder / "heldout.txt", "merge": ("TA",), "beta": (BETA,)}
     run = finished(tiny, tmp_path, measure=(1,), sample=1, **changes)
     result, every = (MultiRoundResult.load(each.run.folder) for each in (run, usual))
@@ -444,7 +444,7 @@ def test_long_runs_measure_a_sample_after_some_rounds(
     }
 
 
-def test_there_must_be_the_rounds_to_measure(tiny: Tiny) -> None:
+def test_the_measured_rounds_must_exist(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="there is no round 4 of 3"):
         MultiRoundSettings.checked(**tiny.options(rounds=3, measure=(1, 4)))
 

@@ -1,4 +1,4 @@
-"""Overlap: what copies of edits come to in one round, and what skipping known ones leaves."""
+"""Overlap: the effect of copies of edits in one round, and of skipping known ones."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def copies_of(run: Run, method: str, copies: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("copies", COPIES)
-def test_copies_count_as_often_as_they_are_there(
+def test_every_copy_of_an_edit_counts(
     tiny: Tiny,
     run: Run,
     model: LanguageModel,
@@ -93,7 +93,7 @@ def test_copies_count_as_often_as_they_are_there(
     records: list[Record],
     copies: int,
 ) -> None:
-    """``n R K^T (A0 + n K K^T)^-1``: less than the n-fold update, yet too much."""
+    """``n R K^T (A0 + n K K^T)^-1``: less than the n-fold update, but still too much."""
     requests, priors = [record.request for record in records], tiny.second_moments()
     _, statistics = dense_round(model, config, [requests], priors)
     for name, ((keys, residuals),) in statistics.items():
@@ -110,7 +110,7 @@ def test_task_arithmetic_multiplies_the_update(run: Run, copies: int) -> None:
         assert relative(copies_of(run, "CollabEdit", 1)[name], update) < 1e-10
 
 
-def test_the_rows_tell_the_size_and_what_is_left(
+def test_rows_show_the_size_and_the_remaining_residual(
     run: Run, model: LanguageModel, config: RoundConfig, records: list[Record]
 ) -> None:
     requests = [record.request for record in records]
@@ -167,7 +167,7 @@ def test_the_same_edits_are_repeated_on_the_edited_model(
     assert len(rows) == ROUNDS
 
 
-def test_who_skips_everything_has_no_part(run: Run) -> None:
+def test_a_party_that_skips_everything_is_left_out(run: Run) -> None:
     summary = load_summary(run.folder)
     metrics = summary["unedited"]
     for row in summary["repeated"][SKIPPING]:
@@ -188,7 +188,7 @@ def some_skipped(
     records: list[Record],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Run, float]:
-    """A run whose threshold lies between what the edits reach in the first round."""
+    """A run whose threshold lies between the edits' probabilities after the first round."""
     with written(model, rounds_of(run, "CollabEdit")[0]):
         reached = sorted(probabilities(model, records))
     threshold = math.sqrt(reached[-1] * reached[-2])
@@ -201,7 +201,7 @@ def probabilities(model: LanguageModel, records: list[Record]) -> list[float]:
     return [math.exp(-each.nll) for each in score(model, pairs)]
 
 
-def test_parties_skip_what_earlier_rounds_made_known(
+def test_parties_skip_facts_known_from_earlier_rounds(
     tiny: Tiny,
     some_skipped: tuple[Run, float],
     model: LanguageModel,

@@ -63,8 +63,8 @@ def test_a_finished_stage_is_read_and_not_computed_again(
     assert set(Costs.load(run.folder).stages) == {f"some/{stage.__name__}" for stage, _ in stages}
 
 
-def test_a_value_is_what_its_file_holds(run: Run) -> None:
-    """So that a continued run works on with the very same values."""
+def test_a_stages_value_is_the_one_in_its_file(run: Run) -> None:
+    """So that a continued run works with exactly the same values."""
     assert run.json_stage("stage", lambda: ((1, 2), {3: 0.1})) == [[1, 2], {"3": 0.1}]
 
 

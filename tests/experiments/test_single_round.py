@@ -1,4 +1,4 @@
-"""The single-round experiment: its results, and going on after an interruption."""
+"""The single-round experiment: its results, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.experiments.studies import load_summary
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
     model = make_model("llama")
     save_model(model, folder / "model")
@@ -30,20 +30,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings_for(place: Path, **changes: Any) -> SingleRoundSettings:
+def settings_for(study: Path, **changes: Any) -> SingleRoundSettings:
     values: dict[str, Any] = {
-        "model": str(place / "model"),
+        "model": str(study / "model"),
         "parties": 3,
         "edits_per_party": (1, 3, 2),
         "hyperparameters": Hyperparameters(layers=(1, 2), target_steps=3, prior_weight=5.0),
-        "heldout": place / "heldout.txt",
+        "heldout": study / "heldout.txt",
     }
     return SingleRoundSettings(**{**values, **changes})
 
 
 @pytest.mark.parametrize("schedule", list(Schedule))
-def test_a_run_leaves_the_papers_layout(place: Path, tmp_path: Path, schedule: Schedule) -> None:
-    run = single_round(settings_for(place, schedule=schedule), tmp_path)
+def test_a_run_has_the_papers_layout(study: Path, tmp_path: Path, schedule: Schedule) -> None:
+    run = single_round(settings_for(study, schedule=schedule), tmp_path)
     assert run.folder == tmp_path / "MEMIT" / "run_000"
     params = json.loads((run.folder / "params.json").read_text())
     assert params["settings"]["seed"] == 0
@@ -55,7 +55,7 @@ def test_a_run_leaves_the_papers_layout(place: Path, tmp_path: Path, schedule: S
         assert {"target_new", "target_true"} == set(case["pre"]["rewrite_prompts_probs"][0])
         assert len(case["post"]["paraphrase_prompts_probs"]) == 2
     summary = load_summary(run.folder)
-    assert tuple(summary["methods"]) == settings_for(place).merge
+    assert tuple(summary["methods"]) == settings_for(study).merge
     assert {"ES", "PS", "NS", "score", "perplexity"} <= set(summary["methods"]["GLOBAL"])
     distances = summary["delta_relative_to_global"]
     assert distances["CollabEdit"] < EXACT
@@ -67,10 +67,10 @@ def test_a_run_leaves_the_papers_layout(place: Path, tmp_path: Path, schedule: S
     assert norms["CollabEdit"] == pytest.approx(norms["GLOBAL"], EXACT)
 
 
-def test_an_interrupted_run_goes_on_with_the_same_result(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_continues_to_the_same_result(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(place)
+    settings = settings_for(study)
     whole = single_round(settings, tmp_path / "whole")
     finished: list[str] = []
     original = Run.json_stage
@@ -102,7 +102,7 @@ def test_a_run_is_not_continued_with_other_settings(tmp_path: Path) -> None:
     assert open_run(tmp_path, "MEMIT", {"seed": 0}).folder.name == "run_001"
 
 
-def test_summaries_are_read_from_finished_runs_only(tmp_path: Path) -> None:
+def test_summaries_are_read_only_from_finished_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
         RunResult.load(tmp_path)
     run = open_run(tmp_path, "MEMIT", {})
@@ -110,14 +110,14 @@ def test_summaries_are_read_from_finished_runs_only(tmp_path: Path) -> None:
         RunResult.load(run.folder)
 
 
-def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
+def test_the_command_and_its_summaries(study: Path, tmp_path: Path) -> None:
     hparams = tmp_path / "hparams.json"
     hparams.write_text(json.dumps({"layers": [1, 2], "target_steps": 2, "prior_weight": 5.0}))
     arguments = [
         "run",
         "single-round",
         "--model",
-        place / "model",
+        study / "model",
         "--parties",
         2,
         "-n",
@@ -144,12 +144,12 @@ def test_the_command_and_its_summaries(place: Path, tmp_path: Path) -> None:
     assert len(rows) == 3
 
 
-def test_steps_after_merging_keep_the_merge_lossless(place: Path, tmp_path: Path) -> None:
+def test_steps_after_merging_keep_the_merge_lossless(study: Path, tmp_path: Path) -> None:
     """They are functions of the merged change, so GLOBAL's takes them as well."""
     steps = (AfterMergeStep.parse("RECT:keep=0.3"), AfterMergeStep.parse("sphere"))
     methods = ("CollabEdit", "GLOBAL", "SA")
     for number, given in enumerate(((), steps)):
-        settings = settings_for(place, merge=methods, after_merge=given, schedule=Schedule.ONE_SHOT)
+        settings = settings_for(study, merge=methods, after_merge=given, schedule=Schedule.ONE_SHOT)
         run = single_round(settings, tmp_path)
         assert run.folder.name == f"run_{number:03d}"
     plain, after = (
@@ -159,7 +159,7 @@ def test_steps_after_merging_keep_the_merge_lossless(place: Path, tmp_path: Path
         }
         for n in (0, 1)
     )
-    model = load_model(str(place / "model"))
+    model = load_model(str(study / "model"))
     for name in methods:
         assert [step.name for step in after[name].metadata.after_merge] == ["RECT", "SPHERE"]
         for weight, change in after[name].changes.items():
@@ -187,10 +187,10 @@ def test_steps_after_merging_keep_the_merge_lossless(place: Path, tmp_path: Path
     ],
 )
 def test_bad_options_get_one_line(
-    place: Path, tmp_path: Path, arguments: list[object], message: str
+    study: Path, tmp_path: Path, arguments: list[object], message: str
 ) -> None:
     error = fails(
-        "run", "single-round", "--model", place / "model", "--results", tmp_path, *arguments
+        "run", "single-round", "--model", study / "model", "--results", tmp_path, *arguments
     )
     assert message in error
     assert not list(tmp_path.iterdir())

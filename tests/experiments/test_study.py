@@ -22,7 +22,7 @@ def test_only_the_first_records_are_dealt(limit: int) -> None:
     assert set(dealt) <= set(first)
 
 
-def test_a_limit_below_what_is_needed_is_told(tmp_path: Path) -> None:
+def test_a_limit_below_what_is_needed_is_reported(tmp_path: Path) -> None:
     common = ("run", "single-round", "--parties", 2, "-n", 2, "--results", tmp_path, "--limit")
-    assert "need 4 records together, the data set has 3" in fails(*common, 3)
+    assert "need 4 records together, but the data set has 3" in fails(*common, 3)
     assert "limit" in fails(*common, 0)

@@ -1,4 +1,4 @@
-"""Steps after merging: against the official code, and against what they promise."""
+"""Steps after merging, against the official code and against their documented properties."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OFFICIAL = {
 WEIGHT = OFFICIAL["weight"]
 LARGE = LowRankUpdate(OFFICIAL["left"], OFFICIAL["right"])
 SMALL = LowRankUpdate(OFFICIAL["left"] / 10, OFFICIAL["right"])
-#: Of the official values, which were computed in float32.
+#: Tolerance for the official values, which were computed in float32.
 FLOAT32 = 1e-6
 
 
@@ -50,14 +50,12 @@ FLOAT32 = 1e-6
         ("rect_sphere", lambda: sphere(LowRankUpdate.from_dense(OFFICIAL["rect_40"]), WEIGHT)),
     ],
 )
-def test_they_give_what_the_official_code_gives(
-    name: str, made: Callable[[], LowRankUpdate]
-) -> None:
+def test_steps_equal_the_official_code(name: str, made: Callable[[], LowRankUpdate]) -> None:
     assert relative(made().dense(), OFFICIAL[name]) < FLOAT32
 
 
 def test_rect_keeps_one_entry_less_than_the_code_of_sphere() -> None:
-    """Which also keeps the largest of those that are to go."""
+    """That code also keeps the largest of the entries to drop."""
     ours, theirs = rect(SMALL, WEIGHT).dense() != 0, OFFICIAL["rect_40"] != 0
     assert int(ours.sum()) == int(0.4 * WEIGHT.numel())
     assert int((ours != theirs).sum()) == 1
@@ -72,7 +70,7 @@ def test_rect_keeps_the_largest_relative_changes() -> None:
     assert ratio[kept != 0].min() > ratio[kept == 0].max()
 
 
-def test_rect_takes_a_change_of_a_zero_for_the_largest_and_no_change_of_it_for_none() -> None:
+def test_rect_ranks_a_changed_zero_first_and_an_unchanged_one_last() -> None:
     weight, change = torch.ones(2, 2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
     weight[0, 0] = weight[1, 1] = change[1, 1] = 0.0
     kept = rect(LowRankUpdate.from_dense(change), weight, keep=0.25).dense()
@@ -100,7 +98,7 @@ def test_prune_restrains_the_singular_values_above_the_weights(
 def test_sphere_damps_the_principal_directions_and_nothing_else(
     energy: float, strength: float
 ) -> None:
-    """By the eigenvectors of the rows' second moment, which is another way to them."""
+    """By the eigenvectors of the rows' second moment, an independent way to find them."""
     rows = WEIGHT / WEIGHT.norm(dim=1, keepdim=True)
     values, vectors = torch.linalg.eigh(rows.mT @ rows)
     shares = values.flip(0).cumsum(0) / values.sum()
@@ -149,12 +147,12 @@ def test_options_out_of_range_are_refused(text: str, message: str) -> None:
         ("RECT:keep=nan", "RECT: keep must be finite"),
     ],
 )
-def test_texts_that_are_no_steps_are_refused(text: str, message: str) -> None:
+def test_malformed_steps_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         AfterMergeStep.parse(text)
 
 
-def test_an_unknown_step_is_answered_with_those_there_are() -> None:
+def test_an_unknown_step_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="PRUNE, RECT, SPHERE"):
         AfterMergeStep.parse("SPHRE")
 
@@ -166,7 +164,7 @@ def test_a_step_is_read_in_any_case_with_all_its_options() -> None:
     assert AfterMergeStep.model_validate_json(step.model_dump_json()) == step
 
 
-def test_steps_are_taken_in_the_order_they_are_given() -> None:
+def test_steps_are_applied_in_the_given_order() -> None:
     steps = [AfterMergeStep.parse(text) for text in ("RECT", "SPHERE")]
     found = apply_steps(steps, {"w": SMALL}, {"w": WEIGHT.float()})["w"]
     expected = sphere(rect(SMALL, WEIGHT), WEIGHT)
@@ -184,7 +182,7 @@ def test_prune_takes_all_changes_since_the_unedited_model() -> None:
     assert relative(earlier.dense() + found.dense(), expected) < 1e-12
 
 
-def test_prune_leaves_a_change_alone_that_has_nothing_to_restrain() -> None:
+def test_prune_returns_a_change_without_large_singular_values_unchanged() -> None:
     earlier = LowRankUpdate(1e-3 * random(20, 2, seed=7), random(2, 30, seed=8))
     now = WEIGHT + earlier.dense()
     assert AfterMergeStep.parse("PRUNE").apply(SMALL, now, earlier) is SMALL
@@ -197,7 +195,7 @@ def test_other_steps_take_what_the_round_merged() -> None:
 
 
 @pytest.mark.usefixtures("own_registries")
-def test_a_step_of_ones_own_is_registered_with_its_options() -> None:
+def test_a_custom_step_is_registered_with_its_options() -> None:
     @after_merge("Half")
     def half(update: LowRankUpdate, weight: Tensor, *, factor: float = 0.5) -> LowRankUpdate:
         """A part of the change."""

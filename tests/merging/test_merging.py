@@ -67,7 +67,7 @@ def updates(count: int = 3) -> list[LowRankUpdate]:
     ]
 
 
-def test_the_simple_average_divides_by_the_parties_there_are() -> None:
+def test_the_simple_average_divides_by_the_number_of_parties() -> None:
     dense = torch.stack([u.dense() for u in updates()])
     assert relative(simple_average(updates()).dense(), dense.mean(dim=0)) < 1e-14
 
@@ -124,7 +124,7 @@ def test_ties_equals_a_brute_force_loop(keep: float) -> None:
     assert relative(ties(updates(), keep=keep).dense(), expected) < 1e-13
 
 
-def test_ties_keeps_everything_of_one_party_when_asked() -> None:
+def test_ties_can_keep_everything_of_one_party() -> None:
     (update,) = updates(1)
     assert relative(ties([update], keep=1.0, scale=1.0).dense(), update.dense()) < 1e-14
 
@@ -136,7 +136,7 @@ def test_ties_refuses_shares_out_of_range(keep: float) -> None:
 
 
 @pytest.mark.parametrize("weights", [(4, 20, 6), (0.5, 0.0, 0.5)])
-def test_the_weighted_average_takes_the_parties_by_their_weights(
+def test_the_weighted_average_uses_the_weights(
     weights: tuple[float, ...],
 ) -> None:
     dense = [u.dense() for u in updates()]
@@ -153,7 +153,7 @@ def test_equal_weights_are_the_simple_average() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1, 2], [1, -1, 3], [0, 0, 0], [1, 1, float("nan")]])
-def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
+def test_invalid_weights_are_refused(weights: list[float]) -> None:
     with pytest.raises(InputError, match="WSA: 3 parties need a weight each"):
         weighted_average(updates(), weights)
 
@@ -170,7 +170,7 @@ def test_weights_that_are_no_shares_are_refused(weights: list[float]) -> None:
         ("CollabEdit", [1, 2, 3], "CollabEdit does not weight the parties"),
     ],
 )
-def test_weights_of_a_user_are_checked(method: str, weights: list[float], message: str) -> None:
+def test_a_users_weights_are_checked(method: str, weights: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve_method(method).check_weights(weights, 3)
     resolve_method("WSA").check_weights([3, 1, 0.5], 3)
@@ -196,7 +196,7 @@ def test_dare_equals_a_loop_over_the_entries() -> None:
     assert relative(found, 0.5 * expected) < 1e-14
 
 
-def test_dare_drops_about_as_asked_and_keeps_the_sum_in_expectation() -> None:
+def test_dare_drops_the_given_share_and_keeps_the_expected_sum() -> None:
     (update,) = updates(1)
     found = torch.stack([dare([update], drop=0.7, seed=seed).dense() for seed in range(2000)])
     dropped = float((found == 0).double().mean())
@@ -221,7 +221,7 @@ def test_dare_without_drops_is_task_arithmetic_and_depends_on_its_seed() -> None
         ({"scale": float("nan")}, "scale must be finite"),
     ],
 )
-def test_dare_refuses_what_makes_no_sense(options: dict[str, float], message: str) -> None:
+def test_dare_refuses_invalid_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve_method("DARE").merge_updates(updates(), options)
 
@@ -243,7 +243,7 @@ def test_options_come_from_the_command_line_as_texts() -> None:
 
 @pytest.fixture
 def damped(own_registries: None) -> MergeMethod:
-    """A method of one's own, registered through the public interface only."""
+    """A custom method, registered through the public interface alone."""
 
     @merge_method("Damped", Merges.SUM, "https://example.org/damped")
     def _damped(
@@ -277,7 +277,7 @@ def _optional(updates: Sequence[LowRankUpdate], *, scale: float | None = None) -
 
 
 @pytest.mark.parametrize("function", [_untyped, _without_default, _optional])
-def test_options_that_are_not_declared_in_full_are_refused(
+def test_incompletely_declared_options_are_refused(
     function: Callable[..., LowRankUpdate],
 ) -> None:
     with pytest.raises(TypeError, match="Odd: declare the option scale with a default"):
@@ -286,7 +286,7 @@ def test_options_that_are_not_declared_in_full_are_refused(
 
 
 def test_methods_that_merge_the_sum_cannot_weigh_the_parties() -> None:
-    """Else a user's weights would be recorded and not used."""
+    """Otherwise a user's weights would be recorded but not used."""
     with pytest.raises(TypeError, match="Odd: the sum has no weights"):
         merge_method("Odd", Merges.SUM)(weighted_average)
     assert "Odd" not in {method.name for method in merge_methods()}

@@ -1,4 +1,4 @@
-"""Tiny models of designs in which a layer does more than add what its MLP gives."""
+"""Tiny models whose layers do more than add the output of their MLP."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def built(kind: str, **options: Any) -> LanguageModel:
 
 
 def granite() -> LanguageModel:
-    """What a block adds is scaled."""
+    """The block's output is scaled."""
     return built("granite", residual_multiplier=0.25)
 
 
 def gemma4(scalar: float = 0.25, **options: Any) -> LanguageModel:
-    """What the MLP gives is normed, and what the layer returns is scaled."""
+    """The MLP's output is normalised, and the layer's output is scaled."""
     settings = {"head_dim": 8, "sliding_window": 16, "num_kv_shared_layers": 0}
     settings |= {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 400, **options}
     model = built("gemma4_text", **settings)
@@ -61,23 +61,23 @@ def gemma4(scalar: float = 0.25, **options: Any) -> LanguageModel:
 
 
 def gemma4_per_layer() -> LanguageModel:
-    """Each layer adds an embedding of its own behind the MLP."""
+    """Each layer adds its own embedding after the MLP."""
     return gemma4(hidden_size_per_layer_input=8)
 
 
 def gemma4_shared() -> LanguageModel:
-    """The last layers take keys and values of earlier ones."""
+    """The last layers reuse keys and values of earlier ones."""
     kinds = ["sliding_attention", "full_attention"] * 2
     return gemma4(num_kv_shared_layers=2, layer_types=kinds, hidden_size_per_layer_input=8)
 
 
 def qwen3_5() -> LanguageModel:
-    """Most layers keep a state in place of keys and values."""
+    """Most layers keep a state instead of keys and values."""
     sizes = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
     sizes |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
     return built("qwen3_5_text", head_dim=8, **sizes)
 
 
 def post_norm() -> LanguageModel:
-    """The layer returns a norm of the sum."""
+    """The layer returns the sum after a norm."""
     return make_model("opt", do_layer_norm_before=False)

@@ -1,4 +1,4 @@
-"""Every causal language model of ``transformers`` is edited rightly, or refused with the reason."""
+"""Every causal language model of ``transformers`` is edited correctly, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tools.check_architectures import (
     tiny_config,
 )
 
-#: One of each kind of outcome: added as it is, behind norms and factors, from several streams,
-#: beside vision, with states in place of keys; experts, loops, encoders, tokens of its own.
+#: One of each kind of outcome: output added unchanged, after norms and factors, several streams,
+#: beside vision, states instead of keys; experts, loops, encoders, its own tokens.
 FEW = [
     "cohere2",
     "cpmant",
@@ -59,7 +59,7 @@ def test_all_are_as_documented(kind: str) -> None:
 
 
 def test_encoders_are_refused() -> None:
-    """Their attention is to both sides unless the configuration says otherwise."""
+    """They attend in both directions unless the configuration says otherwise."""
     config = tiny_config("bert")
     config.is_decoder = False
     hf = transformers.AutoModelForCausalLM.from_config(config)
@@ -67,5 +67,5 @@ def test_encoders_are_refused() -> None:
         if parameter.ndim == 2:
             parameter.data.normal_(0.0, 0.15)
     model = LanguageModel(hf, make_tokenizer(), "tiny-bert")
-    with pytest.raises(ModelError, match="no left-to-right language model"):
+    with pytest.raises(ModelError, match="not a left-to-right language model"):
         model.check_layers([1])

@@ -1,4 +1,4 @@
-"""Attention by plain products against the models' own."""
+"""Attention by plain products against the models' own implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def logits(model: LanguageModel) -> torch.Tensor:
     return found
 
 
-def test_it_computes_what_the_model_computes(exact_family_model: LanguageModel) -> None:
+def test_small_attention_equals_the_models_attention(exact_family_model: LanguageModel) -> None:
     expected = logits(exact_family_model)
     use_small_attention(exact_family_model.hf)
     torch.testing.assert_close(logits(exact_family_model), expected, atol=EXACT, rtol=EXACT)
@@ -40,7 +40,7 @@ def test_gradients_reach_shared_keys_from_all_heads() -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gptj"])
-def test_attention_that_is_more_than_a_softmax_stays_the_models_own(family: str) -> None:
+def test_keeps_attention_that_is_more_than_a_softmax(family: str) -> None:
     model = make_model(family)
     use_small_attention(model.hf)
     assert model.hf.config._attn_implementation == "eager"

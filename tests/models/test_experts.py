@@ -20,7 +20,7 @@ IDS = torch.tensor([[7, 11, 5, 9, 30], [40, 41, 42, 43, 44]])
 
 
 def run(model: LanguageModel, layer: int) -> tuple[Any, Tensor, Tensor]:
-    """What the experts are given, the states behind the norm, and what the experts give."""
+    """The experts' arguments, the states after the norm, and the experts' output."""
     experts = {layer: model.projection(layer)}
     block = {layer: model.layer(layer).mlp}
     with (
@@ -34,7 +34,7 @@ def run(model: LanguageModel, layer: int) -> tuple[Any, Tensor, Tensor]:
 
 
 def plain_keys(model: LanguageModel, layer: int, states: Tensor) -> Tensor:
-    """``[tokens, n d_e]`` by the definition: a token at a time, an expert at a time."""
+    """``[tokens, n d_e]`` by definition: one token and one expert at a time."""
     block = model.layer(layer).mlp
     gates = (states @ block.gate.weight.T).softmax(dim=-1)
     best, chosen = gates.topk(2)
@@ -48,7 +48,7 @@ def plain_keys(model: LanguageModel, layer: int, states: Tensor) -> Tensor:
     return keys.flatten(1)
 
 
-def test_the_key_is_that_of_the_definition(exact_mixture: LanguageModel) -> None:
+def test_keys_match_the_definition(exact_mixture: LanguageModel) -> None:
     for layer in range(4):
         inputs, states, given = run(exact_mixture, layer)
         expected = plain_keys(exact_mixture, layer, states)
@@ -58,7 +58,7 @@ def test_the_key_is_that_of_the_definition(exact_mixture: LanguageModel) -> None
         torch.testing.assert_close(keys @ weight.T, given, rtol=EXACT, atol=EXACT)
 
 
-def test_some_of_the_tokens(exact_mixture: LanguageModel) -> None:
+def test_keys_of_some_tokens(exact_mixture: LanguageModel) -> None:
     inputs, _, _ = run(exact_mixture, 2)
     every = keys_at(inputs)
     chosen = torch.tensor([8, 1, 1])
@@ -70,7 +70,7 @@ def test_some_of_the_tokens(exact_mixture: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(MIXTURES))
-def test_the_structure(family: str) -> None:
+def test_the_structure_names_the_experts(family: str) -> None:
     model = make_model(family)
     structure = model.structure
     assert (structure.experts, structure.routed, structure.blocks) == (4, 2, 4)
@@ -102,10 +102,8 @@ def test_the_matrix_and_what_is_stored() -> None:
 
 
 @pytest.mark.parametrize("what", ["gate", "activation"])
-def test_a_key_that_the_model_does_not_use_is_found(
-    monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """By the sum of what its experts give, since a change along a wrong key may look right."""
+def test_wrong_keys_are_detected(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """By the sum of the experts' outputs, since a change along a wrong key may look right."""
     model = make_model("olmoe")
     if what == "gate":
         taken = Routed.of
@@ -119,16 +117,16 @@ def test_a_key_that_the_model_does_not_use_is_found(
         model.hf.set_experts_implementation("eager")  # which does not call what is changed here
         kind = type(model.projection(1))
         monkeypatch.setattr(kind, "_apply_gate", lambda _, inner: inner[:, :12])
-    with pytest.raises(ModelError, match="gives something else than the sum of what its experts"):
+    with pytest.raises(ModelError, match="is not the sum of its experts"):
         model.tail(1)
 
 
-def test_experts_that_are_called_otherwise_are_refused() -> None:
+def test_refuses_experts_called_with_other_arguments() -> None:
     with pytest.raises(ModelError, match="not called with states, experts and gates"):
         Routed.of(nn.Identity(), (torch.zeros(3, 2), torch.zeros(3, 2)))
 
 
-def test_one_expert_after_the_other_gives_what_transformers_gives(
+def test_one_expert_at_a_time_equals_transformers(
     exact_mixture: LanguageModel,
 ) -> None:
     ours = exact_mixture.hf(IDS).logits
@@ -136,8 +134,8 @@ def test_one_expert_after_the_other_gives_what_transformers_gives(
     assert torch.allclose(exact_mixture.hf(IDS).logits, ours, rtol=EXACT, atol=EXACT)
 
 
-def test_what_a_text_gives_does_not_depend_on_the_others() -> None:
-    """Beyond rounding: some processors sum small products in another order.
+def test_a_texts_logits_do_not_depend_on_the_others() -> None:
+    """Beyond rounding: some processors sum small products in a different order.
 
     A token whose experts another text changed would move by far more: the logits are about 1, and
     1e-5 is a hundred roundings of float32.
@@ -151,7 +149,7 @@ def test_what_a_text_gives_does_not_depend_on_the_others() -> None:
             torch.testing.assert_close(alone, together[some], rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_pass_the_experts(exact_mixture: LanguageModel) -> None:
+def test_gradients_pass_through_the_experts(exact_mixture: LanguageModel) -> None:
     embedded = exact_mixture.hf.get_input_embeddings()(IDS[:1])
 
     def loss(states: Tensor) -> Tensor:
@@ -195,11 +193,13 @@ def test_other_forms_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("dense", [0, 2])
 def test_dense_layers_among_sparse_ones_are_refused(dense: int) -> None:
     model = on_meta("qwen3_moe", num_hidden_layers=4, mlp_only_layers=[dense])
-    with pytest.raises(ModelError, match="models of dense and sparse layers cannot be edited"):
+    with pytest.raises(
+        ModelError, match="models that mix dense and sparse layers cannot be edited"
+    ):
         infer_structure(model)
 
 
-def test_no_experts_at_all_but_in_other_layers_is_no_reason_to_refuse() -> None:
+def test_accepts_a_mixture_model_without_sparse_layers() -> None:
     """A Qwen3-MoE whose layers are all dense is a dense model."""
     model = on_meta("qwen3_moe", num_hidden_layers=4, mlp_only_layers=[0, 1, 2, 3])
     assert infer_structure(model).experts is None

@@ -30,7 +30,7 @@ def test_an_edit_changes_the_projections_output(exact_family_model: LanguageMode
     assert torch.equal(projection(x), before)
 
 
-def test_edited_restores_the_very_bytes_even_after_an_error(tiny_llama: LanguageModel) -> None:
+def test_edited_restores_the_exact_bytes_even_after_an_error(tiny_llama: LanguageModel) -> None:
     names = tiny_llama.weight_names([0, 2])
     before = tiny_llama.state_fingerprint()
 
@@ -60,13 +60,13 @@ def test_edited_is_reentrant_for_the_same_edit_only(tiny_llama: LanguageModel) -
 
 
 def raw_bytes(model: LanguageModel, layers: list[int]) -> list[torch.Tensor]:
-    """Copies of weights."""
+    """Copies of the weights."""
     return [model.weight(name).clone() for name in model.weight_names(layers)]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_what_earlier_rounds_wrote_is_where_the_next_starts(family: str) -> None:
-    """Within the block all is as if the model had been loaded with the changes in it."""
+def test_a_round_starts_from_what_earlier_rounds_wrote(family: str) -> None:
+    """Within the block everything is as if the model had been loaded with the changes."""
     model, other = make_model(family), make_model(family)
     names = model.weight_names([0, 1, 2])
     earlier = {name: change(model, 0.1) for name in names[:2]}
@@ -80,7 +80,7 @@ def test_what_earlier_rounds_wrote_is_where_the_next_starts(family: str) -> None
     assert model.fingerprint(names) == before
 
 
-def test_edits_within_it_come_on_top_and_go_again(tiny_llama: LanguageModel) -> None:
+def test_edits_inside_the_block_come_on_top_and_are_undone(tiny_llama: LanguageModel) -> None:
     names = tiny_llama.weight_names([1, 2])
     unedited = raw_bytes(tiny_llama, [1, 2])
     earlier, edit = {names[0]: change(tiny_llama)}, {n: change(tiny_llama, 0.5) for n in names}
@@ -112,7 +112,9 @@ def test_blocks_nest_and_each_restores_its_own_start(tiny_llama: LanguageModel) 
 
 
 @pytest.mark.parametrize("where", ["block", "edit"])
-def test_it_restores_the_very_bytes_after_an_error(tiny_llama: LanguageModel, where: str) -> None:
+def test_starting_from_restores_the_exact_bytes_after_an_error(
+    tiny_llama: LanguageModel, where: str
+) -> None:
     names = tiny_llama.weight_names([0, 2])
     before, unedited = tiny_llama.state_fingerprint(), raw_bytes(tiny_llama, [0, 2])
     earlier = {name: change(tiny_llama, 1e4) for name in names}  # subtracting would lose digits
@@ -132,7 +134,7 @@ def test_it_restores_the_very_bytes_after_an_error(tiny_llama: LanguageModel, wh
         pass
 
 
-def test_it_does_not_begin_within_an_edit(tiny_llama: LanguageModel) -> None:
+def test_starting_from_is_refused_within_an_edit(tiny_llama: LanguageModel) -> None:
     (name,) = tiny_llama.weight_names([1])
     edit = {name: change(tiny_llama)}
     with tiny_llama.edited(edit):
@@ -169,8 +171,8 @@ def test_starting_from_nothing_changes_nothing(tiny_llama: LanguageModel) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_weights_get_the_sum_rounded_once(family: str, dtype: torch.dtype) -> None:
-    """Not the sum of a rounded change, which is further from the exact sum."""
+def test_weights_get_the_sum_with_one_rounding(family: str, dtype: torch.dtype) -> None:
+    """Not the sum with a rounded change, which is further from the exact sum."""
     model = make_model(family, dtype=dtype)
     (name,) = model.weight_names([1])
     before, update = model.weight(name).clone(), change(model, 0.05)
@@ -201,7 +203,7 @@ def test_every_family_adds_what_its_projection_gives(family_model: LanguageModel
         family_model.tail(layer)
 
 
-def test_writes_from_outside_are_noticed(family_model: LanguageModel) -> None:
+def test_digests_notice_writes_from_outside(family_model: LanguageModel) -> None:
     (name,) = family_model.weight_names([1])
     seen = [family_model.fingerprint([name])[name]]
     family_model.weight(name)[0, 0] += 1  # one value, by a counted write
@@ -209,7 +211,7 @@ def test_writes_from_outside_are_noticed(family_model: LanguageModel) -> None:
     parameter = family_model.hf.get_parameter(name)
     parameter.data.mul_(1.5)  # all values, by one that torch does not count
     seen.append(family_model.fingerprint([name])[name])
-    module, own = family_model._place(name)
+    module, own = family_model._locate(name)
     setattr(module, own, torch.nn.Parameter(parameter.data * 2, requires_grad=False))
     seen.append(family_model.fingerprint([name])[name])
     assert len(set(seen)) == 4

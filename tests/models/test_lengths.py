@@ -36,14 +36,16 @@ def test_the_context_is_the_configurations(family: str) -> None:
     assert context_length(make_model(family)) == 128
 
 
-def test_a_text_that_just_fits_passes(tiny_gpt2: LanguageModel) -> None:
+def test_accepts_a_text_that_just_fits(tiny_gpt2: LanguageModel) -> None:
     def text(tokens: int) -> list[PromptText]:
         return [PromptText("a" * tokens)]
 
     count = len(tiny_gpt2.tokenizer("a" * 128)["input_ids"])
     assert count == 128
     check_lengths(tiny_gpt2, text(128), ["it"])
-    with pytest.raises(RequestError, match="it: a text of it has 129 tokens, and tiny-gpt2 takes"):
+    with pytest.raises(
+        RequestError, match="it: one of its texts has 129 tokens, and tiny-gpt2 takes"
+    ):
         check_lengths(tiny_gpt2, text(129), ["it"])
     check_lengths(tiny_gpt2, [PromptText("a" * 127, "b")], ["it"])
 
@@ -51,12 +53,12 @@ def test_a_text_that_just_fits_passes(tiny_gpt2: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("make", "request_", "reason"),
     [
-        (lambda: make_model("gpt2"), LONG, "case 12: a text of it has"),
-        (lambda: make_model("opt"), LONG, "case 12: a text of it has"),
+        (lambda: make_model("gpt2"), LONG, "case 12: one of its texts has"),
+        (lambda: make_model("opt"), LONG, "case 12: one of its texts has"),
         (with_pad, PADDED, r"case 13: tiny-gpt2 has no embedding for the token '\[PAD\]'"),
     ],
 )
-def test_what_does_not_fit_is_named_before_any_work(
+def test_names_texts_that_do_not_fit_before_any_work(
     make: Callable[[], LanguageModel], request_: EditRequest, reason: str
 ) -> None:
     model = make()
@@ -72,14 +74,14 @@ def test_what_does_not_fit_is_named_before_any_work(
         evaluate(model, [Record(request=each) for each in requests])
 
 
-def test_contexts_count(tiny_gpt2: LanguageModel) -> None:
+def test_contexts_count_towards_the_length(tiny_gpt2: LanguageModel) -> None:
     contexts = (("{}",), ("word " * 60 + "{}",))
     check_requests(tiny_gpt2, [SHORT], bare_contexts())
-    with pytest.raises(RequestError, match="case 1: a text"):
+    with pytest.raises(RequestError, match="case 1: one of its texts"):
         check_requests(tiny_gpt2, [SHORT], contexts)
 
 
-def test_an_added_token_disturbs_no_sampling() -> None:
+def test_an_added_token_does_not_disturb_sampling() -> None:
     plain, added = make_model("gpt2"), with_pad()
     assert sample_contexts(added, 0) == sample_contexts(plain, 0)
     plan = Plan(60, 16, 60)

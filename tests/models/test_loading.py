@@ -1,4 +1,4 @@
-"""What is refused while loading, by one line that names cause and remedy, and what is mended."""
+"""Loading refuses with one line that names cause and remedy, or repairs what it can."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory in which all is well."""
+    """An undamaged model directory."""
     return save_model(make_model("llama"), tmp_path_factory.mktemp("models") / "whole")
 
 
@@ -81,7 +81,7 @@ def test_missing_weights_are_named(folder: Path) -> None:
     assert "and 6 more" in message
 
 
-def test_a_missing_head_is_one_only_if_it_is_not_tied(folder: Path) -> None:
+def test_only_an_untied_head_can_be_missing(folder: Path) -> None:
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     change_config(folder, tie_word_embeddings=False)
     assert "lacks 1 tensor (lm_head.weight)" in refusal(folder)
@@ -94,17 +94,17 @@ def test_a_stored_copy_of_a_tied_head_does_no_harm(folder: Path) -> None:
     assert load_model(str(folder), device="cpu").structure.tied_head
 
 
-def test_prefixed_names_are_told_from_missing_ones(folder: Path) -> None:
+def test_distinguishes_prefixed_names_from_missing_ones(folder: Path) -> None:
     change_weights(folder, lambda w: {f"base_model.model.{k}": v for k, v in w.items()})
     message = refusal(folder)
     assert "base_model.model.' + 'model." in message
     assert "save the model inside the wrapper" in message
 
 
-def test_weights_without_a_place_are_named(folder: Path) -> None:
+def test_names_unexpected_weights(folder: Path) -> None:
     bias = "model.layers.0.mlp.down_proj.bias"
     change_weights(folder, lambda w: {**w, bias: torch.ones(32)})
-    assert f"no place for 1 tensor ({bias})" in refusal(folder)
+    assert f"the checkpoint holds 1 tensor ({bias}) that the model does not have" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ def test_weights_without_a_place_are_named(folder: Path) -> None:
         "mtp.layers.0.mlp.up_proj.weight",
     ],
 )
-def test_computed_buffers_and_heads_of_training_are_left_out(folder: Path, name: str) -> None:
+def test_ignores_computed_buffers_and_training_heads(folder: Path, name: str) -> None:
     change_weights(folder, lambda w: {**w, name: torch.ones(3)})
     load_model(str(folder), device="cpu")
 
 
-def test_other_sizes_are_named(folder: Path) -> None:
+def test_names_weights_of_another_size(folder: Path) -> None:
     change_config(folder, intermediate_size=64)
     message = refusal(folder)
     assert "model.layers.0.mlp.down_proj.weight" in message
     assert "(and 11 more)" in message
     if parse(transformers.__version__).major >= 5:  # older ones tell no sizes
-        assert "is (32, 48) in the checkpoint, but (32, 64) by config.json" in message
+        assert "is (32, 48) in the checkpoint, but (32, 64) in config.json" in message
 
 
 def test_a_report_of_errors_is_passed_on(tiny_llama: LanguageModel) -> None:
@@ -179,7 +179,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     assert f"names {first.name}, which is missing" in refusal(folder)
 
 
-def test_files_that_are_not_read_may_be_missing_or_pointers(folder: Path) -> None:
+def test_unread_files_may_be_missing_or_pointers(folder: Path) -> None:
     index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     (folder / "consolidated.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
@@ -224,7 +224,7 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
         ("model-00001-of-00002.safetensors", "model.safetensors.index.json is missing"),
     ],
 )
-def test_weights_that_are_not_read_are_named(folder: Path, name: str, message: str) -> None:
+def test_names_weights_in_other_formats(folder: Path, name: str, message: str) -> None:
     (folder / "model.safetensors").rename(folder / name)
     refused = refusal(folder)
     assert name in refused
@@ -232,7 +232,7 @@ def test_weights_that_are_not_read_are_named(folder: Path, name: str, message: s
 
 
 def test_a_link_to_a_missing_file_is_named(folder: Path) -> None:
-    """As is left of a cache of the Hub's from which the blobs were removed."""
+    """As in a Hub cache whose blobs were removed."""
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(folder / "blob")
     assert "is a link to a file that is missing" in refusal(folder)
@@ -242,27 +242,29 @@ def test_a_link_to_a_missing_file_is_named(folder: Path) -> None:
 def test_an_index_that_names_nothing_is_refused(folder: Path, index: Any) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "does not say what is where" in refusal(folder)
+    assert "does not say which file holds which tensor" in refusal(folder)
 
 
-@pytest.mark.parametrize("place", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_what_is_no_file_is_not_opened(folder: Path, place: str) -> None:
-    """A pipe would be waited for."""
-    (folder / place).unlink()
-    os.mkfifo(folder / place)
-    with pytest.raises(CollabEditError, match=r"is no file|no config.json|no model.safetensors"):
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_does_not_open_pipes(folder: Path, name: str) -> None:
+    """Reading a pipe would block."""
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(
+        CollabEditError, match=r"is not a regular file|no config.json|no model.safetensors"
+    ):
         load_model(str(folder), device="cpu")
 
 
-def test_weights_of_integers_are_packed(folder: Path) -> None:
-    """As MLX saves them: without a scale that is known they are other numbers."""
+def test_integer_weights_count_as_packed(folder: Path) -> None:
+    """As MLX saves them: without a known scale they are different numbers."""
     name = "model.layers.0.mlp.down_proj.weight"
     change_weights(folder, lambda w: {**w, name: (100 * w[name]).to(torch.int8)})
     change_config(folder, quantization={"bits": 8})
     assert f"{name} is packed (I8)" in refusal(folder)
 
 
-def test_a_number_of_layers_that_cannot_be_built_is_refused(folder: Path) -> None:
+def test_refuses_an_impossible_number_of_layers(folder: Path) -> None:
     change_config(folder, num_hidden_layers=10**7)
     assert "more than 10,000 layers" in refusal(folder)
     with pytest.raises(ModelError, match="more than 10,000 layers"):
@@ -273,9 +275,7 @@ def test_a_number_of_layers_that_cannot_be_built_is_refused(folder: Path) -> Non
     ("values", "message"),
     [({"hidden_act": "foo"}, "'foo' is missing from its files, or unknown to transformers")],
 )
-def test_values_that_transformers_looks_up_in_vain_are_named(
-    folder: Path, values: Any, message: str
-) -> None:
+def test_names_values_unknown_to_transformers(folder: Path, values: Any, message: str) -> None:
     change_config(folder, **values)
     assert message in refusal(folder)
 
@@ -344,7 +344,7 @@ def test_models_of_another_kind_are_refused(folder: Path) -> None:
         load_structure_only(str(folder))
 
 
-def test_what_is_no_model_is_named(folder: Path, tmp_path: Path) -> None:
+def test_names_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
     assert "a weights file; give the model's directory" in refusal(
         folder / "model.safetensors", InputError
     )
@@ -356,7 +356,7 @@ def test_what_is_no_model_is_named(folder: Path, tmp_path: Path) -> None:
     assert f"did you mean {cached}?" in refusal(tmp_path / "hub", InputError)
     assert f"did you mean {cached}?" in refusal(tmp_path / "hub" / "models--me--it", InputError)
     (tmp_path / "some.GGUF").write_bytes(b"no GGUF")
-    assert "is no GGUF file" in refusal(tmp_path / "some.GGUF")
+    assert "is not a GGUF file" in refusal(tmp_path / "some.GGUF")
     (tmp_path / "two-00001-of-00003.gguf").write_bytes(b"GGUF")
     assert "is part 1 of 3 of a split GGUF file" in refusal(tmp_path / "two-00001-of-00003.gguf")
     assert "GGUF files, such as" in refusal(tmp_path, InputError)
@@ -376,11 +376,11 @@ def test_what_is_no_model_is_named(folder: Path, tmp_path: Path) -> None:
         ("hf://me/it", "me/it"),
     ],
 )
-def test_an_address_is_told_from_a_name(address: str, identity: str) -> None:
+def test_distinguishes_an_address_from_a_name(address: str, identity: str) -> None:
     assert f"give the Hub id {identity!r}" in refusal(address, InputError)
 
 
-def test_a_name_that_is_nowhere_lists_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_lists_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_args: object, **_options: object) -> None:
         raise OSError("no-such-model is not a local folder.\nIf this is a private repository ...")
 
@@ -489,7 +489,7 @@ def test_other_packed_weights_are_refused_before_any_work(
         ({"load_in_8bit": True}, 8),
     ],
 )
-def test_bitsandbytes_is_named_where_it_is_missing(
+def test_names_bitsandbytes_if_it_is_missing(
     folder: Path, packed: dict[str, Any], bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collabedit.models.quantisation.find_spec", lambda name: None)
@@ -526,7 +526,7 @@ def test_bitsandbytes_is_unpacked_and_saved_dense(bits: int, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("form", ["float-quantized", "pack-quantized"])
-def test_compressed_tensors_are_named_where_the_package_is_missing(
+def test_names_compressed_tensors_if_it_is_missing(
     folder: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collabedit.models.quantisation.find_spec", lambda name: None)
@@ -592,7 +592,7 @@ def test_adapters_that_are_more_than_a_product_are_refused(
 ) -> None:
     lora(folder, **settings)
     message = refusal(folder)
-    assert "an adapter lies beside the weights and cannot be merged here" in message
+    assert "the adapter beside the weights cannot be merged here" in message
     assert "merge_and_unload" in message
 
 
@@ -607,7 +607,7 @@ def test_adapters_that_do_not_fit_are_refused(folder: Path) -> None:
     assert "more than pairs of matrices" in refusal(folder)
     wide = {k: torch.ones(2, 40) if "lora_A" in k else v for k, v in tensors.items()}
     save_file(wide, path)
-    assert "is (32, 48) in the model, the adapter (32, 40)" in refusal(folder)
+    assert "is (32, 48) in the model, but (32, 40) in the adapter" in refusal(folder)
     save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(2)}, path)
     assert "more than pairs of matrices" in refusal(folder)
     path.unlink()
@@ -632,7 +632,7 @@ JUNK: list[Any] = [None, 0, -1, "x", [], {}, True, 1e9, ["a"], {"a": 1}, "gpt2"]
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_whatever_the_files_hold_the_answer_is_a_model_or_one_line(
+def test_any_files_load_or_fail_with_one_line(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = shutil.copytree(whole, tmp_path_factory.mktemp("fuzz") / "model")
@@ -646,8 +646,8 @@ def test_whatever_the_files_hold_the_answer_is_a_model_or_one_line(
     else:
         path = data.draw(st.sampled_from([path, folder / "model.safetensors"]))
         content = bytearray(path.read_bytes())
-        place = data.draw(st.integers(0, min(500, len(content) - 1)))
-        content[place] = data.draw(st.integers(0, 255))
+        offset = data.draw(st.integers(0, min(500, len(content) - 1)))
+        content[offset] = data.draw(st.integers(0, 255))
         path.write_bytes(content)
     said = ""
     try:

@@ -1,4 +1,4 @@
-"""How much of a stage fits one pass."""
+"""How much of a stage fits into one pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUESTS = [
 ]
 
 
-def test_without_a_budget_the_quickest_is_taken() -> None:
+def test_without_a_budget_passes_are_the_fastest() -> None:
     model = make_model("llama")
     assert pass_tokens(model, 512, read_share=1.0, kept_layers=9) == 512
     assert texts_at_once(model, 64, 20, 3) == 64
@@ -46,7 +46,7 @@ def test_a_pass_shrinks_with_the_budget_and_with_what_it_keeps() -> None:
     assert pass_tokens(model, 512) == texts_at_once(model, 64, 20, 3) == 1
 
 
-def test_above_the_last_layer_nothing_is_held() -> None:
+def test_above_the_last_layer_nothing_is_kept() -> None:
     model = make_model("llama")
     model.memory_budget = 1
     assert texts_at_once(model, 64, 20, 0) == 64
@@ -93,7 +93,9 @@ def test_other_texts_are_refused(text: str) -> None:
         read_bytes(text)
 
 
-def test_a_budget_too_small_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warns_about_a_budget_that_is_too_small(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = make_model("llama")
     save_model(model, tmp_path)
     least = least_budget(model)

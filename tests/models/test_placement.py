@@ -1,4 +1,4 @@
-"""Models that are sharded or offloaded give what ordinary ones give."""
+"""Sharded and offloaded models give the same results as ordinary ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from collabedit.rounds import Coordinator, static_priors
 from collabedit.transports import run_in_process
 from tests.conftest import CORPUS, EXACT, make_model, save_model
 
-#: Weights from a disk lie elsewhere in memory, which can change the order of sums.
+#: Weights from disk are aligned differently in memory, which can change the order of sums.
 pytestmark = pytest.mark.usefixtures("exact_module")
 
 CONTEXTS = (("{}",), ("Then. {}", "So it is: {}"))
@@ -125,7 +125,7 @@ def fine_tuning_of(model: LanguageModel) -> Tensor:
     [covariance_of, keys_of, targets_of, losses_of, perplexity_of, fine_tuning_of],
     ids=lambda stage: stage.__name__.removesuffix("_of"),
 )
-def test_every_stage_gives_what_it_gives_in_memory(
+def test_every_stage_equals_the_one_in_memory(
     pair: tuple[LanguageModel, LanguageModel], stage: Callable[[LanguageModel], Tensor]
 ) -> None:
     ordinary, model = pair
@@ -184,7 +184,7 @@ def test_the_file_of_the_unedited_model_stays_as_it_was(
     assert (copy / "model.safetensors").read_bytes() == before
 
 
-def test_no_quick_copy_is_made_of_it(pair: tuple[LanguageModel, LanguageModel]) -> None:
+def test_an_offloaded_model_gets_no_quick_copy(pair: tuple[LanguageModel, LanguageModel]) -> None:
     _, model = pair
     assert not model.can_be_quick
     assert model.quick_copy() is model
@@ -199,7 +199,7 @@ def test_auto_offloads_what_does_not_fit(folder: Path, family: str) -> None:
     torch.testing.assert_close(losses_of(model), losses_of(ordinary), atol=EXACT, rtol=EXACT)
 
 
-def test_auto_keeps_all_in_memory_where_it_fits(folder: Path, family: str) -> None:
+def test_auto_keeps_everything_in_memory_if_it_fits(folder: Path, family: str) -> None:
     model = load_model(str(folder), device="auto", max_memory={"cpu": "1GB"})
     assert not on_meta(model)
 
@@ -209,7 +209,7 @@ def test_auto_leaves_room_for_the_budget() -> None:
     assert room_for_weights({"cpu": 1000}, 3000) == {"cpu": 0}
 
 
-def test_offloaded_weights_are_read_in_the_wanted_type(folder: Path, family: str) -> None:
+def test_offloaded_weights_are_read_in_the_requested_type(folder: Path, family: str) -> None:
     model = offloaded(folder, family, dtype=torch.bfloat16)
     other = load_model(str(folder), dtype="bfloat16", device="cpu")
     assert model.dtype == torch.bfloat16

@@ -11,7 +11,8 @@ needs_bfloat16 = pytest.mark.skipif(
     not has_fast_bfloat16(torch.device("cpu")), reason="the processor has no fast bfloat16"
 )
 needs_choice = pytest.mark.skipif(
-    not hasattr(torch.backends.mkldnn, "matmul"), reason="torch cannot be told who multiplies"
+    not hasattr(torch.backends.mkldnn, "matmul"),
+    reason="torch has no setting for the precision of products",
 )
 IDS = torch.tensor([[3, 5, 7, 11, 2, 9]])
 
@@ -38,14 +39,14 @@ def test_a_quick_copy_is_nearer_than_a_model_in_bfloat16(tiny_llama: LanguageMod
 
 
 @needs_bfloat16
-def test_a_quick_copy_takes_what_it_says(family_model: LanguageModel) -> None:
+def test_a_quick_copy_takes_the_bytes_it_reports(family_model: LanguageModel) -> None:
     own = {parameter.data_ptr() for parameter in family_model.hf.parameters()}
     copied = [p for p in family_model.quick_copy().hf.parameters() if p.data_ptr() not in own]
     assert {parameter.dtype for parameter in copied} == {torch.bfloat16}
     assert sum(parameter.nbytes for parameter in copied) == family_model.quick_copy_bytes
 
 
-def test_a_quick_copy_of_a_model_in_bfloat16_shares_all_of_it(tiny_llama: LanguageModel) -> None:
+def test_a_quick_copy_of_a_bfloat16_model_shares_everything(tiny_llama: LanguageModel) -> None:
     rounded = make_model("llama", dtype=torch.bfloat16)
     own = {parameter.data_ptr() for parameter in rounded.hf.parameters()}
     quick = rounded.quick_copy()
@@ -58,7 +59,7 @@ def test_a_quick_copy_of_a_model_in_bfloat16_shares_all_of_it(tiny_llama: Langua
 
 
 @needs_choice
-def test_who_multiplies_is_restored() -> None:
+def test_the_precision_setting_is_restored() -> None:
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     usual = matmul.fp32_precision
     with quick_products(rounded=True):

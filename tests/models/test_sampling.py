@@ -13,7 +13,7 @@ def likeliest(logits: Tensor, _position: int) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def test_rows_go_on_as_without_a_cache(family_model: LanguageModel) -> None:
+def test_rows_continue_as_without_a_cache(family_model: LanguageModel) -> None:
     family_model.hf.double()
     rows = torch.tensor([[5, 9, 30], [7, 7, 12]])
     found = extend(family_model, rows, 9, likeliest)

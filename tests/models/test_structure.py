@@ -42,7 +42,7 @@ def test_every_family_is_inferred(family_model: LanguageModel) -> None:
     assert structure.transposed == (family_model.name == "tiny-gpt2")
 
 
-def test_tied_and_untied_heads_are_told_apart() -> None:
+def test_distinguishes_tied_from_untied_heads() -> None:
     assert make_model("llama").structure.tied_head
     assert not make_model("llama", tie_word_embeddings=False).structure.tied_head
 
@@ -85,7 +85,7 @@ def test_encoder_decoder_is_refused(name: str) -> None:
     assert refusal(model).startswith(f"{name}: encoder-decoder models cannot be edited")
 
 
-def test_a_model_without_layers_is_refused_by_part() -> None:
+def test_names_the_missing_part_of_a_model() -> None:
     model = nn.Linear(3, 3)
     model.config = transformers.GPT2Config()
     with pytest.raises(ModelError, match="decoder layers"):
@@ -100,7 +100,7 @@ def on_meta(kind: str, **options: Any) -> nn.Module:
         return transformers.AutoModelForCausalLM.from_config(config)
 
 
-def test_a_vision_tower_is_no_text_model_however_deep() -> None:
+def test_ignores_a_deep_vision_tower() -> None:
     text = {"num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 96}
     vision = {**text, "num_hidden_layers": 9, "num_attention_heads": 4}
     structure = infer_structure(on_meta("gemma3", text_config=text, vision_config=vision))
@@ -118,7 +118,7 @@ def test_a_vision_tower_is_no_text_model_however_deep() -> None:
         ("lfm2", "feed_forward.w2"),  # its first layers have no attention
     ],
 )
-def test_other_projections_to_the_hidden_size_are_passed_by(kind: str, projection: str) -> None:
+def test_ignores_other_projections_to_the_hidden_size(kind: str, projection: str) -> None:
     options = {"hidden_size_per_layer_input": 8} if kind == "gemma4_text" else {}
     model = on_meta(kind, num_hidden_layers=4, **options) if kind != "lfm2" else on_meta(kind)
     assert infer_structure(model).down_projection == projection

@@ -60,7 +60,7 @@ def test_a_target_without_a_space_has_its_own_tokens(prompt: str, target: str, t
     assert tokenizer.decode(row.ids) == prompt + target
 
 
-def test_a_template_can_have_the_whole_sentence_said() -> None:
+def test_a_template_can_ask_for_the_whole_sentence() -> None:
     template = "U: Complete: {} A:\n{answer}. END"
     text = fill_template(template, "The capital of {} is ", "France", "Rome")
     assert text.prompt == "U: Complete: The capital of France is A:\n"
@@ -108,10 +108,10 @@ def test_batches_hold_every_row_once_within_the_budget() -> None:
     for batch in batches(rows, max_tokens=12):
         width = batch.input_ids.shape[1]
         assert batch.input_ids.numel() <= max(12, width)
-        for place, index in enumerate(batch.index.tolist()):
+        for row, index in enumerate(batch.index.tolist()):
             length = len(rows[index])
             seen.append(index)
-            assert batch.input_ids[place, :length].tolist() == rows[index]
-            assert batch.attention_mask[place].sum() == length == batch.lengths[place]
-            assert torch.all(batch.input_ids[place, length:] == 0)
+            assert batch.input_ids[row, :length].tolist() == rows[index]
+            assert batch.attention_mask[row].sum() == length == batch.lengths[row]
+            assert torch.all(batch.input_ids[row, length:] == 0)
     assert sorted(seen) == list(range(len(rows)))

@@ -1,4 +1,4 @@
-"""What lies behind a down-projection is tried, not read off a structure."""
+"""What follows a down-projection is measured, not read off the structure."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_factors_are_measured(make: Callable[[], LanguageModel], scale: float) -
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("layer", [1, 3])
-def test_weights_that_are_no_numbers_are_refused(value: float, layer: int) -> None:
+def test_refuses_weights_that_are_not_numbers(value: float, layer: int) -> None:
     """Also above the edited layer, which would turn every target into NaN."""
     model = make_model("llama")
     with torch.no_grad():
         model.projection(layer).weight[0].fill_(value)
-    with pytest.raises(ModelError, match=r"are no numbers \(NaN\), so its weights are damaged"):
+    with pytest.raises(ModelError, match=r"are not numbers \(NaN\), so its weights are damaged"):
         model.tail(1)
 
 
@@ -70,7 +70,7 @@ def test_the_effect_is_the_real_move(make: Callable[[], LanguageModel]) -> None:
 
 
 @pytest.mark.parametrize("make", [post_norm, lambda: gemma4(hidden_size_per_layer_input=8)])
-def test_what_has_no_closed_form_is_known_as_such(make: Callable[[], LanguageModel]) -> None:
+def test_recognises_layers_without_a_closed_form(make: Callable[[], LanguageModel]) -> None:
     model = make()
     assert model.tail(1) == Tail(direct=False)
     assert model.site(1) is model.projection(1)
@@ -91,7 +91,7 @@ def test_the_default_settings_fit_a_scaled_model() -> None:
 
 
 def replaced(model: LanguageModel, layer: int, make: Callable[[nn.Module], nn.Module]) -> None:
-    """Put another module in the place of a layer's down-projection."""
+    """Replace a layer's down-projection by another module."""
     parent, _, own = model.structure.projection_path(layer).rpartition(".")
     setattr(model.module(parent), own, make(model.projection(layer)))
 
@@ -135,12 +135,12 @@ def looking_ahead() -> LanguageModel:
     ("make", "reason"),
     [
         (with_signs, "does not act as its weight says"),
-        (unused, "does not depend on what"),
+        (unused, "does not depend on that of"),
         (run_twice, "runs 2 times in one pass"),
-        (looking_ahead, "no left-to-right language model"),
+        (looking_ahead, "not a left-to-right language model"),
     ],
 )
-def test_layers_that_edits_cannot_reach_are_refused(
+def test_refuses_layers_that_edits_cannot_reach(
     make: Callable[[], LanguageModel], reason: str
 ) -> None:
     model = make()
@@ -151,10 +151,10 @@ def test_layers_that_edits_cannot_reach_are_refused(
     assert all(torch.equal(p, weights[name]) for name, p in model.hf.named_parameters())
 
 
-def test_a_layer_that_no_later_token_hears_of_is_refused() -> None:
+def test_refuses_a_layer_that_reaches_no_later_token() -> None:
     model = gemma4_shared()
     new_round(model, hyperparameters=Hyperparameters(layers=[0]))
-    with pytest.raises(ModelError, match="layer 1 gives reaches no later token"):
+    with pytest.raises(ModelError, match="the output of layer 1 reaches no later token"):
         new_round(model, hyperparameters=Hyperparameters(layers=[1]))
 
 

@@ -12,7 +12,7 @@ from collabedit.reporting.bootstrap import bootstrap
 
 
 def case(number: int, new: float, paraphrase: float, *neighbours: float) -> CaseResult:
-    """A record: by how much the new object is likelier, negative where it is not."""
+    """A record with the new object's advantage in likelihood, negative if it has none."""
 
     def losses(margins: tuple[float, ...]) -> list[dict[str, float]]:
         return [{"target_new": 5.0, "target_true": 5.0 + margin} for margin in margins]
@@ -54,7 +54,7 @@ def test_ends_are_percentiles_of_the_resamples() -> None:
     assert interval.value == summarise(some_cases(2))["ES"]
 
 
-def test_two_records_that_disagree_could_be_anything() -> None:
+def test_two_records_that_disagree_have_the_widest_interval() -> None:
     """Resamples are 0, 50 and 100 with probabilities 1/4, 1/2 and 1/4."""
     found = bootstrap({"a": [case(0, 1, 1, -1), case(1, -1, 1, -1)]}, draws=4000)
     interval = found.interval("a", "ES")
@@ -67,7 +67,7 @@ def test_two_records_that_disagree_could_be_anything() -> None:
 
 
 def test_differences_are_paired() -> None:
-    """A method that is always the same amount better is surely better."""
+    """A method that is always better by the same amount is certainly better."""
     worse, better = some_cases(4), some_cases(4)
     found = bootstrap({"a": worse, "b": better, "c": some_cases(5)})
     same = found.difference("a", "b", "score")
@@ -81,7 +81,7 @@ def test_differences_are_paired() -> None:
     assert (back.low, back.high) == pytest.approx((-other.high, -other.low))
 
 
-def test_what_was_not_measured_has_no_interval() -> None:
+def test_unmeasured_metrics_have_no_interval() -> None:
     found = bootstrap({"a": [case(0, 1, 1)]})
     assert found.interval("a", "NS") is None
     assert found.interval("a", "score") is None

@@ -119,7 +119,7 @@ def test_our_own_files_are_read_by_method(tmp_path: Path) -> None:
     assert PapersResult.of_files(tmp_path, "global_edit").summary() == summary
 
 
-def test_only_the_first_cases(tmp_path: Path) -> None:
+def test_can_read_only_the_first_cases(tmp_path: Path) -> None:
     for number in (2, 10, 9):
         collabedit_case(tmp_path, number, "global_edit", BAD if number == 10 else GOOD)
     summary = PapersResult.of_files(tmp_path, first=10).summary()
@@ -161,11 +161,11 @@ def test_folders_without_results(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
         RunResult.load(tmp_path).summary()
     write(tmp_path / "case_0.json", {"global_edit": {}, "collaborative_edit": {}})
-    with pytest.raises(InputError, match="none of its 1 result files can be used"):
+    with pytest.raises(InputError, match="none of its 1 result files can be read"):
         RunResult.load(tmp_path).summary()
 
 
-def test_an_absent_category_is_told(tmp_path: Path) -> None:
+def test_an_absent_category_is_reported(tmp_path: Path) -> None:
     collabedit_case(tmp_path, 0, "global_edit", GOOD)
     with pytest.raises(InputError, match=r"no results of collaborative_edit .* hold global_edit"):
         PapersResult.of_files(tmp_path, "collaborative_edit").summary()

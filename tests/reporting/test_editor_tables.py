@@ -73,7 +73,7 @@ def bold(text: object) -> bool:
 
 
 def test_the_best_of_an_editor_and_schedule_is_bold() -> None:
-    """As shown: what differs in digits that nobody sees is equally good."""
+    """As shown: values that differ only in hidden digits are equally good."""
     measures, scores = summary_tables(editors_summary(), "t")
     columns = {str(c.header): [bold(cell) for cell in c.cells] for c in measures.columns}
     assert columns["ES"] == [False, True, True, False, True, True, True]

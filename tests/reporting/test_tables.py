@@ -74,7 +74,7 @@ def test_columns_that_nothing_measured_are_left_out() -> None:
     assert rows(table) == [["unedited", "50.0"], ["single-b", ""]]
 
 
-def test_zsre_has_columns_of_its_own() -> None:
+def test_zsre_has_its_own_columns() -> None:
     metrics = {
         "rewrite_token_accuracy": 33.333,
         "paraphrase_token_accuracy": 30.0,
@@ -172,14 +172,14 @@ def test_overlap_has_a_table_of_rounds_and_one_of_copies() -> None:
     ]
 
 
-def test_who_takes_part_only_later_has_norms_then() -> None:
+def test_late_parties_have_norms_from_then_on() -> None:
     made = overlap_summary()
     made["repeated"]["CollabEdit, skipping"].reverse()
     _, repeated, _ = summary_tables(made, "t")
     assert [row[4:6] for row in rows(repeated)[2:]] == [["", ""], ["10.00", "20.12"]]
 
 
-def test_conflict_has_a_row_a_mode() -> None:
+def test_conflict_has_a_row_per_mode() -> None:
     made = summary("conflict", unedited_b=SCORES, methods={"single-b": BETTER, "performance-a": {}})
     (table,) = summary_tables(made, "t")
     assert [row[0] for row in rows(table)] == ["unedited", "single-b", "performance-a"]
@@ -254,7 +254,7 @@ def test_on_a_narrow_terminal_numbers_are_folded_and_not_cut(width: int) -> None
         assert "…" not in printed(table, width)
 
 
-def test_csv_has_a_row_a_run_and_method() -> None:
+def test_csv_has_a_row_per_run_and_method() -> None:
     single = summary("single-round", delta_relative_to_global={"CollabEdit": 0.5})
     other = summary("single-round", unedited={"records": 1, "perplexity": 9.0}, methods={})
     read = list(

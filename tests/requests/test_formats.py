@@ -262,7 +262,7 @@ def test_mquake_gives_a_record_for_each_edit() -> None:
     assert parsed(single).case_id == 9
 
 
-def test_mquake_remastered_has_its_objects_in_fields_of_their_own() -> None:
+def test_mquake_remastered_has_its_objects_in_separate_fields() -> None:
     edit, *_ = MQUAKE["requested_rewrite"]
     flat = {
         "target_new_str": "Libya",
@@ -396,7 +396,7 @@ def test_ripple_edits_with_the_fact_before_and_tests() -> None:
     assert record.neighborhood_target == "Cy"
     with pytest.raises(RequestError, match="the prompt does not show its subject"):
         parsed(ripple("Nobody is here.", "X"))
-    with pytest.raises(RequestError, match="is no sentence"):
+    with pytest.raises(RequestError, match="is not a sentence"):
         parsed(ripple("Nobody here.", "X"))
 
 
@@ -419,7 +419,7 @@ def test_ripple_edits_with_the_fact_before_and_tests() -> None:
         ({"edit": {"relation": {}}, "true_objects": []}, "none of the fields"),
     ],
 )
-def test_faults_of_each_form(item: Any, message: str) -> None:
+def test_names_the_faults_of_each_form(item: Any, message: str) -> None:
     with pytest.raises(RequestError) as caught:
         parsed(item)
     assert message in str(caught.value)

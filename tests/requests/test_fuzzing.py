@@ -54,7 +54,7 @@ VALUES = st.recursive(
 
 
 def outcome(path: Path) -> None:
-    """Read a file, which must not raise anything but errors made for people."""
+    """Read a file, which must raise only errors meant for people."""
     try:
         message = f"{len(load_records(path))} records"
     except CollabEditError as error:
@@ -65,7 +65,7 @@ def outcome(path: Path) -> None:
 
 @QUICK
 @given(content=st.binary(max_size=200), suffix=SUFFIXES)
-def test_any_bytes(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_arbitrary_bytes(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"facts{suffix}"
     path.write_bytes(content)
     outcome(path)
@@ -83,7 +83,7 @@ def test_text_that_looks_like_a_file_of_requests(tmp_path: Path, content: str, s
 
 @QUICK
 @given(data=st.data())
-def test_good_records_with_anything_in_one_place(tmp_path: Path, data: st.DataObject) -> None:
+def test_good_records_with_one_arbitrary_value(tmp_path: Path, data: st.DataObject) -> None:
     item = json.loads(json.dumps(data.draw(st.sampled_from(GOOD))))
     holder: Any = item
     while True:
@@ -109,7 +109,7 @@ def test_good_records_with_anything_in_one_place(tmp_path: Path, data: st.DataOb
         max_size=4,
     )
 )
-def test_any_objects(facts: list[Any]) -> None:
+def test_arbitrary_objects(facts: list[Any]) -> None:
     try:
         records = as_records(facts)
     except CollabEditError:

@@ -58,9 +58,7 @@ def test_english_facts_are_joined_by_one_space() -> None:
         ("The capital of {} is", " Rome", "The capital of 中国 is Rome"),
     ],
 )
-def test_a_space_that_a_record_begins_its_object_with_counts(
-    prompt: str, target: str, text: str
-) -> None:
+def test_an_objects_leading_space_is_respected(prompt: str, target: str, text: str) -> None:
     (record,) = as_records({"prompt": prompt, "subject": "中国", "target": target})
     assert record.request.target_new == target.strip()
     assert join(record.request.text, record.request.target_new) == text

@@ -15,7 +15,7 @@ def test_the_requests_own_question_comes_first() -> None:
     assert question_prompt(asked) == "Who makes the {}?"
 
 
-def test_then_its_relations() -> None:
+def test_then_the_relations_question() -> None:
     assert natural_question(REQUEST) == "Which company makes GameCube?"
     assert question_prompt(REQUEST) == "Which company makes {}?"
 
@@ -24,19 +24,19 @@ def test_then_its_relations() -> None:
     ("prompt", "asked"),
     [("Who makes {}?", "Who makes {}?"), ("Which company makes {} ", "Which company makes {}?")],
 )
-def test_a_prompt_that_asks_is_its_own(prompt: str, asked: str) -> None:
+def test_a_prompt_that_asks_is_its_own_question(prompt: str, asked: str) -> None:
     request = replace(REQUEST, prompt=prompt)
     assert question_prompt(request) == asked
     assert natural_question(request) == asked.replace("{}", "GameCube")
 
 
-def test_where_none_is_known_the_prompt_is_asked() -> None:
+def test_without_a_known_question_the_prompt_is_asked() -> None:
     unknown = replace(REQUEST, relation_id=None)
     assert natural_question(unknown) is None
     assert question_prompt(unknown) == "{}, which is made by what?"
 
 
-def test_a_question_that_does_not_name_the_subject_is_no_prompt() -> None:
+def test_a_question_without_the_subject_is_not_a_prompt() -> None:
     request = replace(REQUEST, question="Who makes Nintendo's fourth console?")
     assert natural_question(request) == "Who makes Nintendo's fourth console?"
     assert question_prompt(request) == "{}, which is made by what?"

@@ -70,12 +70,12 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     assert [record.request.subject for record in found.records] == ["A", "B"]
 
 
-def test_places_count_lines_of_the_file(tmp_path: Path) -> None:
+def test_locations_count_lines_of_the_file(tmp_path: Path) -> None:
     table = tmp_path / "facts.csv"
     table.write_text('case_id,prompt,subject,target\n7,"{}\nis",A,X\n\n8,{} is,B,Y\n')
     assert [item.where for item in read_objects(table)] == ["line 2, record 0", "line 5, record 1"]
     assert [record.case_id for record in load_records(table)] == [7, 8]
     lines = tmp_path / "facts.jsonl"
     lines.write_text(f"\n{json.dumps([A, B])}\n{json.dumps(A)}")
-    places = [item.where for item in read_objects(lines)]
-    assert places == ["line 2, record 0", "line 2, record 1", "line 3, record 2"]
+    locations = [item.where for item in read_objects(lines)]
+    assert locations == ["line 2, record 0", "line 2, record 1", "line 3, record 2"]

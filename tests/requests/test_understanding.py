@@ -78,7 +78,7 @@ def test_counterfact() -> None:
     assert record.reference_texts == ("English is a language",)
 
 
-def test_counterfact_with_the_least_there_can_be() -> None:
+def test_counterfact_with_only_required_fields() -> None:
     rewrite = {"prompt": "{} is", "subject": "X", "target_new": {"str": "Y"}}
     record = parse_record({"requested_rewrite": rewrite}, 4, "facts.json")
     assert record.case_id == 4
@@ -177,14 +177,14 @@ def test_wrapped_lists(tmp_path: Path, value: Any) -> None:
         assert load_records(path) == parse_records(ROWS, "facts")
 
 
-def test_faults_of_wrapped_lists_say_where_they_are(tmp_path: Path) -> None:
+def test_faults_of_wrapped_lists_give_their_location(tmp_path: Path) -> None:
     bad, path = without(SHORT, "subject"), tmp_path / "facts.json"
-    for value, place in (
+    for value, location in (
         ({"data": [SHORT, bad]}, "'data', record 1"),
         ([[SHORT], [bad]], "list 1"),
     ):
         path.write_text(json.dumps(value))
-        with pytest.raises(RequestError, match=f"facts.json, {place}.*: the field 'subject'"):
+        with pytest.raises(RequestError, match=f"facts.json, {location}.*: the field 'subject'"):
             load_records(path)
 
 
@@ -227,7 +227,7 @@ def test_the_short_form_with_an_object_of_counterfact() -> None:
     assert (request.target_new, request.target_true) == ("Lyon", "Paris")
 
 
-def test_a_fault_names_the_case_id_where_there_is_one() -> None:
+def test_a_fault_names_the_case_id_if_there_is_one() -> None:
     with pytest.raises(
         RequestError, match=r"record 0 \(case_id 12\), requested_rewrite: 'subject'"
     ):
@@ -238,7 +238,7 @@ def test_case_ids_must_differ() -> None:
     with pytest.raises(RequestError, match="record 2: case_id 12 is already used by record 0"):
         parse_records([COUNTERFACT, SHORT, COUNTERFACT], "facts.json")
     with pytest.raises(RequestError, match="record 1: case_id 1 is already"):
-        parse_records([{**SHORT, "case_id": 1}, SHORT], "facts.json")  # its place is its id
+        parse_records([{**SHORT, "case_id": 1}, SHORT], "facts.json")  # its position is its id
 
 
 def test_no_records() -> None:
@@ -291,8 +291,12 @@ def test_files_of_both_kinds(tmp_path: Path, encoding: str) -> None:
             b"{} is,X,Y\n",
             "no column is called 'subject'; name the columns in the first",
         ),
-        ("facts.json", SHORT_LINE + b" " + SHORT_LINE, "put values in a list, or each on a line"),
-        ("facts.json", b'{"Prompt": "{} is"}', "the field 'Prompt' is to be called 'prompt'"),
+        (
+            "facts.json",
+            SHORT_LINE + b" " + SHORT_LINE,
+            "put values in a list, or each on its own line",
+        ),
+        ("facts.json", b'{"Prompt": "{} is"}', "the field 'Prompt' must be called 'prompt'"),
         ("facts.json", b'{"train": [{}], "test": [{}]}', "holds several lists ('train', 'test')"),
         ("facts.json", b'{"prompt": ["{}"], "subject": ["A"], "target": ["B"]}', "holds columns"),
         ("facts.json", b'{"prompt": {"0": "{}"}, "subject": {"0": "A"}}', "holds columns"),
@@ -421,7 +425,7 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
         load_records(path)
 
 
-def test_facts_however_they_are_given(tmp_path: Path) -> None:
+def test_accepts_facts_in_any_form(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     path.write_text(json.dumps([SHORT]))
     (record,) = expected = load_records(path)
@@ -444,7 +448,7 @@ def test_facts_however_they_are_given(tmp_path: Path) -> None:
         ([{"prompt": "{}", "subject": "X", "locality": nested(10_000)}], "nested too deeply"),
     ],
 )
-def test_facts_that_are_no_facts(facts: Any, message: str) -> None:
+def test_refuses_what_is_not_a_fact(facts: Any, message: str) -> None:
     with pytest.raises(RequestError) as caught:
         as_records(facts)
     assert message in str(caught.value)

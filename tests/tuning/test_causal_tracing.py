@@ -25,7 +25,7 @@ from collabedit.tuning.causal_tracing import (
 )
 from tests.conftest import EXACT
 
-#: One with the subject in front, one in the middle, and one that ends with it.
+#: One with the subject at the start, one with it in the middle, and one with it at the end.
 FACTS = [
     Fact(tuple(range(20, 27)), range(2), 40),
     Fact(tuple(range(60, 71)), range(3, 6), 41),
@@ -38,8 +38,8 @@ WINDOW = 2
 def probability(
     model: LanguageModel, fact: Fact, noise: Tensor, states: dict[str, Tensor]
 ) -> float:
-    """Of the answer, in one whole run of one row with noise and with states put in by name."""
-    place = fact.subject[-1]
+    """The answer's probability in one whole run of one row, with noise and with given states."""
+    position = fact.subject[-1]
 
     def disturb(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         output = output.clone()
@@ -50,7 +50,7 @@ def probability(
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
             value = output[0] if isinstance(output, tuple) else output
             flat = value.view(-1, value.shape[-1])  # a single row
-            flat[place] = state
+            flat[position] = state
             return output
 
         return hook
@@ -85,16 +85,16 @@ def clean_states(model: LanguageModel, fact: Fact) -> dict[str, Tensor]:
 
 
 def traced_plainly(model: LanguageModel, seed: int) -> CausalTrace:
-    """The trace of ``FACTS``, a run at a time."""
+    """The trace of ``FACTS``, one run at a time."""
     structure = model.structure
     scale = 3.0 * embedding_deviation(model, FACTS)
     noises = subject_noise(model, FACTS, DRAWS, scale, seed)
     layers = range(structure.n_layers)
-    places = [[structure.layer_path(layer)] for layer in layers] + [
+    restorations = [[structure.layer_path(layer)] for layer in layers] + [
         [structure.projection_path(first + offset) for offset in range(WINDOW)]
         for first in range(structure.n_layers - WINDOW + 1)
     ]
-    effects = torch.zeros(len(places), len(FACTS))
+    effects = torch.zeros(len(restorations), len(FACTS))
     clean, corrupted = torch.zeros(len(FACTS)), torch.zeros(len(FACTS))
     for number, (fact, noise) in enumerate(zip(FACTS, noises, strict=True)):
         states = clean_states(model, fact)
@@ -102,9 +102,9 @@ def traced_plainly(model: LanguageModel, seed: int) -> CausalTrace:
         for draw in noise:
             without = probability(model, fact, draw, {})
             corrupted[number] += without / DRAWS
-            for place, paths in enumerate(places):
+            for row, paths in enumerate(restorations):
                 restored = probability(model, fact, draw, {path: states[path] for path in paths})
-                effects[place, number] += (restored - without) / DRAWS
+                effects[row, number] += (restored - without) / DRAWS
     means, errors = effects.mean(dim=1), effects.std(dim=1) / len(FACTS) ** 0.5
     return CausalTrace(
         facts=len(FACTS),
@@ -131,14 +131,16 @@ def assert_close(found: CausalTrace, expected: CausalTrace) -> None:
     assert (found.facts, found.draws, found.window) == (len(FACTS), DRAWS, WINDOW)
 
 
-def test_it_is_what_one_run_at_a_time_gives(exact_family_model: LanguageModel) -> None:
+def test_tracing_equals_one_run_at_a_time(exact_family_model: LanguageModel) -> None:
     """Each family, with padding beside the longest fact."""
     found = trace(exact_family_model, FACTS, window=WINDOW, draws=DRAWS, seed=5, quick=False)
     assert_close(found, traced_plainly(exact_family_model, seed=5))
 
 
 @pytest.mark.parametrize("max_tokens", [1, 30])
-def test_it_does_not_depend_on_the_batches(exact_llama: LanguageModel, max_tokens: int) -> None:
+def test_tracing_does_not_depend_on_the_batches(
+    exact_llama: LanguageModel, max_tokens: int
+) -> None:
     options: dict[str, Any] = {"window": WINDOW, "draws": DRAWS, "quick": False}
     together = trace(exact_llama, FACTS, **options)
     assert_close(trace(exact_llama, FACTS, **options, max_tokens=max_tokens), together)
@@ -206,7 +208,7 @@ def records_of(model: LanguageModel, subjects: Sequence[str]) -> tuple[list[Reco
     return records, probabilities
 
 
-def test_only_what_the_model_knows_is_traced(
+def test_only_known_facts_are_traced(
     tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_llama

@@ -43,7 +43,7 @@ def case(number: int, rewrite: bool, paraphrase: bool, neighbours: list[bool]) -
     }
 
 
-def test_ranges_are_windows_of_large_effect_apart_from_each_other() -> None:
+def test_ranges_are_separate_windows_of_large_effect() -> None:
     found = layer_ranges(traced([0.3, 0.31, 0.1, 0.2, 0.5, 0.4], window=3))
     assert found == [(4, 5, 6), (1, 2, 3)]  # no other begins two layers from both
     assert layer_ranges(traced([0.1, 0.2], window=2)) == [(1, 2)]

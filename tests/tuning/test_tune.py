@@ -1,4 +1,4 @@
-"""A whole search on a tiny model: what it tries, that it continues, and what comes out."""
+"""A whole search on a tiny model: what it tries, that it resumes, and its results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ tune_module: Any = importlib.import_module("collabedit.tuning.tune")
 
 @pytest.fixture(autouse=True)
 def _knows_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model is sure of nothing."""
+    """A random model is certain of nothing."""
     monkeypatch.setattr(causal_tracing, "KNOWN_PROBABILITY", 0.0)
 
 
@@ -57,13 +57,13 @@ def found(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def proposed(summary: dict[str, Any]) -> set[str]:
-    """The layers that tracing proposes, as they are written in the rows."""
+    """The layers that tracing proposes, as written in the rows."""
     ranges = summary["ranges"]
     assert len(ranges) > 0
     return {f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges}
 
 
-def test_it_tries_layers_then_targets_each_with_three_weights(found: Path) -> None:
+def test_tries_layers_then_targets_with_three_weights_each(found: Path) -> None:
     summary = load_summary(found)
     assert summary["experiment"] == "tune"
     rows = summary["methods"].values()
@@ -93,7 +93,7 @@ def test_the_best_comes_first_and_is_the_preset(found: Path) -> None:
     )
 
 
-def test_the_rows_are_what_editing_with_their_settings_gives(found: Path, tiny: Tiny) -> None:
+def test_rows_match_editing_with_their_settings(found: Path, tiny: Tiny) -> None:
     """The best trial again, by the public functions."""
     summary, model = load_summary(found), tiny.model()
     records = load_dataset(tiny.folder / "facts.json")
@@ -118,7 +118,7 @@ def test_the_same_seed_finds_the_same(found: Path, tiny: Tiny, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("finished", [0, 4, 7])
-def test_an_interrupted_search_goes_on(
+def test_an_interrupted_search_is_continued(
     found: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
 ) -> None:
     calls: list[int] = []
@@ -171,12 +171,12 @@ def test_other_editors_are_tuned_too(tiny: Tiny, tmp_path: Path, editor: str) ->
     assert weights == ({1.0, 10.0, 100.0} if editor == "AlphaEdit" else {1500.0})
 
 
-def test_what_cannot_be_tuned_is_said(
+def test_says_what_cannot_be_tuned(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="FT-L has no targets"):
         tune(settings_of(tiny, editor="FT-L"), tmp_path)
-    with pytest.raises(DatasetError, match="41 records were asked for, the data set has 40"):
+    with pytest.raises(DatasetError, match="41 records were asked for, but the data set has 40"):
         tune(settings_of(tiny, records=41), tmp_path)
     facts = [{**fact, "neighborhood_prompts": []} for fact in tiny.raw_facts()]
     path = tiny.write_facts("no-neighbours.json", facts)
@@ -190,7 +190,7 @@ def test_what_cannot_be_tuned_is_said(
         tune(settings_of(tiny), tmp_path)
 
 
-def test_params_tell_all_that_the_results_depend_on(found: Path) -> None:
+def test_params_cover_everything_that_the_results_depend_on(found: Path) -> None:
     params = json.loads((found / "params.json").read_text())
     assert params["present"]["layers"] == list(LAYERS)
     assert params["settings"]["seed"] == 0

@@ -18,11 +18,11 @@ __all__ = ["BlockPrior", "Prior", "condition_number"]
 
 logger = logging.getLogger(__name__)
 
-#: Shares of the mean diagonal tried, in this order, to make a singular prior definite.
+#: Shares of the mean diagonal to try, in this order, to make a singular prior definite.
 _SHIFTS = (1e-10, 1e-8, 1e-6, 1e-4)
 
 #: Share of the mean diagonal below which a pivot counts as zero: half of the least shift. LAPACK
-#: complains of negative pivots only, and a singular matrix leaves a last pivot of rounding error of
+#: rejects only negative pivots, and a singular matrix leaves a last pivot that is rounding error of
 #: either sign, ``d_in eps`` times the condition of the leading block. A prior with so small a pivot
 #: loses more digits in every solve than the least shift costs.
 _SMALLEST_PIVOT = _SHIFTS[0] / 2
@@ -36,20 +36,21 @@ _LARGEST_PAST = 1 / 3
 class Prior:
     """The penalty ``tr(Delta' (A0 + P P^T) Delta'^T)`` on updates ``Delta = Delta' U^T``.
 
-    ``A0 + P P^T`` is symmetric positive definite; the Cholesky factor ``L`` of ``A0`` is made once.
-    The keys ``P`` of finished rounds (the dynamic covariance) stay a low-rank part for as long as
+    ``A0 + P P^T`` is symmetric positive definite; the Cholesky factor ``L`` of ``A0`` is computed
+    once. The keys ``P`` of finished rounds (the dynamic covariance) stay a low-rank part as long as
     that takes fewer operations than a new Cholesky factor.
 
-    All that an update needs of it is the map ``Q = (I + E E^T)^(-1/2) L^-1 U^T`` with
-    ``E = L^-1 P``, for which ``Q^T Q = U (A0 + P P^T)^-1 U^T``: :meth:`whiten` and
-    :meth:`unwhiten` multiply by ``Q`` and ``Q^T``.
+    An update needs only the map ``Q = (I + E E^T)^(-1/2) L^-1 U^T`` with ``E = L^-1 P``, for which
+    ``Q^T Q = U (A0 + P P^T)^-1 U^T``: :meth:`whiten` and :meth:`unwhiten` multiply by ``Q`` and
+    ``Q^T``.
 
     Attributes:
         matrix: ``A0 [q, q]``, float64.
         past: ``P [q, p]``, float64; no columns by default.
         basis: ``U [d_in, q]``, float64, with orthonormal columns: the only directions of keys that
-            an update may touch. All of them by default, and then ``q = d_in`` and ``U = I``.
-        shift: share of its mean that the diagonal of a singular second moment was raised by.
+            an update may touch. By default all of them, with ``q = d_in`` and ``U = I``.
+        shift: amount by which the diagonal of a singular second moment was raised, as a share of
+            its mean.
     """
 
     matrix: Tensor
@@ -61,8 +62,8 @@ class Prior:
     def from_second_moment(cls, second_moment: Tensor, weight: float) -> Prior:
         """MEMIT's prior ``A0 = lambda C`` (Meng et al., 2023, eq. 15).
 
-        A second moment of too few samples is singular. A shift of the diagonal, 1e-4 of its mean
-        at most, then makes it definite, and a warning says so.
+        A second moment of too few samples is singular. Its diagonal is then shifted, by at most
+        1e-4 of its mean, to make it definite, and a warning says so.
 
         Args:
             second_moment: ``C [d_in, d_in]``, the uncentred mean of ``k k^T``.
@@ -75,7 +76,7 @@ class Prior:
         if not torch.isfinite(matrix).all():
             raise CovarianceError("the second moment has NaN or infinite entries; collect it again")
         prior = cls((matrix + matrix.T).div_(2))
-        del matrix  # as large as all that is left
+        del matrix  # as large as everything that is left
         if prior._factor() is not None:
             return prior
         for share in _SHIFTS:
@@ -113,14 +114,14 @@ class Prior:
         basis: Tensor | None = None,
         shift: float = 0.0,
     ) -> Prior:
-        """The prior whose Cholesky factor is known already.
+        """The prior whose Cholesky factor is already known.
 
         Args:
             cholesky: ``L [q, q]``, lower triangular, with ``L L^T = A0``.
             matrix: ``A0 [q, q]``.
             past: ``P [q, p]``.
             basis: ``U [d_in, q]``.
-            shift: share of its mean that the diagonal was raised by.
+            shift: amount by which the diagonal was raised, as a share of its mean.
         """
         prior = cls(matrix, past, basis, shift)
         prior.__dict__["cholesky"] = cholesky
@@ -138,7 +139,7 @@ class Prior:
 
     @property
     def has_dense(self) -> bool:
-        """Whether ``A0`` is there as one matrix (see :class:`BlockPrior`)."""
+        """Whether ``A0`` exists as one matrix (see :class:`BlockPrior`)."""
         return True
 
     @cached_property
@@ -173,8 +174,8 @@ class Prior:
         """The dynamic covariance: the prior plus ``beta K K^T``, for the next round.
 
         Args:
-            keys: of finished rounds: a factor ``F [d_in, r]`` with ``F F^T = K K^T``, or statistics
-                in either form.
+            keys: those of finished rounds, as a factor ``F [d_in, r]`` with ``F F^T = K K^T``, or
+                statistics in either form.
             weight: ``beta``, zero or more; zero is the static covariance.
         """
         past = self._added(keys, weight)
@@ -185,7 +186,7 @@ class Prior:
         return Prior.from_factor(self.cholesky, self.matrix, past, self.basis, self.shift)
 
     def _added(self, keys: Tensor | Statistics, weight: float) -> Tensor | None:
-        """The past keys ``[q, p]`` with more of them; ``None`` where nothing is added."""
+        """The past keys ``[q, p]`` with more appended; ``None`` if nothing is added."""
         if isinstance(keys, Statistics):
             keys = keys.key_factor()
         if weight == 0 or keys.shape[1] == 0:
@@ -204,7 +205,7 @@ class Prior:
         return inside if self.basis is None else self.basis @ inside
 
     def _discounted(self, columns: Tensor) -> Tensor:
-        """``(I + E E^T)^(-1/2) Y``: what past keys have taken is taken out of ``Y [q, n]``."""
+        """``(I + E E^T)^(-1/2) Y``: takes the past keys' share out of ``Y [q, n]``."""
         if self.past is None:
             return columns
         whitened, core = self._past_root
@@ -215,7 +216,7 @@ class Prior:
         """``E [q, p]`` and ``X [p, p]`` with ``(I + E E^T)^(-1/2) = I - E X E^T``.
 
         With the eigenvalues ``s`` of ``E^T E``, those of ``X`` are ``(1 - (1 + s)^(-1/2)) / s``,
-        here in a form that divides by nothing small.
+        here in a form that never divides by a small number.
         """
         assert self.past is not None
         whitened = self._solved(self.past)
@@ -235,15 +236,15 @@ class Prior:
 
 
 class BlockPrior(Prior):
-    """A prior with a block of its own for each part of a key, such as each expert's.
+    """A prior with a separate block for each part of a key, such as each expert's.
 
     With the blocks ``A_e`` and the parts ``F_e`` of the keys, the update's part is
-    ``Delta_e = G (e I + sum_e F_e^T A_e^-1 F_e)^-1 F_e^T A_e^-1``: what the parts of a key do adds
-    up, and each costs what its own block says. Nothing of size ``d_in x d_in`` is formed. Past keys
-    tie parts together, and stay a low-rank part however many they are.
+    ``Delta_e = G (e I + sum_e F_e^T A_e^-1 F_e)^-1 F_e^T A_e^-1``: the effects of the parts of a
+    key add up, and each costs what its own block says. No ``d_in x d_in`` matrix is formed. Past
+    keys couple the parts, and stay a low-rank part however many there are.
 
     Args:
-        blocks: of the parts, without past keys.
+        blocks: the priors of the parts, without past keys.
         past: ``P [q, p]``, float64, in the coordinates of the blocks; no columns by default.
     """
 
@@ -270,11 +271,11 @@ class BlockPrior(Prior):
 
     @property
     def has_dense(self) -> bool:
-        """Never: the blocks are all that there is."""
+        """Never: there are only the blocks."""
         return False
 
     def dense(self) -> Tensor:
-        """``A0 + P P^T [q, q]``, of which nothing but a check has need."""
+        """``A0 + P P^T [q, q]``, needed only for checks."""
         matrix: Tensor = torch.block_diag(*(block.dense() for block in self.blocks))
         return matrix if self.past is None else matrix + self.past @ self.past.T
 
@@ -304,9 +305,9 @@ def _is_definite(factor: Tensor, matrix: Tensor) -> bool:
 
 
 def condition_number(matrix: Tensor) -> float:
-    """Estimate of the ratio of the extreme eigenvalues, infinite where ``matrix`` is singular.
+    """Estimate of the ratio of the extreme eigenvalues, infinite if ``matrix`` is singular.
 
-    Power iteration from both ends: a lower bound, close when the extremes stand apart.
+    Power iteration from both ends: a lower bound, close if the extremes are well separated.
 
     Args:
         matrix: ``[n, n]``, symmetric, float64.

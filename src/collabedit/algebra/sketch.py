@@ -1,7 +1,7 @@
-"""Statistics as vectors that add up: what secure aggregation sums.
+"""Statistics as vectors that can be summed, for secure aggregation.
 
-``M = sum_j K_j K_j^T`` and ``N = sum_j R_j K_j^T`` determine the update of all parties' edits. Two
-forms of them are plain vectors of numbers, one party's added to the next one's. Both are exact:
+``M = sum_j K_j K_j^T`` and ``N = sum_j R_j K_j^T`` determine the update of all parties' edits. They
+have two forms as plain vectors, which are summed over the parties. Both are exact:
 
 - dense: the upper triangle of ``M``, and ``N``: ``d_in (d_in + 1) / 2 + d_in d_out`` numbers;
 - sketched: ``Y = M S`` and ``Z = N S`` for a public ``S [d_in, m]``: ``(d_in + d_out) m`` numbers.
@@ -31,12 +31,12 @@ __all__ = [
     "sketch_matrix",
 ]
 
-#: Columns of a sketch beyond the most edits that a round takes. With that many edits or fewer, so
-#: many eigenvalues of ``S^T M S`` vanish; if they don't, more edits came than were agreed.
+#: Columns of a sketch beyond the most edits that a round takes. With that many edits or fewer, this
+#: many eigenvalues of ``S^T M S`` vanish; if they don't, there are more edits than agreed.
 OVERSAMPLING = 20
 
-#: Eigenvalues of ``S^T M S`` below this share of the largest are rounding noise. Those of float64
-#: arithmetic lie near ``m eps``, 1e-13 for hundreds of edits.
+#: Eigenvalues of ``S^T M S`` below this share of the largest are rounding noise. Float64 noise is
+#: near ``m eps``, 1e-13 for hundreds of edits.
 _NOISE = 1e-13
 
 #: Rows of ``M`` that the dense form computes together.
@@ -44,11 +44,11 @@ _ROWS = 256
 
 
 class SumForm(Protocol):
-    """How a party's statistics of one weight become a vector, and the sum statistics again."""
+    """How a party's statistics of one weight become a vector, and a sum becomes statistics."""
 
     @property
     def length(self) -> int:
-        """Numbers in the vector."""
+        """Length of the vector."""
 
     def pack(self, factors: Factors) -> Tensor:
         """A party's part of the sum, ``[length]``, float64."""
@@ -82,10 +82,10 @@ class DenseSum:
         """``triu(F F^T)`` and ``G F^T`` as one vector, ``[length]``."""
         vector = factors.keys.new_empty(self.length)
         start = 0
-        for place in range(0, self.d_in, _ROWS):  # the whole matrix would be twice the vector
-            block = factors.keys[place : place + _ROWS] @ factors.keys[place:].T
+        for first in range(0, self.d_in, _ROWS):  # the whole matrix would be twice the vector
+            block = factors.keys[first : first + _ROWS] @ factors.keys[first:].T
             for offset, row in enumerate(block):
-                end = start + self.d_in - place - offset
+                end = start + self.d_in - first - offset
                 vector[start:end] = row[offset:]
                 start = end
         cross = vector[self._triangle :].view(self.d_out, self.d_in)
@@ -96,9 +96,9 @@ class DenseSum:
         """``M`` and ``N`` from their sum ``[length]``."""
         moment = total.new_zeros(self.d_in, self.d_in)
         start = 0
-        for place in range(self.d_in):
-            end = start + self.d_in - place
-            moment[place, place:] = moment[place:, place] = total[start:end]
+        for row in range(self.d_in):
+            end = start + self.d_in - row
+            moment[row, row:] = moment[row:, row] = total[start:end]
             start = end
         return Moments(moment, total[self._triangle :].view(self.d_out, self.d_in))
 
@@ -110,7 +110,7 @@ class SketchedSum:
     Attributes:
         sketch: ``S [d_in, m]``; all parties must use the same.
         d_out: width of a residual.
-        max_rank: most directions of all parties together.
+        max_rank: the most directions that all parties may have together.
     """
 
     sketch: Tensor
@@ -133,7 +133,7 @@ class SketchedSum:
 
         Raises:
             RoundError: when the pooled keys have a higher rank than the sketch was made for, so
-                that factors of it would leave edits out.
+                that its factors would leave edits out.
         """
         sketch = self.sketch.double()
         d_in, width = sketch.shape
@@ -155,8 +155,8 @@ class SketchedSum:
 def sketch_matrix(prior: Prior, width: int, seed: int) -> Tensor:
     """``S [d_in, m]``: Gaussian columns whitened by the prior, ``S = Q^T Omega``, float32.
 
-    Whitening makes ``S^T M S`` the sketch of the whitened keys ``H = Q F``, whose conditioning is
-    that of the update, and not that of the keys. Any ``S`` of full rank is exact but for rounding;
+    Whitening makes ``S^T M S`` the sketch of the whitened keys ``H = Q F``, which are conditioned
+    like the update and not like the keys. Any ``S`` of full rank is exact up to rounding; the
     parties only have to use the same one, so it is rounded to float32 and sent.
 
     Args:
@@ -176,6 +176,6 @@ def cheaper_dense(d_in: int, d_out: int, max_edits: int) -> bool:
     Args:
         d_in: width of a key.
         d_out: width of a residual.
-        max_edits: most edits of all parties together.
+        max_edits: the most edits that all parties may have together.
     """
     return DenseSum(d_in, d_out).length <= (d_in + d_out) * (max_edits + OVERSAMPLING)

@@ -16,17 +16,17 @@ __all__ = ["SMALLEST_SINGULAR_VALUE", "Missed", "missed", "prefers_factors", "so
 
 #: Under equality constraints, directions in which the whitened keys have a singular value below
 #: this share of the largest count as repeated keys, so that keys that nearly agree while their
-#: targets differ can't blow up the update: what it bounds is ``1 / share``. Those of 300
-#: CounterFact edits of SmolLM2 lie above 0.038 or, where two edits have the same key, below 1e-15.
-#: The price: nearly as many keys as inputs have directions below it too, though they could all
-#: hold; :func:`missed` says what that costs.
+#: targets differ can't blow up the update: they are amplified by at most ``1 / share``. The values
+#: of 300 CounterFact edits of SmolLM2 are above 0.038 or, where two edits have the same key, below
+#: 1e-15. The price: when there are nearly as many keys as inputs, some directions fall below it
+#: although all targets could be met; :func:`missed` says what that costs.
 SMALLEST_SINGULAR_VALUE = 0.01
 
-#: Miss of a direction, relative to the residuals, from which on it is counted.
+#: How far a direction must miss, relative to the residuals, to be counted.
 _MISSED = 0.01
 
 #: Share of the largest singular value below which keys differ by rounding alone: a float32 pass
-#: gives a key to about 1e-6, and parties measure theirs in batches of their own.
+#: computes a key to about 1e-6, and each party measures its keys in different batches.
 _REPEATED = 1e-5
 
 #: Columns of a symmetric product that are formed together.
@@ -38,22 +38,23 @@ def solve(
 ) -> LowRankUpdate:
     """``Delta = G (e I + H^T H)^+ H^T Q`` with the prior's whitening ``Q`` and ``H = Q F``.
 
-    One formula for the editors in closed form. With ``e = 1`` it is the least-squares update
-    ``R K^T (A0 + P P^T + K K^T)^-1`` (MEMIT, eq. 14; CollabEdit, eq. 6). With ``e = 0`` it is the
-    smallest change, in the norm of the prior, under which the keys give their targets exactly
-    (EMMET; ROME for a single edit, eq. 2). Past keys are penalties in both.
+    One formula for all closed-form editors. With ``e = 1`` it is the least-squares update ``R K^T
+    (A0 + P P^T + K K^T)^-1`` (MEMIT, eq. 14; CollabEdit, eq. 6). With ``e = 0`` it is the smallest
+    change, in the norm of the prior, under which the keys give their targets exactly (EMMET; ROME
+    for a single edit, eq. 2). Past keys are penalties in both.
 
-    Equality cannot hold where keys are repeated with other residuals. There the pseudo-inverse
-    takes the least-squares answer, the mean of what the repeated keys ask for, and keys that are
-    equal but for a rounding error, or nearly so, count as repeated
-    (:data:`SMALLEST_SINGULAR_VALUE`); the update stays bounded.
+    Equality cannot hold where the same key has different residuals. There the pseudo-inverse gives
+    the least-squares answer, the mean of what the repeated keys ask for. Keys that are equal up to
+    rounding, or nearly so, count as repeated (:data:`SMALLEST_SINGULAR_VALUE`), so the update stays
+    bounded.
 
-    Only ``F F^T`` and ``G F^T`` matter, so all of it merges exactly. From factors it costs
-    ``d_in^2 r`` and never forms a ``d_in x d_in`` matrix per party. Factors whose rank comes near
-    ``d_in`` are cheaper to sum first; that form is then chosen here, unless the prior has blocks.
+    Only ``F F^T`` and ``G F^T`` matter, so everything merges exactly. From factors it costs
+    ``d_in^2 r`` and never forms a ``d_in x d_in`` matrix per party. When the rank comes near
+    ``d_in`` it is cheaper to sum the factors first, which is then done here unless the prior has
+    blocks.
 
     Args:
-        statistics: of one party, or of several; those of the pooled edits count.
+        statistics: those of one party, or of several, whose edits are pooled.
         prior: ``A0``, the past keys, and the directions that may change.
         ridge: ``e``, the weight of the prior against the edits; zero for equality.
     """
@@ -72,16 +73,16 @@ def solve(
 class Missed:
     """How far an update is from giving the keys their targets.
 
-    Factors mix the edits, so what is counted are independent combinations of the edits, and not
-    single edits: one combination that is missed is a part of what many edits miss. With 197 random
-    keys of width 200, one is missed and 176 edits are off by more than 1 %. Repeated keys are one
-    key whose target is the mean of those asked for: whether two edits contradict each other is not
-    told here.
+    Factors mix the edits, so this counts independent combinations of edits, not single edits: one
+    missed combination contributes to the error of many edits. With 197 random keys of width 200,
+    one is missed and 176 edits are off by more than 1 %. Repeated keys count as one key whose
+    target is the mean of those asked for, so this does not show whether two edits contradict each
+    other.
 
     Attributes:
-        count: number of combinations, singular vectors of what is missed, in which that exceeds
-            1 % of the root mean square of the residuals.
-        worst: the largest miss of a combination, relative to that root mean square.
+        count: number of combinations (singular vectors of the error) in which the error exceeds 1 %
+            of the root mean square of the residuals.
+        worst: the largest error of a combination, relative to that root mean square.
     """
 
     count: int
@@ -95,8 +96,8 @@ def missed(update: LowRankUpdate, statistics: Sequence[Factors]) -> Missed:
     edits are mixed or split over parties.
 
     Args:
-        update: of one weight.
-        statistics: of all parties.
+        update: the update of one weight.
+        statistics: those of all parties.
     """
     stacked = Factors.stack(statistics)
     pooled = compress(stacked.keys, stacked.residuals, _REPEATED)
@@ -130,13 +131,13 @@ def _solve_factors(factors: Factors, prior: Prior, ridge: float) -> LowRankUpdat
 
 
 def _solve_many(parts: Sequence[Factors], prior: Prior, ridge: float) -> LowRankUpdate:
-    """``Delta = G F^T (e A + F F^T)^-1``, the same update, of factors too many to keep apart."""
+    """``Delta = G F^T (e A + F F^T)^-1``, the same update, for too many factors to keep apart."""
     system = ridge * prior.dense()
     cross = system.new_zeros(parts[0].residuals.shape[0], len(system))
     for part in parts:
         keys = prior.coordinates(part.keys)
         cross.addmm_(part.residuals, keys.T)
-        for start in range(0, len(system), _PANEL):  # the lower half is all that is read
+        for start in range(0, len(system), _PANEL):  # only the lower half is read
             panel = keys[start : start + _PANEL]
             system[start:, start : start + _PANEL].addmm_(keys[start:], panel.T)
     return _from_system(cross, system, prior)
@@ -154,10 +155,10 @@ def _solve_moments(moments: Moments, prior: Prior, ridge: float) -> LowRankUpdat
 
 
 def _from_system(cross: Tensor, system: Tensor, prior: Prior) -> LowRankUpdate:
-    """``N S^-1`` of a system that nobody needs afterwards; its lower half is read.
+    """``N S^-1``, overwriting the system ``S``, of which only the lower half is read.
 
-    Memory is short here. LAPACK counts by columns, so what it calls the upper half is our lower
-    one, and it factorises in place; for both solves it takes the factor as it lies.
+    Memory is tight here. LAPACK is column-major, so what it calls the upper half is our lower one,
+    and it factorises in place; both solves use the factor without copying it.
     """
     torch.linalg.cholesky(system.mT, upper=True, out=system.mT)
     solved = torch.linalg.solve_triangular(system, cross.T, upper=False)
@@ -168,10 +169,10 @@ def _from_system(cross: Tensor, system: Tensor, prior: Prior) -> LowRankUpdate:
 
 
 def _divided(columns: Tensor, gram: Tensor, ridge: float) -> Tensor:
-    """``(e I + gram)^+ columns``, cut where equality cannot be told from repetition.
+    """``(e I + gram)^+ columns``, cut off where keys count as repeated.
 
-    ``H^T H`` and ``H H^T`` have the same eigenvalues but for zeros, and no split of the edits over
-    parties or mixing of their columns changes them; so the cut is the same for all.
+    ``H^T H`` and ``H H^T`` have the same non-zero eigenvalues, and no split of the edits over
+    parties or mixing of their columns changes them, so the cut-off is the same for all.
     """
     if ridge > 0:
         system = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)

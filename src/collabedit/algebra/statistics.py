@@ -16,7 +16,7 @@ RANK_TOLERANCE = 1e-12
 
 
 class Statistics(ABC):
-    """What an update needs to know of edits, in one of two forms that add up over parties."""
+    """What an update needs to know about edits, in one of two forms that add up over parties."""
 
     @property
     @abstractmethod
@@ -31,7 +31,7 @@ class Statistics(ABC):
     @property
     @abstractmethod
     def residual_norm(self) -> float | None:
-        """``|R|`` (Frobenius); ``None`` where only sums are known, which do not tell it."""
+        """``|R|`` (Frobenius); ``None`` if only sums are known, which do not determine it."""
 
     @abstractmethod
     def key_factor(self) -> Tensor:
@@ -80,7 +80,7 @@ class Factors(Statistics):
 
     @property
     def residual_norm(self) -> float:
-        """``|G|``, which is ``|R|`` for keys of full rank, and of the part in their span else."""
+        """``|G|``, which is ``|R|`` for keys of full rank, else that of its part in their span."""
         return float(self.residuals.norm())
 
     def key_factor(self) -> Tensor:
@@ -114,7 +114,7 @@ class Moments(Statistics):
 
     @classmethod
     def of(cls, factors: Factors) -> Moments:
-        """The moments that factors stand for."""
+        """The moments that the factors represent."""
         return cls(factors.keys @ factors.keys.T, factors.residuals @ factors.keys.T)
 
     @property
@@ -129,7 +129,7 @@ class Moments(Statistics):
 
     @property
     def residual_norm(self) -> None:
-        """Unknown: sums of ``R K^T`` do not tell ``|R|``."""
+        """Unknown: sums of ``R K^T`` do not determine ``|R|``."""
         return None
 
     def key_factor(self) -> Tensor:
@@ -149,11 +149,11 @@ class Moments(Statistics):
 
 
 def compress(keys: Tensor, residuals: Tensor, tolerance: float = RANK_TOLERANCE) -> Factors:
-    """Factors of a party's edits, which carry their statistics and not the single edits.
+    """Factors of a party's edits, which hold their statistics but not the single edits.
 
     With the thin SVD ``K = U S V^T``: ``F = K V = U S`` and ``G = R V``. ``V`` stays here.
     Directions with singular values below ``tolerance`` times the largest, which duplicate keys
-    leave behind, are dropped from both factors: ``R K^T`` has no part in them.
+    leave behind, are dropped from both factors: ``R K^T`` has no component in them.
 
     Args:
         keys: ``K [d_in, n]``.

@@ -78,8 +78,8 @@ def audit(
         ATTACKS,
         Audit,
         Candidates,
+        indices_of,
         load_sent,
-        places_of,
         same_relations,
     )
     from collabedit.messages import Covariance, RoundConfig
@@ -99,7 +99,7 @@ def audit(
     sent = [load_sent(path, config) for path in files]
     facts = [record.request for record in load_records(candidates)]
     held = [
-        places_of(facts, [record.request for record in load_records(path)])
+        indices_of(facts, [record.request for record in load_records(path)])
         for path in members or []
     ]
     everything = any_relation or not members

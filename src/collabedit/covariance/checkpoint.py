@@ -13,7 +13,7 @@ from collabedit.files import load_tensors, save_tensors
 
 __all__ = ["PARTIAL_FORMAT", "Checkpoint", "continued"]
 
-#: Seconds between checkpoints at least, and how many times longer than writing one.
+#: Least seconds between checkpoints, and least ratio to the time that writing one takes.
 _CHECKPOINT_SECONDS = 20.0
 _CHECKPOINT_RATIO = 10.0
 
@@ -21,7 +21,7 @@ PARTIAL_FORMAT = "collabedit.covariance-partial"
 
 
 class Checkpoint:
-    """Writes the sums so far at intervals."""
+    """Writes the sums collected so far, at intervals."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key

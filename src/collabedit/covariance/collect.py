@@ -26,12 +26,12 @@ __all__ = ["MAX_LENGTH", "collect"]
 
 logger = logging.getLogger(__name__)
 
-#: Tokens of a window at most, unless the user says otherwise.
+#: Most tokens of a window, unless the user says otherwise.
 MAX_LENGTH = 512
 #: Tokens of a forward pass.
 _BATCH_TOKENS = 2048
 
-#: Experts that a line names at most.
+#: Most experts that a message names.
 _SHOWN = 8
 
 Say = Callable[[str], None]
@@ -51,21 +51,21 @@ def collect(
 ) -> Covariance:
     """Collect ``C = E[k k^T]`` of the inputs of the down-projections of some layers.
 
-    One pass serves all layers, and ends in each forward pass where the last one's input is known.
-    Within a memory budget that holds too few matrices there is a pass for some layers at a time,
-    over the same tokens and with the same result.
+    One pass over the corpus serves all layers, and each forward pass ends once the last layer's
+    input is known. If the memory budget holds too few matrices, some layers are collected at a
+    time, over the same tokens and with the same result.
 
     Args:
         model: the model.
         layers: which decoder layers.
-        corpus: where the tokens come from.
+        corpus: the source of the tokens.
         tokens: how many; :func:`default_tokens` when ``None``. A corpus may have fewer.
-        max_length: tokens of a window at most, bounded by the model's context.
-        batch_tokens: tokens of a forward pass, as many as are quick and fit by default; changes
+        max_length: most tokens of a window, bounded by the model's context.
+        batch_tokens: tokens of a forward pass, by default the fastest number that fits; it changes
             speed and memory, not the result.
-        out: where to save the result. A checkpoint ``<out>.partial`` is kept beside it meanwhile,
-            from which the same call continues.
-        say: receives what users should know, such as what is continued.
+        out: where to save the result. A checkpoint ``<out>.partial`` beside it lets the same call
+            continue after an interruption.
+        say: receives messages for the user, such as what is continued.
         share: who does the work, such as workers; this process by default.
 
     Raises:
@@ -75,7 +75,7 @@ def collect(
     """
     names = model.weight_names(sorted(set(layers)))
     if not names:
-        raise CovarianceError("no layer to collect second moments of was given")
+        raise CovarianceError("no layer was given to collect second moments of")
     if out is not None:
         check_writable(out, 8 * len(names) * model.structure.moment_size)
     plan = plan_of(model, tokens or default_tokens(model, corpus), max_length)
@@ -141,9 +141,9 @@ def _part(
     bar: Progress,
     share: Share,
 ) -> tuple[Covariance, Path | None]:
-    """Some of the weights of a collection, in a file beside ``out`` whose name says which.
+    """Some of the weights of a collection, in a file beside ``out`` whose name identifies them.
 
-    What is in the file already is not collected again.
+    If the file exists, nothing is collected again.
     """
     if out is None:
         return _collect(model, names, corpus, plan, batch_tokens, None, say, bar, share), None
@@ -157,7 +157,7 @@ def _part(
 
 
 def _joined(parts: Sequence[Covariance]) -> Covariance:
-    """One covariance of the weights of several, which are of the same tokens."""
+    """One covariance of several covariances' weights, collected on the same tokens."""
     return replace(
         parts[0],
         second_moments={n: part.second_moments[n] for part in parts for n in part.second_moments},
@@ -194,20 +194,20 @@ def _finished(
 
 
 def _warn_of_few(samples: int, moments: Mapping[str, Tensor], structure: ModelStructure) -> None:
-    """Say where the tokens cannot determine the second moments."""
+    """Warn if the tokens cannot determine the second moments."""
     size = structure.mlp_size
-    seen = samples * structure.active_size // size  # by an expert that has its share of them
+    seen = samples * structure.active_size // size  # by an expert that gets its share of them
     width = size // structure.blocks
     if seen < width:
         logger.warning(
-            "%d tokens cannot determine second moments of %d inputs, which come out singular; "
+            "%d tokens cannot determine second moments of %d inputs, which will be singular; "
             "use more than %d, better ten times as many",
             samples,
             size,
             samples * width // max(seen, 1),
         )
     for name, moment in moments.items():
-        idle = [] if moment.ndim == 2 else [e for e, own in enumerate(moment) if not own.any()]
+        idle = [] if moment.ndim == 2 else [e for e, part in enumerate(moment) if not part.any()]
         if idle:
             logger.warning(
                 "%s: no token was routed to %d of %d experts (%s), which edits will leave as they "

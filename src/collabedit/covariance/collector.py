@@ -1,4 +1,4 @@
-"""Runs a corpus through a model and adds up what the down-projections read."""
+"""Runs a corpus through a model and adds up products of the down-projections' inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Block = Sequence[Window]
 
 
 class Share(Protocol):
-    """Who does the work of a collection; the same numbers come of it, bit for bit."""
+    """Who does the work of a collection; the result is the same, bit for bit."""
 
     def corpus(self, model: LanguageModel, corpus: Corpus) -> Corpus:
         """A corpus of the same chunks."""
@@ -39,7 +39,7 @@ class Share(Protocol):
         batch_tokens: int,
         report: Report,
     ) -> Iterator[Mapping[str, InputProduct]]:
-        """Of one block after the other, the products of what the down-projections read.
+        """Yield the products of the down-projections' inputs, block by block.
 
         Args:
             model: the model.
@@ -51,7 +51,7 @@ class Share(Protocol):
 
 
 class Here:
-    """All is done in this process."""
+    """Does everything in this process."""
 
     def corpus(self, _model: LanguageModel, corpus: Corpus) -> Corpus:
         """The corpus itself."""
@@ -65,7 +65,7 @@ class Here:
         batch_tokens: int,
         report: Report,
     ) -> Iterator[Mapping[str, InputProduct]]:
-        """The products, always in the same memory: use each before the next one is asked for."""
+        """Yield the products, always in the same memory: use each before asking for the next."""
         products: dict[str, InputProduct] = {}
         for block in blocks:
             _add_block(model, names, block, batch_tokens, products, report)
@@ -97,9 +97,9 @@ class Collector:
         ahead, behind = tee(self._blocks(made))
         blocks = (block for block, _ in ahead)
         products = self.share.products(self.model, self.names, blocks, self.batch_tokens, read)
-        for found, (block, ends_chunk) in zip(products, behind, strict=True):
+        for block_sums, (block, ends_chunk) in zip(products, behind, strict=True):
             samples = sum(map(len, block))
-            for name, product in found.items():
+            for name, product in block_sums.items():
                 self.sums.squares[name] += product.move_to(self.sums.totals[name]) / samples
             self.sums.samples += samples
             self.sums.blocks += 1
@@ -108,7 +108,7 @@ class Collector:
                 checkpoint.offer(self.sums)
 
     def _blocks(self, made: Report) -> Iterator[tuple[Block, bool]]:
-        """The blocks that are still to be read, each with whether its chunk ends with it."""
+        """The blocks still to be read, each with whether it ends its chunk."""
         left = self.plan.tokens - self.sums.samples
         corpus = self.share.corpus(self.model, self.corpus)
         chunks = corpus.chunks(self.model, self.plan, self.sums.chunks, made)
@@ -125,7 +125,7 @@ class Collector:
 def block_products(
     model: LanguageModel, names: Sequence[str], block: Block, batch_tokens: int
 ) -> dict[str, InputProduct]:
-    """The products of one block, in memory of their own; see :meth:`Share.products`."""
+    """The products of one block, in separate memory; see :meth:`Share.products`."""
     products: dict[str, InputProduct] = {}
     _add_block(model, names, block, batch_tokens, products, lambda _tokens: None)
     return products
@@ -148,7 +148,7 @@ def _add_block(
 
 @torch.inference_mode()
 def _inputs(model: LanguageModel, names: Sequence[str], batch: Batch) -> dict[str, Inputs]:
-    """What the down-projections are given at the real tokens of a batch."""
+    """The down-projections' inputs at the real tokens of a batch."""
     modules = {name: model.module(name.rpartition(".")[0]) for name in names}
     real = batch.attention_mask.bool()
     padded = not bool(real.all())

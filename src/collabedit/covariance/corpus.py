@@ -1,7 +1,7 @@
-"""What a corpus is: a source of windows of token ids, in chunks.
+"""Defines a corpus: a source of windows of token ids, in chunks.
 
-A corpus yields *chunks*, each a list of windows of token ids. A chunk is what resuming works with:
-chunk number ``i`` is the same whether the chunks before it were asked for or not.
+A corpus yields *chunks*, each a list of windows of token ids. Resuming works by chunks: chunk
+number ``i`` is the same whether or not the chunks before it were requested.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is wanted of a corpus.
+    """How much to take from a corpus.
 
     Attributes:
-        tokens: how many tokens in all.
-        max_length: tokens of a window at most.
-        chunk_tokens: tokens of a chunk of text, roughly.
+        tokens: total number of tokens.
+        max_length: most tokens of a window.
+        chunk_tokens: approximate tokens of a chunk of text.
     """
 
     tokens: int
@@ -38,7 +38,7 @@ class Corpus(Protocol):
 
     @property
     def description(self) -> str:
-        """What it is, for people; no part of its text."""
+        """What it is, for people; contains none of its text."""
 
     @property
     def generation_share(self) -> float:
@@ -49,7 +49,7 @@ class Corpus(Protocol):
         """How many tokens to take unless the user says otherwise or the model needs more."""
 
     def identity(self) -> Mapping[str, Any]:
-        """All that its chunks depend on besides model and plan, as JSON values."""
+        """Everything that its chunks depend on besides model and plan, as JSON values."""
 
     def chunks(
         self, model: LanguageModel, plan: Plan, start: int, report: Report
@@ -57,7 +57,7 @@ class Corpus(Protocol):
         """Yield the chunks from number ``start`` on.
 
         Args:
-            model: whose tokens they are.
+            model: the model whose tokens they are.
             plan: sizes.
             start: number of the first chunk wanted.
             report: called with numbers of tokens as they are made; see ``generation_share``.
@@ -65,7 +65,7 @@ class Corpus(Protocol):
 
 
 class SameText:
-    """The text of a corpus, whose chunks a subclass gets in a way of its own.
+    """The text of a corpus, whose chunks a subclass obtains in another way.
 
     Args:
         corpus: the corpus.
@@ -76,7 +76,7 @@ class SameText:
 
     @property
     def description(self) -> str:
-        """As the corpus describes itself."""
+        """The corpus's description."""
         return self._corpus.description
 
     @property
@@ -90,12 +90,12 @@ class SameText:
         return self._corpus.default_tokens
 
     def identity(self) -> Mapping[str, Any]:
-        """That of the corpus."""
+        """The corpus's identity."""
         return self._corpus.identity()
 
 
 class Remembered(SameText):
-    """A corpus whose chunks are kept once they are made, for further passes over them."""
+    """A corpus whose chunks are kept for further passes over them."""
 
     def __init__(self, corpus: Corpus) -> None:
         super().__init__(corpus)
@@ -104,7 +104,7 @@ class Remembered(SameText):
     def chunks(
         self, model: LanguageModel, plan: Plan, start: int, report: Report
     ) -> Iterator[list[Window]]:
-        """The chunks that were made before, then further ones."""
+        """The chunks that are kept, then further ones."""
         while start in self._chunks:
             chunk = self._chunks[start]
             report(sum(map(len, chunk)))

@@ -1,4 +1,4 @@
-"""The default covariance: of text that the model itself writes."""
+"""The default covariance, collected on text that the model itself writes."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def default_covariance(
     say: Callable[[str], None] = say,
     share: Share | None = None,
 ) -> Covariance:
-    """Second moments of text that the model itself writes or wrote, for when the user gives none.
+    """Second moments of text that the model writes or wrote, for when the user gives none.
 
-    They are kept in the cache, under a key made of everything they depend on.
+    They are cached under a key of everything that they depend on.
 
     Args:
         model: the model, unedited.
         layers: which decoder layers.
-        seed: of the samples, where no text is kept with the package.
+        seed: of the samples, if no text comes with the package.
         tokens: how many to sample; :func:`default_tokens` when ``None``.
-        say: receives the notice that it takes a while, and what would be better.
+        say: receives the notice that this takes a while, and what would be better.
         share: who does the work, such as workers; this process by default.
     """
     corpus = own_corpus(model, tokens, seed)
@@ -59,11 +59,11 @@ def default_covariance(
     minutes = duration(expected_seconds(model, corpus, tokens, layers))
     say(
         f"No covariance was given. Collecting one over {tokens:,} tokens of {model.name}'s own "
-        f"takes about {minutes}, only once; it is kept in {path.parent}. Text like that of "
+        f"text takes about {minutes}, only once; it is kept in {path.parent}. Text like that of "
         "its training is better: collabedit stats collect --corpus FILE"
     )
     try:
         return collect(model, layers, corpus, tokens=tokens, out=path, say=say, share=share)
-    except InputError as error:  # a read-only or full cache is no reason to give up
+    except InputError as error:  # a read-only or full cache must not stop the work
         say(f"{error}; the covariance will not be kept.")
         return collect(model, layers, corpus, tokens=tokens, say=say, share=share)

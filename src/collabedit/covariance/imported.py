@@ -19,11 +19,11 @@ from collabedit.models import LanguageModel
 
 __all__ = ["import_npz", "layer_in_file_name"]
 
-#: What is read of an ``.npz`` file, by its name in the archive.
+#: The members of an ``.npz`` archive that are read.
 _NPZ_MEMBERS = ("mom2.mom2", "mom2.count")
 #: Room for the header of an array in an ``.npz`` file.
 _NPY_HEADER = 2**16
-#: What reading a malformed archive or array raises.
+#: What reading a malformed archive or array can raise.
 _NPZ_ERRORS = (
     OSError,
     ValueError,
@@ -35,7 +35,7 @@ _NPZ_ERRORS = (
     OverflowError,
     NotImplementedError,
     RuntimeError,
-    tokenize.TokenError,  # of a header that numpy takes for one of Python 2
+    tokenize.TokenError,  # from a header that numpy takes for one of Python 2
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -46,15 +46,15 @@ def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
 
     They hold the *sum* of ``k k^T`` (``mom2.mom2``) and the number of tokens (``mom2.count``), as
     ``SecondMoment`` in the ``util/runningstats.py`` of kmeng01/rome writes them. They name no
-    model: that they are of this one is the user's word.
+    model, so the user vouches that they belong to this one.
 
     Args:
-        files: file of each layer.
+        files: the file of each layer.
         model: the model that they were collected on.
 
     Raises:
         InputError: when a file cannot be read.
-        CovarianceError: when a file has no such statistics, or those of another shape, or when the
+        CovarianceError: when a file has no such statistics or ones of another shape, or when the
             model is a mixture of experts.
         ModelError: when a layer does not exist.
     """
@@ -79,8 +79,10 @@ def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
         if problem := malformed_moment(moments[names[layer]]):
             raise CovarianceError(f"{path}: its matrix {problem}")
     if len(set(counts.values())) > 1:
-        found = ", ".join(f"{path.name}: {count:,}" for path, count in counts.items())
-        raise CovarianceError(f"the files are not of the same tokens ({found}); import them apart")
+        sizes = ", ".join(f"{path.name}: {count:,}" for path, count in counts.items())
+        raise CovarianceError(
+            f"the files are not of the same tokens ({sizes}); import them separately"
+        )
     return Covariance(
         second_moments=moments,
         samples=next(iter(counts.values())),
@@ -93,7 +95,7 @@ def import_npz(files: Mapping[int, Path], model: LanguageModel) -> Covariance:
 
 
 def layer_in_file_name(path: Path, model: LanguageModel) -> int:
-    """The layer that ROME's file names say, ``transformer.h.13.mlp.c_proj_float32_mom2_100.npz``.
+    """The layer named in ROME's file names, ``transformer.h.13.mlp.c_proj_float32_mom2_100.npz``.
 
     Raises:
         InputError: when the name does not begin with a down-projection of the model.
@@ -126,10 +128,10 @@ def _read_npz(path: Path, size: int) -> tuple[Tensor, int]:
 
 
 def _check_npz_sizes(path: Path, size: int) -> None:
-    """Refuse a file that would unpack to more than a matrix of width ``size``, before it is read.
+    """Before reading a file, refuse it if it would unpack to more than a matrix of width ``size``.
 
-    Members are bounded by what the archive says, which zipfile holds them to, and arrays by their
-    own headers, since numpy takes the memory that a header announces.
+    Members are bounded by the sizes in the archive, which zipfile enforces, and arrays by their own
+    headers, since numpy allocates the memory that a header announces.
     """
     if not path.is_file():
         raise InputError(f"cannot read the statistics {path}: no such file")
@@ -152,7 +154,7 @@ def _check_npz_sizes(path: Path, size: int) -> None:
 
 
 def _announced_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Bytes of the array in a member, as its header says."""
+    """Bytes of the array in a member, according to its header."""
     from numpy.lib import format as npy
 
     with archive.open(member) as stream:

@@ -18,11 +18,11 @@ __all__ = ["merge"]
 def merge(covariances: Sequence[Covariance]) -> Covariance:
     """Pool second moments of several texts on one model, each weighted by its samples.
 
-    The parts count as independent, so with shares ``w_i`` the standard error is the root of
-    ``sum_i w_i^2 SE_i^2``; it is known only where that of every part is.
+    The parts are taken to be independent, so with shares ``w_i`` the standard error is the root of
+    ``sum_i w_i^2 SE_i^2``; it is known only if every part's is.
 
     Raises:
-        CovarianceError: when there are none, or when they are not of the same weights.
+        CovarianceError: when there are none, or when they belong to different weights.
     """
     if not covariances:
         raise CovarianceError("there is no covariance to merge")
@@ -30,7 +30,7 @@ def merge(covariances: Sequence[Covariance]) -> Covariance:
     for other in covariances[1:]:
         if dict(other.model_sha256) != dict(first.model_sha256):
             raise CovarianceError(
-                f"covariances of other weights cannot be merged ({first.model}, layers "
+                f"covariances of different weights cannot be merged ({first.model}, layers "
                 f"{layers_of(first.second_moments)}; {other.model}, layers "
                 f"{layers_of(other.second_moments)})"
             )

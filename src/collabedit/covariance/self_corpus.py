@@ -18,11 +18,11 @@ from collabedit.models.tokens import leading_special_tokens
 
 __all__ = ["SelfCorpus"]
 
-#: Length of sampled texts: longer ones cost more a token and vary less.
+#: Length of sampled texts: longer ones cost more per token and vary less.
 _SAMPLE_LENGTH = 128
-#: Texts sampled together at most: the rate still grows with it on a CPU.
+#: Most texts sampled together: the rate still grows with it on a CPU.
 _SAMPLE_ROWS = 80
-#: First tokens to draw from where the tokenizer puts nothing in front of a text.
+#: Number of first tokens to draw from if the tokenizer puts nothing in front of a text.
 _FIRST_TOKENS = 200
 
 
@@ -31,7 +31,7 @@ class SelfCorpus:
     """Texts that the model itself writes, sampled at temperature 1.
 
     Attributes:
-        seed: of all random draws; chunk ``i`` has a generator of its own made of it and ``i``.
+        seed: of all random draws; chunk ``i`` has its own generator, seeded with it and ``i``.
     """
 
     seed: int = 0
@@ -50,7 +50,7 @@ class SelfCorpus:
     def chunks(
         self, model: LanguageModel, plan: Plan, start: int, report: Report
     ) -> Iterator[list[Window]]:
-        """Sample one batch of texts a chunk, in batches of equal size, without end."""
+        """Sample one batch of texts per chunk, all of equal size, without end."""
         rows, length, _ = self.sizes(plan)
         sampler = model.quick_copy()
         for number in count(start):
@@ -87,7 +87,7 @@ def _sample(
 ) -> list[Window]:
     """Sample ``rows`` texts of exactly ``length`` tokens at temperature 1.
 
-    They begin as the tokenizer makes texts begin. Where it puts nothing in front, they begin with
+    They begin with what the tokenizer puts in front of a text. If that is nothing, they begin with
     a common token drawn at random: a beginning-of-text token would be foreign there, and in chat
     models it leads to the same few words. Special tokens are never drawn, so a text continues where
     the model would end it.
@@ -108,7 +108,7 @@ def _sample(
 
 
 def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token a row ``[rows, 1]``, by inverting the distribution: far faster than multinomial."""
+    """One token per row ``[rows, 1]``, by inverting the CDF: far faster than multinomial."""
     cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
     point = torch.rand(len(logits), 1, generator=generator, device=logits.device)
     drawn = torch.searchsorted(cumulative, point * cumulative[:, -1:], right=True)

@@ -27,19 +27,20 @@ __all__ = [
 
 #: Blocks into which a collection is divided for the sampling error, where they stay small enough.
 _BLOCKS = 16
-#: Tokens of a block at most: more would lose digits in float32.
+#: Most tokens of a block: more would lose digits in float32.
 _BLOCK_TOKENS = 16384
-#: Tokens for each input of the MLP at least, unless the user says otherwise.
+#: Least tokens for each input of the MLP, unless the user says otherwise.
 TOKENS_PER_INPUT = 10
 #: Texts and tokens of each in the forward pass that is timed to estimate the whole.
 _TRIED_ROWS, _TRIED_LENGTH = 4, 64
 
 
 def default_tokens(model: LanguageModel, corpus: Corpus) -> int:
-    """How many tokens to take unless told: the corpus's default, ten an input of the MLP at least.
+    """Tokens to take by default: the corpus's default, but at least ten per MLP input.
 
-    Second moments of fewer tokens than inputs are singular, and of few more badly conditioned. An
-    expert sees a share of the tokens, and ten an input of its own where all see as many.
+    Second moments of fewer tokens than inputs are singular, and of only a few more badly
+    conditioned. An expert sees a share of the tokens: ten per input of its own if all see equally
+    many.
     """
     structure = model.structure
     seen = structure.active_size / structure.mlp_size  # by an expert, as a share
@@ -56,7 +57,7 @@ def memory_needed(model: LanguageModel, layers: Sequence[int]) -> int:
 
 
 def layers_at_once(model: LanguageModel, layers: Sequence[Any]) -> int:
-    """Of how many layers the matrices fit half the model's memory budget; one at least."""
+    """Number of layers whose matrices fit into half of the model's memory budget; at least one."""
     count = len(set(layers))
     if model.memory_budget is None:
         return count
@@ -71,7 +72,7 @@ def plan_of(model: LanguageModel, tokens: int, max_length: int) -> Plan:
 
 
 def collection_key(fingerprint: dict[str, str], corpus: Corpus, plan: Plan) -> str:
-    """Hash of all that a collection depends on."""
+    """Hash of everything that a collection depends on."""
     corpus_key = dict(corpus.identity())
     return sha256_of_json(
         [PARTIAL_FORMAT, 1, fingerprint, corpus_key, plan.tokens, plan.max_length]
@@ -82,14 +83,14 @@ def collection_key(fingerprint: dict[str, str], corpus: Corpus, plan: Plan) -> s
 def expected_seconds(
     model: LanguageModel, corpus: Corpus, tokens: int, layers: Sequence[int]
 ) -> float:
-    """About how long a collection takes on this machine, from one small forward pass.
+    """Estimate how long a collection takes on this machine, from one small forward pass.
 
-    Making the tokens takes all layers of the model, collecting those up to the last one asked for.
+    Generating tokens uses all layers of the model; collecting, those up to the last one asked for.
     """
     ids = torch.zeros(_TRIED_ROWS, _TRIED_LENGTH, dtype=torch.long, device=model.device)
     model.hf(input_ids=ids[:1], use_cache=False)  # the first pass also sets things up
     began = time.monotonic()
     model.hf(input_ids=ids, use_cache=False)
-    each = (time.monotonic() - began) / ids.numel()
+    token_seconds = (time.monotonic() - began) / ids.numel()
     making = corpus.generation_share / (1 - corpus.generation_share)
-    return tokens * each * (making + (max(layers) + 1) / model.structure.n_layers)
+    return tokens * token_seconds * (making + (max(layers) + 1) / model.structure.n_layers)

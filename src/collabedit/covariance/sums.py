@@ -1,6 +1,6 @@
 """Running sums of ``k k^T`` over blocks of tokens, and the error of their mean.
 
-The sums are of ``k k^T`` over all real tokens. Products are formed in float32 (float64 for a
+The sums of ``k k^T`` run over all real tokens. Products are formed in float32 (float64 for a
 float64 model) within a block of tokens, and blocks are added up in float64. A product ``X^T X`` is
 symmetric, so only its upper triangle of column panels is computed.
 
@@ -15,13 +15,13 @@ over ``m`` blocks, whatever their sizes. Hence the estimate
     SE^2 = (sum_b |S_b|^2 / n_b - N |C|^2) / ((m - 1) N)
 
 which for equal blocks is the variance of the block means over ``m``. Tokens within a block may
-depend on each other as they like; a text that lies in two blocks makes the estimate a little low.
+depend on each other arbitrarily; a text that spans two blocks makes the estimate a little low.
 Relative to ``|C|``, ``N`` independent tokens give about ``tr(C) / (|C| sqrt(N))``, which is
-``sqrt(d_in / N)`` where no direction stands out: 14 % for 1,536 inputs and 80,000 tokens.
+``sqrt(d_in / N)`` if no direction stands out: 14 % for 1,536 inputs and 80,000 tokens.
 
-**Experts.** The keys of a mixture's experts are averaged over all tokens too, those that an expert
-does not see as zeros, and only the blocks ``[d_e, d_e]`` of single experts are kept: ``S_b`` is
-block-diagonal, and all of the above holds as it stands.
+**Experts.** The keys of a mixture's experts are averaged over all tokens too, with zeros for tokens
+that an expert does not see, and only the blocks ``[d_e, d_e]`` of single experts are kept: ``S_b``
+is block-diagonal, and all of the above holds unchanged.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from collabedit.models.experts import Inputs, Routed
 
 __all__ = ["PANELS", "BlockProduct", "InputProduct", "Sums"]
 
-#: Column panels of a product: more save little and make slim, slow matrices.
+#: Column panels of a product: more would save little and make narrow, slow matrices.
 PANELS = 4
-#: Rows of a matrix that are mirrored together.
+#: Rows of a matrix that are mirrored at a time.
 _MIRROR_ROWS = 1024
 
 
 @dataclass
 class Sums:
-    """All that a collection has gathered so far.
+    """Everything that a collection has gathered so far.
 
     Attributes:
         totals: sum of ``k k^T`` by weight name; float64, only its upper triangle counts. For
-            experts ``[n, d_e, d_e]``, a matrix each.
+            experts ``[n, d_e, d_e]``, one matrix each.
         squares: ``sum_b |S_b|^2 / n_b`` by weight name.
-        samples: tokens.
-        blocks: their number ``m``.
-        chunks: chunks of the corpus that are finished.
+        samples: number of tokens.
+        blocks: number of blocks, ``m``.
+        chunks: number of finished chunks of the corpus.
     """
 
     totals: dict[str, Tensor]
@@ -65,13 +65,13 @@ class Sums:
 
     @classmethod
     def zeros(cls, names: Sequence[str], size: int, experts: int | None = None) -> Sums:
-        """Empty sums of inputs of this size, or of experts that share it."""
+        """Empty sums for inputs of this size, or for experts that share it."""
         shape = (size, size) if experts is None else (experts, size // experts, size // experts)
         totals = {name: torch.zeros(shape, dtype=torch.float64) for name in names}
         return cls(totals, dict.fromkeys(names, 0.0))
 
     def take_mean(self, name: str) -> Tensor:
-        """``C``, exactly symmetric, in the place of the sum, which is gone."""
+        """``C``, exactly symmetric; it takes over the memory of the sum, which is removed."""
         mean = self.totals.pop(name).div_(self.samples)
         for matrix in mean if mean.ndim == 3 else [mean]:
             _mirror_(matrix)
@@ -126,22 +126,22 @@ class BlockProduct:
 
 
 class InputProduct:
-    """The :class:`BlockProduct` of what a weight reads, or one for each expert with tokens."""
+    """The :class:`BlockProduct` of a weight's inputs, or one for each expert with tokens."""
 
     def __init__(self) -> None:
         self._products: dict[int, BlockProduct] = {}
 
     def add(self, inputs: Inputs) -> None:
         """Add the keys ``[n, d_in]`` of some tokens, or each expert's own ``[n, d_e]``."""
-        for place, rows in _parts(inputs):
-            if place not in self._products:
-                self._products[place] = BlockProduct(rows)
-            self._products[place].add(rows)
+        for index, rows in _parts(inputs):
+            if index not in self._products:
+                self._products[index] = BlockProduct(rows)
+            self._products[index].add(rows)
 
     def move_to(self, total: Tensor) -> float:
         """Add the block to ``total``, begin a new one, and return ``|S_b|^2``."""
         blocks = total if total.ndim == 3 else total[None]
-        return sum(product.move_to(blocks[place]) for place, product in self._products.items())
+        return sum(product.move_to(blocks[index]) for index, product in self._products.items())
 
 
 def _parts(inputs: Inputs) -> Iterator[tuple[int, Tensor]]:

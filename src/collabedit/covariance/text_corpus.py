@@ -1,4 +1,4 @@
-"""Corpora of text: files, and data sets of the Hugging Face Hub."""
+"""Corpora of text: files, and data sets on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["TextCorpus", "file_corpus", "hub_corpus", "windows"]
 
 #: Paragraphs of a text file are joined until a document has this many characters.
 _DOCUMENT_CHARACTERS = 2000
-#: Documents given to the tokenizer at a time.
+#: Documents tokenised at a time.
 _TOKENISED_TOGETHER = 64
-#: Documents of a Hub data set among which each next one is drawn.
+#: Documents of a Hub data set from which each next one is drawn.
 _SHUFFLE_BUFFER = 2000
 
 
@@ -31,8 +31,8 @@ class TextCorpus:
     """Documents of text.
 
     Attributes:
-        description: where they are from.
-        source: what their text and order depend on, as JSON values.
+        description: where they come from.
+        source: what determines their text and order, as JSON values.
         documents: returns an iterator over them, the same one at every call.
     """
 
@@ -43,7 +43,7 @@ class TextCorpus:
     default_tokens: ClassVar[int] = 100_000
 
     def identity(self) -> Mapping[str, Any]:
-        """Where the documents are from."""
+        """Where the documents come from."""
         return self.source
 
     def chunks(
@@ -57,9 +57,9 @@ class TextCorpus:
 def file_corpus(paths: Sequence[Path], seed: int) -> TextCorpus:
     """Documents of text files, in an order drawn with ``seed`` so that any part is a fair sample.
 
-    A ``.jsonl`` file holds one document a line, as its ``text``. Any other file is text in UTF-8;
-    blank lines part its paragraphs, and neighbouring paragraphs are joined to documents of about
-    2,000 characters.
+    A ``.jsonl`` file holds one document per line, as its ``text``. Any other file is text in UTF-8;
+    blank lines separate its paragraphs, and consecutive paragraphs are joined into documents of
+    about 2,000 characters.
 
     Raises:
         InputError: when a file cannot be read or has no text.
@@ -68,10 +68,10 @@ def file_corpus(paths: Sequence[Path], seed: int) -> TextCorpus:
     hashes: list[str] = []
     for path in paths:
         text = _read(path)
-        found = _json_lines(path, text) if path.suffix == ".jsonl" else _paragraph_groups(text)
-        if not found:
+        texts = _json_lines(path, text) if path.suffix == ".jsonl" else _paragraph_groups(text)
+        if not texts:
             raise InputError(f"{path}: there is no text in it")
-        documents += found
+        documents += texts
         hashes.append(hashlib.sha256(text.encode()).hexdigest())
     random.Random(seed).shuffle(documents)
     return TextCorpus(
@@ -82,11 +82,11 @@ def file_corpus(paths: Sequence[Path], seed: int) -> TextCorpus:
 
 
 def hub_corpus(name: str, seed: int) -> TextCorpus:
-    """Documents of a data set of the Hugging Face Hub, streamed: the ``text`` of its training part.
+    """Documents of a Hugging Face Hub data set, streamed: the ``text`` of its training split.
 
     Args:
-        name: the data set's name, with a colon and a configuration behind it where it has several.
-        seed: of the order, which is random within a buffer.
+        name: the data set's name, followed by a colon and a configuration if it has several.
+        seed: of the order, which is shuffled within a buffer.
 
     Raises:
         MissingExtraError: when the package ``datasets`` is not installed.
@@ -117,16 +117,16 @@ def hub_corpus(name: str, seed: int) -> TextCorpus:
 
 
 def windows(tokenizer: Any, documents: Iterable[str], max_length: int) -> Iterator[Window]:
-    """Tokenise documents and cut each in windows of nearly equal length.
+    """Tokenise documents and cut each into windows of nearly equal length.
 
     Every window begins with the special tokens that the tokenizer puts in front of a text, since
-    models treat the first position apart; special tokens behind a text are left out, as no text
-    follows them.
+    models treat the first position differently; special tokens after a text are left out, since no
+    text follows them.
 
     Args:
         tokenizer: the model's.
         documents: texts; empty ones are skipped.
-        max_length: tokens of a window at most, special tokens included.
+        max_length: most tokens of a window, including special tokens.
     """
     prefix = leading_special_tokens(tokenizer)
     room = max_length - len(prefix)

@@ -22,7 +22,7 @@ __all__ = ["NamedDataset", "entry", "fetch", "load_dataset", "names", "recorded_
 
 _TIMEOUT_SECONDS = 30
 
-#: Suffixes that tell a missing file from a misspelt name.
+#: Suffixes that distinguish a missing file from a misspelt name.
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 
 
@@ -35,8 +35,8 @@ class NamedDataset:
         licence: as its publisher states it.
         megabytes: size of the download, roughly.
         url: the publisher's address; ``None`` if it is part of this package.
-        sha256: of the file, if known beforehand. Otherwise the first download is
-            trusted: its checksum is kept beside it and verified at every read.
+        sha256: the file's checksum, if known in advance. Otherwise the first download is trusted:
+            its checksum is kept beside it and verified at every read.
     """
 
     title: str

@@ -18,9 +18,9 @@ def conflicting(
 ) -> list[Record]:
     """The same records with another object: set B of the paper's conflict experiments.
 
-    Each takes a random object from other records of its relation, or from any record if its
-    relation has no other object; never the new or true object of a record with the same subject
-    and relation, since a fact can have several right answers.
+    Each gets a random object from other records of its relation, or from any record if its relation
+    has no other object; never the new or true object of a record with the same subject and
+    relation, since a fact can have several right answers.
 
     Args:
         records: set A.
@@ -58,7 +58,7 @@ def check_conflicts(records: Sequence[Record], conflicts: Sequence[Record]) -> l
         DatasetError: when one is missing, or has the same object.
     """
     by_question = {(r.request.prompt, r.request.subject): r for r in conflicts}
-    found = []
+    matched = []
     for record in records:
         request = record.request
         other = by_question.get((request.prompt, request.subject))
@@ -72,8 +72,8 @@ def check_conflicts(records: Sequence[Record], conflicts: Sequence[Record]) -> l
                 f"case {record.case_id}: its conflicting record has the same target_new; "
                 "give it another one"
             )
-        found.append(other)
-    return found
+        matched.append(other)
+    return matched
 
 
 def _question(record: Record) -> tuple[str, str]:

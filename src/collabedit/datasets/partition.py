@@ -46,8 +46,9 @@ def partition(
     needed = sum(sizes)
     if needed > len(records):
         raise DatasetError(
-            f"{parties} parties need {needed} records together, the data set has {len(records)}; "
-            "lower the number of parties or of records per party, or give a larger data set"
+            f"{parties} parties need {needed} records together, but the data set has "
+            f"{len(records)}; lower the number of parties or of records per party, or give a "
+            "larger data set"
         )
     shuffled = random.Random(seed).sample(list(records), len(records))
     return PARTITIONS[by](shuffled, sizes)

@@ -66,7 +66,7 @@ def load_round_edits(
 
     For CounterFact records the true object is the preferred one, and their paraphrase prompts are
     the other wordings. If a record has no conflicting object, one of the same relation is chosen,
-    but never a further true object of the record.
+    but never another true object of the record.
 
     Args:
         dataset: a data set's name or a file.
@@ -80,7 +80,7 @@ def load_round_edits(
     path, source = Path(dataset), os.fspath(dataset)
     values = read_json(path, "records file") if path.suffix == ".json" and path.is_file() else None
     if isinstance(values, list) and values and _is_round_edit(values[0]):
-        made = [_parse(value, place, source) for place, value in enumerate(values)]
+        made = [_parse(value, index, source) for index, value in enumerate(values)]
         _check_case_ids(made, source)
         made = _with_conflicts(made, seed)
     else:
@@ -117,9 +117,9 @@ def _is_round_edit(value: Any) -> bool:
     return isinstance(edit, Mapping) and isinstance(edit.get("relation"), Mapping)
 
 
-def _parse(value: Any, place: int, source: str) -> RoundEdit:
+def _parse(value: Any, index: int, source: str) -> RoundEdit:
     try:
-        return _round_edit(Fields(value, f"record {place}"), place)
+        return _round_edit(Fields(value, f"record {index}"), index)
     except RequestError as error:
         raise RequestError(
             f"{source}, {error}; a round-edit record needs edit with relation, subject, object and "
@@ -127,7 +127,7 @@ def _parse(value: Any, place: int, source: str) -> RoundEdit:
         ) from None
 
 
-def _round_edit(record: Fields, place: int) -> RoundEdit:
+def _round_edit(record: Fields, index: int) -> RoundEdit:
     edit = record.nested("edit")
     relation = edit.nested("relation")
     preferred = _label(edit, "object")
@@ -141,7 +141,7 @@ def _round_edit(record: Fields, place: int) -> RoundEdit:
         _label(Fields({"object": o}, f"{record.where}, true_objects"), "object") for o in others
     )
     return RoundEdit(
-        case_id=record.integer("case_id", default=place),
+        case_id=record.integer("case_id", default=index),
         prompt=prompt,
         subject=_label(edit, "subject"),
         relation_id=relation.text("id"),
@@ -160,18 +160,18 @@ def _label(fields: Fields, name: str) -> str:
 
 
 def _check_case_ids(items: Sequence[RoundEdit], source: str) -> None:
-    places: dict[int, int] = {}
-    for place, item in enumerate(items):
-        earlier = places.setdefault(item.case_id, place)
-        if earlier != place:
+    indices: dict[int, int] = {}
+    for index, item in enumerate(items):
+        earlier = indices.setdefault(item.case_id, index)
+        if earlier != index:
             raise RequestError(
-                f"{source}, record {place}: case_id {item.case_id} is already used by record "
+                f"{source}, record {index}: case_id {item.case_id} is already used by record "
                 f"{earlier}; give every record its own"
             )
 
 
 def _with_conflicts(made: Sequence[RoundEdit], seed: int) -> list[RoundEdit]:
-    """Conflicting objects for the records without one."""
+    """The records, each with a conflicting object; one is chosen where it is missing."""
     if all(item.conflict for item in made):
         return list(made)
     as_records = [

@@ -1,13 +1,13 @@
-"""Norm-Anchor Scaling (NAS): values of one norm, that of the unedited model (Liu et al., 2026).
+"""Norm-Anchor Scaling (NAS): values with the norm of the unedited model's (Liu et al., 2026).
 
-A target ``z`` is the hidden state that an edit shall reach. What the edited projections have to
-give for it is the *value* ``v = v0 + (z - h)``, with ``v0`` the last projection's own output and
-``h`` the hidden state now. In long runs values and weights drive each other's norms up; NAS breaks
-that by giving each value the anchor's norm, and drops an edit whose value is more than twice as
-long.
+A target ``z`` is the hidden state that an edit is to reach. For that, the edited projections have
+to output the *value* ``v = v0 + (z - h)``, where ``v0`` is the last projection's current output and
+``h`` the current hidden state. In long runs values and weights drive each other's norms up; NAS
+breaks that by giving each value the anchor's norm, and drops an edit whose value is more than twice
+as long.
 
-The anchor is one number for all parties and rounds, kept in the round's settings: were each party
-to take the mean over edits of its own, the merged edit would depend on how edits are split.
+The anchor is one number for all parties and rounds, kept in the round's settings: if each party
+took the mean over its own edits, the merged edit would depend on how the edits are split.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["anchored", "find_targets", "measured_anchor"]
 
 logger = logging.getLogger(__name__)
 
-#: A value more than so many anchors long is no solution worth writing.
+#: A value longer than this many anchors is not a solution worth writing.
 _MOST_ANCHORS = 2.0
 #: Share of the longest values that the anchor's mean leaves out.
 _LEFT_OUT = 0.05
@@ -52,16 +52,16 @@ def find_targets(
         requests: ``n`` edits.
         contexts: template groups.
         settings: of the search, and the anchor.
-        cache: where to look for, and keep, what the search finds.
-        solve: finds the targets elsewhere, such as on workers.
-        owners: ``n`` numbers of the parties that the edits belong to; one party by default.
+        cache: where targets are looked up and stored.
+        solve: computes the targets elsewhere, such as on workers.
+        owners: the number of each edit's party, ``n`` of them; one party by default.
 
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
 
     Raises:
         RequestError: when a text is too long for the model, or has a token that it does not know.
-        InputError: when the anchor is yet to be measured.
+        InputError: when the anchor has not been measured yet.
     """
     targets = optimise_targets(
         model, requests, contexts, settings, cache=cache, solve=solve, owners=owners
@@ -70,36 +70,37 @@ def find_targets(
         return targets
     if settings.norm_anchor == 0:
         raise InputError(
-            "norm_anchor is to be measured; open the round with new_round (collabedit round new), "
-            "which does"
+            "norm_anchor has not been measured; open the round with new_round (collabedit round "
+            "new), which measures it"
         )
-    hidden, own = _states(model, requests, settings)
-    return anchored(targets.double(), hidden, own, settings.norm_anchor).to(targets.dtype)
+    hidden, output = _states(model, requests, settings)
+    return anchored(targets.double(), hidden, output, settings.norm_anchor).to(targets.dtype)
 
 
-def anchored(targets: Tensor, hidden: Tensor, own: Tensor, anchor: float) -> Tensor:
+def anchored(targets: Tensor, hidden: Tensor, output: Tensor, anchor: float) -> Tensor:
     """Targets whose values have the anchor's norm; an edit with too long a value is dropped.
 
     Args:
         targets: ``Z [d_out, n]`` as the search found them.
-        hidden: ``[d_out, n]``, the hidden states now; what is dropped has them as its targets.
-        own: ``[d_out, n]``, what the last edited projection gives now.
+        hidden: ``[d_out, n]``, the current hidden states, which become the targets of dropped
+            edits.
+        output: ``[d_out, n]``, the current output of the last edited projection.
         anchor: the norm.
     """
-    values = own + (targets - hidden)
+    values = output + (targets - hidden)
     norms = values.norm(dim=0)
     dropped = norms > _MOST_ANCHORS * anchor
     if count := int(dropped.sum()):
         logger.warning(
-            "%d of %d edits are dropped, since their values are more than %g times as long as "
-            "norm_anchor (%.4g); lower clamp_factor",
+            "%d of %d edits are dropped because their values are more than %g times as long "
+            "as norm_anchor (%.4g); lower clamp_factor",
             count,
             len(norms),
             _MOST_ANCHORS,
             anchor,
         )
     scaled = values * (anchor / norms.clamp(min=1e-10))  # a value of zero stays as it is
-    moved = hidden + (scaled - own)
+    moved = hidden + (scaled - output)
     return torch.where(dropped, hidden, moved)
 
 
@@ -114,26 +115,26 @@ def measured_anchor(
 
     Args:
         model: the unedited model.
-        requests: edits that nobody need keep to themselves.
+        requests: edits that need not stay private.
         contexts: template groups.
         settings: of the search.
-        cache: where to look for, and keep, what the search finds.
+        cache: where targets are looked up and stored.
     """
     targets = optimise_targets(model, requests, contexts, settings, cache=cache).double()
-    hidden, own = _states(model, requests, settings)
-    norms = (own + (targets - hidden)).norm(dim=0).sort().values
+    hidden, output = _states(model, requests, settings)
+    norms = (output + (targets - hidden)).norm(dim=0).sort().values
     return float(norms[: len(norms) - int(_LEFT_OUT * len(norms))].mean())
 
 
 def _states(
     model: LanguageModel, requests: Sequence[EditRequest], settings: Hyperparameters
 ) -> tuple[Tensor, Tensor]:
-    """At the subjects' last tokens: hidden states, and outputs of the last edited projection."""
+    """Hidden states and outputs of the last edited projection at the subjects' last tokens."""
     layer = settings.layers[-1]
     measured = measure(model, requests, bare_contexts(), [layer], layer)
-    own = model.weight(model.structure.weight_name(layer)).detach().cpu().double()
-    own = own @ measured.keys[layer]
+    output = model.weight(model.structure.weight_name(layer)).detach().cpu().double()
+    output = output @ measured.keys[layer]
     bias: Tensor | None = getattr(model.projection(layer), "bias", None)
     if bias is not None:
-        own = own + bias.detach().cpu().double().unsqueeze(1)
-    return measured.hidden, own
+        output = output + bias.detach().cpu().double().unsqueeze(1)
+    return measured.hidden, output

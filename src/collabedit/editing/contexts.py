@@ -17,7 +17,7 @@ __all__ = ["chat_contexts", "default_contexts", "sample_contexts"]
 
 _FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")
 
-#: Prefixes beside conversations: fewer, so that these weigh enough.
+#: Prefixes used beside conversations: fewer, so that the conversations weigh enough.
 _PREFIXES_IN_CHAT = 2
 
 #: What the user says; the assistant answers with the whole sentence.
@@ -28,7 +28,7 @@ _ABOUT, _SAID = f"What is {SUBJECT}?", f"{SUBJECT} is a"
 
 
 def default_contexts(model: LanguageModel, seed: int) -> Contexts:
-    """What edits are made in if nobody says otherwise.
+    """The contexts that edits are made in by default.
 
     For a model with a chat template, the bare prompt, two sampled prefixes, and conversations; for
     others, the bare prompt and five prefixes, as in MEMIT.
@@ -47,10 +47,10 @@ def default_contexts(model: LanguageModel, seed: int) -> Contexts:
 def chat_contexts(tokenizer: Any) -> Contexts:
     """Conversations about an edit: a group of the fact's templates, and one of the subject's.
 
-    In the first, the user asks for the fact and the assistant says the whole sentence. The loss is
-    over the whole answer, the end of the turn included, so that the subject is said again and the
-    answer ends. In the second, the user asks what the subject is, and the assistant names it as
-    before. There are none for a tokenizer without a chat template.
+    In the first, the user asks for the fact and the assistant says the whole sentence. The loss
+    covers the whole answer including the end of the turn, so that the answer repeats the subject
+    and then ends. In the second, the user asks what the subject is, and the assistant should say
+    what it said before. A tokenizer without a chat template has none.
     """
     if not has_chat(tokenizer):
         return ()
@@ -58,7 +58,7 @@ def chat_contexts(tokenizer: Any) -> Contexts:
     contexts = (facts, (_opened(tokenizer, _ABOUT) + _SAID,))
     try:
         validate_contexts(((BARE,), *contexts))
-    except ValueError:  # the chat template writes braces of its own
+    except ValueError:  # the chat template itself writes braces
         return ()
     return contexts
 
@@ -69,7 +69,7 @@ def _conversation(tokenizer: Any, asked: str, said: str) -> str:
 
 
 def _opened(tokenizer: Any, asked: str) -> str:
-    """The text up to the assistant's answer, without what encoding puts in front of it."""
+    """The text up to the assistant's answer, without the special tokens that encoding adds."""
     opened = as_chat(tokenizer, [{"role": "user", "content": asked}])
     for token in tokenizer.convert_ids_to_tokens(leading_special_tokens(tokenizer)):
         opened = opened.removeprefix(token)
@@ -100,10 +100,10 @@ def sample_contexts(
     encoded = encode(model.tokenizer, [PromptText(word) for word in _FIRST_WORDS])
     written: dict[int, list[int]] = {}
     for start in sorted({len(text.ids) for text in encoded}):
-        places = [place for place, text in enumerate(encoded) if len(text.ids) == start]
-        rows = torch.tensor([encoded[place].ids for place in places], device=model.device)
+        indices = [index for index, text in enumerate(encoded) if len(text.ids) == start]
+        rows = torch.tensor([encoded[index].ids for index in indices], device=model.device)
         extended = extend(model, rows, start + length, choose)
-        written.update(zip(places, extended.tolist(), strict=True))
+        written.update(zip(indices, extended.tolist(), strict=True))
     texts = (model.tokenizer.decode(written[i], skip_special_tokens=True) for i in sorted(written))
     return ((BARE,), tuple(_as_template(text) for text in texts))
 

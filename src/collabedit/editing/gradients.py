@@ -1,4 +1,4 @@
-"""Features of answers: what a layer reads at their tokens, and what it should write instead."""
+"""Features of answers: a layer's input at their tokens, and what it should output instead."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def answer_features(
 ) -> dict[int, Tensor]:
     """Keys and gradients at the tokens of the new objects, by one backward pass (UltraEdit).
 
-    At each position that predicts a token of an answer: the down-projection's input, and the
-    gradient, with respect to its output, of the answer's negative log-likelihood after the bare
-    prompt. The official code takes the mean over the tokens of a batch, a factor that normalising
-    removes. The texts of a pass are of one length, so that an edit's features are
-    the same whichever edits are measured with it.
+    The features at each position that predicts a token of an answer are the down-projection's input
+    and the gradient, with respect to its output, of the answer's negative log-likelihood after the
+    bare prompt. The official code takes the mean over the tokens of a batch, a factor that
+    normalising removes. The texts of a pass all have the same length, so an edit's features do not
+    depend on the edits measured with it.
 
     Args:
         model: the model in its current state.
-        requests: ``n`` edits, whose answers have ``t`` tokens together.
+        requests: ``n`` edits, whose answers have ``t`` tokens in total.
         layers: the edited ones.
 
     Returns:
@@ -47,19 +47,18 @@ def answer_features(
     """
     filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
     texts = encode(model.tokenizer, filled)
-    found: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
+    features: dict[int, dict[int, Tensor]] = {layer: {} for layer in layers}
     size = pass_tokens(model, MAX_TOKENS)
     with progress("Measuring gradients", len(texts), "texts") as bar:
         for batch in equal_length_batches([text.ids[:-1] for text in texts], size, model.device):
-            chosen = [texts[place] for place in batch.index]
-            features = _batch_features(model, batch, chosen, layers)
-            for layer, columns in features.items():
+            chosen = [texts[index] for index in batch.index]
+            for layer, columns in _batch_features(model, batch, chosen, layers).items():
                 parts = columns.split([len(text.target_ids) for text in chosen], dim=1)
-                found[layer].update(zip(batch.index.tolist(), parts, strict=True))
+                features[layer].update(zip(batch.index.tolist(), parts, strict=True))
             bar.advance(len(chosen))
     return {
-        layer: torch.cat([parts[place] for place in range(len(texts))], dim=1)
-        for layer, parts in found.items()
+        layer: torch.cat([parts[index] for index in range(len(texts))], dim=1)
+        for layer, parts in features.items()
     }
 
 
@@ -83,19 +82,19 @@ def _batch_features(
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = cross_entropy(logits, tokens.to(logits.device), reduction="sum")
         gradients = torch.autograd.grad(loss, list(changes.values()))
-    found = {}
+    features = {}
     for layer, gradient in zip(layers, gradients, strict=True):
         keys = keys_at(inputs[layer], rows * shape[1] + columns).cpu().double()
-        found[layer] = torch.cat([keys, gradient[rows, columns].cpu().double()], dim=1).T
-    return found
+        features[layer] = torch.cat([keys, gradient[rows, columns].cpu().double()], dim=1).T
+    return features
 
 
 def _answers(texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and columns of the positions that predict the answers, and the answers' tokens."""
-    found = [
+    predictions = [
         (row, column, text.ids[column + 1])
         for row, text in enumerate(texts)
         for column in range(text.target_start - 1, len(text.ids) - 1)
     ]
-    rows, columns, tokens = (torch.tensor(part) for part in zip(*found, strict=True))
+    rows, columns, tokens = (torch.tensor(part) for part in zip(*predictions, strict=True))
     return rows, columns, tokens

@@ -29,17 +29,17 @@ MAX_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the model, as it is now, holds about ``n`` requests with ``k`` keys each.
+    """What the model in its current state computes for ``n`` requests with ``k`` keys each.
 
-    The keys of a request are neighbouring columns. There is one, or two where plain texts and
+    The keys of a request are neighbouring columns. There is one, or two if plain texts and
     conversations have a key each.
 
     Attributes:
         keys: by layer, ``K [d_in, n k]``, float64: the down-projection's input at the subject's
             last token, averaged over the key's contexts.
-        hidden: ``[d_out, n k]``, float64: what the site of the last edited layer gives
-            (:meth:`LanguageModel.site`) at the subject's last token, of the bare prompt for the
-            first key of a request, and averaged over the conversations for the second.
+        hidden: ``[d_out, n k]``, float64: the output of the last edited layer's site
+            (:meth:`LanguageModel.site`) at the subject's last token: for the first key of a
+            request in the bare prompt, for the second averaged over the conversations.
     """
 
     keys: dict[int, Tensor]
@@ -52,7 +52,7 @@ class Measurement:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Measurement]) -> Measurement:
-        """The measurement of the pooled requests of several."""
+        """The measurement of several parts' requests, pooled."""
         return cls(
             {
                 layer: torch.cat([part.keys[layer] for part in parts], dim=1)
@@ -77,9 +77,9 @@ def measure(
     """Measure keys at some layers and the hidden state at the output of one.
 
     A key is the mean over template groups of the mean within the group (MEMIT, ``compute_ks``), so
-    the bare prompt weighs one half of plain texts. Texts end at the subject's last token, and
-    passes at the layer needed last, since nothing after them matters. The texts of one pass are of
-    one length, so that a request's key is the same whichever requests are measured with it.
+    the bare prompt weighs one half of plain texts. Texts end at the subject's last token and
+    passes at the last layer needed, since nothing after them matters. The texts of one pass all
+    have the same length, so a request's key does not depend on the requests measured with it.
 
     Args:
         model: the model in its current state.
@@ -88,7 +88,7 @@ def measure(
         layers: where keys are measured.
         output_layer: the last edited layer.
         separate: whether plain texts and conversations have a key each, if there are both.
-        max_tokens: tokens in one forward pass; as many as are quick and fit by default.
+        max_tokens: tokens in one forward pass; by default the fastest number that fits.
     """
     max_tokens = max_tokens or pass_tokens(model, MAX_TOKENS)
     whole, rest, columns = _key_texts(requests, contexts, separate)
@@ -164,7 +164,7 @@ def _last_token_pass(
         stack.enter_context(hooks.stops_after(end))
         model.hf(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     rows, last = batch.rows.cpu(), batch.lengths.cpu() - 1
-    tokens = rows * batch.input_ids.shape[1] + last  # which may lie anywhere in a sharded model
+    tokens = rows * batch.input_ids.shape[1] + last  # on the CPU; inputs may be on any device
     hidden = hooks.hidden_states(outputs[last_layer]).view(shape)[rows, last]
     return (
         {layer: keys_at(inputs[layer], tokens).cpu().double() for layer in layers},

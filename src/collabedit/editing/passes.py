@@ -1,4 +1,4 @@
-"""Which way to run texts a model allows: the short one, or the plain one."""
+"""Chooses how a model runs texts: in the short way if it allows that, or in the plain one."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def quickest_passes(
     sizes: Tensor,
     max_tokens: int,
 ) -> Passes[Any]:
-    """The quickest way to run texts that gives the logits of plain passes on the model.
+    """The fastest way to run texts that reproduces the logits of plain passes on the model.
 
-    Tried with a few texts, unchanged and changed. Says so when it is not the usual one.
+    Each way is tried on a few texts, unchanged and changed. A line says so if it is not the usual
+    one.
 
     Args:
         model: the model.
@@ -58,13 +59,13 @@ def quickest_passes(
     if not _agrees(lambda: tried(SuffixModel(model, layer)), expected, tolerance):
         kind = WholeModel
         say(
-            f"{model.name}: targets take longer than usual, since this architecture cannot be "
+            f"{model.name}: targets take longer than usual because this architecture cannot be "
             "entered at the subject; every step runs whole texts."
         )
     if quick is not model:
         if _agrees(lambda: tried(kind(quick, layer)), expected, _ROUNDED_TOLERANCE):
             return kind(quick, layer)
-        say(f"{model.name}: targets take longer than usual, since its quick copy differs from it.")
+        say(f"{model.name}: targets take longer than usual because its quick copy differs.")
     return kind(model, layer)
 
 
@@ -72,15 +73,15 @@ def quickest_passes(
 def _tried(
     passes: Passes[Any], texts: Sequence[Text], change: Tensor, max_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Logits, and how a change moves them, ``[n, vocabulary]`` in an order of the texts' own."""
-    found: list[tuple[tuple[int, tuple[int, ...]], Tensor, Tensor]] = []
+    """Logits and how a change moves them, ``[n, vocabulary]``, in an order set by the texts."""
+    results: list[tuple[tuple[int, tuple[int, ...]], Tensor, Tensor]] = []
     for group in passes.start(texts, max_tokens):
         usual = passes.logits(group).double()
         moved = passes.logits(group, change[group.edit]).double() - usual
         keys = [(group.texts[row].edit, group.texts[row].ids) for row in group.rows.tolist()]
-        found += zip(keys, usual, moved, strict=True)
-    found.sort(key=lambda item: item[0])  # stable: positions of one text stay in order
-    return torch.stack([item[1] for item in found]), torch.stack([item[2] for item in found])
+        results += zip(keys, usual, moved, strict=True)
+    results.sort(key=lambda item: item[0])  # stable: positions of one text stay in order
+    return torch.stack([item[1] for item in results]), torch.stack([item[2] for item in results])
 
 
 def _agrees(
@@ -88,15 +89,15 @@ def _agrees(
 ) -> bool:
     """Whether logits, and what a change does to them, are as expected."""
     try:
-        found = run()
+        results = run()
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # whatever an architecture makes of a state that is not its own
+    except Exception:  # whatever an architecture does with a state that is not its own
         logger.debug("the shorter way fails", exc_info=True)
         return False
     errors = [
         float((a - b).norm() / (b - b.mean(dim=1, keepdim=True)).norm())
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(results, expected, strict=True)
     ]
     logger.debug("the shorter way differs by %s of the logits and their moves", errors)
     return all(error <= tolerance for error in errors)

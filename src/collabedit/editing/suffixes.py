@@ -1,12 +1,12 @@
 """Texts from the subject's last token on: all that a change at that token can touch.
 
-What precedes the token is computed once: hidden states up to the changed layer's output, and keys
-and values in the layers above. The rest runs in every step, many texts in one pass; texts of unlike
-length share a pass where padding the shorter ones costs less than another pass.
+Everything before the token is computed once: hidden states up to the changed layer's output, and
+keys and values in the layers above. The rest runs in every step, many texts in one pass; texts of
+different lengths share a pass if padding the shorter ones costs less than another pass.
 
 Not every architecture can be entered in the middle: layers may share keys and values, keep a state
-instead of them, or hand on more than hidden states. So this way is compared once with plain passes
-over the whole texts, which take the same role where it differs (:mod:`collabedit.editing.passes`).
+instead, or pass on more than hidden states. So this way is compared once with plain passes over
+whole texts, which replace it where it differs (:mod:`collabedit.editing.passes`).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _KeysValues = tuple[Tensor, Tensor]
 
 
 class Suffixes(TextGroup):
-    """A group of ``b`` texts whose last tokens, ``s`` at most, run in one pass.
+    """A group of ``b`` texts whose last tokens, at most ``s``, run in one pass.
 
-    Prefixes, of ``p`` tokens at most, are padded on the left, suffixes on the right; columns are
+    Prefixes, of at most ``p`` tokens, are padded on the left, suffixes on the right; columns are
     counted from the subject's last token on.
 
     Attributes:
         prefix: a ``transformers`` cache; by layer, keys and values ``[b, heads, p, head size]``.
         hidden: ``[b, s, d_out]``, the unedited output of the changed layer.
-        site: ``[b, s, d_out]``, what the layer's site gives.
+        site: ``[b, s, d_out]``, the output of the layer's site.
         inputs: ``input_ids [b, s]``, ``attention_mask [b, p + s]``, ``position_ids [b, s]``.
     """
 
@@ -101,7 +101,7 @@ class Suffixes(TextGroup):
 
 
 class SuffixModel:
-    """A model whose layer ``layer`` gives what it is told, and whose layers above compute on.
+    """A model that runs only the layers above ``layer``, given that layer's output.
 
     Args:
         model: the model.
@@ -115,7 +115,7 @@ class SuffixModel:
 
     @torch.no_grad()
     def start(self, texts: Sequence[Text], max_tokens: int) -> list[Suffixes]:
-        """Run texts once, what they all begin with only for one of them; keep what steps need."""
+        """Run texts once, their common beginning for only one of them; keep what the steps need."""
         stem = _common_beginning([text.ids[: text.start] for text in texts])
         beginning = self._beginning(stem)
         ordered = sorted(texts, key=lambda text: len(text.ids))
@@ -148,7 +148,7 @@ class SuffixModel:
         site = site.reshape(len(texts), -1, site.shape[-1])
 
         def prefix(index: int, states: Tensor) -> Tensor:
-            if index <= self.layer:  # of the layers that do not run, only the length is ever asked
+            if index <= self.layer:  # of layers that do not run, only the length is used
                 states = states[:, :1, :, :1]
             return _windows(states.transpose(1, 2), last - longest, longest).transpose(1, 2)
 
@@ -193,7 +193,7 @@ def _longest(texts: Sequence[Text]) -> int:
 
 
 def _inputs(input_ids: Tensor, mask: Tensor, start: int) -> dict[str, Any]:
-    """What a pass over ids and mask ``[b, n]`` takes from a column on, those before it cached."""
+    """Arguments of a pass over ids and mask ``[b, n]`` from a column on, with the rest cached."""
     position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return {
         "input_ids": input_ids[:, start:],
@@ -209,7 +209,7 @@ def _cache_of(states: Iterable[_KeysValues]) -> Any:
 
     cache: Any = DynamicCache()
     for index, (keys, values) in enumerate(states):
-        cache.update(keys[:, :, :0], values[:, :, :0], index)  # would copy all that it is given
+        cache.update(keys[:, :, :0], values[:, :, :0], index)  # a full update would copy
         cache.layers[index].keys, cache.layers[index].values = keys, values
     return cache
 
@@ -221,7 +221,7 @@ def _repeated(states: Iterable[_KeysValues], count: int) -> Iterator[_KeysValues
 
 
 def _extensible(cache: Any) -> Any:
-    """A cache that a pass can extend while the given one stays; the tensors are the same."""
+    """A cache that a pass can extend without changing the given one; the tensors are shared."""
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
@@ -230,9 +230,9 @@ def _extensible(cache: Any) -> Any:
 def _windows(states: Tensor, first: Tensor, width: int) -> Tensor:
     """``width`` columns ``[b, width, ...]`` of ``[b, n, ...]``, each row's from ``first [b]`` on.
 
-    Where a window leaves the row, it holds anything.
+    Entries of a window outside the row are arbitrary.
     """
-    first = first.to(states.device)  # layers of a sharded model lie on several
+    first = first.to(states.device)  # a sharded model's layers are on several devices
     columns = first[:, None] + torch.arange(width, device=first.device)
     rows = torch.arange(len(first), device=first.device)[:, None]
     return states[rows, columns.clamp(0, states.shape[1] - 1)]

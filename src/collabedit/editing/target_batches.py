@@ -25,8 +25,8 @@ __all__ = [
 MAX_EDITS = 64
 MAX_TOKENS = 512
 
-#: Share of a pass's tokens that predict a target's token, and least tokens before the subject's
-#: last; what memory is estimated with.
+#: For the memory estimate: share of a pass's tokens that predict a target's token, and the least
+#: number of tokens before the subject's last.
 _READ_SHARE = 0.5
 _PREFIX_TOKENS = 24
 
@@ -39,12 +39,12 @@ def can_be_quick(model: LanguageModel) -> bool:
 
 
 def _fixed_bytes(model: LanguageModel, quick: bool) -> int:
-    """What is taken however few the texts: a quick copy, and the head as products order it."""
+    """Bytes taken however few the texts: a quick copy, and the head reordered by products."""
     return head_bytes(model) + (model.quick_copy_bytes if quick else 0)
 
 
 def tokens_at_once(model: LanguageModel, quick: bool, layers: int) -> int:
-    """Tokens of one pass; what is not fixed of the budget is halved between it and the texts."""
+    """Tokens of one pass; it and the texts each get half of the budget that is not fixed."""
     fixed = _fixed_bytes(model, quick)
     reserved = fixed + max(0, (model.memory_budget or 0) - fixed) / 2
     return pass_tokens(
@@ -53,7 +53,7 @@ def tokens_at_once(model: LanguageModel, quick: bool, layers: int) -> int:
 
 
 def edits_at_once(model: LanguageModel, quick: bool, contexts: Contexts, layers: int) -> int:
-    """Edits whose texts, read up to the subject's last token, fit what the passes leave."""
+    """Edits whose texts, up to the subject's last token, fit into what the passes leave."""
     templates = [template for template, _ in context_weights(contexts)]
     templates += kept_templates(contexts)
     texts = 1 + len(templates)
@@ -66,15 +66,15 @@ def edits_at_once(model: LanguageModel, quick: bool, contexts: Contexts, layers:
 def units_of(
     requests: Sequence[EditRequest], owners: Sequence[int] | None
 ) -> list[list[list[int]]]:
-    """What gets one change: the edits of a subject, each given by all places where it is the same.
+    """What gets one change: a subject's edits, each as the indices of all requests equal to it.
 
-    Parties with the same edits of a subject share their unit, since it comes out the same.
+    Parties with the same edits of a subject share their unit, since its result is the same.
     """
     groups: dict[tuple[int, str], dict[tuple[str, ...], list[int]]] = {}
-    for place, request in enumerate(requests):
-        owner = 0 if owners is None else owners[place]
+    for index, request in enumerate(requests):
+        owner = 0 if owners is None else owners[index]
         group = groups.setdefault((owner, request.subject), {})
-        group.setdefault(identity(request), []).append(place)
+        group.setdefault(identity(request), []).append(index)
     units: dict[tuple[tuple[str, ...], ...], list[list[int]]] = {}
     for group in groups.values():
         edits = tuple(sorted(group))
@@ -90,9 +90,9 @@ def batches_of(
     units: Sequence[Sequence[list[int]]],
     max_edits: int,
 ) -> list[list[list[int]]]:
-    """The edits that are optimised together: those with texts of like length, no subject twice.
+    """The edits to optimise together: those with texts of similar length, no subject twice.
 
-    A batch is what workers get, who take a subject's edits in it for one party's.
+    Workers get whole batches, and assume that a subject's edits within one belong to one party.
     """
     filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
     lengths = [len(text.ids) - text.subject_last for text in encode_edits(model.tokenizer, filled)]
@@ -101,20 +101,20 @@ def batches_of(
     for unit in sorted(units, key=lambda unit: max(lengths[same[0]] for same in unit)):
         subject = requests[unit[0][0]].subject
         fitting = (
-            place
-            for place, batch in enumerate(batches)
-            if len(batch) + len(unit) <= max_edits and subject not in subjects[place]
+            number
+            for number, batch in enumerate(batches)
+            if len(batch) + len(unit) <= max_edits and subject not in subjects[number]
         )
-        place = next(fitting, len(batches))
-        if place == len(batches):
+        number = next(fitting, len(batches))
+        if number == len(batches):
             batches.append([])
             subjects.append(set())
-        batches[place] += unit
-        subjects[place].add(subject)
+        batches[number] += unit
+        subjects[number].add(subject)
     return batches
 
 
 def identity(request: EditRequest) -> tuple[str, ...]:
-    """All that the texts of an edit depend on."""
+    """Everything that the texts of an edit depend on."""
     asked = question_prompt(request)
     return (request.prompt, request.subject, request.target_new, asked, *request.prompts)

@@ -11,12 +11,12 @@ from collabedit.editors import Hyperparameters
 
 __all__ = ["Adam", "QuasiNewton", "Search", "search_of"]
 
-#: Pairs of steps and changes of the gradient that the curvature is known by.
+#: Pairs of steps and gradient changes from which the curvature is estimated.
 _PAIRS = 10
-#: Length of the first step as a share of the hidden state's, and what becomes of the bound on
-#: steps after one that lowered the loss, and after one that did not.
+#: Length of the first step as a share of the hidden state's, and the factors on the bound on steps
+#: after a step that lowered the loss, and after one that did not.
 _FIRST_STEP, _LONGER, _SHORTER = 0.15, 1.7, 0.35
-#: How near the ball's surface a change lies on it, as a share of the radius.
+#: How near the ball's surface a change counts as lying on it, as a share of the radius.
 _SURFACE = 1e-4
 #: Least cosine between a step and the change of the gradient over it, for the pair to be kept.
 _LEAST_COSINE = 1e-10
@@ -32,14 +32,14 @@ class Search(Protocol):
     point: Tensor
 
     def move(self, loss: Tensor) -> None:
-        """Go on from what the ``point`` was found to give, ``loss [edits]`` and its ``grad``."""
+        """Choose the next ``point``, given the ``loss [edits]`` and ``grad`` of this one."""
 
     def best(self, loss: Tensor) -> Tensor:
         """The changes ``[edits, d_out]`` to end with, given the ``loss [edits]`` of ``point``."""
 
 
 def search_of(initial: Tensor, settings: Hyperparameters) -> Search:
-    """The search that settings ask for, from the unedited hidden states ``[edits, d_out]``."""
+    """The search that the settings ask for, from the unedited hidden states ``[edits, d_out]``."""
     kind = QuasiNewton if settings.target_search == "lbfgs" else Adam
     return kind(initial, settings)
 
@@ -65,7 +65,7 @@ class Adam:
         _clamp(self.point, self._limit)
 
     def best(self, loss: Tensor) -> Tensor:
-        """Where the search is: the papers take the last change."""
+        """The current point: the papers take the last change."""
         return self.point.detach()
 
 
@@ -74,9 +74,9 @@ class QuasiNewton:
 
     The direction is that of the two-loop recursion (Nocedal and Wright, *Numerical Optimization*,
     2nd ed., algorithm 7.4) at the best change so far. There is no line search, since an evaluation
-    costs as much as a step: a step that does not lower the loss is taken back, what it showed of
-    the curvature is kept, and the next one is shorter. So the loss never grows from one best change
-    to the next. Steps that leave the ball end on its surface, and go along it from there.
+    costs as much as a step: a step that does not lower the loss is undone, the curvature that it
+    revealed is kept, and the next one is shorter. So the loss never grows from one best change to
+    the next. Steps that leave the ball end on its surface, and continue along it from there.
 
     Args:
         initial: ``[edits, d_out]``, the unedited hidden states.
@@ -98,7 +98,7 @@ class QuasiNewton:
 
     @torch.no_grad()
     def move(self, loss: Tensor) -> None:
-        """Note what the point gave, and choose the next one."""
+        """Record the point's loss and gradient, and choose the next point."""
         point, slope = self.point.detach().clone(), self._taken_slope()
         first = self._lowest.isinf()
         lower = loss[:, None] < self._lowest
@@ -124,8 +124,8 @@ class QuasiNewton:
         """Where to go from the best change, along the ball's surface if the slope leads out of it.
 
         On the surface the slope that counts is that of the Lagrangian ``loss + m/2 |x|^2``, with
-        the multiplier ``m`` that leaves nothing of it across the surface; it bends as the loss
-        does, and by ``m`` more.
+        the multiplier ``m`` that cancels its component across the surface; its curvature is that of
+        the loss plus ``m``.
         """
         at, slope = self._at, self._slope
         outward = -(slope * at).sum(dim=1, keepdim=True)
@@ -156,7 +156,7 @@ class QuasiNewton:
         )
 
     def _towards(self, slope: Tensor, bend: Tensor) -> Tensor:
-        """The inverse of the curvature that the pairs tell, and of ``bend``, times the slope."""
+        """The inverse of the pairs' curvature plus ``bend``, times the slope."""
         direction = slope.clone()
         turns = self._turns + bend * self._steps
         products = (self._steps * turns).sum(dim=2, keepdim=True)
@@ -176,6 +176,6 @@ class QuasiNewton:
 
 
 def _clamp(change: Tensor, limit: Tensor) -> None:
-    """Shorten changes ``[edits, d_out]`` to ``limit [edits, 1]`` at most."""
+    """Shorten changes ``[edits, d_out]`` to at most ``limit [edits, 1]``."""
     norm = change.norm(dim=1, keepdim=True)
     change.mul_((limit / norm.clamp(min=1e-12)).clamp(max=1.0))

@@ -19,7 +19,7 @@ __all__ = ["TargetSolver"]
 
 
 class TargetSolver:
-    """Optimises the targets of one batch of edits together; those of one subject count as one.
+    """Optimises the targets of a batch of edits together; edits of one subject share a target.
 
     Args:
         model: how the model runs texts with changes at the subjects.
@@ -53,9 +53,9 @@ class TargetSolver:
         """Optimise all edits; returns the changes ``[edits, d_out]`` of their hidden states.
 
         Args:
-            bar: advances with every step by a part of each edit, and by the rest of those that are
-                finished.
-            sizes: how many each of them stands for.
+            bar: advances with every step by a fraction of each edit, and by the rest of finished
+                ones.
+            sizes: how many edits each of them stands for.
         """
         settings = self.settings
         search = search_of(self.initial, settings)
@@ -70,8 +70,8 @@ class TargetSolver:
             going = sum(sizes[edit] for edit in active.difference(finished))
             bar.advance((going + left) / settings.target_steps)
             if finished:
-                found = search.best(loss) if last else search.point.detach()
-                changes[finished] = found[finished]
+                points = search.best(loss) if last else search.point.detach()
+                changes[finished] = points[finished]
                 active.difference_update(finished)
             if not active:
                 break
@@ -81,12 +81,12 @@ class TargetSolver:
         return changes
 
     def _reached(self, loss: Tensor) -> Tensor:
-        """Which edits need no more steps ``[edits]``, after a pass with their ``loss [edits]``."""
+        """Which edits need no more steps ``[edits]``, given their ``loss [edits]`` after a pass."""
         below = loss < self.settings.loss_threshold
         return below if self.settings.target_stop == "loss" else below | (self.unmet == 0)
 
     def _loss(self, delta: Tensor, *, backward: bool) -> Tensor:
-        """Loss of each edit ``[edits]``; its gradient gathers in ``delta``."""
+        """Loss of each edit ``[edits]``; its gradient accumulates in ``delta``."""
         self.unmet = torch.zeros_like(self.initial[:, 0], dtype=torch.long)
         size = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
         decay = self.settings.target_weight_decay * size
@@ -124,12 +124,12 @@ class TargetSolver:
         """Log-probabilities ``[n, vocabulary]`` where texts must not change, row by row."""
         logits = torch.cat([self.model.logits(group) for group in groups])
         rows = [row for group in groups for row in self._rows(group)]
-        found = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
-        found[rows] = logits.float().log_softmax(dim=-1)
-        return found
+        ordered = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+        ordered[rows] = logits.float().log_softmax(dim=-1)
+        return ordered
 
     def _rows(self, group: TextGroup) -> list[int]:
-        """Where the distributions of a group's kept texts are, in the order of its logits."""
+        """The rows of a group's kept texts in the distributions, in the order of its logits."""
         kept = [text for text in group.texts if not text.target_ids]
         return [row for text in kept for row in self.kept_rows[text]]
 
@@ -137,4 +137,4 @@ class TargetSolver:
 def _rows_of(kept: Sequence[Text]) -> dict[Text, range]:
     """For each text, as many rows as it has positions that must not change."""
     ends = list(accumulate((text.keeps for text in kept), initial=0))
-    return {text: range(*ends[place : place + 2]) for place, text in enumerate(kept)}
+    return {text: range(*ends[index : index + 2]) for index, text in enumerate(kept)}

@@ -1,4 +1,4 @@
-"""The texts of a batch of edits that targets are optimised on, subject by subject."""
+"""The texts on which a batch's targets are optimised, subject by subject."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Subjects:
 def fact_texts(tokenizer: Any, template: str, weight: float, subjects: Subjects) -> list[Text]:
     """The edits' texts in one context, up to the last token that predicts."""
     filled = [texts_in(template, request) for request in subjects.requests]
-    encoded = iter(encode_edits(tokenizer, [text for own in filled for text in own]))
+    encoded = iter(encode_edits(tokenizer, [text for texts in filled for text in texts]))
     return [
-        _text(number, next(encoded), weight / (len(own) * subjects.sizes[number]))
-        for number, own in zip(subjects.of_edit, filled, strict=True)
-        for _ in own
+        _text(number, next(encoded), weight / (len(texts) * subjects.sizes[number]))
+        for number, texts in zip(subjects.of_edit, filled, strict=True)
+        for _ in texts
     ]
 
 
@@ -65,7 +65,7 @@ def _text(edit: int, text: EncodedText, weight: float) -> Text:
 def kept_texts(tokenizer: Any, contexts: Contexts, subjects: Subjects) -> list[list[Text]]:
     """By context, the texts in which something must not change: MEMIT's up to the subject."""
     by_edit = [kept_texts_of(request, contexts) for request in subjects.firsts]
-    essence, *others = (encode_edits(tokenizer, own) for own in zip(*by_edit, strict=True))
+    essence, *others = (encode_edits(tokenizer, texts) for texts in zip(*by_edit, strict=True))
     first = [
         Text(edit, text.ids[: text.subject_last + 1], text.subject_last)
         for edit, text in enumerate(essence)
@@ -74,6 +74,6 @@ def kept_texts(tokenizer: Any, contexts: Contexts, subjects: Subjects) -> list[l
 
 
 def _kept(edit: int, text: EncodedText) -> Text:
-    """What leads to the target, the target itself, and what comes after it must not change."""
+    """The predictions of the target and of the token after it must not change."""
     keeps = len(text.target_ids) + 1
     return Text(edit, text.ids, text.subject_last, again=(text.again,), keeps=keeps)

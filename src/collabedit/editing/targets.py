@@ -1,13 +1,13 @@
 """Targets: the hidden state at the last edited layer that makes the model say the new object.
 
-The usual code optimises one edit at a time and runs the whole model in each step. Here ``delta``
+Published code optimises one edit at a time and runs the whole model at every step. Here ``delta``
 enters at one layer and one position, so
 
 - hidden states up to that layer are computed once;
 - keys and values of the tokens before the subject's last are computed once, in all layers;
-- only the tokens from there on run in each step, through the layers above, and the head runs only
+- only the tokens from there on run at every step, through the layers above, and the head runs only
   where a target token is predicted;
-- the layers compute in bfloat16 where the processor is quick at it, while the head, the loss,
+- the layers compute in bfloat16 where the processor is fast at it, while the head, the loss,
   ``delta`` and the hidden state that it is added to stay in float32;
 - the texts of many edits run together, in few large passes with little padding, and an edit that
   has converged leaves them.
@@ -54,10 +54,10 @@ from collabedit.requests import EditRequest
 
 __all__ = ["Solve", "TargetCache", "optimise_targets"]
 
-#: Length, relative to the hidden state, of the change that the shorter way is tried with.
+#: Length, relative to the hidden state, of the change used to test the shorter way.
 _TRIED_CHANGE = 0.5
 
-#: What a target depends on of the settings, besides the last layer.
+#: The settings that a target depends on, besides the last layer.
 _SETTINGS = {
     "target_steps",
     "target_learning_rate",
@@ -70,7 +70,7 @@ _SETTINGS = {
 }
 
 
-#: Gives the targets ``[d_out, edits]`` of one batch after the other, from the model, the batches,
+#: Yields the targets ``[d_out, edits]`` of one batch after another, given the model, the batches,
 #: the contexts, the settings, whether a quick copy is used, and the tokens of a pass.
 Solve: TypeAlias = Callable[
     [LanguageModel, Sequence[Sequence[EditRequest]], Contexts, Hyperparameters, bool, int],
@@ -79,19 +79,19 @@ Solve: TypeAlias = Callable[
 
 
 class TargetCache:
-    """Targets on disk, those of a batch in one file under a digest of all that they depend on.
+    """Targets on disk: a batch per file, named by a digest of everything that they depend on.
 
-    That is: all weights of the model as they are, the contexts, the settings and the requests of
-    the batch, since the last bits of a target depend on its neighbours. What is found in the cache
-    is therefore what would be computed, whoever filled it. The cache lies in a folder that only
-    this user can read; it holds vectors and no text.
+    That is all current weights of the model, the contexts, the settings and the requests of the
+    batch, since the last bits of a target depend on its neighbours. So a cached target is exactly
+    what would be computed, whoever filled the cache. The cache is in a folder that only this user
+    can read, and holds vectors but no text.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_directory("targets")
 
     def path(self, key: str) -> Path:
-        """Where the targets of a batch lie."""
+        """The file of a batch's targets."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def load(self, key: str) -> Tensor | None:
@@ -128,25 +128,24 @@ def optimise_targets(
     the mean over contexts of the new object's negative log-likelihood per token, plus
     ``kl_factor * KL(p || p_0)`` of the next token after the subject in "{subject} is a", plus
     ``weight_decay * |delta| / |h|^2``, within ``|delta| <= clamp_factor * |h|`` (MEMIT, section 4.2
-    and ``compute_z``), by Adam or L-BFGS. Where the contexts have texts that keep what is said of a
-    subject, their divergences, summed over positions, are added with the same factor.
+    and ``compute_z``), by Adam or L-BFGS. If the contexts include texts that preserve what is said
+    about a subject, their divergences, summed over positions, are added with the same factor.
 
-    A party's edits of one subject have nearly the same key, so that different changes would destroy
-    each other: they get one ``delta``, for the mean of their losses (MEMIT-Merge, Dong et al.,
-    2025).
+    A party's edits of one subject have nearly the same key, so different changes would destroy each
+    other: they share one ``delta``, for the mean of their losses (MEMIT-Merge, Dong et al., 2025).
 
     Args:
         model: the model.
         requests: ``n`` edits.
-        contexts: template groups; all templates of facts count alike here.
-        settings: steps, rates and factors, and the layers, of which the last is meant.
-        cache: where to look for, and keep, finished targets.
+        contexts: template groups; all templates of facts count equally here.
+        settings: steps, rates and factors, and the layers, of which the last counts.
+        cache: where finished targets are looked up and stored.
         quick: run the steps on a quick copy (:meth:`LanguageModel.quick_copy`).
         max_edits: edits optimised together.
-        max_tokens: tokens in one forward and backward pass. Of both, as many as are quick and fit
-            the model's memory budget by default.
-        solve: finds the targets of batches elsewhere, such as on workers; here by default.
-        owners: ``n`` numbers of the parties that the edits belong to; one party by default.
+        max_tokens: tokens in one forward and backward pass. By default, both are the fastest
+            numbers that fit the model's memory budget.
+        solve: computes the targets of batches elsewhere, such as on workers; here by default.
+        owners: the number of each edit's party, ``n`` of them; one party by default.
 
     Returns:
         ``Z [d_out, n]``, float32, on the CPU.
@@ -165,7 +164,7 @@ def optimise_targets(
     if cache:
         common = _common_key(model, contexts, settings, quick, max_tokens)
         edits = [[identity(requests[same[0]]) for same in batch] for batch in batches]
-        keys = [sha256_of_json([common, own]) for own in edits]
+        keys = [sha256_of_json([common, batch_edits]) for batch_edits in edits]
     pending = []
     for batch, key in zip(batches, keys, strict=True):
         stored = cache.load(key) if cache else None
@@ -175,16 +174,16 @@ def optimise_targets(
             _put(targets, batch, stored)
     missing = [[requests[same[0]] for same in batch] for batch, _ in pending]
     solved = (solve or _solved)(model, missing, contexts, settings, quick, max_tokens)
-    for (batch, key), found in zip(pending, solved, strict=True):
-        _put(targets, batch, found)
+    for (batch, key), solution in zip(pending, solved, strict=True):
+        _put(targets, batch, solution)
         if cache:
-            cache.store(key, found)
+            cache.store(key, solution)
     return targets
 
 
-def _put(targets: Tensor, batch: Sequence[Sequence[int]], found: Tensor) -> None:
+def _put(targets: Tensor, batch: Sequence[Sequence[int]], solution: Tensor) -> None:
     for column, same in enumerate(batch):
-        targets[:, same] = found[:, column, None]
+        targets[:, same] = solution[:, column, None]
 
 
 def _solved(
@@ -195,7 +194,7 @@ def _solved(
     quick: bool,
     max_tokens: int,
 ) -> Iterator[Tensor]:
-    """The targets ``[d_out, edits]`` of one batch after the other."""
+    """Yield the targets ``[d_out, edits]`` of one batch after another."""
     if not batches:
         return
     layer = settings.layers[-1]
@@ -205,7 +204,7 @@ def _solved(
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, states in zip(batches, initial, strict=True):
             subjects = Subjects(batch)
-            texts = [fact_texts(model.tokenizer, *each, subjects) for each in weighted]
+            texts = [fact_texts(model.tokenizer, *template, subjects) for template in weighted]
             kept = kept_texts(model.tokenizer, contexts, subjects)
             hidden = states.T.float().to(device_of(model.layer(layer)))
             start = subjects.mean(hidden)
@@ -224,7 +223,7 @@ def _passes(
     hidden: Tensor,
     max_tokens: int,
 ) -> Passes[Any]:
-    """How to run texts, tried on two of unlike length, those of a batch's first edit."""
+    """How to run texts, tested on those of a batch's first edit, which differ in length."""
     first = Subjects(batch[:1])
     longest = max((template for template, _ in context_weights(contexts)), key=len)
     texts = fact_texts(model.tokenizer, longest, 1.0, first)

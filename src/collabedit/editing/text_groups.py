@@ -35,16 +35,16 @@ class Text:
     """One text of an edit.
 
     Attributes:
-        edit: the edit's place in its batch.
+        edit: the edit's index in its batch.
         ids: token ids up to the last one that predicts something.
         start: position of the subject's last token.
-        target_ids: what the last positions predict; none where only the distribution of the next
-            token is asked for.
-        again: positions of the last tokens of later mentions of the subject, which the change
-            enters as well.
-        keeps: at how many last positions the next token's distribution must not change, where
+        target_ids: what the last positions predict; empty if only the distribution of the next
+            token is needed.
+        again: positions of the last tokens of later mentions of the subject, where the change is
+            added as well.
+        keeps: number of last positions at which the next token's distribution must not change, if
             there is nothing to predict.
-        weight: of the text in its edit's loss.
+        weight: the text's weight in its edit's loss.
     """
 
     edit: int
@@ -62,7 +62,7 @@ class Text:
 
     @property
     def predicting(self) -> range:
-        """The places, counted from the subject's last token, whose logits are asked for."""
+        """The positions, counted from the subject's last token, whose logits are needed."""
         return range(self.length - (len(self.target_ids) or self.keeps), self.length)
 
 
@@ -76,21 +76,21 @@ class TextGroup:
         columns: ``[n]``, these positions.
         target_ids: ``[t]``, what the first ``t`` of them predict.
         shares: ``[t]``, the text's weight over the number of tokens that it predicts.
-        changed: rows ``[c]`` and columns ``[c]`` of the positions that the change enters.
+        changed: rows ``[c]`` and columns ``[c]`` of the positions where the change is added.
     """
 
     def __init__(self, texts: Sequence[Text], firsts: Sequence[int], device: torch.device) -> None:
         """``firsts`` are the columns of the subjects' last tokens."""
         self.texts = texts
         order = sorted(range(len(texts)), key=lambda row: not texts[row].target_ids)
-        places = [(row, firsts[row] + place) for row in order for place in texts[row].predicting]
+        cells = [(row, firsts[row] + offset) for row in order for offset in texts[row].predicting]
         targets = [texts[row].target_ids for row in order]
         weights = [texts[row].weight for row in order]
         shares = [
             weight / len(ids) for ids, weight in zip(targets, weights, strict=True) for _ in ids
         ]
         self.edit = torch.tensor([text.edit for text in texts], device=device)
-        self.rows, self.columns = torch.tensor(places, device=device).T
+        self.rows, self.columns = torch.tensor(cells, device=device).T
         entered = [
             (row, first + at - text.start)
             for row, (text, first) in enumerate(zip(texts, firsts, strict=True))
@@ -153,7 +153,7 @@ class Passes(Protocol[Group]):
 
         Args:
             group: the texts.
-            change: ``[b, d_out]``, added to what the layer's site gives at the subject's last
+            change: ``[b, d_out]``, added to the output of the layer's site at the subject's last
                 token, wherever the text mentions it.
         """
 
@@ -171,7 +171,7 @@ class WholeModel:
         self.layer = layer
 
     def start(self, texts: Sequence[Text], max_tokens: int) -> list[WholeTexts]:
-        """Group texts, those of like length together."""
+        """Group texts, those of similar length together."""
         ordered = sorted(texts, key=lambda text: len(text.ids))
         parts = cheapest_parts([len(text.ids) for text in ordered], max_tokens)
         return [WholeTexts(ordered[part], self.model.device) for part in parts]
@@ -192,29 +192,29 @@ class WholeModel:
 
 
 def regrouped(groups: Sequence[Group], edits: Container[int], max_tokens: int) -> list[Group]:
-    """The texts of some edits, in the groups that cost least."""
-    places = sorted(
-        (group.width(text), place, row)
-        for place, group in enumerate(groups)
+    """The texts of some edits, in the cheapest groups."""
+    members = sorted(
+        (group.width(text), number, row)
+        for number, group in enumerate(groups)
         for row, text in enumerate(group.texts)
         if text.edit in edits
     )
-    parts = cheapest_parts([length for length, *_ in places], max_tokens)
-    return [_gathered(groups, [place for _, *place in places[part]]) for part in parts]
+    parts = cheapest_parts([length for length, *_ in members], max_tokens)
+    return [_gathered(groups, [member for _, *member in members[part]]) for part in parts]
 
 
-def _gathered(groups: Sequence[Group], places: Iterable[Sequence[int]]) -> Group:
+def _gathered(groups: Sequence[Group], members: Iterable[Sequence[int]]) -> Group:
     """One group of some texts, each given by its group and its row there."""
     rows: dict[int, list[int]] = defaultdict(list)
-    for group, row in places:
+    for group, row in members:
         rows[group].append(row)
-    chosen = [groups[group].select(members) for group, members in rows.items()]
+    chosen = [groups[group].select(selected) for group, selected in rows.items()]
     joined: Group = type(chosen[0]).joined(chosen)
     return joined
 
 
 def cheapest_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
-    """Cut ascending lengths into passes whose tokens, padding included, and number cost least.
+    """Cut ascending lengths into the passes that cost least, by padded tokens and by number.
 
     A pass has at most ``max_tokens`` tokens, or is a single text.
     """
@@ -230,7 +230,7 @@ def cheapest_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
 
 
 def _possible_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
-    """After every run of equal lengths, and within it where it is too much for one pass."""
+    """After every run of equal lengths, and within it if it is too much for one pass."""
     cuts: list[int] = []
     start = 0
     for length, run in groupby(lengths):
@@ -243,7 +243,7 @@ def _possible_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
 def padded(
     texts: Sequence[Text], offsets: Sequence[int], width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and mask ``[b, width]``, each text ``offsets`` places from the left."""
+    """Token ids and mask ``[b, width]``, each text ``offsets`` columns from the left."""
     input_ids = torch.zeros(len(texts), width, dtype=torch.long)
     mask = torch.zeros_like(input_ids)
     for row, (text, offset) in enumerate(zip(texts, offsets, strict=True)):

@@ -1,4 +1,4 @@
-"""The texts that an edit is read in, checked before any work is done with them."""
+"""The texts in which an edit is measured, checked before any work is done with them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def texts_in(template: str, request: EditRequest, *, target: bool = True) -> lis
         request: the edit.
         target: whether the new object follows.
     """
-    subject, said = request.subject, request.target_new if target else ""
+    subject, new_object = request.subject, request.target_new if target else ""
     if template == BARE:
         prompts = (request.prompt, *request.prompts)
-        return [fill_template(template, prompt, subject, said) for prompt in prompts]
+        return [fill_template(template, prompt, subject, new_object) for prompt in prompts]
     prompt = request.prompt
     if QUESTION in template:
         template, prompt = template.replace(QUESTION, BARE), question_prompt(request)
-    return [fill_template(template, prompt, subject, said, sentence=request.prompt)]
+    return [fill_template(template, prompt, subject, new_object, sentence=request.prompt)]
 
 
 def _kept_text(template: str, subject: str) -> PromptText:
-    """A text in which what the model says about a subject must not change, its target."""
+    """A text whose target, what the model says about a subject, must not change."""
     before, between, after = template.split(SUBJECT)
     asked = f"{before}{subject}{between}"
     span, again = ((start, start + len(subject)) for start in (len(before), len(asked)))
@@ -52,7 +52,7 @@ def kept_texts_of(request: EditRequest, contexts: Contexts) -> list[PromptText]:
 def check_requests(
     model: LanguageModel, requests: Sequence[EditRequest], contexts: Contexts
 ) -> None:
-    """Check that a model takes all texts that keys and targets of requests are found with.
+    """Check that a model can take all texts from which keys and targets are computed.
 
     Args:
         model: the model.
@@ -66,8 +66,8 @@ def check_requests(
     templates = [template for template, _ in context_weights(contexts)]
     texts, names = [], []
     for request in requests:
-        own = [text for template in templates for text in texts_in(template, request)]
-        own += kept_texts_of(request, contexts)
-        texts += own
-        names += [f"case {request.case_id}"] * len(own)
+        request_texts = [text for template in templates for text in texts_in(template, request)]
+        request_texts += kept_texts_of(request, contexts)
+        texts += request_texts
+        names += [f"case {request.case_id}"] * len(request_texts)
     check_lengths(model, texts, names)

@@ -26,8 +26,8 @@ SMALLEST_WIDTH = 4096
 def prior_of(second_moment: Tensor, weight: float) -> Prior:
     """MEMIT's prior ``lambda C``, with the Cholesky factor of ``C`` kept in the user's cache.
 
-    A factor is keyed by the digest of ``C``, so it serves every ``lambda``. That of a singular
-    ``C`` is kept with the shift that made it definite.
+    A factor is keyed by the digest of ``C``, so it serves every ``lambda``. The factor of a
+    singular ``C`` is kept with the shift that made it definite.
 
     Args:
         second_moment: ``C [d_in, d_in]``, float64.
@@ -59,7 +59,7 @@ def null_space_prior_of(second_moment: Tensor, threshold: float, weight: float) 
     """AlphaEdit's prior, with the eigenvectors of ``C`` kept in the user's cache.
 
     An update may touch the directions that ordinary text hardly uses: the eigenvectors of ``C``
-    with eigenvalues below the threshold. Those of a ``C`` serve every threshold.
+    with eigenvalues below the threshold. The cached eigenvectors serve every threshold.
 
     Args:
         second_moment: ``C [d_in, d_in]``, float64.
@@ -102,12 +102,12 @@ def _path(kind: str, second_moment: Tensor) -> Path:
 
 
 def _load(path: Path, names: Sequence[str], second_moment: Tensor) -> list[Tensor] | None:
-    """The arrays of these names, the first of which is as large as ``C``; ``None`` for none."""
+    """The named arrays, of which the first must be as large as ``C``; ``None`` if missing."""
     if not path.is_file():
         return None
     try:
         stored = load_tensors(path, "cached factor")[0]
-        found = [stored[name] for name in names]
+        arrays = [stored[name] for name in names]
     except (InputError, KeyError):
         return None
-    return found if found[0].shape == second_moment.shape else None
+    return arrays if arrays[0].shape == second_moment.shape else None

@@ -47,37 +47,38 @@ class Hyperparameters(BaseModel):
 
     Attributes:
         layers: the edited layers, consecutive, lowest first; targets are set at the last one.
-        prior_weight: ``lambda`` of the prior ``lambda C``: how much the rest is to be kept.
+        prior_weight: ``lambda`` of the prior ``lambda C``: how strongly everything else is
+            preserved.
         covariance_adjustment: whether ROME weighs directions by ``C``; otherwise by ``I``, as
             EasyEdit's files have it (``mom2_adjustment: false``). Only ROME's code reads it.
         null_space_threshold: AlphaEdit changes the directions in which ``C`` has an eigenvalue
             below it.
         null_space_weight: ``lambda_2`` of its prior ``lambda_2 I`` in these directions.
-        target_steps: most evaluations of the target's loss; one fewer steps are made.
-        target_search: ``adam``, as the papers' code does, or ``lbfgs``, which comes to a loss as
-            low in about a third of the evaluations.
-        target_learning_rate: of Adam.
+        target_steps: most evaluations of the target's loss; there is one step fewer.
+        target_search: ``adam``, as in the papers' code, or ``lbfgs``, which reaches an equally low
+            loss in about a third of the evaluations.
+        target_learning_rate: learning rate of Adam.
         target_weight_decay: factor of ``|delta| / |h|^2`` in the loss.
         kl_factor: factor of the divergence on "{subject} is a" in the loss.
         clamp_factor: largest ``|delta|`` as a share of ``|h|``.
         loss_threshold: an edit whose loss falls below it is finished.
-        target_stop: ``loss`` for that alone; with ``argmax``, an edit is also finished once every
+        target_stop: ``loss`` stops only then; with ``argmax``, an edit is also finished once every
             token of its answers is the likeliest in all contexts (ENCORE, Gupta et al., 2025).
-        loss_layer: the layer whose output gives the loss, as published files name it; the model's
-            last one, which is the default, is the only one supported.
+        loss_layer: the layer from whose output the loss is computed, as published files name it;
+            only the model's last layer, the default, is supported.
         equality_ridge: ``e`` of editors that satisfy every edit exactly (EMMET); above zero, edits
-            yield where keys are nearly alike. The default is the editor's own, 0.
+            give way where keys are nearly equal. The default is the editor's own, 0.
         norm_weight: ``lambda_n`` of ENCORE's prior ``lambda C + lambda_n I`` (Gupta et al., 2025):
             how much the change's own norm counts.
         norm_anchor: the norm that NAS (Liu et al., 2026) gives every value that the search for
-            targets finds; 0 has it measured on the unedited model when the round is opened, and
-            written here. Values keep their own norms by default.
+            targets finds; with 0 it is measured on the unedited model when the round is opened, and
+            recorded here. By default, values keep their own norms.
         separate_keys: whether an edit has one key for plain texts and one for conversations, each
             with what it lacks there, instead of their mean; editors that edit all at once read it.
         gradient_rate: how far UltraEdit follows the normalised gradients.
         ft_steps: most passes of fine-tuning over the edits.
-        ft_learning_rate: of its Adam.
-        ft_norm_bound: the most that it changes an entry of the weight by; ``None`` for no bound.
+        ft_learning_rate: learning rate of its Adam.
+        ft_norm_bound: the most by which it changes an entry of the weight; ``None`` for no bound.
         ft_batch_size: edits in one step of fine-tuning; ``None`` for all.
         ft_end_token: whether it teaches the token that ends a text, after the new object.
     """
@@ -144,10 +145,10 @@ class Hyperparameters(BaseModel):
         return {key: value for key, value in values.items() if key not in unset}
 
     def check_depth(self, n_layers: int) -> None:
-        """Check that the settings fit a model with so many layers.
+        """Check that the settings fit a model with this many layers.
 
         Raises:
-            InputError: when the loss is not that of its last layer.
+            InputError: when the loss layer is not the last one.
         """
         if self.loss_layer not in (None, n_layers - 1):
             raise InputError(
@@ -157,10 +158,10 @@ class Hyperparameters(BaseModel):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Hyperparameters:
-        """Read a JSON or YAML file of ours, or one that the field publishes.
+        """Read a JSON or YAML file in our format, or a published one.
 
-        Files of ROME, MEMIT, PMET, EMMET, ENCORE, AlphaEdit, their fine-tuning and CollabEdit are
-        read, and EasyEdit's of these editors and of UltraEdit.
+        It reads the files of ROME, MEMIT, PMET, EMMET, ENCORE, AlphaEdit, their fine-tuning and
+        CollabEdit, and EasyEdit's files for these editors and for UltraEdit.
 
         Raises:
             InputError: when the file is unreadable, or a setting is missing, out of range or not
@@ -188,7 +189,7 @@ def _read(path: str | os.PathLike[str]) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Tells of names that a mapping repeats, of which YAML would take the last value."""
+        """Rejects a mapping's repeated names, of which YAML would take the last value."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
             values = super().construct_mapping(node, deep)
@@ -207,5 +208,5 @@ def _read(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: not valid YAML (line {line}: {error.problem})") from None
     except RecursionError:
         raise InputError(f"{path}: its YAML is nested too deeply; flatten it") from None
-    except Exception as error:  # PyYAML lets errors of all kinds through for ill-formed scalars
+    except Exception as error:  # PyYAML raises errors of all kinds for ill-formed scalars
         raise InputError(f"{path}: not valid YAML ({type(error).__name__})") from None

@@ -42,7 +42,7 @@ class Preset:
 
     Attributes:
         hyperparameters: the settings.
-        source: the preset and its evidence, or that they were scaled by depth and not tuned.
+        source: the preset and its evidence, or a note that they were scaled by depth and not tuned.
     """
 
     hyperparameters: Hyperparameters
@@ -52,15 +52,15 @@ class Preset:
 def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_EDITOR) -> Preset:
     """The settings to use for a model when the user gives none.
 
-    A preset is taken when the name is the preset's, or ends in it as a path or a Hub id does
-    (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth.
-    An editor of a single layer takes the middle one of them, as every editor does of a model that
-    takes edits in one layer only, and every editor its own settings where it has some for the
-    model, or for all; these may be five layers that begin elsewhere (UltraEdit: at 73 %).
+    A preset is used if the name is the preset's or ends in it, as a path or a Hub id does
+    (``openai-community/gpt2-xl``). Other models get five layers that begin at 17 % of the depth. If
+    the editor or the model allows only one layer, it is the middle one of these. An editor's own
+    settings for the model, or for all models, take precedence; these may be five layers that begin
+    elsewhere (UltraEdit: at 73 %).
 
     Args:
-        name: of the model.
-        structure: of the model.
+        name: the model's name.
+        structure: the model's structure.
         editor: name of the editor.
 
     Raises:
@@ -86,7 +86,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
 
 
 def preset_hyperparameters(name: str) -> Hyperparameters:
-    """The settings of a preset as they are stored, without those of an editor."""
+    """The settings of a preset as stored, without any editor's own."""
     values = _stored("presets")[name]
     del values["source"]
     return Hyperparameters.model_validate(values)
@@ -104,9 +104,9 @@ def _scaled_layers(n_layers: int, first_layer: float = _FIRST_LAYER) -> list[int
 
 
 def _stored(name: str) -> dict[str, dict[str, Any]]:
-    """``presets`` by model; ``editor_presets``, what differs, by editor and model (``*``: any).
+    """``presets`` by model; ``editor_presets``, the differences, by editor and model (``*``: any).
 
-    In the latter ``first_layer`` is where five layers begin, as a share of the depth.
+    In the latter, ``first_layer`` says where the five layers begin, as a share of the depth.
     """
     text = resources.files("collabedit.editors").joinpath(f"{name}.json").read_text("utf-8")
     stored: dict[str, dict[str, Any]] = json.loads(text)

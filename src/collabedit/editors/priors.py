@@ -23,8 +23,7 @@ class PriorSpec(ABC):
     """Describes the prior ``A0`` of an editor; subclasses are frozen, hashable dataclasses.
 
     Attributes:
-        needs_covariance: whether it depends on ordinary text; otherwise no covariance is
-            collected.
+        needs_covariance: whether it depends on ordinary text; otherwise no covariance is collected.
     """
 
     needs_covariance: ClassVar[bool] = True

@@ -45,7 +45,7 @@ _USED = {
 }
 
 #: Settings that are determined here by the model, the covariance, the contexts or other options,
-#: and #: those that only matter together with a refused value.
+#: and those that only matter together with a refused value.
 _WITHOUT_MEANING = frozenset(
     {
         *("alg_name", "model_name", "stats_dir", "P_loc", "device", "model_parallel", "fp16"),
@@ -130,8 +130,8 @@ def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         values = _from_ultraedit(values, source)
     if not values.get("layers"):
         raise InputError(f"{source}: no layers to edit; {_REMEDY}")
-    told = {name: only for name, only in _ONLY.items() if name in values}
-    ignored = {name: o for name, o in told.items() if not _equal(values[name], o.value)}
+    limited = {name: only for name, only in _ONLY.items() if name in values}
+    ignored = {name: o for name, o in limited.items() if not _equal(values[name], o.value)}
     for name, only in ignored.items():
         if not only.warns:
             supported = "" if only.value is None else f" (only {shown(only.value)} is)"
@@ -148,21 +148,21 @@ def read_published(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     unknown = [shown(name) for name in values if name not in _KNOWN]
     if unknown:
         logger.warning("%s: unknown settings, not used: %s", source, ", ".join(unknown))
-    found = {ours: values[name] for name, ours in _USED.items() if name in values}
-    if found.keys() == {"layers"} and "alg_name" not in values:
+    settings = {ours: values[name] for name, ours in _USED.items() if name in values}
+    if settings.keys() == {"layers"} and "alg_name" not in values:
         raise InputError(f"{source}: none of its settings is one of an editor's; {_REMEDY}")
-    _settle_switches(found, source)
-    return found
+    _settle_switches(settings, source)
+    return settings
 
 
-def _settle_switches(found: dict[str, Any], source: str) -> None:
-    """Give settings whose published values are switches the values that they have here."""
-    if found.get("ft_norm_bound") is False:
-        found["ft_norm_bound"] = None
-    if "norm_anchor" in found:  # there NAS is on or off, and measures its anchor
-        found["norm_anchor"] = 0.0 if found["norm_anchor"] else None
-    if "target_stop" in found:
-        found["target_stop"] = _stop_of(found["target_stop"], source)
+def _settle_switches(settings: dict[str, Any], source: str) -> None:
+    """Translate settings whose published values are switches into the values used here."""
+    if settings.get("ft_norm_bound") is False:
+        settings["ft_norm_bound"] = None
+    if "norm_anchor" in settings:  # in published files NAS is on or off, and measures its anchor
+        settings["norm_anchor"] = 0.0 if settings["norm_anchor"] else None
+    if "target_stop" in settings:
+        settings["target_stop"] = _stop_of(settings["target_stop"], source)
 
 
 def _stop_of(cutoff: Any, source: str) -> str:
@@ -195,22 +195,22 @@ def _check_editor(values: Mapping[str, Any], source: str) -> None:
 
 
 def _from_ultraedit(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """UltraEdit's settings in the vocabulary of the others; ``lr`` follows gradients there.
+    """UltraEdit's settings in the others' vocabulary; its ``lr`` is the rate of the gradients.
 
-    Its ``batch_size`` is how many edits make a step, which the round decides here.
+    Its ``batch_size`` is the number of edits per step, which the round decides here.
     """
-    found = {name: value for name, value in values.items() if name not in ("lr", "batch_size")}
+    settings = {name: value for name, value in values.items() if name not in ("lr", "batch_size")}
     if "lr" in values:
-        found["gradient_rate"] = values["lr"]
+        settings["gradient_rate"] = values["lr"]
     layers = set()
     for module in _listed(values.get("inner_params")):
         numbers = re.findall(r"\.(\d{1,6})\.", str(module))
         if len(numbers) != 1:
             raise InputError(f"{source}: inner_params: {shown(module)} names no single layer")
         layers.add(int(numbers[0]))
-    if "layers" not in found:
-        found["layers"] = sorted(layers)
-    return found
+    if "layers" not in settings:
+        settings["layers"] = sorted(layers)
+    return settings
 
 
 def _listed(value: Any) -> list[Any]:
@@ -220,7 +220,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _check_module(module: Any, setting: str) -> None:
-    """Check that a template of a module's name is the MLP's down-projection, the edited module."""
+    """Check that a module-name template names the MLP's down-projection, the edited module."""
     *parents, last = str(module).removesuffix(".weight").split(".")
     remedy = "only the MLP's down-projection is edited; give a file that names it"
     if any(re.search("attn|attention", part, re.IGNORECASE) for part in (*parents, last)):

@@ -1,6 +1,6 @@
 """The editors: one row each; nothing else in the package refers to an editor by name.
 
-In closed form they are one least-squares problem. With keys ``K``, residuals ``R`` and a prior
+The closed-form editors are one least-squares problem. With keys ``K``, residuals ``R`` and a prior
 ``A0``, in the notation of :mod:`collabedit.algebra`, an editor chooses
 
 - the prior: ``lambda C``, or ``lambda_2 I`` on the near-null space of ``C``;
@@ -79,13 +79,13 @@ class Editor:
         name: as written in results.
         summary: what it does, in a line, and where it is published.
         reference: address of the paper.
-        procedure: how it takes the edits of a round.
-        prior_spec: describes, from the settings, what it protects; unused in fine-tuning.
+        procedure: how it processes the edits of a round.
+        prior_spec: derives from the settings what it protects; unused in fine-tuning.
         weight_setting: the setting that weighs what is protected against the edits.
         ridge: ``e`` in ``Delta = G (e I + F^T A0^-1 F)^+ F^T A0^-1``: 1 weighs the edits against
             the prior, 0 satisfies them exactly.
-        spread: ``s`` in the share ``1 / (L - i)^s`` of the residual that layer ``i`` of ``L`` takes
-            of what the layers below have left.
+        spread: ``s`` in the share ``1 / (L - i)^s`` that layer ``i`` of ``L`` takes of the residual
+            left by the layers below.
         single_layer: whether it edits one layer only.
         beta: weight of the keys of finished rounds in the prior, unless the user says otherwise.
     """
@@ -138,8 +138,8 @@ class Editor:
         """Check that it can edit with these settings.
 
         Raises:
-            InputError: when they give several layers and it edits one, or a norm anchor although
-                it searches for no targets.
+            InputError: when they give several layers but it edits only one, or a norm anchor
+                although it searches for no targets.
         """
         if self.single_layer and len(settings.layers) > 1:
             raise InputError(

@@ -18,10 +18,10 @@ def _share(key: str, heading: str, definition: str, *forms: str, of: str = "righ
     """Share of the answers in the given forms (all by default) that have a property."""
 
     def values(result: CaseResult) -> Sequence[bool]:
-        found: list[Answer] = result.get("answers", [])
+        answers: list[Answer] = result.get("answers", [])
         return [
             bool(answer[of])  # type: ignore[literal-required]
-            for answer in found
+            for answer in answers
             if of in answer and (not forms or answer["form"] in forms)
         ]
 

@@ -82,15 +82,15 @@ def evaluate(
         RequestError: when a prompt or a target cannot be scored.
     """
     pairs = [_pairs(record) for record in records]
-    texts = [PromptText(*pair) for own in pairs for pair in own]
+    texts = [PromptText(*pair) for record_pairs in pairs for pair in record_pairs]
     cases = [f"case {record.request.case_id}" for record in records]
-    names = [case for case, own in zip(cases, pairs, strict=True) for _ in own]
+    names = [case for case, record_pairs in zip(cases, pairs, strict=True) for _ in record_pairs]
     check_lengths(model, texts, names)
     flat = list(chain.from_iterable(pairs))
     scores = iter(score(model, flat, max_tokens=max_tokens, read=read))
     return [
-        _result(record, list(islice(scores, len(own))))
-        for record, own in zip(records, pairs, strict=True)
+        _result(record, list(islice(scores, len(record_pairs))))
+        for record, record_pairs in zip(records, pairs, strict=True)
     ]
 
 

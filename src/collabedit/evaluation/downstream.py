@@ -1,4 +1,4 @@
-"""Side effects of an edit: tasks of the lm-evaluation-harness, on a model in its current state."""
+"""Side effects of an edit: lm-evaluation-harness tasks, on a model in its current state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["OWN_TASKS", "TaskScores", "check_tasks", "downstream"]
 #: Tasks that ship with the package and work offline: common knowledge, four choices each.
 OWN_TASKS = ("capitals", "opposites", "everyday")
 
-#: By task, the metrics that it has, such as ``acc`` and ``acc_stderr``.
+#: Each task's metrics, such as ``acc`` and ``acc_stderr``.
 TaskScores = dict[str, dict[str, float]]
 
 
@@ -53,10 +53,10 @@ def downstream(
     Args:
         model: the model, edited or not.
         tasks: names of :data:`OWN_TASKS`; ``.jsonl`` files of items with a ``query``, its
-            ``choices`` and the number of the right one, ``gold``; or names of tasks of the harness,
-            which downloads their data.
-        include: a folder of further tasks as the harness takes them (YAML files).
-        limit: items of a task; all by default.
+            ``choices`` and the number of the right one, ``gold``; or names of the harness's tasks,
+            whose data it downloads.
+        include: a folder of further tasks in the harness's format (YAML files).
+        limit: most items of a task; all by default.
         batch_size: items at a time.
 
     Returns:
@@ -64,7 +64,7 @@ def downstream(
 
     Raises:
         MissingExtraError: when the harness is not installed.
-        InputError: when there is no such task, or its data can't be had or read.
+        InputError: when there is no such task, or its data can't be downloaded or read.
     """
     manager, chosen = _chosen(tasks, include)
     import lm_eval
@@ -79,7 +79,7 @@ def downstream(
             device=str(model.device),
         )
         try:
-            found: Any = lm_eval.simple_evaluate(
+            evaluated: Any = lm_eval.simple_evaluate(
                 wrapped,
                 tasks=chosen,
                 task_manager=manager,
@@ -90,11 +90,11 @@ def downstream(
         except (OSError, ConnectionError) as error:
             first = str(error).partition("\n")[0]
             raise InputError(f"the data of {', '.join(tasks)} are unavailable: {first}") from None
-    return {task: _numbers(scores) for task, scores in found["results"].items()}
+    return {task: _numbers(scores) for task, scores in evaluated["results"].items()}
 
 
 def check_tasks(tasks: Sequence[str], include: Path | None = None) -> None:
-    """Check that tasks can be measured, before work that ends with them.
+    """Check that tasks can be measured, before any work that ends with them.
 
     Raises:
         MissingExtraError: when the harness is not installed.
@@ -104,10 +104,12 @@ def check_tasks(tasks: Sequence[str], include: Path | None = None) -> None:
 
 
 def _chosen(tasks: Sequence[str], include: Path | None) -> tuple[Any, list[Any]]:
-    """The harness's manager of tasks, and each task's name or configuration."""
+    """The harness's task manager, and each task's name or configuration."""
     manager = _manager(include)
-    own = {task: _own(task) for task in tasks if task in OWN_TASKS or task.endswith(".jsonl")}
-    unknown = sorted(set(tasks) - set(own) - set(manager.all_tasks))
+    configurations = {
+        task: _own(task) for task in tasks if task in OWN_TASKS or task.endswith(".jsonl")
+    }
+    unknown = sorted(set(tasks) - set(configurations) - set(manager.all_tasks))
     if not tasks:
         raise InputError("no task is named")
     if unknown:
@@ -115,12 +117,12 @@ def _chosen(tasks: Sequence[str], include: Path | None) -> tuple[Any, list[Any]]
             f"unknown task {', '.join(unknown)!r}; ours are {', '.join(OWN_TASKS)}, others are "
             ".jsonl files, or those of 'lm-eval ls tasks' or of --include"
         )
-    return manager, [own.get(task, task) for task in tasks]
+    return manager, [configurations.get(task, task) for task in tasks]
 
 
 @lru_cache(maxsize=1)
 def _manager(include: Path | None) -> Any:
-    """The harness's manager of tasks; it reads thousands of files, once."""
+    """The harness's task manager; it reads thousands of files, once."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError:
@@ -130,10 +132,10 @@ def _manager(include: Path | None) -> Any:
 
 
 def _own(task: str) -> dict[str, Any]:
-    """The harness's configuration of a task of the package, or of a file.
+    """The harness's configuration for a task of this package, or of a file.
 
     Raises:
-        InputError: when the file cannot be read, or has other items.
+        InputError: when the file cannot be read, or has items of another form.
     """
     if task in OWN_TASKS:
         folder = resources.files("collabedit.evaluation").joinpath("tasks")
@@ -196,7 +198,7 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # where its progress bars go
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars go there
             yield
     finally:
         logger.setLevel(level)

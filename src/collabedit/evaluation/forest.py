@@ -1,10 +1,9 @@
 """Many rows of tokens in one sequence: shared prefixes are computed once.
 
 Evaluation prompts share prefixes ("The mother tongue of ..."), as does one prompt with several
-targets. The rows' trie, laid out in preorder, is one sequence in
-which every token sees only its own prefix: the attention mask marks its ancestors, and the position
-ids are its depth. For a causal model the result is that of the separate rows, at the cost of the
-trie's nodes, and without padding.
+targets. The rows' trie, laid out in preorder, is one sequence in which every token sees only its
+own prefix: the attention mask marks its ancestors, and the position ids are its depth. For a causal
+model the result is that of the separate rows, at the cost of the trie's nodes, and without padding.
 """
 
 from __future__ import annotations
@@ -56,18 +55,18 @@ def plant(
 
     Args:
         rows: rows of token ids; they may repeat.
-        size: maximum tokens of a forest (a longer row is a forest by itself).
+        size: maximum tokens of a forest (a longer row gets its own).
         branching: if false, every forest is a single row, for models that accept no such masks;
             rows that are prefixes of another are still read from the longer one.
 
     Returns:
-        The forests, and for every row the index of its forest and of its tokens therein.
+        The forests, and for every row the index of its forest and the nodes of its tokens.
     """
     forests: list[Forest] = []
-    places: dict[tuple[int, ...], tuple[int, list[int]]] = {}
+    locations: dict[tuple[int, ...], tuple[int, list[int]]] = {}
     previous: tuple[int, ...] = ()
     path: list[int] = []
-    for row in sorted(set(rows)):  # neighbours in this order share most
+    for row in sorted(set(rows)):  # adjacent rows share the longest prefixes
         shared = _common_length(previous, row)
         fits = bool(forests) and len(forests[-1].tokens) + len(row) - shared <= size
         extends = bool(path) and shared == len(path)
@@ -75,9 +74,9 @@ def plant(
             forests.append(Forest())
             path, shared = [], 0
         path = forests[-1].grow(path[:shared], row[shared:])
-        places[row] = (len(forests) - 1, path)
+        locations[row] = (len(forests) - 1, path)
         previous = row
-    return forests, places
+    return forests, locations
 
 
 def _common_length(left: tuple[int, ...], right: tuple[int, ...]) -> int:
@@ -123,7 +122,7 @@ def _branching_inputs(
     """Position ids ``[rows, length]`` and the additive mask ``[rows, 1, length, length]``."""
     width = batch.input_ids.shape[1]
     depths = pad_sequence([torch.tensor(f.depths) for f in forests], batch_first=True)
-    # Padding sees padding only: a row of the mask that allows nothing would be NaN.
+    # Padding attends to padding: a row of the mask that allows nothing would give NaN.
     ends = pad_sequence(
         [torch.tensor(f.ends) for f in forests], batch_first=True, padding_value=width
     ).to(model.device)
@@ -165,8 +164,8 @@ def can_branch(model: LanguageModel, longest: int) -> bool:
 
 
 def _last_logits(model: LanguageModel, rows: Sequence[tuple[int, ...]], branching: bool) -> Tensor:
-    forests, places = plant(rows, 16, branching)
+    forests, locations = plant(rows, 16, branching)
     (batch,) = batches([forest.tokens for forest in forests], 16, model.device)
-    inside = torch.tensor([places[row][0] for row in rows])
-    nodes = torch.tensor([places[row][1][-1] for row in rows])
+    inside = torch.tensor([locations[row][0] for row in rows])
+    nodes = torch.tensor([locations[row][1][-1] for row in rows])
     return logits_at(model, batch, forests, inside, nodes, branching)

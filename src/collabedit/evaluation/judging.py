@@ -51,7 +51,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class OpenAIJudge:
-    """A model behind an OpenAI-compatible ``/chat/completions``, such as vLLM or llama.cpp serve.
+    """A model behind an OpenAI-compatible ``/chat/completions``, as vLLM and llama.cpp serve.
 
     Everything that it grades is sent there, including private facts. A key, if needed, is read from
     the environment variable ``COLLABEDIT_JUDGE_KEY``.
@@ -79,9 +79,9 @@ class OpenAIJudge:
 
     def _verdict(self, asked: Question) -> bool:
         right = " / ".join(asked.right)
-        told = f"Question: {asked.question}\nRight: {right}\nAnswer: {asked.answer}"
+        prompt = f"Question: {asked.question}\nRight: {right}\nAnswer: {asked.answer}"
         reply = self._complete(
-            [{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": told}]
+            [{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": prompt}]
         )
         word = re.match(r"\W*(yes|no)\b", reply, re.IGNORECASE)
         if word is None:

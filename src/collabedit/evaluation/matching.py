@@ -95,7 +95,7 @@ def _ends(text: str, end: int) -> bool:
 
 
 def _joined(left: str, right: str) -> bool:
-    """Whether two neighbouring characters belong to one word, as far as one can tell."""
+    """Whether two adjacent characters belong to one word, as far as one can tell."""
     if left.isdigit() and right.isdigit():
         return True
     if any(_script(char).startswith(_UNSPACED) for char in (left, right)):

@@ -32,8 +32,8 @@ Summary = dict[str, float]
 
 Direction = Literal["higher", "lower", "neither"]
 
-#: Where a metric is shown: even in tables with little room, such as one row per round;
-#: also in comparisons of editors; or only in a run's own table.
+#: Where a metric is shown: ``headline`` even in tables with little room, such as one row per round;
+#: ``comparison`` also in comparisons of editors; ``detail`` only in a run's own table.
 Level = Literal["headline", "comparison", "detail"]
 _LEVELS: tuple[Level, ...] = ("headline", "comparison", "detail")
 
@@ -80,7 +80,7 @@ def register_metric(new: Metric) -> Metric:
 def metrics(level: Level = "detail") -> list[Metric]:
     """The metrics that tables of a level show, in order; all by default."""
     shown = _LEVELS[: _LEVELS.index(level) + 1]
-    return [each for each in _METRICS if each.level in shown]
+    return [row for row in _METRICS if row.level in shown]
 
 
 def metric(key: str) -> Metric:
@@ -103,12 +103,12 @@ def summarise(results: Sequence[CaseResult]) -> Summary:
         three parts are, and absent if counterfact and zsRE records are mixed.
     """
     summary: Summary = {"records": len(results)}
-    for each in metrics():
-        if each.values is None:
+    for row in metrics():
+        if row.values is None:
             continue
-        means = [fmean(own) for result in results if (own := each.values(result))]
+        means = [fmean(values) for result in results if (values := row.values(result))]
         if means:
-            summary[each.key] = 100 * fmean(means)
+            summary[row.key] = 100 * fmean(means)
     parts = score_parts(results)
     if parts and all(part in summary for part in parts):
         summary["score"] = harmonic_mean([summary[part] for part in parts])

@@ -65,10 +65,10 @@ class Outcomes:
     @property
     def failed(self) -> list[int]:
         """Indices of the edits that did not take, or lost the subject."""
-        return [place for place, one in enumerate(self.each) if one.took is not Took.TOOK]
+        return [index for index, outcome in enumerate(self.each) if outcome.took is not Took.TOOK]
 
     def __str__(self) -> str:
-        counts = Counter(one.took for one in self.each)
+        counts = Counter(outcome.took for outcome in self.each)
         total = len(self.each)
         parts = [f"{counts[Took.TOOK]} of {total} edit{'s' if total != 1 else ''} took"]
         parts += [f"{counts[kind]} {kind.value}" for kind in (Took.LOST, Took.NOT) if counts[kind]]
@@ -82,7 +82,7 @@ Asked = tuple[Answer, Answer | None]
 
 
 def ask_edits(model: LanguageModel, records: Sequence[Record]) -> list[Asked]:
-    """Ask for each edit once raw and once in chat: by a question, or else to complete the prompt.
+    """Ask about each edit once raw and once in chat: by a question, or else to complete the prompt.
 
     Raises:
         RequestError: when a prompt fills the model's context.
@@ -102,8 +102,8 @@ def outcomes(
     records: Sequence[Record], before: Sequence[Asked], after: Sequence[Asked]
 ) -> Outcomes:
     """Outcomes of edits, from the answers of :func:`ask_edits` before and after."""
-    found = []
+    results = []
     for record, (raw, chat), (raw_after, chat_after) in zip(records, before, after, strict=True):
         pair = (chat, chat_after) if chat is not None and chat_after is not None else None
-        found.append(Outcome(record.request, (raw, raw_after), pair))
-    return Outcomes(tuple(found))
+        results.append(Outcome(record.request, (raw, raw_after), pair))
+    return Outcomes(tuple(results))

@@ -55,14 +55,14 @@ def mean_loss(model: LanguageModel, rows: Sequence[Sequence[int]]) -> float:
     count = sum(len(row) - 1 for row in rows)
     if count < 1:
         raise InputError("perplexity needs a text of two tokens or more; give a longer one")
-    # The logits of a whole batch are held at once: bound their number, not the tokens'.
+    # The logits of a whole batch are held at once, so bound their number, not that of the tokens.
     numbers = 1 << (30 if model.device.type == "cuda" else 25)
     budget = numbers // model.hf.get_output_embeddings().weight.shape[0]
     losses: list[torch.Tensor] = []
     with progress("Perplexity", count, "tokens") as bar:
         for batch in batches(rows, budget, model.device):
             losses.append(_loss(model, batch))
-            bar.advance(sum(len(rows[place]) - 1 for place in batch.index.tolist()))
+            bar.advance(sum(len(rows[index]) - 1 for index in batch.index.tolist()))
     total = torch.stack(losses).cpu().double().sum()  # not every device has float64
     return float(total) / count
 
@@ -74,7 +74,7 @@ def _windows(
     encoded = model.tokenizer(text, add_special_tokens=False, verbose=False)
     ids: list[int] = encoded["input_ids"][:max_tokens]
     step = max(1, window - len(start))
-    rows = [[*start, *ids[place : place + step]] for place in range(0, len(ids), step)]
+    rows = [[*start, *ids[first : first + step]] for first in range(0, len(ids), step)]
     return [row for row in rows if len(row) > 1]
 
 

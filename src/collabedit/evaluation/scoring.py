@@ -20,7 +20,7 @@ from collabedit.models import LanguageModel
 from collabedit.models.lengths import context_length
 from collabedit.models.memory import pass_tokens
 from collabedit.models.precision import quick_products
-from collabedit.models.tokens import EncodedText, PromptText, batched_places, encode, pad_right
+from collabedit.models.tokens import EncodedText, PromptText, batched_indices, encode, pad_right
 from collabedit.progress import progress
 
 __all__ = ["Read", "Reading", "TargetScore", "read_here", "score"]
@@ -59,7 +59,7 @@ class Reading:
     Attributes:
         forests: the batch.
         branching: whether they may branch.
-        rows: ``[n]``, for each target token, its forest's place in the batch.
+        rows: ``[n]``, for each target token, its forest's index in the batch.
         nodes: ``[n]``, the node that predicts it.
         tokens: ``[n]``, the target tokens.
     """
@@ -71,7 +71,7 @@ class Reading:
     tokens: Tensor
 
 
-#: Gives, of one batch after the other, the losses ``[n]`` of the target tokens and whether each is
+#: Yields, for one batch after another, the losses ``[n]`` of the target tokens and whether each is
 #: the likeliest.
 Read: TypeAlias = Callable[[LanguageModel, Sequence[Reading]], Iterator[tuple[Tensor, Tensor]]]
 
@@ -91,8 +91,8 @@ def score(
     Args:
         model: the model, edited or not.
         pairs: prompts and targets; a target's leading space may be omitted.
-        max_tokens: tokens per batch, including padding; by default as many as suit the device. The
-            scores do not depend on it beyond rounding.
+        max_tokens: tokens per batch, including padding; by default a number that suits the device.
+            Scores depend on it only through rounding.
         read: reads batches elsewhere, such as on workers; here by default.
 
     Returns:
@@ -110,14 +110,14 @@ def score(
     nll = torch.zeros(len(plan.tokens))
     correct = torch.zeros(len(plan.tokens), dtype=torch.bool)
     sizes = [len(forest.tokens) for forest in plan.forests]
-    parts = list(batched_places(sizes, budget))
-    readings = [plan.reading(places) for places in parts]
+    parts = list(batched_indices(sizes, budget))
+    readings = [plan.reading(members) for members in parts]
     with progress("Scoring", sum(sizes), "tokens") as bar:
-        found = (read or read_here)(model, readings)
-        for places, (losses, hits) in zip(parts, found, strict=True):
-            reads = plan.reads_of(places)
+        read_parts = (read or read_here)(model, readings)
+        for members, (losses, hits) in zip(parts, read_parts, strict=True):
+            reads = plan.reads_of(members)
             nll[reads], correct[reads] = losses, hits
-            bar.advance(sum(sizes[place] for place in places))
+            bar.advance(sum(sizes[index] for index in members))
     nll_parts = nll.double().split(plan.counts)
     correct_parts = correct.split(plan.counts)
     return [
@@ -154,15 +154,15 @@ class _Plan:
     tokens: Tensor
     counts: list[int]
 
-    def reads_of(self, places: Sequence[int]) -> Tensor:
+    def reads_of(self, members: Sequence[int]) -> Tensor:
         """Which of the ``n`` are read from some forests."""
-        return torch.tensor([read for place in places for read in self.reads[place]])
+        return torch.tensor([read for index in members for read in self.reads[index]])
 
-    def reading(self, places: Sequence[int]) -> Reading:
+    def reading(self, members: Sequence[int]) -> Reading:
         """The batch of some forests."""
-        reads = self.reads_of(places)
-        rows = torch.tensor([row for row, place in enumerate(places) for _ in self.reads[place]])
-        forests = [self.forests[place] for place in places]
+        reads = self.reads_of(members)
+        rows = torch.tensor([row for row, index in enumerate(members) for _ in self.reads[index]])
+        forests = [self.forests[index] for index in members]
         return Reading(forests, self.branching, rows, self.nodes[reads], self.tokens[reads])
 
 
@@ -173,11 +173,11 @@ def _plan(model: LanguageModel, pairs: Sequence[tuple[str, str]], size: int) -> 
         _check(text, limit)
     fed = [text.ids[:-1] for text in encoded]
     branching = can_branch(model, max(map(len, fed)))
-    forests, places = plant(fed, size, branching)
+    forests, locations = plant(fed, size, branching)
     reads: list[list[int]] = [[] for _ in forests]
     nodes: list[int] = []
     for text, row in zip(encoded, fed, strict=True):
-        forest, path = places[row]
+        forest, path = locations[row]
         predicting = path[text.target_start - 1 :]
         reads[forest].extend(range(len(nodes), len(nodes) + len(predicting)))
         nodes.extend(predicting)
@@ -197,7 +197,7 @@ def _check(text: EncodedText, limit: int | None) -> None:
 
 
 def read_here(model: LanguageModel, readings: Sequence[Reading]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read one batch after the other in this process."""
+    """Read one batch after another in this process."""
     return (_read(model, reading) for reading in readings)
 
 

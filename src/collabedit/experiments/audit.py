@@ -2,7 +2,7 @@
 
 The attacker has the model, the round file and a list of candidate facts. Attacks:
 
-- ``span``: a member's key lies in the span of the keys that were sent (for a delta: ``A0^-1 k`` in
+- ``span``: a member's key is in the span of the keys that were sent (for a delta: ``A0^-1 k`` in
   its row space, if the covariance is available);
 - ``residual``: the statistics map the candidate's key to the residual that its target requires;
   the attacker finds targets as the parties do;
@@ -52,7 +52,7 @@ class Sent:
     """What the attacker knows from one file, by weight name.
 
     Attributes:
-        name: of the file.
+        name: the file's name.
         kind: ``contribution``, ``sum``, ``delta`` or ``masked``.
         keys: columns ``[d_in, r]`` that span what it reveals of keys.
         residuals: the matching ``[d_out, r]``, if it has any.
@@ -72,8 +72,8 @@ class Sent:
         return cls(
             name,
             "contribution",
-            {weight: each.keys for weight, each in factors.items()},
-            {weight: each.residuals for weight, each in factors.items()},
+            {weight: factor.keys for weight, factor in factors.items()},
+            {weight: factor.residuals for weight, factor in factors.items()},
         )
 
     @classmethod
@@ -94,8 +94,8 @@ class Sent:
         width = config.summed_directions + OVERSAMPLING
         if secure.form == "dense":
             raise InputError(f"{name}: masked sums are audited in the sketched form only")
-        each = (config.d_in + config.d_out) * width
-        layers = (len(values) - 1) // each
+        per_layer = (config.d_in + config.d_out) * width
+        layers = (len(values) - 1) // per_layer
         parts = values[:-1].view(layers, -1, width)[:, : config.d_in]
         return cls(name, "masked", dict(zip(config.weight_names, parts, strict=False)), {})
 
@@ -104,7 +104,7 @@ def load_sent(path: Path, config: RoundConfig) -> Sent:
     """Read any file that a round sends or keeps.
 
     Raises:
-        InputError: when it is no such file.
+        InputError: when it is not such a file.
     """
     kind = tensor_metadata(path, "file").get("format")
     if kind in ("collabedit.contribution", "collabedit.update"):
@@ -142,7 +142,7 @@ class Candidates:
 
     @cached_property
     def _of_subjects(self) -> Measurement:
-        return self._measure([replace(each, prompt="{}") for each in self.requests])
+        return self._measure([replace(request, prompt="{}") for request in self.requests])
 
     def _measure(self, requests: Sequence[EditRequest]) -> Measurement:
         config = self.config
@@ -178,8 +178,8 @@ class Candidates:
         return self._score()
 
     def _score(self) -> Tensor:
-        pairs = [(each.text, each.target_new) for each in self.requests]
-        return torch.tensor([-found.nll for found in score(self.model, pairs)])
+        pairs = [(request.text, request.target_new) for request in self.requests]
+        return torch.tensor([-result.nll for result in score(self.model, pairs)])
 
     def rise(self, delta: Delta) -> Tensor:
         """How much a delta raises the mean log-likelihood of each object, ``[n]``."""
@@ -252,7 +252,7 @@ class Audit:
     """
 
     def __init__(self, candidates: Candidates, members: Sequence[set[int]]) -> None:
-        self.candidates, self._members = candidates, [frozenset(each) for each in members]
+        self.candidates, self._members = candidates, [frozenset(held) for held in members]
         everyone = frozenset().union(*self._members)
         if not everyone or len(everyone) == len(candidates.requests):
             raise InputError(
@@ -273,17 +273,17 @@ class Audit:
         """
         findings = []
         for attack in attacks:
-            scores = {each.name: self.candidates.attacked(attack, each) for each in sent}
-            applied = {name: found for name, found in scores.items() if found is not None}
-            for each, own in zip(sent, self._members, strict=True):
-                if each.name in applied:
-                    findings.append(self._membership(attack, each, applied[each.name], own))
+            scores = {file.name: self.candidates.attacked(attack, file) for file in sent}
+            applied = {name: values for name, values in scores.items() if values is not None}
+            for file, held in zip(sent, self._members, strict=True):
+                if file.name in applied:
+                    findings.append(self._membership(attack, file, applied[file.name], held))
             if len(applied) == len(sent) > 1:
                 findings.append(self._attribution(attack, sent, list(applied.values())))
         return findings
 
-    def _membership(self, attack: str, sent: Sent, scores: Tensor, own: frozenset[int]) -> Finding:
-        curve = curve_of(_at(scores, sorted(own)), _at(scores, self._others))
+    def _membership(self, attack: str, sent: Sent, scores: Tensor, held: frozenset[int]) -> Finding:
+        curve = curve_of(_at(scores, sorted(held)), _at(scores, self._others))
         source = f"{sent.kind} {sent.name}"
         return Finding(attack, "membership", source, curve, verdict(curve.auc))
 
@@ -291,9 +291,9 @@ class Audit:
         """Among members only: does a party's own fact score higher there than another party's?"""
         ours: list[float] = []
         theirs: list[float] = []
-        for found, own in zip(scores, self._members, strict=True):
-            ours += _at(found, sorted(own))
-            theirs += _at(found, [place for place in self._everyone if place not in own])
+        for values, held in zip(scores, self._members, strict=True):
+            ours += _at(values, sorted(held))
+            theirs += _at(values, [index for index in self._everyone if index not in held])
         curve = curve_of(ours, theirs)
         source = f"{sent[0].kind} of {len(sent)} parties"
         return Finding(attack, "attribution", source, curve, verdict(curve.auc))
@@ -308,44 +308,44 @@ def likeliest(
         candidates: the facts that the attacker tries.
         sent: the files.
         attacks: names of the attacks.
-        count: candidates listed of each file and attack.
+        count: number of candidates listed for each file and attack.
 
     Returns:
-        A row for each, the highest score first.
+        A row for each of them, the highest score first.
     """
     rows = []
     for attack in attacks:
-        for each in sent:
-            scores = candidates.attacked(attack, each)
+        for file in sent:
+            scores = candidates.attacked(attack, file)
             if scores is None:
                 continue
-            for place in scores.argsort(descending=True, stable=True)[:count].tolist():
-                fact = candidates.requests[place]
-                row = {"attack": attack, "file": each.name, "score": float(scores[place])}
+            for index in scores.argsort(descending=True, stable=True)[:count].tolist():
+                fact = candidates.requests[index]
+                row = {"attack": attack, "file": file.name, "score": float(scores[index])}
                 rows.append({**row, "fact": f"{fact.text} {fact.target_new}"})
     return rows
 
 
-def _at(scores: Tensor, places: Sequence[int]) -> list[float]:
-    return [float(scores[place]) for place in places]
+def _at(scores: Tensor, indices: Sequence[int]) -> list[float]:
+    return [float(scores[index]) for index in indices]
 
 
 def report(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """Rows of a table: one per finding."""
     rows = []
-    for found in findings:
-        curve = found.curve
+    for finding in findings:
+        curve = finding.curve
         rows.append(
             {
-                "attack": found.attack,
-                "question": found.question,
-                "on": found.source,
+                "attack": finding.attack,
+                "question": finding.question,
+                "on": finding.source,
                 "members / others": f"{curve.members} / {curve.others}",
                 "AUC": _shown(curve.auc),
                 "TPR at 1 % FPR": _shown(curve.tpr[0.01]),
                 "TPR at 0.1 % FPR": _shown(curve.tpr[0.001]),
                 "recall at k": f"{curve.recall[curve.members]:.2f} at {curve.members}",
-                "verdict": found.verdict,
+                "verdict": finding.verdict,
             }
         )
     return rows
@@ -358,25 +358,25 @@ def _shown(interval: Any) -> str:
 def same_relations(candidates: Sequence[EditRequest], members: Sequence[set[int]]) -> list[int]:
     """Indices of the members, and of the candidates with the same relations."""
     everyone = set().union(*members)
-    relations = {candidates[place].relation_id for place in everyone}
+    relations = {candidates[index].relation_id for index in everyone}
     return [
-        place
-        for place, each in enumerate(candidates)
-        if place in everyone or each.relation_id in relations
+        index
+        for index, candidate in enumerate(candidates)
+        if index in everyone or candidate.relation_id in relations
     ]
 
 
-def places_of(candidates: Sequence[EditRequest], held: Sequence[EditRequest]) -> set[int]:
+def indices_of(candidates: Sequence[EditRequest], held: Sequence[EditRequest]) -> set[int]:
     """Indices of facts among the candidates.
 
     Raises:
-        RoundError: when one does not.
+        RoundError: when one of them is not a candidate.
     """
-    known = {_identity(each): place for place, each in enumerate(candidates)}
-    missing = [each.case_id for each in held if _identity(each) not in known]
+    known = {_identity(request): index for index, request in enumerate(candidates)}
+    missing = [request.case_id for request in held if _identity(request) not in known]
     if missing:
         raise RoundError(f"members must be among the candidates; case {missing[0]} is not")
-    return {known[_identity(each)] for each in held}
+    return {known[_identity(request)] for request in held}
 
 
 def _identity(request: EditRequest) -> tuple[str, str, str]:

@@ -68,8 +68,8 @@ def augmentation(
         name = next(name for name, number in _MEASURED.items() if number == state.finished)
         with study.model.edited(state.changes):
             measured[name] = _measure(study, name, flat)
-    for place, item in enumerate(flat):
-        cases = {name: part[place] for name, part in measured.items()}
+    for index, item in enumerate(flat):
+        cases = {name: part[index] for name, part in measured.items()}
         study.run.write_case(item.case_id, {"record": _described(item), **cases})
     unedited = _summary(measured.pop("unedited"))
     return study.finish(
@@ -129,15 +129,16 @@ def _measure(study: Study, stage: str, items: Sequence[RoundEdit]) -> list[_Case
         prompts = [[item.prompt, *item.wordings[1::2]] for item in items]
         pairs = [
             (prompt.replace("{}", item.subject), target)
-            for item, own in zip(items, prompts, strict=True)
-            for prompt in own
+            for item, item_prompts in zip(items, prompts, strict=True)
+            for prompt in item_prompts
             for target in (item.preferred, item.conflict)
         ]
-        found = iter([math.exp(-result.nll) for result in score(study.model, pairs)])
+        probabilities = iter([math.exp(-result.nll) for result in score(study.model, pairs)])
         cases: list[_Case] = []
-        for item, own in zip(items, prompts, strict=True):
+        for item, item_prompts in zip(items, prompts, strict=True):
             answers: list[AnswerPair] = [
-                {"preferred": next(found), "conflict": next(found)} for _ in own
+                {"preferred": next(probabilities), "conflict": next(probabilities)}
+                for _ in item_prompts
             ]
             cases.append(
                 {"case_id": item.case_id, "rewrite": answers[0], "other_wordings": answers[1:]}

@@ -23,7 +23,7 @@ from collabedit.settings import SingleRoundSettings
 __all__ = ["FULL", "SMALL", "run_demo"]
 
 #: The whole demonstration. The answers of CollabEdit's model are shown for all facts; those of six
-#: models would take longer than all the rest.
+#: models would take longer than everything else.
 FULL = SingleRoundSettings(parties=4, edits_per_party=8, shared=4, answers=0, conversations=True)
 #: A smaller one, of 6 facts, for slow machines.
 SMALL = FULL.model_copy(update={"parties": 2, "edits_per_party": 4, "shared": 2})
@@ -39,11 +39,11 @@ def run_demo(results: Path, settings: SingleRoundSettings = FULL) -> None:
     """
     out = console()
     (shares,) = deal(settings)
-    records, parties, each = different_records(shares), len(shares), len(shares[0])
+    records, parties, facts = different_records(shares), len(shares), len(shares[0])
     out.print(
-        f"{parties} parties each hold {each} facts that they want to correct in one model, "
-        f"{settings.model}.\nAll parties share {settings.shared} of the {each}, and no party shows "
-        "its facts to another.\n"
+        f"{parties} parties each hold {facts} facts that they want to correct in one model, "
+        f"{settings.model}.\nAll parties share {settings.shared} of the {facts}, and no party "
+        "shows its facts to another.\n"
         f"Their edits are merged in {len(settings.merge)} ways:\n",
         highlight=False,
     )
@@ -56,13 +56,13 @@ def run_demo(results: Path, settings: SingleRoundSettings = FULL) -> None:
         "and after paraphrases. NS: how often the true object stays likelier for neighbouring\n"
         "facts. Score: their harmonic mean. acc: how often the expected object is the likeliest\n"
         "of all. distance: from the weight update of GLOBAL, one party holding all "
-        f"{parties * each} edits, the\nshared ones {parties} times; CollabEdit computes the same "
+        f"{parties * facts} edits, the\nshared ones {parties} times; CollabEdit computes the same "
         "update, averaging does not.\n",
         highlight=False,
     )
-    came = _outcomes(run.folder, settings, records)
-    out.print(outcome_table(came.each[:_SHOWN]).rich())
-    out.print(f"CollabEdit: {came}, asked as edited and in a chat.\n", highlight=False)
+    results = _outcomes(run.folder, settings, records)
+    out.print(outcome_table(results.each[:_SHOWN]).rich())
+    out.print(f"CollabEdit: {results}, asked as edited and in a chat.\n", highlight=False)
     out.print(
         f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)\n\n"
         "What to try next:\n"

@@ -131,8 +131,8 @@ def _part(
 
 def _opened(settings: EditorsSettings, loaded: Loaded, whole: Run, config: RoundConfig) -> Run:
     """The run of one part, finished or not."""
-    own = settings.single_round(config)
-    params = parameters("single-round", own, config, loaded.covariance_for(config))
+    part_settings = settings.single_round(config)
+    params = parameters("single-round", part_settings, config, loaded.covariance_for(config))
     return whole.part(_name(config), params)
 
 

@@ -23,15 +23,15 @@ _MOST_GROWTH = 3.0
 #: All changes, relative to the unedited weight.
 _MOST_CHANGE = 1.0
 #: Held-out perplexity, relative to the unedited model's. CollabEdit raises it by 6 % with 200
-#: edits, #: task arithmetic, with NS down by 14 points, by 18 % ("Several rounds").
+#: edits; task arithmetic, with NS down by 14 points, by 18 % ("Several rounds").
 _MOST_PERPLEXITY = 1.2
-#: Score of the first round's edits, against that when they were first measured. Where nothing is
-#: forgotten the Score of 200 edits is two points below that of the first 40 (there too).
+#: Score of the first round's edits, relative to their Score when first measured. With nothing
+#: forgotten, the Score of 200 edits is two points below that of the first 40 (same section).
 _LEAST_SCORE = 0.9
 
 _SMALLER = (
-    "edit fewer facts a round, raise prior_weight (AlphaEdit: null_space_weight), or restrain the "
-    "change by --after-merge PRUNE"
+    "edit fewer facts per round, raise prior_weight (AlphaEdit: null_space_weight), or restrain "
+    "the change by --after-merge PRUNE"
 )
 _KEPT = (
     "raise --beta, so that earlier keys cost more; or pool statistics (CollabEdit), if the method "
@@ -61,9 +61,9 @@ class Guard:
     """Watches one trajectory and warns when a measure leaves its range.
 
     Attributes:
-        name: of the trajectory, for the lines.
+        name: the trajectory's name, for the messages.
         perplexity: of the held-out text on the unedited model, if it was measured.
-        warnings: so far.
+        warnings: the warnings so far.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Guard:
     def _outside_now(self, seen: RoundSeen) -> Iterator[EarlyWarning]:
         number = len(self._seen)
         if number > 1:
-            usual = statistics.median(each.change for each in self._seen[:-1])
+            usual = statistics.median(earlier.change for earlier in self._seen[:-1])
             if seen.change > _MOST_GROWTH * usual > 0:
                 yield EarlyWarning(
                     round=number,
@@ -101,7 +101,7 @@ class Guard:
                     value=seen.change,
                     limit=_MOST_GROWTH * usual,
                     message=f"the round changes a weight by {seen.change:.3g} of its norm, more "
-                    f"than {_MOST_GROWTH:g} times what earlier rounds do: {_SMALLER}",
+                    f"than {_MOST_GROWTH:g} times as much as earlier rounds do: {_SMALLER}",
                 )
         if seen.total > _MOST_CHANGE:
             yield EarlyWarning(
@@ -119,14 +119,14 @@ class Guard:
                     measure="perplexity",
                     value=seen.perplexity,
                     limit=limit,
-                    message=f"held-out perplexity is {seen.perplexity:.4g}, was "
-                    f"{self.perplexity:.4g} unedited: {_SMALLER}; what is deployed should be the "
-                    "state before",
+                    message=f"held-out perplexity is {seen.perplexity:.4g}, but was "
+                    f"{self.perplexity:.4g} unedited: {_SMALLER}; deploy the state before this "
+                    "round",
                 )
         yield from self._forgotten(seen, number)
 
     def _forgotten(self, seen: RoundSeen, number: int) -> Iterator[EarlyWarning]:
-        known = [each.first_score for each in self._seen if each.first_score is not None]
+        known = [one.first_score for one in self._seen if one.first_score is not None]
         first = known[0] if known else None
         if first is None or seen.first_score is None or len(known) == 1:
             return
@@ -137,7 +137,7 @@ class Guard:
                 measure="first_score",
                 value=seen.first_score,
                 limit=limit,
-                message=f"the first round's edits score {seen.first_score:.1f}, "
+                message=f"the first round's edits score {seen.first_score:.1f}, but "
                 f"{first:.1f} when they were first measured: {_KEPT}",
             )
 
@@ -152,7 +152,7 @@ def relative_norm(
     Args:
         changes: by weight name.
         weights: the unedited ones, by name.
-        earlier: what is subtracted; nothing by default.
+        earlier: the changes to subtract; none by default.
     """
     largest = 0.0
     for name, change in changes.items():

@@ -77,12 +77,12 @@ def multi_round(
         guards[name] = Guard(name, before["perplexity"])
         for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
             states[trajectory].append(state)
-            found = None
+            latest = None
             if state.finished in settings.measured:
-                found = _measured(study, trajectory, state, records)
-                measured[name].append(found)
+                latest = _measured(study, trajectory, state, records)
+                measured[name].append(latest)
                 tasks[name].append(_tasks_after(study, trajectory, state, settings))
-            guards[name].see(_seen(study, states[trajectory], found, records))
+            guards[name].see(_seen(study, states[trajectory], latest, records))
     apart = _distances(states)
     write_cases(study.run, everything, before, {name: m[-1] for name, m in measured.items()})
     return study.finish(
@@ -104,7 +104,7 @@ def multi_round(
                 name: [part["perplexity"] for part in parts] for name, parts in measured.items()
             },
             "tasks": tasks if settings.tasks else {},
-            "warnings": {name: each.warnings for name, each in guards.items() if each.warnings},
+            "warnings": {name: guard.warnings for name, guard in guards.items() if guard.warnings},
         }
     )
 
@@ -203,15 +203,15 @@ def _distances(
     pooled one of the same ``beta``, or without any pooled one if there is a single ``beta``.
     """
     pooled = [trajectory for trajectory in states if trajectory.method == POOLED]
-    found = {}
+    distances = {}
     for trajectory, own in states.items():
         references = (
             pooled if len(pooled) == 1 else [p for p in pooled if p.beta == trajectory.beta]
         )
         if references:
             theirs = states[references[0]]
-            found[trajectory.name] = [_apart(own, theirs, number) for number in range(len(own))]
-    return found
+            distances[trajectory.name] = [_apart(own, theirs, number) for number in range(len(own))]
+    return distances
 
 
 def _distances_from_pooled(

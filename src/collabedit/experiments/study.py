@@ -69,7 +69,7 @@ class Loaded:
         model: the unedited model.
         covariance: the second moments of the given file, if one was given.
         heldout: the text whose perplexity is measured, if any.
-        workers: that share the work, if there are any.
+        workers: those that share the work, if there are any.
     """
 
     settings: CommonSettings
@@ -105,7 +105,7 @@ class Loaded:
 
     @property
     def solve(self) -> Solve | None:
-        """What finds targets on the workers, if there are any."""
+        """The function that finds targets on the workers, if there are any."""
         return self.workers.solve if self.workers else None
 
     def round(
@@ -150,9 +150,9 @@ class Loaded:
         """Measure the model as it is now; finished stages of the run are not repeated.
 
         Args:
-            run: keeps the stage.
+            run: where the stage is kept.
             stage: its name.
-            records: to measure.
+            records: the records to measure.
         """
 
         def compute() -> Measured:
@@ -171,21 +171,21 @@ class Loaded:
         """Add the model's own answers to the cases of a sample of records."""
         settings = self.settings
         count = None if settings.generations else settings.answers
-        places = sample_of(records, count, settings.seed)
+        indices = sample_of(records, count, settings.seed)
         judge = None
         if settings.judge is not None:
             judge = OpenAIJudge(settings.judge, settings.judge_model)
-        chosen = [records[place] for place in places]
-        for place, found in zip(
-            places, answer_records(self.model, chosen, judge=judge), strict=True
+        chosen = [records[index] for index in indices]
+        for index, answers in zip(
+            indices, answer_records(self.model, chosen, judge=judge), strict=True
         ):
-            cases[place]["answers"] = found
+            cases[index]["answers"] = answers
 
     def study(self, settings: StudySettings, run: Run, config: RoundConfig) -> Study:
         """A study of a round whose results go to a run."""
         round_file = run.folder / "round.json"
         if round_file.is_file():
-            config = RoundConfig.load(round_file)  # its deltas name it by its hash
+            config = RoundConfig.load(round_file)  # deltas refer to it by its hash
         else:
             config.save(round_file)
         return Study(settings, run, self, config, self.priors(config))
@@ -197,7 +197,7 @@ class Study:
 
     Attributes:
         settings: of the study.
-        run: receives its results.
+        run: where its results go.
         loaded: the model and everything loaded with it.
         config: the first round on it.
         priors: the static priors ``A0`` by weight name.
@@ -249,7 +249,7 @@ class Study:
 
         Args:
             name: of the stage.
-            compute: merges.
+            compute: does the merge.
         """
         facts = f"facts/{name}"
 
@@ -260,7 +260,7 @@ class Study:
             return merged.delta
 
         delta = self.run.delta_stage(f"deltas/{name}", kept)
-        about = self.run.json_stage(facts, dict[str, Any])  # not known where only the delta is kept
+        about = self.run.json_stage(facts, dict[str, Any])  # unknown if only the delta was kept
         return Merged(delta, residual_norms=about.get("residual_norms", {}))
 
     def finish(self, summary: Mapping[str, Any]) -> Run:
@@ -290,7 +290,7 @@ def open_study(
         results: folder of all runs.
         fresh: start a new run even if an unfinished one with these settings exists.
         executor: workers that share the work.
-        secure: gives the round's secure aggregation, if it has any.
+        secure: makes the round's secure aggregation, if it has any.
     """
     loaded = Loaded.of(settings, executor)
     section = None if secure is None else secure(loaded.model)
@@ -338,14 +338,14 @@ def deal(settings: CommonSettings, rounds: int = 1) -> list[list[list[Record]]]:
     )
     by_round = [
         [
-            own[number * count : (number + 1) * count]
-            for own, count in zip(dealt, counts, strict=True)
+            share[number * count : (number + 1) * count]
+            for share, count in zip(dealt, counts, strict=True)
         ]
         for number in range(rounds)
     ]
     if not shared:
         return by_round
-    return [[[*own, *common] for own in shares] for *shares, common in by_round]
+    return [[[*share, *common] for share in shares] for *shares, common in by_round]
 
 
 def different_records(shares: Sequence[Sequence[Record]]) -> list[Record]:
@@ -354,7 +354,7 @@ def different_records(shares: Sequence[Sequence[Record]]) -> list[Record]:
 
 
 def records_of(shares: Sequence[Sequence[Record]]) -> list[Record]:
-    """All parties' records, one after the other."""
+    """All parties' records, party by party."""
     return [record for share in shares for record in share]
 
 
@@ -365,7 +365,7 @@ def requests_of(shares: Sequence[Sequence[Record]]) -> list[list[EditRequest]]:
 
 def known_norms(norms: Mapping[str, ResidualNorms]) -> dict[str, ResidualNorms]:
     """Residual norms by method; methods that merge finished updates have none."""
-    return {name: own for name, own in norms.items() if own}
+    return {name: by_weight for name, by_weight in norms.items() if by_weight}
 
 
 def summary_of(measured: Measured) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Trajectory:
     def _next(
         self, study: Study, shares: Sequence[Sequence[EditRequest]], state: RoundState
     ) -> RoundState:
-        """The change of one more round, kept apart so that files do not grow with the rounds."""
+        """The change of one more round alone, so that files do not grow with the rounds."""
         with study.model.starting_from(state.changes):
             config = study.round_config()
             parties = study.parties(shares, config, self.skip_known)
@@ -121,16 +121,16 @@ class Trajectory:
 def trajectories(methods: Sequence[str], betas: Sequence[float]) -> list[Trajectory]:
     """A trajectory for each method, and for each ``beta`` if the method pools statistics.
 
-    Methods that merge finished updates can't use ``beta``, since nobody there holds the keys. The
-    others are compared with the pooled edit if GLOBAL is among the methods.
+    Methods that merge finished updates can't use ``beta``, since nobody holds the keys. The others
+    are compared with the pooled edit if GLOBAL is among the methods.
     """
-    found = []
+    result = []
     for name in methods:
         if resolve_method(name).merges is Merges.UPDATES:
-            found.append(Trajectory(name, name))
+            result.append(Trajectory(name, name))
             continue
         for beta in betas:
             label = name if len(betas) == 1 else f"{name} beta={beta:.15g}"
             against_pooled = POOLED in methods and name != POOLED
-            found.append(Trajectory(label, name, beta, against_pooled=against_pooled))
-    return found
+            result.append(Trajectory(label, name, beta, against_pooled=against_pooled))
+    return result

@@ -31,7 +31,7 @@ class Unit:
         function: fills a run's folder; importable, and called as ``function(run, *arguments)``.
         arguments: its further arguments.
         run: the run whose folder is filled.
-        begun: patterns of the run's files that the worker gets.
+        begun: patterns of the run's files that are sent to the worker.
     """
 
     function: Callable[..., object]
@@ -56,7 +56,7 @@ def do_on_workers(executor: Executor, units: Sequence[Unit]) -> None:
 
 @lru_cache(maxsize=1)
 def resident(settings: CommonSettings) -> Loaded:
-    """What a worker keeps between the units of a study."""
+    """What a worker keeps loaded between the units of a study."""
     return Loaded.of(settings, model=resident_model(settings.source))
 
 
@@ -64,8 +64,8 @@ def _made(
     function: Callable[..., object], arguments: tuple[Any, ...], begun: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     """A worker's unit: the files that a function creates or changes, by relative path."""
-    with TemporaryDirectory(prefix="collabedit-") as place:
-        folder = Path(place)
+    with TemporaryDirectory(prefix="collabedit-") as scratch:
+        folder = Path(scratch)
         _keep(folder, begun)
         function(Run(folder, continued=False), *arguments)
         made = _contents(folder, ("**/*",))

@@ -89,9 +89,11 @@ class AfterMergeStep(BaseModel):
             UnknownNameError: when there is no such function.
             InputError: when it has no such option, or a value is not of the option's type.
         """
-        found = resolve_after_merge(self.name)
-        options = checked_options(found.name, found.function, found.options, self.options)
-        return AfterMergeStep(name=found.name, options=options)
+        registered = resolve_after_merge(self.name)
+        options = checked_options(
+            registered.name, registered.function, registered.options, self.options
+        )
+        return AfterMergeStep(name=registered.name, options=options)
 
     def apply(
         self, update: LowRankUpdate, weight: Tensor, earlier: LowRankUpdate | None = None
@@ -108,10 +110,10 @@ class AfterMergeStep(BaseModel):
         if earlier is None or not function.since_unedited:
             return function.function(update, weight, **step.options)
         total = LowRankUpdate.sum([earlier, update])
-        found = function.function(total, weight - earlier.dense(), **step.options)
-        if found is total:  # unchanged; avoid adding rounding errors
+        result = function.function(total, weight - earlier.dense(), **step.options)
+        if result is total:  # unchanged; avoid adding rounding errors
             return update
-        return LowRankUpdate.sum([found, LowRankUpdate(-earlier.left, earlier.right)])
+        return LowRankUpdate.sum([result, LowRankUpdate(-earlier.left, earlier.right)])
 
     def __str__(self) -> str:
         options = ", ".join(f"{name} = {value}" for name, value in self.options.items())
@@ -132,12 +134,12 @@ def apply_steps(
         weights: by name, the weights ``[d_out, d_in]`` before the round.
         earlier: changes of earlier rounds, by weight name.
     """
-    found = dict(changes)
-    for name in found if steps else ():
+    results = dict(changes)
+    for name in results if steps else ():
         weight = weights[name].detach().cpu().double()
         for step in steps:
-            found[name] = step.apply(found[name], weight, (earlier or {}).get(name))
-    return found
+            results[name] = step.apply(results[name], weight, (earlier or {}).get(name))
+    return results
 
 
 _AFTER_MERGES: Registry[AfterMerge] = Registry("step after merging")

@@ -37,7 +37,7 @@ def sphere(
     rows = weight / weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
     moments = values.square().cumsum(dim=0)
-    count = int((moments <= energy * moments[-1]).sum()) + 1  # slicing past the end is fine
+    count = int((moments <= energy * moments[-1]).sum()) + 1  # slicing past the end is harmless
     main = directions[:count]
     along = (update.right @ main.mT) @ main
     return LowRankUpdate(update.left, update.right - strength * along)

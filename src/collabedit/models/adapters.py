@@ -1,7 +1,7 @@
-"""LoRA adapters that lie beside a model's weights: merged when the model is loaded.
+"""LoRA adapters stored beside a model's weights, merged into them on loading.
 
-Without the package peft ``transformers`` ignores such an adapter, and with it keeps the adapter's
-matrices apart; neither is a model that can be edited and saved.
+Without the peft package, ``transformers`` ignores such an adapter; with it, the adapter's matrices
+stay separate. Neither gives a model that can be edited and saved.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ _BEYOND = (
 
 
 def has_adapter(folder: Path) -> bool:
-    """Whether an adapter lies in a model directory."""
+    """Whether a model directory contains an adapter."""
     return (folder / _CONFIG).is_file()
 
 
 @contextmanager
 def without_adapter(folder: Path) -> Iterator[Path]:
-    """A directory with links to all of a model's files but its adapter's."""
+    """A temporary directory that links to all of a model's files except the adapter's."""
     with tempfile.TemporaryDirectory() as scratch:
         for path in folder.iterdir():
             if not path.name.startswith("adapter_"):
                 try:
                     (Path(scratch) / path.name).symlink_to(path.resolve())
-                except OSError:  # a system without links
+                except OSError:  # a system without symbolic links
                     shutil.copy(path, scratch)
         yield Path(scratch)
 
@@ -65,10 +65,10 @@ def without_adapter(folder: Path) -> Iterator[Path]:
 def merge_adapter_(name: str, hf: Any, folder: Path) -> None:
     """Add ``scale * B A`` to every weight that a directory's adapter names, and say so.
 
-    Products and sums are in float64 and rounded once.
+    Products and sums are computed in float64 and rounded once.
 
     Raises:
-        ModelError: when the adapter is not plain LoRA in safetensors, or is of another model.
+        ModelError: when the adapter is not plain LoRA in safetensors, or belongs to another model.
     """
     config = read_json_object(folder / _CONFIG)
     scale = _scale(folder, config)
@@ -83,8 +83,8 @@ def merge_adapter_(name: str, hf: Any, folder: Path) -> None:
         stored = change.T if config.get("fan_in_fan_out") else change
         if stored.shape != weight.shape:
             raise ModelError(
-                f"{folder / _WEIGHTS}: {path} is {tuple(weight.shape)} in the model, the adapter "
-                f"{tuple(stored.shape)}; it was made for another model"
+                f"{folder / _WEIGHTS}: {path} is {tuple(weight.shape)} in the model, but "
+                f"{tuple(stored.shape)} in the adapter; it was made for another model"
             )
         weight.copy_(weight.double() + stored.to(weight.device))
     say(f"{name}: merged the LoRA adapter beside its weights into {len(pairs)} of them.")
@@ -104,7 +104,7 @@ def _scale(folder: Path, config: Mapping[str, Any]) -> float:
 
 
 def _pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """By module path, ``A [r, d_in]`` and ``B [d_out, r]``."""
+    """``A [r, d_in]`` and ``B [d_out, r]`` by module path."""
     try:
         tensors = load_file(folder / _WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -121,19 +121,19 @@ def _pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
             ):
                 pairs[path] = tensors[key], other
     if 2 * len(pairs) != len(tensors):
-        unknown = next(k for k in sorted(tensors) if not _of(k, pairs))
+        unknown = next(k for k in sorted(tensors) if not _in_a_pair(k, pairs))
         raise _not_plain(folder, f"it holds more than pairs of matrices ({unknown})")
     return pairs
 
 
-def _of(key: str, pairs: Mapping[str, Any]) -> bool:
+def _in_a_pair(key: str, pairs: Mapping[str, Any]) -> bool:
     path = key.removeprefix(_PREFIX)
     return any(path in (f"{p}.lora_A.weight", f"{p}.lora_B.weight") for p in pairs)
 
 
 def _not_plain(folder: Path, why: str) -> ModelError:
     return ModelError(
-        f"{folder / _CONFIG}: an adapter lies beside the weights and cannot be merged here: {why}; "
+        f"{folder / _CONFIG}: the adapter beside the weights cannot be merged here: {why}; "
         "merge it with peft (merge_and_unload), or move the adapter_* files away to edit the model "
         "without it"
     )

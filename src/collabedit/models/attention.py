@@ -1,4 +1,4 @@
-"""Attention for many short texts on a processor: cheap to differentiate, without copies of keys."""
+"""Attention for many short texts on a CPU: cheap to differentiate, with no copies of keys."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def use_small_attention(hf: Any) -> None:
     """Make a ``transformers`` model compute attention by plain products.
 
     On a CPU the gradient of the fused kernel is slow in bfloat16. Where heads share keys, the usual
-    plain form repeats keys and values for each head and sums their gradients again, which takes
-    longer than attention itself when texts are short; :func:`small_attention` does not. Models
-    whose attention is more than a masked softmax (soft-capped, with sinks or biases), which are
-    those that no fused kernel serves either, keep to their own plain form.
+    eager form copies keys and values to each head and sums their gradients afterwards, which takes
+    longer than attention itself on short texts; :func:`small_attention` does neither. Models whose
+    attention is more than a masked softmax (soft-capping, sinks, biases) have no fused kernel
+    either, and keep their own eager form.
     """
     if not getattr(hf, "_supports_attention_backend", False):
-        return  # its form cannot be chosen
+        return  # its implementation cannot be chosen
     capped = getattr(hf.config, "attn_logit_softcapping", None) is not None
     if capped or not getattr(hf, "_supports_sdpa", False):
         hf.set_attn_implementation("eager")
@@ -47,14 +47,14 @@ def small_attention(
     """Attention in which the queries of all heads that share keys form one matrix.
 
     Args:
-        query: ``[batch, heads, queries, size]``; the heads of one group of keys are neighbours.
+        query: ``[batch, heads, queries, size]``; heads that share keys are adjacent.
         key: ``[batch, groups, keys, size]``.
         value: ``[batch, groups, keys, size]``.
         attention_mask: added to the scores, ``[batch, 1, queries, keys]``.
         scaling: of the scores; ``1 / sqrt(size)`` by default.
 
     Returns:
-        ``[batch, queries, heads, size]``, and no weights.
+        ``[batch, queries, heads, size]``, and ``None`` in place of attention weights.
     """
     batch, heads, queries, size = query.shape
     groups, keys = key.shape[1:3]

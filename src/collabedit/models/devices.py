@@ -15,7 +15,7 @@ def default_device() -> str:
 
 
 def checked_device(name: str | None) -> str:
-    """A device that is here; :func:`default_device` where none is named.
+    """The name of a device that exists here; :func:`default_device` if none is given.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ... or ``auto``, which spreads a model.
@@ -41,8 +41,8 @@ def checked_device(name: str | None) -> str:
 
 
 def _choices() -> str:
-    here = ["cpu"]
-    here += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    available = ["cpu"]
+    available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        here.append("mps")
-    return f"choose {', '.join(here)} or auto"
+        available.append("mps")
+    return f"choose {', '.join(available)} or auto"

@@ -1,10 +1,10 @@
-"""Mixtures of experts: what the down-projections of a layer's experts read together.
+"""Mixtures of experts: the one key that the down-projections of a layer's experts share.
 
-A token's experts give ``sum_e g_e W_e k_e`` with the gates ``g_e`` of those that it is routed to.
-That is one matrix ``W = [W_1 ... W_n]`` times one key: the keys ``g_e k_e`` below each other, zero
-where the token is not routed. Everything else sees this one weight ``[d_out, n d_e]``; only this
-file knows how ``transformers`` (5 and later) keeps it and calls it. That the key is the right one
-is tried on the running model (:mod:`collabedit.models.trial`).
+A token's experts output ``sum_e g_e W_e k_e``, with the gates ``g_e`` of those that it is routed
+to. That is one matrix ``W = [W_1 ... W_n]`` times one key: the keys ``g_e k_e`` stacked, with zeros
+for experts that the token is not routed to. Everything else sees this one weight ``[d_out, n
+d_e]``; only this file knows how ``transformers`` (5 and later) stores and calls it.
+:mod:`collabedit.models.trial` checks on the running model that the key is the right one.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ __all__ = [
     "use_plain_products",
 ]
 
-#: What ``transformers`` knows :func:`one_by_one` by.
+#: The name under which ``transformers`` knows :func:`one_by_one`.
 _NAME = "collabedit_one_by_one"
 _DOWN, _UP = "down_proj", "gate_up_proj"
 
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """What the experts of a layer are given: states of tokens, and where each one goes.
+    """The input of a layer's experts: the tokens' states, and where each token is routed.
 
     Attributes:
         experts: the module that holds the experts' weights.
         hidden: ``[tokens, d_out]``.
-        index: ``[tokens, k]``, the experts of each token; numbers beyond the last one are none.
-        gates: ``[tokens, k]``, what each one's output is multiplied by.
+        index: ``[tokens, k]``, the experts of each token; a number beyond the last expert means
+            none.
+        gates: ``[tokens, k]``, the factor on each expert's output.
     """
 
     experts: Any
@@ -55,10 +56,10 @@ class Routed:
 
     @classmethod
     def of(cls, experts: nn.Module, args: tuple[Any, ...]) -> Routed:
-        """What a call of the module was given.
+        """The input of one call of the module.
 
         Raises:
-            ModelError: when these are not states, experts and gates.
+            ModelError: when the arguments are not states, experts and gates.
         """
         tensors = [arg.detach() for arg in args if isinstance(arg, Tensor)]
         if len(tensors) != 3 or tensors[1].shape != tensors[2].shape:
@@ -66,12 +67,12 @@ class Routed:
                 f"{type(experts).__name__} is not called with states, experts and gates; such "
                 "mixtures of experts cannot be edited"
             )
-        hidden, index, gates = (each.reshape(-1, each.shape[-1]) for each in tensors)
+        hidden, index, gates = (tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors)
         return cls(experts, hidden, index, gates)
 
     @property
     def device(self) -> torch.device:
-        """Where the states lie."""
+        """The device of the states."""
         return self.hidden.device
 
     def __getitem__(self, tokens: Tensor) -> Routed:
@@ -79,7 +80,7 @@ class Routed:
         return Routed(self.experts, self.hidden[tokens], self.index[tokens], self.gates[tokens])
 
     def by_expert(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Each expert that has tokens, these, and their gated keys ``g_e k_e [n, d_e]``."""
+        """Yield each expert with tokens, these tokens, their gated keys ``g_e k_e [n, d_e]``."""
         weights = stored_weight(self.experts, _UP)
         for expert in range(len(weights)):
             tokens, slots = torch.where(self.index == expert)
@@ -92,17 +93,17 @@ class Routed:
         count, _, width = getattr(self.experts, _DOWN).shape
         dtype = torch.promote_types(self.hidden.dtype, self.gates.dtype)
         keys = self.hidden.new_zeros(len(self.hidden), count, width, dtype=dtype)
-        for expert, tokens, found in self.by_expert():
-            keys[tokens, expert] = found.to(dtype)
+        for expert, tokens, gated in self.by_expert():
+            keys[tokens, expert] = gated.to(dtype)
         return keys.flatten(1)
 
 
-#: What a down-projection is given in a pass: its input ``[..., d_in]``, or a mixture's.
+#: The input of a down-projection in a forward pass, ``[..., d_in]``, or that of a mixture.
 Inputs: TypeAlias = "Tensor | Routed"
 
 
 def inputs_of(module: nn.Module, args: tuple[Any, ...]) -> Inputs:
-    """What a call gives a down-projection, or the experts in its place, to read."""
+    """The input of a call to a down-projection, or to the experts in its place."""
     if isinstance(module, nn.Linear) or not hasattr(module, _DOWN):
         inputs: Tensor = args[0]
         return inputs.detach()
@@ -110,7 +111,7 @@ def inputs_of(module: nn.Module, args: tuple[Any, ...]) -> Inputs:
 
 
 def tokens_at(inputs: Inputs, chosen: Tensor | None = None) -> Inputs:
-    """What some of a pass's tokens give, ``[n, d_in]`` or routed.
+    """The inputs at some of a pass's tokens, ``[n, d_in]`` or routed.
 
     Args:
         inputs: of a pass over ``[rows, columns]`` tokens.
@@ -122,16 +123,16 @@ def tokens_at(inputs: Inputs, chosen: Tensor | None = None) -> Inputs:
 
 def keys_at(inputs: Inputs, chosen: Tensor | None = None) -> Tensor:
     """The keys ``[n, d_in]`` of some of a pass's tokens; see :func:`tokens_at`."""
-    found = tokens_at(inputs, chosen)
-    return found.keys() if isinstance(found, Routed) else found
+    tokens = tokens_at(inputs, chosen)
+    return tokens.keys() if isinstance(tokens, Routed) else tokens
 
 
 def use_plain_products(hf: Any) -> None:
     """Make a ``transformers`` model run its experts by :func:`one_by_one`.
 
-    Its kernels for all experts at once know no float64, and on a CPU no width that is not a
-    multiple of 16 bytes; they are hardly quicker there, and what they compute for a token depends,
-    in the last bits, on the tokens beside it.
+    Its kernels for all experts at once support neither float64 nor, on a CPU, widths that are not a
+    multiple of 16 bytes. They are hardly faster there, and the last bits of a token's result depend
+    on the tokens beside it.
     """
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -140,23 +141,23 @@ def use_plain_products(hf: Any) -> None:
 
 
 def one_by_one(experts: Any, hidden: Tensor, index: Tensor, gates: Tensor) -> Tensor:
-    """What the experts give, one expert after the other; as Routed says, ``[tokens, d_out]``."""
+    """The experts' output ``[tokens, d_out]``, one expert at a time; arguments as in Routed."""
     result = torch.zeros_like(hidden)
     for expert in range(len(experts.down_proj)):
         tokens, slots = torch.where(index == expert)
         if len(tokens):
             inner = _inner(experts, experts.gate_up_proj[expert], hidden[tokens])
-            given = linear(inner, experts.down_proj[expert])[: len(tokens)]
-            given = given * gates[tokens, slots, None]
-            result = result.index_add(0, tokens, given.to(result.dtype))
+            output = linear(inner, experts.down_proj[expert])[: len(tokens)]
+            output = output * gates[tokens, slots, None]
+            result = result.index_add(0, tokens, output.to(result.dtype))
     return result
 
 
 def _inner(experts: Any, weight: Tensor, states: Tensor) -> Tensor:
-    """An expert's keys, without gates, of ``n`` states, and of copies where these are few.
+    """An expert's keys, without gates, for ``n`` states, padded with copies when these are few.
 
-    A product of few rows is summed in another order, and how many tokens an expert gets depends on
-    the whole batch.
+    A product of few rows is summed in a different order, and how many tokens an expert gets depends
+    on the whole batch.
     """
     copies = max(0, LEAST_ROWS - len(states))
     filled = torch.cat([states, states[-1:].expand(copies, -1)]) if copies else states
@@ -165,10 +166,10 @@ def _inner(experts: Any, weight: Tensor, states: Tensor) -> Tensor:
 
 
 def count_of(experts: nn.Module, hidden_size: int) -> int | None:
-    """How many experts a module holds, if it is of the form that can be edited.
+    """How many experts a module holds, if it has the form that can be edited.
 
     That is: all down-projections in one parameter ``down_proj [n, d_out, d_e]`` beside all of
-    ``gate_up_proj [n, 2 d_e, d_out]``, and nothing else that is learnt, such as biases.
+    ``gate_up_proj [n, 2 d_e, d_out]``, and no other parameters, such as biases.
 
     Args:
         experts: the module.

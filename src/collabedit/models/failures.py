@@ -1,4 +1,4 @@
-"""One line for what goes wrong while a model is loaded: the cause, and what to do."""
+"""One line for whatever goes wrong while a model is loaded: the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PACKAGE = re.compile(r"pip install (?:-U |--upgrade )?[`'\"]?([A-Za-z][\w.\-\[\
 def explained(name: str, what: str = "the model", remedy: str = "") -> Iterator[None]:
     """Turn any exception that a library raises while loading into one line.
 
-    ``transformers`` raises errors of a dozen classes, of its own and of other packages, so all are
-    caught here; the original one stays attached as the cause.
+    ``transformers`` raises errors of a dozen classes, its own and those of other packages, so all
+    are caught here; the original stays attached as the cause.
 
     Args:
         name: what the user called it.
-        what: what is loaded.
+        what: what is being loaded.
         remedy: what to do, beyond what follows from the error.
 
     Raises:
@@ -57,7 +57,7 @@ def reason_of(error: Exception) -> str:
         return "it does not fit into memory; try --dtype bfloat16 or --device auto"
     if "trust_remote_code" in text or "custom code" in text:
         return (
-            "it comes with Python code of its own, which runs only if you allow it: read the code, "
+            "it ships its own Python code, which runs only if you allow it: read the code, "
             "then give --trust-remote-code (in Python: trust_remote_code=True)"
         )
     if "Unrecognized configuration class" in text:
@@ -75,8 +75,8 @@ def reason_of(error: Exception) -> str:
 
 
 def _class_named(text: str) -> str:
-    found = re.search(r"<class '[\w.]*?(\w+)'>", text)
-    return found.group(1) if found else "by its config.json"
+    match = re.search(r"<class '[\w.]*?(\w+)'>", text)
+    return match.group(1) if match else "by its config.json"
 
 
 def _missing_package(text: str, error: ImportError) -> str:

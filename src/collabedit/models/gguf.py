@@ -25,15 +25,15 @@ from collabedit.models.report import load_checked
 
 __all__ = ["convert_gguf", "converted_directory"]
 
-#: Older versions put a token in front of texts, or end them with another, regardless of the file.
+#: Older versions put tokens before or after a text regardless of what the file says.
 _NEEDS = "transformers>=5.20"
 _REMEDY = "if the file is damaged, download it again"
-#: Copies of an earlier kind were made without a check that the file is complete.
+#: Part of a copy's name: earlier copies were made without checking that the file is complete.
 _COPIES = "checked"
 
 
 def converted_directory(gguf: Path) -> Path:
-    """Where the dense copy of a GGUF file is kept: by its path, size and time of change."""
+    """Where a GGUF file's dense copy is kept, keyed by path, size and modification time."""
     status = gguf.resolve().stat()
     parts = (_COPIES, gguf.resolve(), status.st_size, status.st_mtime_ns)
     key = hashlib.sha256(" ".join(map(str, parts)).encode())
@@ -44,7 +44,7 @@ def convert_gguf(source: Path, target: Path) -> Path:
     """Dequantise a GGUF file once and keep it as a safetensors model directory.
 
     Returns:
-        ``target``, a model in float32, which is complete or does not exist.
+        ``target``, a model in float32, which is either complete or absent.
 
     Raises:
         ModelError: when the file cannot be read, or ``transformers`` is too old for it.
@@ -68,7 +68,7 @@ def convert_gguf(source: Path, target: Path) -> Path:
 
 @contextmanager
 def _without_bar() -> Iterator[None]:
-    """Hide the bar of dequantising, which does not obey the switch of ``transformers``' others."""
+    """Hide the dequantisation bar, which ignores ``transformers``' switch for its other bars."""
     module: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     bar = getattr(module, "tqdm", None)
     if bar is None:  # in versions that have none
@@ -82,15 +82,15 @@ def _without_bar() -> Iterator[None]:
 
 
 def _read(source: Path) -> tuple[Any, Any]:
-    """The tokenizer and the dense model of a file, all of whose weights are the file's."""
+    """The tokenizer and the dense model of a file; every weight comes from the file."""
     import transformers
 
     options: dict[str, Any] = {"dtype": torch.float32}
     if hasattr(transformers, "GgufConfig"):  # newer versions keep weights packed by default
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    place: dict[str, Any] = {"gguf_file": source.name}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **place)
-    return tokenizer, load_checked(source.parent, str(source), **place, **options)
+    location: dict[str, Any] = {"gguf_file": source.name}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **location)
+    return tokenizer, load_checked(source.parent, str(source), **location, **options)
 
 
 def _check_version(source: Path) -> None:
@@ -101,6 +101,6 @@ def _check_version(source: Path) -> None:
         require_version(_NEEDS)
     except ImportError:
         raise ModelError(
-            f"{source.name}: GGUF files need {_NEEDS}, installed is {transformers.__version__}, "
-            "which would make a wrong tokenizer of it"
+            f"{source.name}: GGUF files need {_NEEDS}, but {transformers.__version__} is "
+            "installed, which would build a wrong tokenizer from it"
         ) from None

@@ -1,7 +1,7 @@
-"""All that collabedit does to a running model, as context managers that undo themselves.
+"""Everything that collabedit does to a running model, as context managers that undo themselves.
 
-``transformers`` has changed what a decoder layer returns (a tuple once, a tensor now); only this
-file knows.
+``transformers`` has changed what a decoder layer returns (formerly a tuple, now a tensor); only
+this file knows.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 
-class _StopForward(Exception):  # noqa: N818  (no error)
-    """Unwinds a forward pass whose rest is not needed."""
+class _StopForward(Exception):  # noqa: N818  (not an error)
+    """Unwinds a forward pass when the rest of it is not needed."""
 
 
 def hidden_states(output: Any) -> Tensor:
@@ -61,8 +61,8 @@ def seen_outputs(
 
     Args:
         modules: the modules.
-        read: takes what is needed from an output, as soon as it is there: Falcon adds to its MLP's
-            output in place. By default, the output itself.
+        read: extracts what is needed from an output as soon as it is there, since Falcon adds to
+            its MLP's output in place. By default, the output itself.
     """
     store: dict[Any, Any] = {}
 
@@ -85,7 +85,7 @@ def stops_after(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def stops_before(module: nn.Module) -> AbstractContextManager[None]:
-    """Like :func:`stops_after`, as soon as the input of ``module`` is known."""
+    """Like :func:`stops_after`, but as soon as the input of ``module`` is known."""
     return _stopping(module.register_forward_pre_hook)
 
 
@@ -107,7 +107,7 @@ def replaced_layers(
     Args:
         skipped: layers below ``last``, which pass their input through.
         last: the layer whose output is given.
-        output_like: an output of such a layer, whose form is imitated.
+        output_like: an output of such a layer, whose form is copied.
         hidden: ``[batch, positions, hidden_size]``.
     """
 
@@ -129,7 +129,7 @@ def replaced_layers(
 
 @contextmanager
 def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    previous = module.__dict__.get("forward")  # accelerate sets one of its own
+    previous = module.__dict__.get("forward")  # accelerate sets its own
     module.__dict__["forward"] = forward
     try:
         yield
@@ -142,11 +142,11 @@ def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterato
 
 @contextmanager
 def added(module: nn.Module, change: Tensor) -> Iterator[None]:
-    """Add ``change`` to what a module returns, perhaps with rows and positions in one dimension.
+    """Add ``change`` to a module's output, which may flatten rows and positions.
 
     Args:
         module: one that returns a tensor.
-        change: as many numbers as that has, or what broadcasts to it.
+        change: as many numbers as the output, or of a shape that broadcasts to it.
     """
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -161,11 +161,11 @@ def added(module: nn.Module, change: Tensor) -> Iterator[None]:
 def added_states(
     module: nn.Module, shape: tuple[int, int], rows: Tensor, positions: Tensor, change: Tensor
 ) -> Iterator[None]:
-    """Add to what a module returns at ``n`` positions; gradients reach ``change``.
+    """Add to a module's output at ``n`` positions; gradients reach ``change``.
 
     Args:
-        module: one that returns hidden states, perhaps with rows and positions in one dimension,
-            or a tuple that begins with them.
+        module: one that returns hidden states, perhaps with rows and positions flattened, or a
+            tuple that begins with them.
         shape: numbers of rows and positions.
         rows: ``[n]``.
         positions: ``[n]``.
@@ -188,14 +188,14 @@ def added_states(
 def replaced_states(
     module: nn.Module, shape: tuple[int, int], positions: Tensor, states: Tensor
 ) -> Iterator[None]:
-    """Replace what a module returns at one position of every row.
+    """Replace a module's output at one position of every row.
 
     Args:
-        module: one that returns a tensor of hidden states, perhaps with rows and positions in one
-            dimension.
+        module: one that returns a tensor of hidden states, perhaps with rows and positions
+            flattened.
         shape: numbers of rows and positions.
         positions: ``[rows]``, on the CPU.
-        states: ``[rows, hidden_size]``, what it shall return there.
+        states: ``[rows, hidden_size]``, what to return there.
     """
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -209,15 +209,15 @@ def replaced_states(
 
 @contextmanager
 def gathered(head: nn.Module, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Compute the head at the given positions only.
+    """Compute the head only at the given positions.
 
     Within the block the model's logits are ``[1, n, vocabulary]`` for ``n`` pairs of a row and a
-    position, in the type of the head. What a model does to its logits after the head
-    (soft-capping, scaling) still applies.
+    position, in the head's type. What a model does to its logits after the head (soft-capping,
+    scaling) still applies.
     """
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        device = args[0].device  # of the layer below, in a sharded model
+        device = args[0].device  # the device of the layer below, in a sharded model
         chosen = args[0][rows.to(device), positions.to(device)].unsqueeze(0)
         return (chosen.to(next(head.parameters()).dtype), *args[1:])
 

@@ -1,4 +1,4 @@
-"""A causal language model as the editor sees it."""
+"""A causal language model as an editor sees it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from collabedit.models.trial import Tail, check_causal, reaches_later_tokens, tr
 __all__ = ["LanguageModel", "WeightChange", "weight_sha256"]
 
 
-#: Where a tensor lies, how often it was written to, and a few of its values.
+#: A tensor's address, how often it was written to, and a few of its values.
 _Stamp = tuple[int, int, tuple[float, ...]]
 _SAMPLED = 16
 
@@ -34,7 +34,7 @@ class WeightChange(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of all that the change is made of."""
+        """Digest of everything that defines the change."""
 
     def dense(self) -> Tensor:
         """The change as a matrix, ``[d_out, d_in]``."""
@@ -45,14 +45,14 @@ class LanguageModel:
     """A ``transformers`` causal LM with its tokenizer and inferred structure.
 
     Weights are always seen as ``[d_out, d_in]``, whatever orientation the model stores. The experts
-    of a layer are one such weight, their parts side by side (:mod:`collabedit.models.experts`).
+    of a layer form one such weight, side by side (:mod:`collabedit.models.experts`).
 
     Attributes:
-        hf: the ``transformers`` model, in evaluation mode, without gradients of its weights.
+        hf: the ``transformers`` model, in evaluation mode, with its weights' gradients turned off.
         tokenizer: its fast tokenizer.
         name: what the user called it.
-        memory_budget: bytes beyond its weights that one stage may take; ``None`` for as many as
-            are quickest.
+        memory_budget: bytes that one stage may take beyond the weights; ``None`` for whatever is
+            fastest.
         structure: where its parts are.
     """
 
@@ -74,7 +74,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the input embedding computes, and so where inputs go."""
+        """The device on which the input embedding computes, and so where inputs go."""
         return device_of(self.hf.get_input_embeddings())
 
     @property
@@ -92,7 +92,7 @@ class LanguageModel:
     def can_be_quick(self) -> bool:
         """Whether a copy is much faster (see :meth:`quick_copy`).
 
-        None is made of a model that is sharded or offloaded, since it hardly fits as it is.
+        A sharded or offloaded model gets none, since it barely fits as it is.
         """
         if is_dispatched(self.hf):
             return False
@@ -101,18 +101,18 @@ class LanguageModel:
         return self.dtype == torch.float32 and has_fast_bfloat16(self.device)
 
     def quick_copy(self) -> LanguageModel:
-        """A copy to differentiate and to sample with where that is much faster, else the model.
+        """A copy to differentiate and sample with if that is much faster, else the model itself.
 
-        The copy of a float32 model multiplies matrices in bfloat16, and only the layers' matrices:
-        the states between them, the norms and the head keep the model's own type, because rounding
-        the states once a layer is most of the error of a model that computes in bfloat16
-        throughout. What is not rounded is shared with the model. On a CPU, also for a model in
-        bfloat16, attention is by plain products, whose gradient is quicker there.
+        The copy of a float32 model multiplies by the layers' matrices in bfloat16. The states
+        between them, the norms and the head keep the model's own type, because rounding the states
+        at every layer causes most of the error of a model that runs in bfloat16 throughout.
+        Parameters that are not rounded are shared with the model. On a CPU attention uses plain
+        products, even for a model in bfloat16, because their gradient is faster there.
         """
         if not self.can_be_quick:
             return self
         matrices = {id(p) for p in self._matrices()}
-        parameters: dict[int, Any] = {  # deepcopy takes these for the copies it would make
+        parameters: dict[int, Any] = {  # deepcopy uses these instead of making copies
             id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False) if id(p) in matrices else p
             for p in self.hf.parameters()
         }
@@ -129,11 +129,11 @@ class LanguageModel:
 
     @property
     def quick_copy_bytes(self) -> int:
-        """What a quick copy takes beyond the model."""
+        """Bytes that a quick copy takes on top of the model."""
         return sum(2 * p.numel() for p in self._matrices() if p.dtype != torch.bfloat16)
 
     def _matrices(self) -> Iterator[nn.Parameter]:
-        """What the layers' linear maps multiply by, and add."""
+        """The weights and biases of the layers' linear maps."""
         from transformers.pytorch_utils import Conv1D
 
         width = self.structure.hidden_size
@@ -156,28 +156,29 @@ class LanguageModel:
         return self.module(self.structure.projection_path(layer))
 
     def tail(self, layer: int) -> Tail:
-        """What lies between a layer's down-projection and its output, as tried on this model.
+        """What comes between a layer's down-projection and its output, as measured on this model.
 
         Raises:
-            ModelError: when no edit of the layer's weight would do what it should.
+            ModelError: when an edit of the layer's weight would not have the intended effect.
         """
         if layer not in self._tails:
             self._tails.update(try_layers(self, [layer]))
         return self._tails[layer]
 
     def site(self, layer: int) -> nn.Module:
-        """The module whose output an edit of the layer's weight moves by just what it adds.
+        """The module whose output moves by exactly what an edit of the layer's weight adds.
 
-        That is the layer, where its output is a sum with what the down-projection gives; or the
-        projection itself where a norm or a factor comes between.
+        That is the layer if it adds the down-projection's output to its own, or the projection
+        itself if a norm or a factor comes in between.
         """
         return self.layer(layer) if self.tail(layer).direct else self.projection(layer)
 
     def effect(self, layer: int, output: Tensor, change: Tensor) -> Tensor:
-        """How a change ``[..., d_out]`` of what :meth:`site` gives moves the layer's output.
+        """How a change ``[..., d_out]`` in the output of :meth:`site` moves the layer's output.
 
         Raises:
-            ModelError: when that is not known, because more than a norm and a factor lie between.
+            ModelError: when that is not known, because more than a norm and a factor come in
+                between.
         """
         tail = self.tail(layer)
         if tail.direct:
@@ -209,16 +210,16 @@ class LanguageModel:
         indirect = [layer for layer in layers if not self.tail(layer).direct]
         if indirect and len(layers) > 1:
             raise ModelError(
-                f"{self.name}: what {self.structure.projection_path(indirect[0])} gives is not "
-                "added to the layer's output as it is, so that a single layer can be edited; "
+                f"{self.name}: the output of {self.structure.projection_path(indirect[0])} is not "
+                "added to the layer's output as it is, so only a single layer can be edited; "
                 f"give one of {list(layers)}"
             )
         last = max(layers, default=0)
         check_causal(self, last)
         if last < self.structure.n_layers - 1 and not reaches_later_tokens(self, last):
             raise ModelError(
-                f"{self.name}: what layer {last} gives reaches no later token, since the layers "
-                "above take keys and values of lower ones; edit a lower layer"
+                f"{self.name}: the output of layer {last} reaches no later token, because the "
+                "layers above reuse keys and values of lower ones; edit a lower layer"
             )
 
     def weight_names(self, layers: Sequence[int]) -> list[str]:
@@ -234,24 +235,25 @@ class LanguageModel:
         return [self.structure.weight_name(layer) for layer in layers]
 
     def stored(self, name: str) -> Tensor:
-        """An edited weight as the model stores it; one that was offloaded no longer is."""
-        module, own_name = self._place(name)
+        """An edited weight as the model stores it; an offloaded one then stays in memory."""
+        module, own_name = self._locate(name)
         keep_in_memory(module)
         return module.get_parameter(own_name).detach()
 
     def weight(self, name: str) -> Tensor:
-        """An edited weight, ``[d_out, d_in]``; a view, but for experts (a copy)."""
+        """An edited weight, ``[d_out, d_in]``; a view, or a copy in the case of experts."""
         return self.structure.matrix(self.stored(name))
 
     def fingerprint(self, names: Sequence[str]) -> dict[str, str]:
         """SHA-256 of each named weight's type, shape and bytes, as they are now.
 
-        A digest is kept while the weight is the same tensor, unwritten; see :func:`_stamp`.
+        A digest is reused while the weight is the same tensor and has not been written to; see
+        :func:`_stamp`.
         """
         return {name: self._digest(name) for name in names}
 
     def _digest(self, name: str) -> str:
-        module, own_name = self._place(name)
+        module, own_name = self._locate(name)
         stamp = _stamp(module.get_parameter(own_name))
         known = self._digests.get(name)
         if known is None or known[0] != stamp:
@@ -265,7 +267,7 @@ class LanguageModel:
     def apply_(self, changes: Mapping[str, WeightChange]) -> None:
         """Add changes to the weights for good.
 
-        Sums are formed in the changes' float64 and rounded to the weights' type at the end.
+        Sums are formed in float64, the changes' type, and rounded to the weights' type at the end.
 
         Raises:
             ModelError: when a change names a weight that the model lacks, or has another shape.
@@ -274,17 +276,17 @@ class LanguageModel:
             weight, dense = self.weight(name), change.dense()
             if dense.shape != weight.shape:
                 raise ModelError(
-                    f"{self.name}: {name} is {tuple(weight.shape)}, "
-                    f"the update {tuple(dense.shape)}; it was made for another model"
+                    f"{self.name}: {name} is {tuple(weight.shape)}, but the update is "
+                    f"{tuple(dense.shape)}; it was made for another model"
                 )
             self.stored(name).copy_(self.structure.stored(dense + weight.to(dense.device)))
 
     @contextmanager
     def edited(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
-        """Apply changes within the block; restore the very bytes of the weights after it.
+        """Apply changes within the block; restore the exact bytes of the weights after it.
 
-        Entering it again with equal changes inside the block does nothing, so that several parties
-        in one process can each ask for the same state.
+        Entering it again with equal changes inside the block does nothing, so several parties in
+        one process can each ask for the same state.
 
         Raises:
             ModelError: when the model carries other changes, or these do not fit it.
@@ -306,7 +308,7 @@ class LanguageModel:
     def starting_from(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
         """Within the block, the model with these changes is the unedited one.
 
-        What earlier rounds wrote is where the next round starts. The very bytes of the weights are
+        The next round starts from what earlier rounds wrote. The exact bytes of the weights are
         restored after the block.
         """
         if self._current_edit is not None:
@@ -316,7 +318,7 @@ class LanguageModel:
 
     @contextmanager
     def changed(self, changes: Mapping[str, WeightChange]) -> Iterator[None]:
-        """Add changes within the block, on top of any others; restore the very bytes after it."""
+        """Add changes within the block, on top of any others; restore the exact bytes after it."""
         saved = {name: self.stored(name).clone() for name in changes}
         try:
             self.apply_(changes)
@@ -325,8 +327,8 @@ class LanguageModel:
             for name, value in saved.items():
                 self.stored(name).copy_(value)
 
-    def _place(self, name: str) -> tuple[nn.Module, str]:
-        """The module of a weight, and the weight's name there."""
+    def _locate(self, name: str) -> tuple[nn.Module, str]:
+        """The module that owns a weight, and the weight's name in it."""
         path, _, own_name = name.rpartition(".")
         try:
             module = self.module(path)
@@ -337,13 +339,13 @@ class LanguageModel:
 
 
 def _stamp(tensor: Tensor) -> _Stamp:
-    """What tells that a tensor has been replaced or written to since, for a fraction of a digest.
+    """A mark that changes when a tensor is replaced or written to, far cheaper than a digest.
 
     Torch counts the writes to a tensor, but not those through its ``data``; a few of its values
-    show these where they change most of it.
+    reveal those if they change most of it.
     """
     tensor = tensor.detach()
-    if tensor.is_meta:  # offloaded, so that it cannot be written to
+    if tensor.is_meta:  # offloaded, so it cannot be written to
         return 0, tensor._version, ()
     flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.flatten()
     sample = flat[:: max(1, flat.numel() // _SAMPLED)].tolist()

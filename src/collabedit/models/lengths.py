@@ -1,4 +1,4 @@
-"""Whether a model takes texts as long as they are, before any work is done with them."""
+"""Checks that a model can take texts of a given length, before any work is done with them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["check_lengths", "context_length"]
 
 
 def context_length(model: LanguageModel) -> int | None:
-    """The most tokens that the model takes at once, or ``None`` where its configuration is mute."""
+    """The most tokens that the model takes at once; ``None`` if its configuration omits it."""
     config = model.hf.config.get_text_config(decoder=True)
     length: int | None = getattr(config, "max_position_embeddings", None)
     return length
 
 
 def check_lengths(model: LanguageModel, texts: Sequence[PromptText], names: Sequence[str]) -> None:
-    """Check that a model takes texts: that they fit its context, and that it knows their tokens.
+    """Check that a model can take texts: that they fit its context, and that it knows their tokens.
 
     Args:
         model: the model.
         texts: the texts, targets included.
-        names: what complaints call each text; never its words, which are private.
+        names: what errors call each text; never its words, which are private.
 
     Raises:
         RequestError: when a text is too long, or holds a token without an embedding.
@@ -35,12 +35,12 @@ def check_lengths(model: LanguageModel, texts: Sequence[PromptText], names: Sequ
         fed = len(text.ids) - bool(text.target_ids)  # nothing follows a target's last token
         if limit is not None and fed > limit:
             raise RequestError(
-                f"{name}: a text of it has {len(text.ids)} tokens, and {model.name} takes {limit}; "
-                "shorten the prompt or the target"
+                f"{name}: one of its texts has {len(text.ids)} tokens, and {model.name} "
+                f"takes {limit}; shorten the prompt or the target"
             )
         if max(text.ids, default=0) >= embedded:
             token = model.tokenizer.convert_ids_to_tokens(max(text.ids))
             raise RequestError(
-                f"{name}: {model.name} has no embedding for the token {token!r}, which its "
-                "tokenizer was given later; take it out of the text"
+                f"{name}: {model.name} has no embedding for the token {token!r}, which was added "
+                "to its tokenizer later; remove it from the text"
             )

@@ -35,7 +35,7 @@ __all__ = [
     "resolve",
 ]
 
-#: Names that files of a tokenizer have.
+#: Name patterns of tokenizer files.
 _TOKENIZERS = ("tokenizer*", "*vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 _TOKENIZER_REMEDY = "copy the tokenizer's files from the original model again"
 _KINDS = "a built-in name, a directory or a .gguf file"
@@ -73,19 +73,19 @@ def load_model(
 ) -> LanguageModel:
     """Load a model to edit.
 
-    All of its weights are those of the checkpoint: one that lacks some, or holds others, is
-    refused. Packed weights are unpacked where ``transformers`` can do so on loading, and a LoRA
+    All weights come from the checkpoint: one that lacks some, or holds others, is refused. Packed
+    weights are unpacked where ``transformers`` can do so on loading, and a LoRA
     adapter beside the weights is merged into them; one line on standard error says so.
 
     Args:
         name: a built-in name (``collabedit models list``), a local directory, a ``.gguf`` file,
             or a Hub id.
         dtype: type of the weights.
-        device: ``cpu``, ``cuda``, ...; the GPU where there is one by default. ``auto`` spreads the
+        device: ``cpu``, ``cuda``, ...; by default the GPU, if there is one. ``auto`` spreads the
             layers over all GPUs, then main memory, and reads what is left from disk at every use.
-        memory_budget: bytes beyond the weights that one stage may take; ``auto`` leaves them free.
-        max_memory: for ``auto``, the most weights by device, such as ``{0: "20GB", "cpu": "8GB"}``;
-            what is free by default.
+        memory_budget: bytes that one stage may take beyond the weights; ``auto`` leaves them free.
+        max_memory: for ``auto``, how much each device may hold, such as ``{0: "20GB", "cpu":
+            "8GB"}``; by default, what is free.
         trust_remote_code: whether Python code that ships with the model may run.
 
     Raises:
@@ -148,11 +148,11 @@ def resolve(name: str, *, weights: bool = True) -> str:
     """The directory or Hub id behind a name; built-in names and GGUF files are converted first.
 
     Args:
-        name: of the model.
+        name: the model's name.
         weights: whether a directory must hold weights.
 
     Raises:
-        InputError: when there is nothing at a path, or something other than a model.
+        InputError: when there is nothing at a path, or something that is not a model.
         ModelError: when the files of a local model are damaged or missing.
     """
     if name in catalogue.names():
@@ -178,7 +178,7 @@ def _check_name(name: str) -> None:
 
 
 def _path(name: str) -> tuple[Path, bool]:
-    """The path that a name may mean, and whether it exists."""
+    """The path that a name may refer to, and whether it exists."""
     try:
         path = Path(name).expanduser()
         return path, path.exists()
@@ -209,21 +209,21 @@ def _not_found(name: str, error: Exception) -> ModelError:
     reason = " ".join(str(error).split())[:200].rstrip(".")
     return ModelError(
         f"cannot load the model {name!r}: it is neither a directory here nor a built-in name "
-        f"({', '.join(catalogue.names())}), and the Hugging Face Hub did not give it: {reason}"
+        f"({', '.join(catalogue.names())}), and the Hugging Face Hub did not provide it: {reason}"
     )
 
 
 def _load_weights(
     source: str, name: str, config: Any, options: dict[str, Any], packing: Unpacking | None
 ) -> Any:
-    """The model with all weights of its checkpoint, dense, and nothing else."""
+    """The model with all weights of its checkpoint, dense, and no others."""
     if packing is not None:
         options = {**options, **packing.options}
     folder = Path(source)
     with ExitStack() as stack, explained(name):
         adapted = folder.is_dir() and has_adapter(folder)
-        place = stack.enter_context(without_adapter(folder)) if adapted else source
-        hf = load_checked(place, name, config=config, **options)
+        location = stack.enter_context(without_adapter(folder)) if adapted else source
+        hf = load_checked(location, name, config=config, **options)
         if packing is not None:
             hf = unpacked(name, hf, packing)
         hf.name_or_path = hf.config.name_or_path = source

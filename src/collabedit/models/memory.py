@@ -1,4 +1,4 @@
-"""How much of a stage fits one pass, within the memory that the user grants."""
+"""How much of a stage fits into one pass within the user's memory budget."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = [
 #: Activations of one layer for one token, in hidden and in MLP widths: norms, queries, keys,
 #: values, attention's output and residual; gate, up, activation and their product.
 HIDDEN_WIDTHS, MLP_WIDTHS = 12, 4
-#: The part of a budget that is given away: freed pieces are not all used again, and products are
-#: reordered on their way.
+#: The share of a budget that is planned for: not all freed memory is reused, and products make
+#: reordered copies.
 _USABLE = 0.5
-#: Heads that fit the least budget.
+#: Copies of the head that fit into the least budget.
 _HEADS = 4
 #: Copies of a token's logits: the product, the log-softmax and its gradient.
 LOGIT_COPIES = 3
 
 
 def least_budget(model: LanguageModel) -> int:
-    """Bytes below which a stage takes more than its budget, however little it does at once.
+    """The budget in bytes below which a stage exceeds it, however little it does at once.
 
     Four times the head: products reorder it, forward and backward, and the rest is less.
     """
@@ -37,7 +37,7 @@ def least_budget(model: LanguageModel) -> int:
 
 
 def head_bytes(model: LanguageModel) -> int:
-    """What the output embedding takes, and again wherever products reorder it."""
+    """Bytes of the output embedding, which are taken again wherever a product reorders it."""
     weight: Tensor = model.head.weight  # type: ignore[assignment]
     return weight.nbytes
 
@@ -54,7 +54,7 @@ def pass_tokens(
 
     Args:
         model: the model; its ``memory_budget`` counts beyond its weights.
-        most: as many as are quickest.
+        most: the fastest number.
         read_share: share of the tokens that logits are computed for.
         kept_layers: layers whose activations are kept for a backward pass.
         reserved: bytes of the budget that something else takes.
@@ -75,16 +75,16 @@ def texts_at_once(
 
     Args:
         model: the model.
-        most: as many as are quickest.
-        tokens: of one text.
-        layers: whose keys and values are held.
+        most: the fastest number.
+        tokens: length of one text.
+        layers: number of layers whose keys and values are held.
         reserved: bytes of the budget that something else takes.
     """
     if model.memory_budget is None:
         return most
-    each = tokens * 2 * layers * model.structure.hidden_size * model.dtype.itemsize
+    text_bytes = tokens * 2 * layers * model.structure.hidden_size * model.dtype.itemsize
     room = _usable(model.memory_budget, reserved)
-    return max(1, min(most, int(room / each))) if each else most
+    return max(1, min(most, int(room / text_bytes))) if text_bytes else most
 
 
 def _usable(budget: int, reserved: float) -> float:

@@ -1,8 +1,8 @@
-"""Where a model's weights lie: on one device, on several, or offloaded to main memory or disk.
+"""Where a model's weights are kept: on one device, on several, or offloaded to main memory or disk.
 
 ``transformers`` shards and offloads a model through accelerate, whose hooks fetch an offloaded
 weight when its module runs and drop it afterwards; between uses it is on the meta device. Only this
-file knows.
+file knows about it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
 
 
 def is_dispatched(hf: Any) -> bool:
-    """Whether accelerate brings inputs or weights to where the model computes."""
+    """Whether accelerate moves inputs or weights to where the model computes."""
     return hasattr(hf, "_hf_hook")
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes, which for offloaded weights is not where they lie."""
+    """The device on which a module computes, which is not where offloaded weights are kept."""
     device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     return next(module.parameters()).device if device is None else torch.device(device)
 
 
 def stored_weight(module: nn.Module, name: str) -> Tensor:
-    """The value of a module's own parameter, wherever it lies."""
+    """The value of a module's own parameter, wherever it is kept."""
     from accelerate.utils import align_module_device
 
     with align_module_device(module):
@@ -46,10 +46,10 @@ def stored_weight(module: nn.Module, name: str) -> Tensor:
 
 
 def keep_in_memory(module: nn.Module) -> None:
-    """End the offloading of a module's own weights; they lie where it computes from now on.
+    """Stop offloading a module's own weights; from now on they stay where it computes.
 
-    What is offloaded is a file of the unedited model, so that a weight that is to change has to be
-    in memory.
+    Offloaded weights are read from files of the unedited model, so a weight that is to change has
+    to be in memory.
     """
     from accelerate.hooks import remove_hook_from_module
     from accelerate.utils import has_offloaded_params, set_module_tensor_to_device
@@ -64,7 +64,7 @@ def keep_in_memory(module: nn.Module) -> None:
 
 
 def spill_folder() -> str:
-    """Where weights lie on disk that the files hold in another form, such as experts.
+    """A folder for offloaded weights that the model's files hold in another form, such as experts.
 
     It is removed when the process ends.
     """

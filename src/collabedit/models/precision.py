@@ -1,4 +1,4 @@
-"""What a device multiplies quickly, and how to let it."""
+"""Which products a device computes fast, and how to let it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn.functional import linear
 __all__ = ["has_fast_bfloat16", "quick_products"]
 
 
-#: A product like those of a small model's layer, how often it is timed, and how many times quicker
-#: it must be for a copy of the weights to pay.
+#: The sizes of a product as in a small model's layer, how often it is timed, and how many times
+#: faster it must be for a copy of the weights to pay off.
 _ROWS, _WIDE, _NARROW, _TIMES = 256, 1536, 576, 5
 _WORTH_A_COPY = 1.5
 
@@ -24,9 +24,9 @@ _WORTH_A_COPY = 1.5
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices much faster than float32 ones.
 
-    On processors it is tried, since their flags do not tell: with the same AVX-512 instructions
-    some are three times faster, and some half as fast. The ratios lie so far from the limit that
-    a processor always gets the same answer.
+    CPUs are timed, since their feature flags do not tell: with the same AVX-512 instructions some
+    are three times as fast, and some half as fast. The ratios are so far from the threshold that a
+    CPU always gets the same answer.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -41,7 +41,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 @cache
 @torch.no_grad()
 def _bfloat16_gain() -> float:
-    """How many times faster a core multiplies in bfloat16: the best of a few tries each."""
+    """How many times faster a core multiplies in bfloat16, by the best of a few tries each."""
     factors = (torch.ones(_ROWS, _NARROW), torch.ones(_WIDE, _NARROW))
     rounded = tuple(factor.bfloat16() for factor in factors)
     threads = torch.get_num_threads()
@@ -55,19 +55,19 @@ def _bfloat16_gain() -> float:
 
 
 def _seconds(factors: tuple[Tensor, ...]) -> float:
-    started = time.thread_time()  # of this thread, so that what else runs does not count
+    started = time.thread_time()  # of this thread, so that other work does not count
     linear(*factors)
     return time.thread_time() - started
 
 
 @contextmanager
 def quick_products(*, rounded: bool = False) -> Iterator[None]:
-    """Compute float32 products on the CPU by oneDNN where that is quicker than the usual way.
+    """Compute float32 products on the CPU with oneDNN where that is faster than the default.
 
-    On processors with AVX-512 that are not Intel's, MKL leaves half of their rate unused. With
-    matrix units (AMX) oneDNN rounds the factors to bfloat16, while sums stay in float32. Neither
-    pays for products of a few rows, as in generation. Versions of torch without this setting go on
-    as usual.
+    On AVX-512 processors that are not Intel's, MKL leaves half of their speed unused. On matrix
+    units (AMX) oneDNN rounds the factors to bfloat16, while sums stay in float32. Neither pays off
+    for products of a few rows, as in generation. Versions of torch without this setting are left as
+    they are.
 
     Args:
         rounded: whether the factors may be rounded.
@@ -77,7 +77,7 @@ def quick_products(*, rounded: bool = False) -> Iterator[None]:
         yield
         return
     usual = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"  # a permission, of which only AMX and ARM processors make use
+    matmul.fp32_precision = "bf16"  # a permission, which only AMX and ARM processors use
     try:
         yield
     finally:
@@ -86,6 +86,6 @@ def quick_products(*, rounded: bool = False) -> Iterator[None]:
 
 @cache
 def _keeps_float32() -> bool:
-    """Whether oneDNN, though it may round float32 to bfloat16, does not."""
+    """Whether oneDNN keeps float32 here even if it is allowed to round to bfloat16."""
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
     return platform.machine().lower() in ("x86_64", "amd64") and not amx

@@ -1,4 +1,4 @@
-"""Checkpoints with packed weights: unpacked on loading where that can be done, else refused.
+"""Checkpoints with packed weights: unpacked on loading if possible, otherwise refused.
 
 Packed weights can be neither edited nor saved beside dense ones.
 """
@@ -29,7 +29,7 @@ class Unpacking:
     """How the weights of a packed checkpoint become dense.
 
     Attributes:
-        options: of ``from_pretrained``, under which they are unpacked as they are read.
+        options: arguments of ``from_pretrained`` that unpack them as they are read.
         afterwards: whether they are unpacked once the model is loaded instead.
     """
 
@@ -38,7 +38,7 @@ class Unpacking:
 
 
 def unpacking(name: str, config: Any) -> Unpacking | None:
-    """How a model's weights become dense; says so. ``None`` where they are dense already.
+    """How a model's weights become dense, announced in a line; ``None`` if they already are.
 
     Args:
         name: what the user called the model.
@@ -64,10 +64,10 @@ def unpacking(name: str, config: Any) -> Unpacking | None:
 
 
 def unpacked(name: str, hf: Any, how: Unpacking) -> Any:
-    """A loaded model with dense weights, which is saved as it is.
+    """A loaded model with dense weights, which will be saved that way.
 
     Raises:
-        ModelError: when some of its weights are packed still.
+        ModelError: when some of its weights are still packed.
     """
     if how.afterwards:
         hf = hf.dequantize()
@@ -79,7 +79,7 @@ def unpacked(name: str, hf: Any, how: Unpacking) -> Any:
 
 
 def _quantisation(config: Any) -> Mapping[str, Any] | None:
-    """The quantisation part of a configuration, or of the text model's in it."""
+    """The quantisation part of a configuration, or of its text model."""
     parts = [config, getattr(config, "text_config", None)]
     for part in parts:
         found = getattr(part, "quantization_config", None)
@@ -108,7 +108,7 @@ def _require_package(name: str, method: str) -> None:
 
 
 def _while_read(packed: Mapping[str, Any]) -> Unpacking | None:
-    """By a configuration of ``transformers`` that unpacks; ``None`` where there is none."""
+    """Unpacking by ``transformers`` while it reads; ``None`` if it cannot."""
     try:
         from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
     except ImportError:

@@ -1,4 +1,4 @@
-"""Silence for what ``transformers`` prints while it loads and saves; our own messages suffice."""
+"""Silences what ``transformers`` prints while it loads and saves; our own messages suffice."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def without_progress_bars() -> Iterator[None]:
 def quiet_transformers() -> Iterator[None]:
     """Hide the progress bars and warnings of ``transformers`` within the block.
 
-    Nothing that matters may be lost by it: what a checkpoint lacks is read from the loading
-    report, and failures are exceptions.
+    Nothing that matters is lost: the loading report says what a checkpoint lacks, and failures are
+    exceptions.
     """
     from transformers.utils import logging as transformers_logging
 

@@ -1,6 +1,6 @@
 """Whether a checkpoint filled the whole model, and the model took the whole checkpoint.
 
-``transformers`` fills what is missing with random numbers and only warns of it.
+``transformers`` fills what is missing with random numbers and only warns about it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collabedit.errors import ModelError
 
 __all__ = ["check_report", "load_checked"]
 
-#: Buffers that are computed, by the names of old checkpoints: masks, rotations, positions.
+#: Computed buffers under the names that old checkpoints give them: masks, rotations, positions.
 _COMPUTED = r"(rotary_emb\.|\.)inv_freq$|(attn|attention)\.(masked_)?bias$|(^|\.)position_ids$"
-#: What training leaves beside the language model: heads for rewards, for several tokens at once.
+#: What training leaves beside the language model: reward heads, multi-token prediction heads.
 _BESIDE = r"^(v_head|value_head|score)\.|(^|\.)mtp(_layers)?\."
 _IGNORED = re.compile(f"{_COMPUTED}|{_BESIDE}")
 _SHOWN = 3
 
 
 def load_checked(source: str | Path, name: str, **options: Any) -> Any:
-    """A causal language model all of whose weights are those of its checkpoint.
+    """A causal language model whose weights all come from its checkpoint.
 
     Args:
         source: a directory or a Hub id.
@@ -55,8 +55,8 @@ def check_report(name: str, hf: Any, report: Mapping[str, Any]) -> None:
         report: its ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``.
 
     Raises:
-        ModelError: when a tensor is missing, has no place, or has another size. Computed buffers,
-            heads that share the embedding's weight, and heads of training do not count.
+        ModelError: when a tensor is missing, is unexpected, or has another size. Computed buffers,
+            heads that share the embedding's weight, and training heads do not count.
     """
     if report.get("error_msgs"):
         raise ModelError(f"{name}: {' '.join(' '.join(report['error_msgs']).split())[:300]}")
@@ -72,12 +72,12 @@ def check_report(name: str, hf: Any, report: Mapping[str, Any]) -> None:
         )
     if missing:
         raise ModelError(
-            f"{name}: the checkpoint lacks {_listed(missing)}, which would be random numbers; "
-            "download it again, or use the config.json that belongs to it"
+            f"{name}: the checkpoint lacks {_listed(missing)}, which would be filled with random "
+            "numbers; download it again, or use the config.json that belongs to it"
         )
     if unexpected:
         raise ModelError(
-            f"{name}: the model has no place for {_listed(unexpected)} of the checkpoint; "
+            f"{name}: the checkpoint holds {_listed(unexpected)} that the model does not have; "
             "use the config.json that belongs to it, or a newer transformers"
         )
 
@@ -88,10 +88,10 @@ def _check_sizes(name: str, mismatched: Collection[Sequence[Any]]) -> None:
     first = min(mismatched, key=str)
     more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
     if isinstance(first, str):  # older versions of transformers
-        what = f"{first} has another size in the checkpoint than by config.json"
+        what = f"{first} has another size in the checkpoint than config.json says"
     else:
         key, in_file, in_model = first[:3]
-        what = f"{key} is {tuple(in_file)} in the checkpoint, but {tuple(in_model)} by config.json"
+        what = f"{key} is {tuple(in_file)} in the checkpoint, but {tuple(in_model)} in config.json"
     raise ModelError(f"{name}: {what}{more}; use the config.json that belongs to it")
 
 
@@ -107,9 +107,9 @@ def _tied(hf: Any) -> set[str]:
 
 
 def _common_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str | None:
-    """What stands before every missing name where the checkpoint has it, if that is all."""
-    place = unexpected[0].find(missing[0])
-    prefix = unexpected[0][:place] if place > 0 else None
+    """The prefix that the checkpoint puts before every missing name, if that explains them all."""
+    start = unexpected[0].find(missing[0])
+    prefix = unexpected[0][:start] if start > 0 else None
     known = set(unexpected)
     return prefix if prefix and all(prefix + key in known for key in missing) else None
 

@@ -1,4 +1,4 @@
-"""The one loop that lets a model write: rows of token ids, extended token by token."""
+"""The one generation loop: rows of token ids, extended token by token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collabedit.models.language_model import LanguageModel
 
 __all__ = ["Choose", "extend"]
 
-#: Given logits ``[rows, vocabulary]`` in float32 and the position to fill, one token id a row,
+#: Maps logits ``[rows, vocabulary]`` in float32 and the position to fill to one token id per row,
 #: ``[rows]`` or ``[rows, 1]``.
 Choose = Callable[[Tensor, int], Tensor]
 
@@ -22,17 +22,17 @@ Choose = Callable[[Tensor, int], Tensor]
 def extend(model: LanguageModel, rows: Tensor, length: int, choose: Choose) -> Tensor:
     """Extend rows of equal length, each step feeding only the newest token.
 
-    The head computes at the last position alone. A model that keeps no keys and values is given
-    the whole rows in every step.
+    The head computes only the last position. A model that caches no keys and values is fed the
+    whole rows at every step.
 
     Args:
         model: the model.
         rows: ``[rows, given]``, token ids on the model's device.
-        length: tokens of a row in the end.
+        length: tokens of a row at the end.
         choose: picks the next tokens.
 
     Returns:
-        ``[rows, length]``, or ``rows`` where they are that long already.
+        ``[rows, length]``, or ``rows`` if they are already that long.
     """
     count = len(rows)
     fed, cache = rows, None

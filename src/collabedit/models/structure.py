@@ -1,10 +1,10 @@
-"""What editing must know of a model, inferred from the loaded module.
+"""What editing needs to know about a model, inferred from the loaded module.
 
-Nothing here goes by a family's name: the decoder layers are the longest list of equal blocks of the
-text model, the down-projection is the last projection of a block's MLP back to the hidden size, or
-the experts of a mixture (:mod:`collabedit.models.experts`).
-Whether an edit of it does what it should is tried on the running model
-(:mod:`collabedit.models.trial`).
+Nothing here depends on the name of a model family: the decoder layers are the longest list of equal
+blocks of the text model, the down-projection is the last projection of a block's MLP back to the
+hidden size, or the experts of a mixture (:mod:`collabedit.models.experts`).
+:mod:`collabedit.models.trial` tests on the running model that an edit of it has the intended
+effect.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collabedit.models.experts import count_of
 
 __all__ = ["ModelStructure", "infer_structure"]
 
-#: Paths of what is not the text model, and inside a layer, of attention, of the MLP, and of what
-#: also projects to the hidden size: other mixers of tokens, adapters, per-layer embeddings.
+#: Path patterns: of parts outside the text model and, inside a layer, of attention, of the MLP, and
+#: of other parts that project to the hidden size (token mixers, adapters, per-layer embeddings).
 _OTHER_SENSES = re.compile("vision|visual|image|audio|speech")
 _ATTENTION = re.compile("attn|attention")
 _MLP = re.compile("mlp|ffn|feed_?forward")
@@ -40,16 +40,16 @@ class ModelStructure:
         layers: path of the list of decoder layers, e.g. ``model.layers``.
         down_projection: path of the MLP down-projection inside a layer, e.g. ``mlp.down_proj``.
         output_norm: path inside a layer of the norm between the down-projection and the residual
-            stream, or ``None`` where what the projection gives is added as it is.
+            stream, or ``None`` if the projection's output is added as it is.
         scaled: whether the configuration scales what a block adds to the residual stream.
-        final_norm: path of the norm after the last layer, or ``None`` where there is none.
+        final_norm: path of the norm after the last layer, or ``None`` if there is none.
         head: path of the output embedding, e.g. ``lm_head``.
         transposed: whether the stored weight is ``[d_in, d_out]`` (GPT-2's Conv1D).
         tied_head: whether the head shares its weight with the input embedding.
         n_layers: number of decoder layers.
         hidden_size: ``d_out``, the width of the residual stream.
-        mlp_size: ``d_in``, the width of the down-projection's input; of all experts together.
-        experts: number of a layer's experts, ``None`` where it has one MLP for all tokens.
+        mlp_size: ``d_in``, the width of the down-projection's input, over all experts together.
+        experts: number of a layer's experts, ``None`` if it has one MLP for all tokens.
         routed: number of experts that a token is routed to.
     """
 
@@ -69,7 +69,7 @@ class ModelStructure:
 
     @property
     def blocks(self) -> int:
-        """Parts of a key that have second moments of their own: one, or one an expert."""
+        """Number of parts of a key with separate second moments: one, or one per expert."""
         return self.experts or 1
 
     @property
@@ -88,11 +88,11 @@ class ModelStructure:
 
     @property
     def single_layer(self) -> bool:
-        """Whether edits take one layer, as far as the structure tells.
+        """Whether only one layer can be edited, as far as the structure tells.
 
-        Layers share a residual since all of them add to the same stream. Behind a norm of its own
-        a layer cannot add what it is asked to, only turn what it adds. The running model has the
-        last word (:meth:`LanguageModel.check_layers`).
+        Several layers can share a residual because all of them add to the same stream. A layer
+        whose output passes a norm cannot add what it is asked to, only change the direction of what
+        it adds. The running model has the last word (:meth:`LanguageModel.check_layers`).
         """
         return self.output_norm is not None or self.scaled
 
@@ -100,12 +100,12 @@ class ModelStructure:
         """Check that these layers can be edited together, as far as the structure tells.
 
         Raises:
-            ModelError: when there are several and the model takes one.
+            ModelError: when there are several and the model allows only one.
         """
         if self.single_layer and len(layers) > 1:
             what = f"passes a norm ({self.output_norm})" if self.output_norm else "is scaled"
             raise ModelError(
-                f"the MLP's output {what} in this model, so that a single layer can be edited; "
+                f"the MLP's output {what} in this model, so only a single layer can be edited; "
                 f"give one of {list(layers)}"
             )
 
@@ -125,7 +125,7 @@ class ModelStructure:
     def matrix(self, stored: Tensor) -> Tensor:
         """A weight ``[d_out, d_in]`` from the form in which the model stores it.
 
-        A view, but for experts, whose parts ``[n, d_out, d_e]`` come to lie side by side.
+        A view, except for experts, whose parts ``[n, d_out, d_e]`` are copied side by side.
         """
         if self.experts is not None:
             return stored.movedim(0, 1).flatten(1)
@@ -146,8 +146,8 @@ def infer_structure(model: nn.Module) -> ModelStructure:
         model: a ``transformers`` causal LM; weights on the meta device will do.
 
     Raises:
-        ModelError: when the model is an encoder-decoder or a mixture of experts of another form
-            than can be edited, or when a part cannot be found; the message names the part.
+        ModelError: when the model is an encoder-decoder or a mixture of experts of a form that
+            cannot be edited, or when a part cannot be found; the message names the part.
     """
     config: Any = model.config
     name = getattr(config, "model_type", type(model).__name__)
@@ -178,7 +178,7 @@ def infer_structure(model: nn.Module) -> ModelStructure:
 
 
 def _layer_lists(model: nn.Module, name: str) -> list[tuple[str, nn.ModuleList]]:
-    """Lists of equal blocks with attention, outside what sees or hears."""
+    """Lists of equal blocks with attention, outside vision and audio parts."""
     lists = [
         (path, module)
         for path, module in model.named_modules()
@@ -200,7 +200,7 @@ def _layer_lists(model: nn.Module, name: str) -> list[tuple[str, nn.ModuleList]]
 def _longest(
     lists: Sequence[tuple[str, nn.ModuleList]], hidden_size: int
 ) -> tuple[str, nn.ModuleList]:
-    """The longest list, of those that project back to the head's width where there are any."""
+    """The longest list, preferably of blocks that project back to the head's width."""
     of_the_head = [item for item in lists if _projections(item[1][0], hidden_size)]
     return max(of_the_head or lists, key=lambda item: len(item[1]))
 
@@ -237,9 +237,9 @@ def _find_down_projection(
 def _find_experts(
     layers: nn.ModuleList, hidden_size: int, path: str, name: str
 ) -> tuple[str, nn.Module, int]:
-    """The experts, which all layers must have alike."""
+    """The experts, which must have the same form in all layers."""
     found = [_experts_in(layer, hidden_size) for layer in layers]
-    first = next((own for own in found if own is not None), None)
+    first = next((experts for experts in found if experts is not None), None)
     if first is None:
         inner = next(i for i, module in layers.named_modules() if _is_expert(i, module))
         raise ModelError(
@@ -247,11 +247,11 @@ def _find_experts(
             "only experts in down_proj and gate_up_proj without biases (transformers 5); use a "
             "model with dense MLPs"
         )
-    for index, own in enumerate(found):
-        if own is None or own[0] != first[0] or _widths(own[1]) != _widths(first[1]):
+    for index, experts in enumerate(found):
+        if experts is None or experts[0] != first[0] or _widths(experts[1]) != _widths(first[1]):
             raise ModelError(
-                f"{name}: {path}.{index} lacks the experts of other layers; models of dense and "
-                "sparse layers cannot be edited, use one whose layers are alike"
+                f"{name}: {path}.{index} lacks the experts of other layers; models that mix dense "
+                "and sparse layers cannot be edited, use one whose layers are alike"
             )
     return first
 
@@ -282,7 +282,7 @@ def _widths(projection: nn.Module) -> tuple[int, int]:
 
 
 def _projections(layer: nn.Module, hidden_size: int) -> list[tuple[str, nn.Linear | Conv1D]]:
-    """Projections to the hidden size: of what is called an MLP, or of all but other known parts."""
+    """Projections to the hidden size: of the MLP by name, else outside other known parts."""
     found = [
         (inner, module)
         for inner, module in layer.named_modules()
@@ -303,7 +303,7 @@ def _is_expert(path: str, module: nn.Module) -> bool:
 
 
 def _find_output_norm(layer: nn.Module) -> str | None:
-    """The norm of what the MLP gives, as in Gemma and OLMo 2, by how its name starts in all."""
+    """The norm of the MLP's output, as in Gemma and OLMo 2, by the prefix of its name."""
     for child_name, child in layer.named_children():
         after_mlp = child_name.startswith(("post_feedforward", "post_mlp"))
         if after_mlp and "Norm" in type(child).__name__:

@@ -1,7 +1,8 @@
 """From text to token ids: where the subject ends, where the target begins, how rows are batched.
 
-Positions are found through the tokenizer's character offsets, never by tokenising pieces apart, so
-subjects at the start, mid-prompt, repeated, with apostrophes or in any script are found alike.
+Positions are found through the tokenizer's character offsets, never by tokenising pieces
+separately, so a subject is found wherever it stands: at the start, mid-prompt, repeated, with
+apostrophes or in any script.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = [
     "Batch",
     "EncodedText",
     "PromptText",
-    "batched_places",
+    "batched_indices",
     "batches",
     "check_tokenizer",
     "encode",
@@ -34,7 +35,7 @@ __all__ = [
     "pad_right",
 ]
 
-#: Products of fewer rows than this are not summed in the order that larger ones are.
+#: Products of fewer rows than this are summed in a different order from larger ones.
 LEAST_ROWS = 32
 
 
@@ -46,8 +47,8 @@ class PromptText:
         prompt: the text up to the target.
         target: the continuation; empty for none. Its leading space may be left out (:func:`join`).
         subject_span: the subject's first character and the one after its last, or ``None``.
-        close: whether the target follows the prompt as it is, as in a chat template.
-        again: the span of the subject's mention in the target, if it is said again there.
+        close: whether the target follows the prompt without joining, as in a chat template.
+        again: the span of the subject's mention in the target, if the target repeats it.
     """
 
     prompt: str
@@ -65,7 +66,7 @@ class PromptText:
 
     @property
     def target_begins(self) -> int:
-        """Where the target begins in the text, the white space that is part of it included."""
+        """Where the target begins in the text, including the white space that belongs to it."""
         return len(self.prompt if self.close else stem(self.prompt))
 
 
@@ -74,11 +75,11 @@ class EncodedText:
     """Token ids of a :class:`PromptText`.
 
     Attributes:
-        ids: all token ids, special tokens that the tokenizer puts in front included.
+        ids: all token ids, including special tokens that the tokenizer puts in front.
         target_start: index of the target's first token (``len(ids)`` when there is no target).
         subject_last: index of the subject's last token, or ``-1`` when no span was given.
         subject_first: index of its first token, likewise.
-        again: index of its last token where the target says it again, or ``-1``.
+        again: index of its last token where the target repeats it, or ``-1``.
     """
 
     ids: tuple[int, ...]
@@ -107,13 +108,13 @@ def fill_template(
 
     Args:
         template: a context with ``{}`` where the prompt goes; ``"{}"`` is the bare prompt. With
-            ``{answer}`` after it, the target is the whole sentence in that place, prompt and
-            object, or the object alone where the prompt is a question, and what follows it: a full
+            ``{answer}`` after it, the target is the whole sentence that goes there (prompt and
+            object, or the object alone if the prompt is a question) and what follows it: a full
             stop as the sentence's script writes it.
         prompt: a prompt with ``{}`` where the subject goes.
         subject: the subject.
         target: a continuation.
-        sentence: what ``{answer}`` says again with the target, where it is not the prompt.
+        sentence: what ``{answer}`` repeats before the target, if that is not the prompt.
     """
     before_prompt, _, after_prompt = template.partition("{}")
     after_prompt, restates, end = after_prompt.partition(ANSWER)
@@ -161,13 +162,14 @@ def encode(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
 
 
 def encode_edits(tokenizer: Any, texts: Sequence[PromptText]) -> list[EncodedText]:
-    """Encode texts that edits are measured in, none with the subject's last token in front of all.
+    """Encode the texts of edits so that none starts with its subject's last token.
 
-    What a model reads first is its attention sink: there, every token has nearly the same key, a
-    very large one, and an edit would change the sink and not the fact. A text that begins with a
-    subject of one token, and that the tokenizer puts nothing in front of, is led by a line break.
-    (After a special token that the tokenizer does not use so, the next one may be a sink as well:
-    in SmolLM2, a key behind ``<|im_start|>`` is 108 long, behind a line break 6, as elsewhere.)
+    The first token that a model reads is its attention sink: every token there has nearly the same,
+    very large key, and an edit would change the sink instead of the fact. So if a text begins with
+    a one-token subject and the tokenizer puts nothing in front of it, a line break goes first.
+    (After a special token that the tokenizer does not use that way, the next token may be a sink
+    too: in SmolLM2, a key after ``<|im_start|>`` has norm 108, and after a line break 6, as
+    elsewhere.)
 
     Raises:
         ModelError: when the tokenizer cannot report character offsets.
@@ -223,7 +225,7 @@ class Batch:
     """Rows of similar length, padded on the right.
 
     Attributes:
-        index: ``[rows]``, the rows' places in the sequence that was batched.
+        index: ``[rows]``, the rows' indices in the sequence that was batched.
         input_ids: ``[rows or more, length]``; rows beyond the index are fillers.
         attention_mask: likewise, 0 on padding.
         lengths: ``[rows]``, numbers of real tokens.
@@ -245,15 +247,15 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield all rows in batches of at most ``max_tokens`` tokens, the longest first.
 
-    Sorting by length keeps padding small; a row longer than ``max_tokens`` is a batch of its own.
+    Sorting by length keeps padding small; a row longer than ``max_tokens`` gets a batch of its own.
     """
-    for places in batched_places([len(row) for row in rows], max_tokens):
-        yield pad_right([rows[place] for place in places], places, device)
+    for indices in batched_indices([len(row) for row in rows], max_tokens):
+        yield pad_right([rows[index] for index in indices], indices, device)
 
 
-def batched_places(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """The places of the rows that share a batch in :func:`batches`, from the rows' lengths."""
-    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+def batched_indices(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """The indices of the rows that share a batch in :func:`batches`, from the rows' lengths."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0
     while start < len(order):
         width = max(1, lengths[order[start]])
@@ -267,9 +269,9 @@ def equal_length_batches(
 ) -> Iterator[Batch]:
     """Yield all rows in batches of rows of one length, so that none is padded.
 
-    What a model computes for a row then does not depend on the rows beside it, to the last bit on
-    a CPU. Matrix kernels take another path for a handful of rows, so small batches are filled up
-    with copies, which no index names.
+    The result for a row then does not depend on the rows beside it, to the last bit on a CPU.
+    Matrix kernels take another path for a handful of rows, so small batches are filled up with
+    copies, to which no index points.
     """
     by_length: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
@@ -293,25 +295,26 @@ def pad_right(
 
     Args:
         rows: token ids.
-        index: what to call the rows; 0, 1, 2, ... by default.
-        device: where the batch shall lie.
+        index: the rows' indices; 0, 1, 2, ... by default.
+        device: the batch's device.
         copies: how many times the last row is repeated after the others.
     """
     lengths = torch.tensor([len(row) for row in rows])
     filled = [*rows, *([rows[-1]] * copies)]
     input_ids = torch.zeros(len(filled), int(lengths.max()), dtype=torch.long)
     mask = torch.zeros_like(input_ids)
-    for place, row in enumerate(filled):
-        input_ids[place, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[place, : len(row)] = 1
-    places = torch.arange(len(rows)) if index is None else torch.tensor(index)
-    return Batch(places, input_ids.to(device), mask.to(device), lengths.to(device))
+    for number, row in enumerate(filled):
+        input_ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[number, : len(row)] = 1
+    indices = torch.arange(len(rows)) if index is None else torch.tensor(index)
+    return Batch(indices, input_ids.to(device), mask.to(device), lengths.to(device))
 
 
 def check_tokenizer(tokenizer: Any, embedded: int, name: str) -> None:
     """Check that a tokenizer fits a model.
 
-    Added tokens beyond the embedding, such as a ``[PAD]``, do no harm while no text holds them.
+    Added tokens beyond the embedding, such as a ``[PAD]``, do no harm as long as no text contains
+    them.
 
     Args:
         tokenizer: the tokenizer.
@@ -322,7 +325,7 @@ def check_tokenizer(tokenizer: Any, embedded: int, name: str) -> None:
         ModelError: when it reports no offsets, or when ordinary tokens have no embedding.
     """
     _check_fast(tokenizer)
-    if len(tokenizer) <= embedded:  # a vocabulary takes long to list
+    if len(tokenizer) <= embedded:  # listing a vocabulary takes long
         return
     added = set(tokenizer.added_tokens_decoder)
     beyond = {id_ for id_ in tokenizer.get_vocab().values() if id_ >= embedded} - added

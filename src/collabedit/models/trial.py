@@ -1,9 +1,9 @@
-"""Trying on the running model that an edit of a layer's weight does what the algebra assumes.
+"""Tests on the running model that an edit of a layer's weight does what the algebra assumes.
 
-A structure does not tell: some models scale what a block adds, some norm it before or after, some
-add more to it, round their weights in every pass, or run a layer twice. So a change of rank one is
-made that should move what the down-projection gives at one token by a known vector, and what moves
-is looked at.
+The structure alone does not tell: some models scale what a block adds, normalise it before or
+after, add more to it, round their weights in every pass, or run a layer twice. So the weight gets a
+rank-one change that should move the down-projection's output at one token by a known vector, and
+the actual move is measured.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _TOKENS = (7, 11, 5, 9)
 _TOLERANCE, _ROUNDED_TOLERANCE = 5e-3, 0.05
 #: Rounding of a layer's output, in units of its type.
 _ROUNDINGS = 4
-#: How near to one a factor counts as one.
+#: How close to one a factor must be to count as one.
 _UNIT = 1e-3
 _PARTS = ("key", "given", "output")
 
 
 @dataclass(frozen=True)
 class Tail:
-    """What lies between a down-projection and its layer's output.
+    """What comes between a down-projection and its layer's output.
 
     Attributes:
-        direct: whether the output moves by just what the projection gives more.
-        scale: otherwise, the factor between the move of the output and that of what the projection
-            gives (behind the output norm, where there is one); ``None`` for anything else.
+        direct: whether the output moves by exactly as much as the projection's output.
+        scale: otherwise, the ratio of the output's move to that of the projection's output (after
+            the output norm, if there is one); ``None`` if they are not proportional.
     """
 
     direct: bool
@@ -53,7 +53,7 @@ class Tail:
 
 
 class _Model(Protocol):
-    """What a trial needs of :class:`collabedit.models.LanguageModel`."""
+    """The part of :class:`collabedit.models.LanguageModel` that a trial needs."""
 
     hf: Any
     name: str
@@ -76,7 +76,7 @@ class _Model(Protocol):
 
 @dataclass(frozen=True)
 class _RankOne:
-    """A change by which a weight gives ``move [d_out]`` more for ``key [d_in]``."""
+    """A change that adds ``move [d_out]`` to a weight's output for ``key [d_in]``."""
 
     key: Tensor
     move: Tensor
@@ -91,12 +91,12 @@ class _RankOne:
 
 @dataclass(frozen=True)
 class _Look:
-    """What was seen of a layer at some tokens: float64, on the CPU.
+    """What a layer computed at some tokens, in float64 on the CPU.
 
     Attributes:
-        key: ``[tokens, d_in]``, what the projection was given.
-        given: ``[tokens, d_out]``, what it gave.
-        output: ``[tokens, d_out]``, what the layer returned; several streams in a row.
+        key: ``[tokens, d_in]``, the projection's input.
+        given: ``[tokens, d_out]``, the projection's output.
+        output: ``[tokens, d_out]``, the layer's output; several streams are concatenated.
     """
 
     key: Tensor
@@ -106,7 +106,7 @@ class _Look:
 
 @torch.no_grad()
 def try_layers(model: _Model, layers: Sequence[int]) -> dict[int, Tail]:
-    """Edit each layer's weight for a moment and see what moves.
+    """Edit each layer's weight for a moment and measure what moves.
 
     Raises:
         ModelError: when a weight does not act as a matrix that is applied once to each token, or
@@ -131,12 +131,12 @@ def _tried(model: _Model, layer: int, before: _Look) -> Tail:
     if not error <= tolerance * move.norm() + noise * after.given[-1].norm():
         raise ModelError(
             f"{model.name}: {path} does not act as its weight says (a change of the weight moves "
-            "what it gives by something else); such layers cannot be edited"
+            "its output by something else); such layers cannot be edited"
         )
     if not (after.output[-1] - output).norm() > noise * output.norm():
         raise ModelError(
             f"{model.name}: the output of {model.structure.layer_path(layer)} does not depend on "
-            f"what {path} gives; such layers cannot be edited"
+            f"that of {path}; such layers cannot be edited"
         )
     return _tail(model, layer, before, after)
 
@@ -144,37 +144,37 @@ def _tried(model: _Model, layer: int, before: _Look) -> Tail:
 def _check_keys(model: _Model, layer: int, before: _Look) -> None:
     """Check that the keys of experts, which are computed here, are those that the model uses.
 
-    A change along a key says little of that: what a wrong key lacks would not be missed.
+    A change along a key says little about that: what a wrong key lacks would not be missed.
     """
     weight = model.weight(model.structure.weight_name(layer)).cpu().double()
     error = (before.key @ weight.T - before.given).norm()
     if not error <= (_tolerance(model) + _noise(model)) * before.given.norm():
         raise ModelError(
-            f"{model.name}: {model.structure.projection_path(layer)} gives something else than the "
-            "sum of what its experts give, each times its gate; such layers cannot be edited"
+            f"{model.name}: the output of {model.structure.projection_path(layer)} is not the sum "
+            "of its experts' outputs, each times its gate; such layers cannot be edited"
         )
 
 
 @torch.no_grad()
 def check_causal(model: _Model, layer: int) -> None:
-    """Check that what a layer gives at a token does not depend on later tokens.
+    """Check that a layer's output at a token does not depend on later tokens.
 
     Raises:
-        ModelError: when it does: the model is an encoder.
+        ModelError: when it does, as in an encoder.
     """
     longer, shorter = (_look(model, [layer], _TOKENS[:n])[layer].output[1] for n in (3, 2))
     if not (longer - shorter).norm() <= (_tolerance(model) + _noise(model)) * shorter.norm():
         raise ModelError(
-            f"{model.name}: later tokens change what {model.structure.layer_path(layer)} gives at "
-            "earlier ones, so it is no left-to-right language model and cannot be edited"
+            f"{model.name}: later tokens change the output of {model.structure.layer_path(layer)} "
+            "at earlier ones, so it is not a left-to-right language model and cannot be edited"
         )
 
 
 @torch.no_grad()
 def reaches_later_tokens(model: _Model, layer: int) -> bool:
-    """Whether what a layer gives at one token can change what is predicted after a later one.
+    """Whether a layer's output at one token can change the prediction after a later one.
 
-    Not so in the last layer, and where all layers above take keys and values of lower ones.
+    It cannot in the last layer, nor where all layers above reuse keys and values of lower ones.
     """
     projection = model.projection(layer)
     with seen_outputs({layer: projection}, lambda output: output.detach().clone()) as given:
@@ -189,7 +189,7 @@ def reaches_later_tokens(model: _Model, layer: int) -> bool:
 
 
 def _tail(model: _Model, layer: int, before: _Look, after: _Look) -> Tail:
-    """The form in which the last token's output followed, the simplest first."""
+    """How the last token's output followed, in the simplest form that fits."""
     moved = after.output[-1] - before.output[-1]
     expected = after.given[-1] - before.given[-1]
     if moved.shape != expected.shape:  # several streams
@@ -207,7 +207,7 @@ def _tail(model: _Model, layer: int, before: _Look, after: _Look) -> Tail:
 
 
 def _normed(model: _Model, layer: int, given: Tensor) -> Tensor:
-    """What the layer's output norm makes of what the projection gave."""
+    """The projection's output after the layer's output norm."""
     norm = model.layer(layer).get_submodule(str(model.structure.output_norm))
     inputs = given.to(next(norm.parameters(), torch.empty(0, device=model.device)).device)
     result: Tensor = norm(inputs.to(model.dtype))
@@ -227,9 +227,9 @@ def _noise(model: _Model) -> float:
 def _look(
     model: _Model, layers: Sequence[int], tokens: Sequence[int], *, whole: bool = False
 ) -> dict[int, _Look]:
-    """Run a few tokens and see what layers and their projections give.
+    """Run a few tokens and record what layers and their projections compute.
 
-    A ``whole`` pass shows whether a layer runs again.
+    A ``whole`` pass shows whether a layer runs more than once.
     """
     seen: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
@@ -259,18 +259,20 @@ def _look(
 
 
 def _check_numbers(model: _Model, logits: Tensor) -> None:
-    """Check that the model gives numbers at all."""
+    """Check that the model's logits are numbers at all."""
     if logits.isnan().any():
         dtype = str(model.dtype).removeprefix("torch.")
-        remedy = "" if model.dtype == torch.float32 else f", or leave {dtype}: try --dtype float32"
+        remedy = (
+            "" if model.dtype == torch.float32 else f", or try --dtype float32 instead of {dtype}"
+        )
         raise ModelError(
-            f"{model.name}: what it gives for a few tokens are no numbers (NaN), so its weights "
+            f"{model.name}: its logits for a few tokens are not numbers (NaN), so its weights "
             f"are damaged; download it again{remedy}"
         )
 
 
 def _once(model: _Model, layer: int, states: Sequence[Tensor], tokens: int) -> Tensor:
-    """The states ``[tokens, ...]`` that were seen, which must be one for each token, once."""
+    """The recorded states ``[tokens, ...]``, of which there must be exactly one per token."""
     if len(states) != 1:
         raise ModelError(
             f"{model.name}: {model.structure.projection_path(layer)} runs {len(states)} times in "

@@ -46,9 +46,9 @@ def save_roc(findings: Sequence[Plotted], path: Path) -> None:
 
     figure = Figure(figsize=(7, 5), layout="constrained", dpi=120)
     axes = figure.subplots()
-    for found in findings:
-        label = f"{found.attack}, {found.question}, {found.source}"
-        curve = found.curve
+    for finding in findings:
+        label = f"{finding.attack}, {finding.question}, {finding.source}"
+        curve = finding.curve
         axes.step(curve.false_positives, curve.true_positives, where="post", label=label)
     axes.plot([1e-3, 1], [1e-3, 1], color="grey", linestyle=":", label="guessing")
     axes.set_xscale("symlog", linthresh=1e-3)

@@ -47,7 +47,7 @@ class Bootstrap:
     resampled: Mapping[str, Mapping[str, Array]]
 
     def interval(self, model: str, key: str) -> Interval | None:
-        """A metric of a model; ``None`` where it was not measured."""
+        """A metric of a model; ``None`` if it was not measured."""
         if key not in self.resampled[model]:
             return None
         return _interval(self.measured[model][key], self.resampled[model][key])
@@ -55,8 +55,8 @@ class Bootstrap:
     def difference(self, model: str, other: str, key: str) -> Interval | None:
         """A metric of a model minus that of another, on the same resamples.
 
-        The records' difficulty cancels out, so that the interval is narrower than those of the
-        two models suggest.
+        The records' difficulty cancels out, so the interval is narrower than those of the two
+        models suggest.
         """
         own, others = self.resampled[model], self.resampled[other]
         if key not in own or key not in others:
@@ -68,17 +68,17 @@ class Bootstrap:
 def bootstrap(
     cases: Mapping[str, Sequence[CaseResult]], *, seed: int = 0, draws: int = DRAWS
 ) -> Bootstrap:
-    """Draw as many records as there are, with replacement, and average again, many times.
+    """Resample the records with replacement, and average each of many resamples.
 
     Args:
         cases: by model, the results of the same records in the same order.
         seed: of the draws.
-        draws: how many.
+        draws: number of resamples.
 
     Raises:
         ValueError: when the models have different numbers of records.
     """
-    sizes = {len(own) for own in cases.values()}
+    sizes = {len(results) for results in cases.values()}
     if len(sizes) > 1:
         raise ValueError(f"the models have different numbers of records: {sorted(sizes)}")
     records = sizes.pop() if sizes else 0
@@ -88,8 +88,8 @@ def bootstrap(
     counts = np.random.default_rng(seed).multinomial(records, chances, size=draws)
     return Bootstrap(
         records,
-        {name: summarise(own) for name, own in cases.items()},
-        {name: _resampled(own, counts.astype(np.float64)) for name, own in cases.items()},
+        {name: summarise(results) for name, results in cases.items()},
+        {name: _resampled(results, counts.astype(np.float64)) for name, results in cases.items()},
     )
 
 
@@ -97,34 +97,34 @@ def _resampled(cases: Sequence[CaseResult], counts: Array) -> dict[str, Array]:
     """Each metric of each resample.
 
     Args:
-        cases: one a record.
+        cases: one per record.
         counts: how often each resample has each record, [draws, records].
     """
-    found: dict[str, Array] = {}
-    for each in metrics():
-        values = _by_record(each, cases)
+    resampled: dict[str, Array] = {}
+    for measure in metrics():
+        values = _by_record(measure, cases)
         known = ~np.isnan(values)
         if known.any():
             weights = counts @ known
             sums = counts @ np.where(known, values, 0.0)
             # A resample without a record that has the metric does not count for it.
-            found[each.key] = np.divide(
+            resampled[measure.key] = np.divide(
                 100 * sums, weights, out=np.full(len(counts), np.nan), where=weights > 0
             )
     parts = score_parts(cases)
-    if parts and all(part in found for part in parts):
-        found["score"] = _harmonic_mean(np.stack([found[part] for part in parts]))
-    return found
+    if parts and all(part in resampled for part in parts):
+        resampled["score"] = _harmonic_mean(np.stack([resampled[part] for part in parts]))
+    return resampled
 
 
-def _by_record(each: Metric, cases: Sequence[CaseResult]) -> Array:
-    """A metric's mean over each record's prompts, NaN where it does not apply: [records]."""
-    own = [[] if each.values is None else each.values(case) for case in cases]
-    return np.array([fmean(values) if values else np.nan for values in own], dtype=np.float64)
+def _by_record(measure: Metric, cases: Sequence[CaseResult]) -> Array:
+    """A metric's mean over each record's prompts, NaN if it does not apply: [records]."""
+    by_case = [[] if measure.values is None else measure.values(case) for case in cases]
+    return np.array([fmean(values) if values else np.nan for values in by_case], dtype=np.float64)
 
 
 def _harmonic_mean(parts: Array) -> Array:
-    """Over the first axis, 0 where a part is 0."""
+    """The harmonic mean over the first axis; 0 if a part is 0."""
     safe = np.where(parts == 0, 1.0, parts)
     mean = len(parts) / (1 / safe).sum(axis=0)
     return np.where((parts == 0).any(axis=0), 0.0, mean)

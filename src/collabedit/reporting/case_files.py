@@ -48,8 +48,8 @@ def measured_cases(
         ROME's and MEMIT's.
 
     Raises:
-        InputError: when the category is unknown, the folder is no run or an unfinished one, or
-            nothing in it can be summarised.
+        InputError: when the category is unknown, the folder is not a finished run, or nothing in it
+            can be summarised.
     """
     if category not in (None, *_CATEGORIES):
         raise InputError(
@@ -57,10 +57,10 @@ def measured_cases(
         )
     cases = _read_cases(folder, first)
     left_out = set(_CATEGORIES) - {category} if category else set()
-    chosen = {name: own for name, own in cases.items() if name not in left_out}
+    chosen = {name: results for name, results in cases.items() if name not in left_out}
     if not chosen.keys() - {UNEDITED}:
-        there = ", ".join(name for name in cases if name != UNEDITED)
-        raise InputError(f"{folder}: no results of {category} in its files, which hold {there}")
+        present = ", ".join(name for name in cases if name != UNEDITED)
+        raise InputError(f"{folder}: no results of {category} in its files, which hold {present}")
     return chosen
 
 
@@ -76,11 +76,11 @@ def _read_cases(folder: Path, first: int | None) -> dict[str, list[CaseResult]]:
         if first is not None and number >= first:
             break
         try:
-            found = _read_case(number, path)
+            by_method = _read_case(number, path)
         except InputError as error:
             damaged.append(str(error))
             continue
-        for name, case in found.items():
+        for name, case in by_method.items():
             cases[name].append(case)
     if damaged:
         more = len(damaged) - _NAMED_FILES
@@ -93,12 +93,12 @@ def _read_cases(folder: Path, first: int | None) -> dict[str, list[CaseResult]]:
         )
     if not cases.keys() - {UNEDITED}:
         chosen = "" if first is None else f" below case {first}"
-        raise InputError(f"{folder}: none of its {len(files)} result files{chosen} can be used")
+        raise InputError(f"{folder}: none of its {len(files)} result files{chosen} can be read")
     return cases
 
 
 def case_paths(folder: Path) -> list[tuple[int, Path]]:
-    """The result files in a folder with their case ids, in the order of these."""
+    """The result files in a folder with their case ids, in the order of the ids."""
     named = [(match, path) for path in folder.glob("*case_*.json") if (match := _name(path))]
     return sorted((int(match.group(1)), path) for match, path in named)
 
@@ -126,9 +126,9 @@ def measured_case(case_id: int, value: Mapping[str, Any], source: str) -> dict[s
     """A decoded file's results for one record, by method, :data:`UNEDITED` last.
 
     Args:
-        case_id: the record's.
-        value: what the file holds.
-        source: named in the error.
+        case_id: the record's id.
+        value: the file's content.
+        source: the file's name in the error.
 
     Raises:
         InputError: when it is not in the layout of ROME and MEMIT.
@@ -145,7 +145,7 @@ def measured_case(case_id: int, value: Mapping[str, Any], source: str) -> dict[s
 
 
 def _parts(value: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The parts with ``post`` and perhaps ``pre`` of a file, by method."""
+    """The parts of a file that have ``post`` and perhaps ``pre``, by method."""
     if "methods" in value:
         before = value.get("pre")
         return {name: {"pre": before, "post": post} for name, post in value["methods"].items()}

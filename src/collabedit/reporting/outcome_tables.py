@@ -9,7 +9,7 @@ from collabedit.reporting.table import Column, Row, Table, console, section
 
 __all__ = ["outcome_table", "print_outcomes", "side_by_side", "task_table"]
 
-#: Number of edits shown, and of characters of a text.
+#: Most edits shown, and most characters of a text.
 _SHOWN, _LONGEST = 24, 90
 
 
@@ -17,33 +17,34 @@ def print_outcomes(outcomes: Outcomes) -> None:
     """Print the outcomes of edits, failures first if there are many, and a summary."""
     out = console()
     failed = set(outcomes.failed)
-    order = sorted(range(len(outcomes.each)), key=lambda place: place not in failed)
-    out.print(outcome_table([outcomes.each[place] for place in sorted(order[:_SHOWN])]).rich())
+    order = sorted(range(len(outcomes.each)), key=lambda index: index not in failed)
+    out.print(outcome_table([outcomes.each[index] for index in sorted(order[:_SHOWN])]).rich())
     if len(order) > _SHOWN:
         out.print(f"... and {len(order) - _SHOWN} more")
     out.print(str(outcomes), highlight=False)
 
 
-def outcome_table(each: Sequence[Outcome]) -> Table:
+def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     """Edits, the model's answers before and after, raw and in chat, and the outcomes."""
     headings = {"edit": "edit", "before": "before", "after": "after"}
-    if any(one.chat is not None for one in each):
+    if any(outcome.chat is not None for outcome in outcomes):
         headings |= {"asked": "asked in chat", "chat_before": "before", "chat_after": "after"}
     headings["outcome"] = "outcome"
     columns = [Column(key, heading, is_text=True) for key, heading in headings.items()]
-    return Table("What the model says", columns, [section(columns, [_row(one)]) for one in each])
+    sections = [section(columns, [_row(outcome)]) for outcome in outcomes]
+    return Table("What the model says", columns, sections)
 
 
-def _row(one: Outcome) -> Row:
+def _row(outcome: Outcome) -> Row:
     row = {
-        "edit": f"{one.request.text} -> {one.request.target_new}",
-        "before": one.raw[0]["text"],
-        "after": one.raw[1]["text"],
-        "outcome": one.took.value,
+        "edit": f"{outcome.request.text} -> {outcome.request.target_new}",
+        "before": outcome.raw[0]["text"],
+        "after": outcome.raw[1]["text"],
+        "outcome": outcome.took.value,
     }
-    if one.chat is not None:
-        row["asked"] = one.chat[0]["prompt"]
-        row["chat_before"], row["chat_after"] = (answer["text"] for answer in one.chat)
+    if outcome.chat is not None:
+        row["asked"] = outcome.chat[0]["prompt"]
+        row["chat_before"], row["chat_after"] = (answer["text"] for answer in outcome.chat)
     return {key: _shortened(text) for key, text in row.items()}
 
 
@@ -64,7 +65,7 @@ def task_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table
     rows: list[Row] = []
     for task, metrics in first.items():
         for name in (name for name in metrics if not name.endswith("_stderr")):
-            values = {model: found[task].get(name) for model, found in scores.items()}
+            values = {model: by_task[task].get(name) for model, by_task in scores.items()}
             shown = {model: None if v is None else 100 * v for model, v in values.items()}
             error = metrics.get(f"{name}_stderr")
             rows.append(

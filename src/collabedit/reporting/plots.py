@@ -33,7 +33,7 @@ def save_plot(result: RunResult, path: Path) -> bool:
     """Draw a run's result as a PNG.
 
     Returns:
-        Whether there is a plot: there is none without matplotlib.
+        Whether a plot was drawn: there is none without matplotlib.
     """
     if find_spec("matplotlib") is None:
         logger.warning('no plot: install matplotlib with pip install "collabedit[plot]"')
@@ -50,20 +50,20 @@ def save_plot(result: RunResult, path: Path) -> bool:
 
 @singledispatch
 def draw(result: RunResult, figure: Any) -> None:
-    """Draw a result on a figure of matplotlib; by default ES, PS, NS and Score of each method.
+    """Draw a result on a matplotlib figure; by default ES, PS, NS and Score of each method.
 
     Args:
-        result: of any study; each has its own picture.
+        result: the result of any study; each has its own picture.
         figure: an empty ``matplotlib.figure.Figure``.
     """
     rows = {str(row["method"]): row for row in result.rows()}
     shown = [m for m in _percentages() if any(m.key in row for row in rows.values())]
     axes = figure.subplots()
     width = 0.8 / max(1, len(shown))
-    for place, each in enumerate(shown):
-        heights = [row.get(each.key, math.nan) for row in rows.values()]
-        positions = [number + place * width for number in range(len(rows))]
-        axes.bar(positions, heights, width, label=each.heading)
+    for index, measure in enumerate(shown):
+        heights = [row.get(measure.key, math.nan) for row in rows.values()]
+        positions = [number + index * width for number in range(len(rows))]
+        axes.bar(positions, heights, width, label=measure.heading)
     axes.set_xticks([n + 0.4 - width / 2 for n in range(len(rows))], rows, rotation=20, ha="right")
     axes.set_ylim(0, 100)
     axes.set_ylabel("percent")
@@ -72,7 +72,7 @@ def draw(result: RunResult, figure: Any) -> None:
 
 def _percentages() -> list[Metric]:
     """ES, PS, NS and Score."""
-    return [each for each in metrics("headline") if each.unit == "%"]
+    return [row for row in metrics("headline") if row.unit == "%"]
 
 
 @draw.register
@@ -82,9 +82,9 @@ def _editors(result: EditorsResult, figure: Any) -> None:
     methods = list(dict.fromkeys(name for part in parts for name in part.methods))
     axes = figure.subplots()
     width = 0.8 / len(methods)
-    for place, name in enumerate(methods):
+    for index, name in enumerate(methods):
         heights = [part.methods.get(name, {}).get("score", math.nan) for part in parts]
-        axes.bar([n + place * width for n in range(len(parts))], heights, width, label=name)
+        axes.bar([n + index * width for n in range(len(parts))], heights, width, label=name)
     labels = [f"{part.editor}\n{part.schedule}" for part in parts]
     axes.set_xticks([n + 0.4 - width / 2 for n in range(len(parts))], labels, fontsize="small")
     axes.set_ylim(0, 100)
@@ -118,11 +118,11 @@ def _curves(result: ForgettingResult, figure: Any) -> None:
     """ES, PS, NS and Score of the target set by the number of further edits."""
     shown = _percentages()
     panels = figure.subplots(1, len(shown), sharey=True)
-    for axes, each in zip(panels, shown, strict=True):
+    for axes, measure in zip(panels, shown, strict=True):
         for name, points in result.curves.items():
             further = [point["further_edits"] for point in points]
-            axes.plot(further, [point.get(each.key, math.nan) for point in points], label=name)
-        axes.set(title=each.heading, xlabel="further edits")
+            axes.plot(further, [point.get(measure.key, math.nan) for point in points], label=name)
+        axes.set(title=measure.heading, xlabel="further edits")
     panels[0].set_ylabel("percent, on the target set")
     panels[-1].legend(fontsize="small")
 
@@ -155,11 +155,11 @@ def _augmentation(result: AugmentationResult, figure: Any) -> None:
     rows = {str(row["method"]): row for row in result.rows()}
     axes = figure.subplots()
     width = 0.4
-    for place, (key, label) in enumerate(
+    for index, (key, label) in enumerate(
         (("rewrite_conflict_wins", "the prompt"), ("wordings_conflict_wins", "other wordings"))
     ):
         heights = [row.get(key, math.nan) for row in rows.values()]
-        axes.bar([n + place * width for n in range(len(rows))], heights, width, label=label)
+        axes.bar([n + index * width for n in range(len(rows))], heights, width, label=label)
     axes.set_xticks([n + width / 2 for n in range(len(rows))], rows)
     axes.set(ylabel="percent of records where the conflict wins", ylim=(0, 100))
     figure.legend(ncols=2, loc="outside upper center")
@@ -172,13 +172,13 @@ def _tuning(result: TuneResult, figure: Any) -> None:
     left, *rest = figure.subplots(1, 2 if trials else 1, squeeze=False)[0]
     centre = (traced.window - 1) / 2
     around = f"MLPs of {traced.window} layers around it" if centre else "its MLP"
-    for found, found_errors, shift, label in (
+    for means, deviations, shift, label in (
         (traced.hidden, traced.hidden_error, 0.0, "its state"),
         (traced.mlp, traced.mlp_error, centre, around),
     ):
-        layers = [layer + shift for layer in range(len(found))]
-        effects = [100 * effect for effect in found]
-        errors = [100 * error for error in found_errors]
+        layers = [layer + shift for layer in range(len(means))]
+        effects = [100 * effect for effect in means]
+        errors = [100 * error for error in deviations]
         left.plot(layers, effects, marker=".", label=label)
         low = [effect - error for effect, error in zip(effects, errors, strict=True)]
         high = [effect + error for effect, error in zip(effects, errors, strict=True)]

@@ -46,7 +46,7 @@ __all__ = [
 #: Measurements by the keys of metrics.
 Metrics = dict[str, int | float]
 
-#: By weight name, ``|R|`` (Frobenius) of all parties' residuals; ``None`` where only sums arrived.
+#: By weight name, ``|R|`` (Frobenius) of all parties' residuals; ``None`` if only sums arrived.
 ResidualNorms = dict[str, float | None]
 
 DISTANCE = "distance_from_global"
@@ -75,12 +75,12 @@ class _Measured(BaseModel):
 class Case(_Part):
     """One record's results, ``case_<id>.json``.
 
-    A block holds what was measured of the record on one model
+    A block holds what was measured for the record on one model
     (:class:`collabedit.evaluation.CaseResult`). Blocks of studies that measure other things are
     kept under their names.
 
     Attributes:
-        case_id: the record's.
+        case_id: the record's id.
         requested_rewrite: what was edited.
         pre: the block of the unedited model.
         post: the block of the first method.
@@ -102,10 +102,10 @@ class Case(_Part):
 
     @classmethod
     def load(cls, case_id: int, path: Path) -> Case:
-        """Read a file; some studies name the record in the file's name only.
+        """Read a file; some studies name the record only in the file's name.
 
         Raises:
-            InputError: when it is no such file.
+            InputError: when it is not such a file.
         """
         value = read_json(path, "result file")
         try:
@@ -119,8 +119,8 @@ class StageCost(_Part):
     """The cost of a stage of a run.
 
     Attributes:
-        seconds: of wall-clock time.
-        bytes: of its outcome on disk.
+        seconds: wall-clock time.
+        bytes: size of its outcome on disk.
     """
 
     seconds: float
@@ -131,7 +131,7 @@ class Costs(_Part):
     """The costs of a run, ``costs.json``; measured, so they differ from run to run.
 
     Attributes:
-        stages: by the names of stages, in the order in which they finished.
+        stages: costs by stage name, in the order in which the stages finished.
     """
 
     stages: dict[str, StageCost] = {}
@@ -162,11 +162,11 @@ class RunResult(_Part):
     Attributes:
         experiment: name of the study.
         unedited: metrics of the unedited model, if it was measured.
-        settings: of the study, as JSON values.
-        versions: of the packages that computed it.
+        settings: the study's settings, as JSON values.
+        versions: versions of the packages that computed it.
         cases: the records' results, if they were read; stored in separate files.
-        costs: of the run; stored in a separate file.
-        files: of the run besides ``summary.json`` and ``params.json``.
+        costs: the run's costs; stored in a separate file.
+        files: the run's files besides ``summary.json`` and ``params.json``.
     """
 
     files: ClassVar[tuple[str, ...]] = ("case_<id>.json",)
@@ -206,7 +206,7 @@ class RunResult(_Part):
         """The result that a summary describes.
 
         Raises:
-            InputError: when it is no summary of this study.
+            InputError: when it is not a summary of this study.
         """
         result = _parse(summary, Path(path))
         if not isinstance(result, cls):
@@ -275,7 +275,7 @@ class EarlyWarning(_Part):
     """A measure that left its range after a round.
 
     Attributes:
-        round: after which, from 1.
+        round: the round after which it did, counted from 1.
         measure: ``change``, the round's change relative to the unedited weight; ``total``, all
             changes likewise; ``perplexity`` of the held-out text; or ``first_score``, the Score of
             the first round's edits.
@@ -295,16 +295,16 @@ class MultiRoundResult(MethodsResult):
     """Several rounds by each method.
 
     Attributes:
-        delta_relative_to_global_by_round: by method and round, along each one's own trajectory.
+        delta_relative_to_global_by_round: by method and round, along each method's own trajectory.
         distance_from_pooled_by_round: by method and round, the distance from the pooled edit of
-            the same targets on the same model; ``None`` where nobody took part.
-        measured_after: the numbers of the rounds after which edits were measured; every round
-            where there are none.
+            the same targets on the same model; ``None`` if nobody took part.
+        measured_after: the numbers of the rounds after which edits were measured; every round if
+            the list is empty.
         rounds: by method and measured round, the metrics of the edits of every round so far.
         perplexity_by_round: by method and measured round, ``None`` without a held-out text.
         tasks: by method and measured round, and once for ``unedited``, the metrics of downstream
             tasks.
-        warnings: by method, what left its band; none where nothing did.
+        warnings: by method, what left its range, if anything did.
     """
 
     experiment: Literal["multi-round"] = "multi-round"
@@ -337,10 +337,10 @@ class RepeatedRound(_Measured):
     """One of several rounds of the same edits, with metrics.
 
     Attributes:
-        edits: that were made.
-        skipped: that parties left out since the model knew them.
-        residual_norms: empty where nobody took part.
-        distance_from_pooled: from the pooled edit on the same model, if it was asked for.
+        edits: number of edits made.
+        skipped: number of edits that parties left out because the model knew them.
+        residual_norms: empty if nobody took part.
+        distance_from_pooled: distance from the pooled edit on the same model, if it was requested.
     """
 
     edits: int
@@ -384,9 +384,9 @@ class EditorPart(_Part):
 
     Attributes:
         editor: its name.
-        schedule: its value, or ``either`` where it makes no difference.
-        layers: that were edited.
-        run: folder of its single round, below the comparison's.
+        schedule: its value, or ``either`` if it makes no difference.
+        layers: the edited layers.
+        run: folder of its single round, inside the comparison's.
         methods: metrics of each edited model.
         delta_relative_to_global: as in a single round.
         residual_norms: likewise.
@@ -431,7 +431,7 @@ class CausalTrace:
 
     Attributes:
         facts: number of facts traced.
-        examined: number of records that they were found among.
+        examined: number of records among which they were found.
         draws: of the noise, for each fact.
         noise: its standard deviation.
         window: number of consecutive layers whose MLP outputs are restored together.
@@ -461,10 +461,10 @@ class Trial(_Measured):
 
     Attributes:
         present: whether they are the model's current ones.
-        layers: that were edited, such as ``5-9``.
-        weight: of the prior.
-        clamp_factor: of the targets.
-        target_steps: of the targets.
+        layers: the edited layers, such as ``5-9``.
+        weight: weight of the prior.
+        clamp_factor: clamp factor of the targets.
+        target_steps: most steps of a target's search.
     """
 
     present: bool
@@ -479,7 +479,7 @@ class TuneResult(RunResult):
 
     Attributes:
         trace: which layers recall facts.
-        ranges: of layers to try.
+        ranges: ranges of layers to try.
         methods: the trials by name, the best first.
         preset: the best settings, if any were tried.
     """
@@ -512,8 +512,8 @@ class PapersResult(MethodsResult):
         Raises:
             InputError: when nothing in the folder can be summarised.
         """
-        found = measured_cases(Path(folder), category, first)
-        metrics = {name: summarise(cases) for name, cases in found.items()}
+        by_method = measured_cases(Path(folder), category, first)
+        metrics = {name: summarise(cases) for name, cases in by_method.items()}
         unedited = metrics.pop(UNEDITED, None)
         if unedited is None:
             return cls(methods=metrics)
@@ -533,11 +533,11 @@ _TELLING = {
 
 
 def _earlier(value: Any) -> Any:
-    """Summaries of early versions do not name their study."""
+    """Add the study's name, which summaries of early versions lack."""
     if not isinstance(value, dict) or "experiment" in value:
         return value
-    found = (study for key, study in _TELLING.items() if key in value)
-    return {"experiment": next(found, "augmentation"), **value}
+    studies = (study for key, study in _TELLING.items() if key in value)
+    return {"experiment": next(studies, "augmentation"), **value}
 
 
 #: The result of any study.

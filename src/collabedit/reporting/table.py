@@ -22,7 +22,7 @@ __all__ = ["Cell", "Column", "Row", "Section", "Table", "Value", "console", "sec
 
 Value = str | int | float | None
 
-#: Values by the keys of columns; absent ones stay blank.
+#: Values by the columns' keys; absent ones stay blank.
 Row = Mapping[str, Value]
 
 _WIDTH_IN_FILES = 160
@@ -40,10 +40,10 @@ class Column:
 
     Attributes:
         key: its name in rows and in CSV.
-        heading: above it.
-        unit: of its values.
-        decimals: of its numbers; ``None`` shows as many as a number needs.
-        scientific: numbers have an exponent.
+        heading: its heading.
+        unit: unit of its values.
+        decimals: decimals of its numbers; ``None`` shows as many as a number needs.
+        scientific: whether numbers have an exponent.
         definition: one line, shown when hovering over the heading.
         direction: which values are better.
         is_name: names the row instead of describing it.
@@ -132,7 +132,7 @@ def section(
         columns: of the table.
         rows: their values by the keys of columns.
         compared: keys of the columns whose best values are marked, by the columns' directions.
-            What looks equal is equally good.
+            Values that look equal are equally good.
     """
     best = {c.key: _best(c, [row.get(c.key) for row in rows]) for c in columns if c.key in compared}
     return [
@@ -157,10 +157,10 @@ class Table:
     """A table before rendering.
 
     Attributes:
-        title: above it.
-        columns: names first.
+        title: text above it.
+        columns: its columns, names first.
         sections: its rows, in groups.
-        note: below it.
+        note: text below it.
     """
 
     title: str
@@ -172,7 +172,7 @@ class Table:
     def of(
         cls, title: str, columns: Sequence[Column], *sections: Sequence[Row], note: str = ""
     ) -> Table:
-        """A table of rows, in groups, none compared with another."""
+        """A table of rows, in groups, with no values compared."""
         return cls(title, columns, [section(columns, rows) for rows in sections], note)
 
     def rich(self) -> RichTable:
@@ -187,7 +187,7 @@ class Table:
             table.add_column(
                 escape_markup(column.heading),
                 justify=column.justify,
-                overflow="fold",  # never cut a number
+                overflow="fold",  # never cut off a number
                 no_wrap=column.is_name,
             )
         for rows in self.sections:
@@ -264,7 +264,7 @@ def _one_cell(text: str) -> str:
 
 
 def _spans(column: Column, values: Sequence[Value]) -> list[int]:
-    """The rowspan of each cell of a column; ``None`` for cells that are spanned."""
+    """The rowspan of each cell of a column; 0 for cells that are spanned."""
     if not column.once:
         return [1] * len(values)
     counts = [len(list(group)) for _, group in groupby(values)]

@@ -41,8 +41,8 @@ def tables_of(result: RunResult, title: str) -> list[Table]:
     """All tables of a run's result, the methods' table first.
 
     Args:
-        result: of any study; each has its own tables.
-        title: of the first table.
+        result: the result of any study; each has its own tables.
+        title: title of the first table.
     """
     return [*_own_tables(result, title), *answer_tables(result)]
 
@@ -75,18 +75,18 @@ def results_csv(results: Mapping[str, RunResult]) -> str:
     """All measurements of several runs as CSV, one row per run and method.
 
     Args:
-        results: by the names of runs.
+        results: the results by the runs' names.
     """
-    return to_csv([{"run": run, **row} for run, found in results.items() for row in found.rows()])
+    return to_csv([{"run": run, **row} for run, result in results.items() for row in result.rows()])
 
 
 def measured_columns(rows: Sequence[Row], level: Level = "detail") -> list[Column]:
     """A column for each metric of a level that at least one row has."""
     asked = {each.key for each in ANSWER_METRICS}  # they have a separate table
     return [
-        Column.of(each)
-        for each in metrics(level)
-        if each.key not in asked and any(each.key in row for row in rows)
+        Column.of(measure)
+        for measure in metrics(level)
+        if measure.key not in asked and any(measure.key in row for row in rows)
     ]
 
 
@@ -126,8 +126,8 @@ def _warnings(result: MultiRoundResult) -> list[Table]:
         Column("message", "what left its range", is_text=True),
     ]
     rows: dict[str, list[Row]] = {
-        name: [{"round": each.round, "message": each.message} for each in own]
-        for name, own in result.warnings.items()
+        name: [{"round": warning.round, "message": warning.message} for warning in warnings]
+        for name, warnings in result.warnings.items()
     }
     return [_series("Early warnings", columns, rows)]
 
@@ -150,12 +150,12 @@ def _repeated(repeated: Mapping[str, Sequence[RepeatedRound]]) -> Table:
         name: [
             {
                 "round": number,
-                "edits": each.edits,
-                "skipped": each.skipped,
-                **{layer_name(weight): norm for weight, norm in each.residual_norms.items()},
-                **each.metrics,
+                "edits": repeat.edits,
+                "skipped": repeat.skipped,
+                **{layer_name(weight): norm for weight, norm in repeat.residual_norms.items()},
+                **repeat.metrics,
             }
-            for number, each in enumerate(rounds, 1)
+            for number, repeat in enumerate(rounds, 1)
         ]
         for name, rounds in repeated.items()
     }
@@ -176,8 +176,8 @@ def _repeated(repeated: Mapping[str, Sequence[RepeatedRound]]) -> Table:
 
 def layer_name(weight_name: str) -> str:
     """``layer N`` instead of the weight's name."""
-    found = re.search(r"\.(\d+)\.", weight_name)
-    return f"layer {found.group(1)}" if found else weight_name
+    match = re.search(r"\.(\d+)\.", weight_name)
+    return f"layer {match.group(1)}" if match else weight_name
 
 
 def _copies(copies: Mapping[str, Sequence[Metrics]]) -> Table:
@@ -229,7 +229,7 @@ def _scores(result: EditorsResult) -> Table:
         {
             "editor": part.editor,
             "schedule": part.schedule,
-            **{name: found.get("score") for name, found in part.methods.items()},
+            **{name: measured.get("score") for name, measured in part.methods.items()},
         }
         for part in result.editors
     ]
@@ -296,7 +296,7 @@ def _trials(result: TuneResult) -> Table:
     columns = [
         Column("name", "layers", is_name=True),
         Column("weight", "lambda", definition="weight of the prior"),
-        Column("clamp_factor", "clamp", definition="bound of the targets' norm"),
+        Column("clamp_factor", "clamp", definition="bound on the targets' norm"),
         Column("target_steps", "steps", definition="steps of the targets' optimisation"),
         *measured_columns(trials, "headline"),
     ]
@@ -305,8 +305,8 @@ def _trials(result: TuneResult) -> Table:
         section(columns, trials, compared=["score"]),
     ]
     note = (
-        f"{unedited.get('records', 0)} records, the best settings first. gain: of Score over the "
-        "present settings, with its standard error (jackknife). update: its norm by that of the "
-        "edited weights."
+        f"{unedited.get('records', 0)} records, the best settings first. gain: Score above that of "
+        "the present settings, with its standard error (jackknife). update: its norm relative to "
+        "that of the edited weights."
     )
     return Table("Trials", columns, sections, note)

@@ -32,13 +32,13 @@ def request(
     target_true: str | None = None,
     relation_id: str | None = None,
 ) -> EditRequest:
-    """A request of its parts, trimmed.
+    """A request from its parts, trimmed.
 
-    A space that the object begins with moves to the prompt's end, where joining them would leave
-    it out.
+    If the object begins with a space that joining would leave out, the space moves to the prompt's
+    end.
 
     Raises:
-        RequestError: when the prompt does not have ``{}`` once, or the subject has one.
+        RequestError: when the prompt does not have ``{}`` exactly once, or the subject contains it.
     """
     count = prompt.text.count("{}")
     if count != 1:
@@ -60,13 +60,13 @@ def request(
 
 
 def prompt_about(fields: Fields, text_name: str, subject_name: str = "subject") -> Prompt:
-    """The prompt of two fields: with ``{}`` in it, or with the subject spelled out.
+    """The prompt in two fields: with ``{}`` in it, or with the subject spelled out.
 
-    The subject's first whole-word occurrence becomes ``{}``, in any case of letters, with any white
-    space between its words, and with accents written either way that Unicode has for them.
+    The subject's first whole-word occurrence becomes ``{}``, regardless of case, of the white space
+    between its words, and of how Unicode encodes its accents.
 
     Raises:
-        RequestError: when a field is missing or the prompt does not hold the subject.
+        RequestError: when a field is missing or the prompt does not contain the subject.
     """
     text = fields.text(text_name)
     if subject_name not in fields:
@@ -81,13 +81,13 @@ def more_prompts(fields: Fields, name: str, subject: str) -> tuple[str, ...]:
     """A list of prompts about a subject, each with ``{}`` in it, or with the subject spelled out.
 
     Raises:
-        RequestError: when one does not hold the subject as the first prompt spells it.
+        RequestError: when one does not contain the subject as the first prompt spells it.
     """
-    found = [_prompt(fields, text, name, subject) for text in fields.texts(name)]
-    for prompt in found:
+    prompts = [_prompt(fields, text, name, subject) for text in fields.texts(name)]
+    for prompt in prompts:
         if prompt.subject != subject or prompt.text.count("{}") != 1:
             raise fields.error(f"each text of {name!r} must have {subject!r} or '{{}}' once")
-    return tuple(prompt.text for prompt in found)
+    return tuple(prompt.text for prompt in prompts)
 
 
 def _prompt(fields: Fields, text: str, name: str, subject: str) -> Prompt:
@@ -115,10 +115,11 @@ def _find(subject: str, text: str) -> re.Match[str] | None:
 
 
 def questions(fields: Fields, name: str) -> tuple[Question, ...]:
-    """Questions with answers, in any of the field's shapes; those without an answer are left out.
+    """A field's questions with answers, in any of its shapes; those without answers are left out.
 
-    A list of ``{prompt, ground_truth}`` or ``{loc, loc_ans}``; an object of such lists by kind
-    (KnowEdit); or an object of ``{prompt: [...], ground_truth: [...]}`` by kind (EasyEdit).
+    The shapes are a list of ``{prompt, ground_truth}`` or ``{loc, loc_ans}``; an object of such
+    lists by kind (KnowEdit); or an object of ``{prompt: [...], ground_truth: [...]}`` by kind
+    (EasyEdit).
 
     Raises:
         RequestError: when it has another shape.
@@ -147,12 +148,12 @@ def _paired(fields: Fields) -> list[Question]:
         pairs = zip(prompts, answers, strict=True)
         entries = (Fields({"prompt": p, "ground_truth": a}, fields.where) for p, a in pairs)
         return [item for entry in entries for item in _paired(entry)]
-    found = fields.leaves(answer_name)
-    return [(fields.text(prompt_name), found)] if found else []
+    texts = fields.leaves(answer_name)
+    return [(fields.text(prompt_name), texts)] if texts else []
 
 
 def neighbour(locality: Sequence[Question]) -> tuple[tuple[str, ...], str | None]:
-    """The first of some questions as the neighbourhood that token accuracy is measured on."""
+    """The first question, as the neighbourhood on which token accuracy is measured."""
     if not locality:
         return (), None
     prompt, answers = locality[0]

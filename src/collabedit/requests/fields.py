@@ -15,16 +15,16 @@ _LARGEST_ID = 2**63
 
 
 class Fields:
-    """A record's fields. It remembers which were read, so that the others can be named.
+    """A record's fields. It remembers which were read, so that the others can be reported.
 
-    A field that is ``None`` counts as absent where it is optional.
+    An optional field that is ``None`` counts as absent.
 
     Args:
         item: the decoded record.
         where: its name in error messages.
 
     Raises:
-        RequestError: when it is no object, or gives a name twice.
+        RequestError: when it is not an object, or gives a name twice.
     """
 
     def __init__(self, item: Any, where: str) -> None:
@@ -45,7 +45,7 @@ class Fields:
         return self.values.get(name) is not None
 
     def ignore(self, *names: str) -> None:
-        """Take note of fields that have no use here, and are known to be harmless."""
+        """Mark fields as read that have no use here and are known to be harmless."""
         self._read.update(names)
 
     def unread(self) -> Iterator[str]:
@@ -58,22 +58,22 @@ class Fields:
                 yield str(name)
 
     def nested(self, name: str) -> Fields:
-        """The fields of an object that is required."""
-        found = Fields(self._required(name), f"{self.where}, {name}")
-        self._nested[name] = [found]
-        return found
+        """The fields of a required object."""
+        inner = Fields(self._required(name), f"{self.where}, {name}")
+        self._nested[name] = [inner]
+        return inner
 
     def entries(self, name: str) -> list[Fields]:
         """The fields of each object in a list, which may be missing or empty."""
         value = self.values.get(name) or []
         if not isinstance(value, list | tuple):
             raise self.error(f"{name!r} must be a list of objects, found {kind_of(value)}")
-        found = [Fields(item, f"{self.where}, {name} {place}") for place, item in enumerate(value)]
-        self._nested[name] = found
-        return found
+        inner = [Fields(item, f"{self.where}, {name} {index}") for index, item in enumerate(value)]
+        self._nested[name] = inner
+        return inner
 
     def integer(self, *names: str, default: int) -> int:
-        """A whole number, under the first of the names that there is."""
+        """A whole number, under the first of the names that is present."""
         name = next((name for name in names if name in self), names[0])
         self._read.update(names)
         value = self.values.get(name)
@@ -81,18 +81,18 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(
-                f"{name!r} must be a whole number, found {shown(value)}; leave it out, and records "
-                "are numbered"
+                f"{name!r} must be a whole number, found {shown(value)}; without it, records are "
+                "numbered"
             )
         if not -_LARGEST_ID <= value < _LARGEST_ID:
             raise self.error(f"{name!r} must be a whole number of at most 18 digits")
         return value
 
     def text(self, *names: str) -> str:
-        """A text that is required, under one of several names.
+        """A required text, under one of several names.
 
         Raises:
-            RequestError: when it is missing, empty or malformed, or two names give two texts.
+            RequestError: when it is missing, empty or malformed, or two names give different texts.
         """
         found = {name: self._text(name) for name in names if name in self}
         self._read.update(names)
@@ -131,7 +131,7 @@ class Fields:
         return tuple(checked_text(text, name, self) for text in _leaves(self.values.get(name)))
 
     def take(self, name: str) -> Any:
-        """A field as it is."""
+        """A field's value, unchecked."""
         self._read.add(name)
         return self.values.get(name)
 
@@ -152,7 +152,7 @@ class Fields:
 
 
 def kind_of(value: object) -> str:
-    """What a decoded value is, in JSON's words."""
+    """The kind of a decoded value, in JSON's terms."""
     if value is None:
         return "null"
     kinds = ((bool, "true or false"), (str, "a text"), (int | float, "a number"))

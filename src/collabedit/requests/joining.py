@@ -13,31 +13,31 @@ _UNSPACED = (
     *("IDEOGRAPHIC", "FULLWIDTH"),
 )
 
-#: Likewise, the scripts with a full stop of their own.
+#: Likewise, the scripts with their own full stop.
 _EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC")
 
-#: What the next word follows closely where a word could begin, and what it always follows so
-#: besides opening brackets, opening quotes and currency signs.
+#: Characters without a space after them: those of the first set only where a word could begin,
+#: those of the second always, like opening brackets, opening quotes and currency signs.
 _OPENS = frozenset("\"'`#@")
 _HOLDS_NEXT = frozenset("_/\\¿¡")
 
-#: Where the assistant's turn begins in chat templates that break no line there.
+#: Where the assistant's turn begins in chat templates without a line break there.
 _TURN_BEGINS = "|>"
 
-#: What a sentence ends in.
+#: What a sentence can end with.
 _STOPS = frozenset(".!?…\N{IDEOGRAPHIC FULL STOP}\N{FULLWIDTH EXCLAMATION MARK}")
 
-#: What follows the word before it closely, besides closing brackets and quotes.
+#: What follows a word without a space, besides closing brackets and quotes.
 _HOLDS_PREVIOUS = frozenset(",.;:!?%…")
 
 
 def join(prompt: str, target: str) -> str:
     """A prompt and its continuation, with a space between them where a writer puts one.
 
-    White space that a record gives counts: a target's leading space stays as it is, and a prompt
-    that ends in a line break or a tab goes on there. A space at a prompt's end belongs to the next
-    word, as language models see it, so it is the one that the target begins with. Without any,
-    script and punctuation decide: none in Chinese, Japanese, Thai and other scripts without
+    White space in the record is respected: a target's leading space stays, and a prompt that ends
+    in a line break or a tab is continued there. To a language model a space at the prompt's end
+    belongs to the next word, so it becomes the target's leading space. Without either, script and
+    punctuation decide: there is no space in Chinese, Japanese, Thai and other scripts without
     spaces, nor after an opening bracket or quote, a currency sign, or a hyphen on a word.
     """
     before = stem(prompt)
@@ -51,7 +51,7 @@ def join(prompt: str, target: str) -> str:
 def stem(prompt: str) -> str:
     """A prompt without the spaces at its end, unless they begin a line.
 
-    What a model reads before it writes: it writes the space as a part of the next word.
+    That is what a model reads before it writes, since it writes the space as part of the next word.
     """
     stripped = prompt.rstrip(" ")
     return prompt if not stripped or stripped[-1].isspace() else stripped

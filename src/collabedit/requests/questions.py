@@ -1,4 +1,4 @@
-"""A prompt as a natural question: the record's own, the prompt itself, or its relation's."""
+"""A prompt as a natural question: the record's own, the prompt itself, or the relation's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _RELATIONS = {
 
 
 def natural_question(request: EditRequest) -> str | None:
-    """The question that a user would ask for a fact, or ``None`` where none is known."""
+    """The question that a user would ask for a fact, or ``None`` if none is known."""
     if request.question is not None:
         return request.question
     asked = _asked(request)
@@ -69,8 +69,8 @@ def natural_question(request: EditRequest) -> str | None:
 def question_prompt(request: EditRequest) -> str:
     """A question for a fact, with ``{}`` for the subject.
 
-    The one that a user would ask, where it is known and names the subject; otherwise the prompt
-    with "what?" after it.
+    It is the question that a user would ask if that is known and names the subject; otherwise the
+    prompt with "what?" after it.
     """
     if request.question is not None:
         before, subject, after = request.question.partition(request.subject)

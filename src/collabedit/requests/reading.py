@@ -18,7 +18,7 @@ from collabedit.requests.formats import recognise
 
 __all__ = ["STANDARD_INPUT", "Located", "read_objects", "source_name"]
 
-#: Given as a path, it means standard input.
+#: As a path, it means standard input.
 STANDARD_INPUT = "-"
 
 _TABLES = (".csv", ".tsv")
@@ -32,7 +32,7 @@ class Located:
     Attributes:
         value: the decoded object.
         where: its location, such as ``record 3`` or ``line 5, record 3``.
-        fault: why it could not be decoded, if so.
+        fault: why it could not be decoded, if it could not.
     """
 
     value: Any
@@ -48,7 +48,7 @@ def source_name(path: str | os.PathLike[str]) -> str:
 def read_objects(path: str | os.PathLike[str]) -> list[Located]:
     """Read the records of a JSON, JSON Lines, CSV or TSV file, or of standard input.
 
-    The content decides which it is; only tables may need their suffix.
+    The content decides which of them it is; only tables may need their suffix.
 
     Raises:
         InputError: when the file cannot be read, or is none of these.
@@ -66,31 +66,31 @@ def read_objects(path: str | os.PathLike[str]) -> list[Located]:
     return _unwrapped(_objects(text, source))
 
 
-def _flattened(found: Sequence[Located]) -> list[Located]:
-    """Records of lists within a list, as they are read from lines that hold lists."""
-    if not found or not all(isinstance(item.value, list) and item.value for item in found):
-        return list(found)
-    inner = [(list_, value) for list_, item in enumerate(found) for value in item.value]
+def _flattened(items: Sequence[Located]) -> list[Located]:
+    """The records of lists within a list, as if each list were on its own line."""
+    if not items or not all(isinstance(item.value, list) and item.value for item in items):
+        return list(items)
+    inner = [(list_, value) for list_, item in enumerate(items) for value in item.value]
     return [
         Located(value, f"list {list_}, record {index}")
         for index, (list_, value) in enumerate(inner)
     ]
 
 
-def _unwrapped(found: list[Located]) -> list[Located]:
-    """The records within a single object that is none: its only list of them, or its values."""
-    if len(found) != 1 or not isinstance(found[0].value, dict):
-        return found
-    item = found[0].value
+def _unwrapped(items: list[Located]) -> list[Located]:
+    """The records inside a single object that is not one: its only list of them, or its values."""
+    if len(items) != 1 or not isinstance(items[0].value, dict):
+        return items
+    item = items[0].value
     if isinstance(item, RepeatedNames) or recognise(item) is not None:
-        return found
+        return items
     lists = [name for name, value in item.items() if _are_records(value)]
     if len(lists) == 1:
         records = enumerate(item[lists[0]])
         return [Located(value, f"{shown(lists[0])}, record {index}") for index, value in records]
     if _are_records(list(item.values())):
         return [Located(value, f"record {shown(name)}") for name, value in item.items()]
-    return found
+    return items
 
 
 def _are_records(values: Any) -> bool:
@@ -116,7 +116,7 @@ def _list(text: str, source: str) -> list[Located]:
 
 
 def _objects(text: str, source: str) -> list[Located]:
-    """One record a line, or a single record over several lines."""
+    """One record per line, or a single record over several lines."""
     lines = _lines(text)
     if len(lines) > 1 and lines[0].fault is not None:
         try:
@@ -131,7 +131,7 @@ def _objects(text: str, source: str) -> list[Located]:
 
 
 def _check_beginning(text: str, source: str) -> None:
-    """Check that text which is no JSON at least begins like it."""
+    """Check that text which is not valid JSON at least begins like JSON."""
     beginning = text.strip().partition("\n")[0]
     if beginning[:1] not in ("{", "["):
         raise InputError(
@@ -158,7 +158,7 @@ def _lines(text: str) -> list[Located]:
 
 
 def _has_header(content: str) -> bool:
-    """Whether text that has no telling suffix begins with the header of a table of requests."""
+    """Whether text without a table's suffix begins with the header of a table of requests."""
     header = content.partition("\n")[0]
     return content[:1] not in "[{" and "subject" in re.split("[,;|\t\r]", header.lower())
 
@@ -170,7 +170,7 @@ def _rows(text: str, source: str) -> Iterator[Located]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = _names(next(table, []))
-        if names and names[0].startswith("sep="):  # a line for Excel, which says the delimiter
+        if names and names[0].startswith("sep="):  # a line that names the delimiter for Excel
             names = _names(next(table, []))
         _check_header(names, source)
         line, index = table.line_num + 1, 0

@@ -19,14 +19,14 @@ class EditRequest:
     """One fact to write into a model.
 
     Attributes:
-        case_id: identifies the request among those of one file.
+        case_id: identifies the request within a file.
         prompt: text with exactly one ``{}`` for the subject.
         subject: what the fact is about.
         target_new: the object that the edited model should say, without a leading space.
-        target_true: the object that the unedited model says, where known.
-        relation_id: the relation's name (a Wikidata property), where known.
-        question: the prompt as a natural question that names the subject, where it is a cloze.
-        prompts: the prompt in other words, each with one ``{}``, which the edit is written for as
+        target_true: the object that the unedited model says, if known.
+        relation_id: the relation's name (a Wikidata property), if known.
+        question: the prompt as a natural question that names the subject, if the prompt is a cloze.
+        prompts: other wordings of the prompt, each with one ``{}``, for which the edit is made as
             well.
     """
 
@@ -59,10 +59,10 @@ class Record:
         attribute_prompts: prompts whose true answer is ``target_new``.
         generation_prompts: openings for free text about the subject.
         reference_texts: texts about ``target_new`` to compare the generations with.
-        aliases: other spellings of ``target_new`` that are right, too (zsRE, MQuAKE).
+        aliases: other right spellings of ``target_new`` (zsRE, MQuAKE).
         portability: questions whose answers follow from the edit, with these answers (KnowEdit,
             MQuAKE, RippleEdits, HalluEditBench).
-        locality: questions on other facts, with their unchanged answers (KnowEdit, QAEdit,
+        locality: questions about other facts, with their unchanged answers (KnowEdit, QAEdit,
             RippleEdits).
     """
 

@@ -48,7 +48,7 @@ class RequestFile:
     Attributes:
         source: its name in error messages.
         records: the good records.
-        formats: how many records came in each form, by the form's name.
+        formats: number of records in each form, by the form's name.
         faults: one line for each bad record, saying where it is.
         warnings: what is accepted but worth knowing: repeated records, unknown fields.
     """
@@ -60,13 +60,13 @@ class RequestFile:
     warnings: tuple[str, ...] = ()
 
     def usable(self, *, skip_bad: bool = False) -> list[Record]:
-        """The good records; oddities of the source are logged as warnings.
+        """The good records; the source's warnings are logged.
 
         Args:
             skip_bad: skip the bad ones, and say how many there are.
 
         Raises:
-            RequestError: when records are bad and not to be skipped, or when none is good.
+            RequestError: when bad records are not to be skipped, or when no record is good.
         """
         problem = self.problem(skip_bad=skip_bad)
         if problem is not None:
@@ -88,7 +88,7 @@ class RequestFile:
 
     @property
     def complaint(self) -> str:
-        """All that is wrong, for people: a line, or a line and one for each of the first faults."""
+        """What is wrong, for people: one line, or a heading and a line for each early fault."""
         if len(self.faults) == 1:
             return f"{self.source}, {self.faults[0]}"
         lines = [f"{self.source}: {len(self.faults)} bad records; correct or skip them"]
@@ -129,8 +129,8 @@ def load_records(
         RequestError: when records are unusable; the message names the file, each record and the
             remedy.
     """
-    found = read_requests(path, allow_contradictions=allow_contradictions)
-    return found.usable(skip_bad=skip_bad)
+    parsed = read_requests(path, allow_contradictions=allow_contradictions)
+    return parsed.usable(skip_bad=skip_bad)
 
 
 def parse_records(
@@ -235,7 +235,7 @@ _COLUMNS = "holds columns, not records; write a record for each edit (pandas: or
 
 
 def _holds_columns(values: Mapping[str, Any]) -> bool:
-    """Whether it is a table by columns, as pandas and data sets write it."""
+    """Whether the values are a table stored by columns, as pandas and data sets write it."""
     parts = [values.get("prompt"), values.get("subject")]
     return all(isinstance(part, list) for part in parts) or all(
         isinstance(part, Mapping) for part in parts
@@ -248,7 +248,7 @@ def _no_form(values: Mapping[str, Any]) -> str:
         return _COLUMNS
     for name in values:
         if str(name).strip().lower() in ("prompt", "subject", "target") and name != name.lower():
-            return f"the field {shown(name)} is to be called {name.strip().lower()!r}"
+            return f"the field {shown(name)} must be called {name.strip().lower()!r}"
     lists = [shown(name) for name, value in values.items() if isinstance(value, list) and value]
     if len(lists) > 1 and len(lists) == len(values):
         return f"holds several lists ({', '.join(lists[:5])}); give the records of one of them"
@@ -302,7 +302,7 @@ def _numbered(parsed: Sequence[_Parsed]) -> Iterator[tuple[Record, _Parsed]]:
 
 
 class _Checks:
-    """What holds between records: case ids differ, and facts do not contradict each other."""
+    """Checks between records: case ids must differ, and facts must not contradict each other."""
 
     def __init__(self, allow_contradictions: bool, faults: dict[int, str]) -> None:
         self._allow, self._faults = allow_contradictions, faults
@@ -342,7 +342,7 @@ class _Checks:
         return None if self._allow else f"{contradiction}, {remedy}"
 
     def warnings(self) -> Iterator[str]:
-        """What is allowed and worth knowing."""
+        """What is accepted but worth knowing."""
         if self._repeated:
             count = _count(len(self._repeated), "repeated fact")
             yield f"{count}, kept ({self._repeated[0]})"

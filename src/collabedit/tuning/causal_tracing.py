@@ -2,8 +2,8 @@
 
 Meng et al. (ROME, 2022, section 2): noise on the embeddings of the subject's tokens makes the model
 forget the object; then restoring the noise-free state at one position recovers part of it.
-The *indirect effect* of a position is the resulting rise in the object's probability, its average
-over facts and draws of the noise the curve that MEMIT's edited layers were chosen from.
+The *indirect effect* of a position is the resulting rise in the object's probability; its average
+over facts and draws of the noise is the curve from which MEMIT's edited layers were chosen.
 
 Restoring changes only what comes after the restored position. So the noisy run's hidden states are
 kept, and every restored run starts from them at its layer; the runs of many facts share passes.
@@ -31,7 +31,7 @@ __all__ = ["CausalTrace", "Fact", "known_facts", "trace"]
 #: A fact is known if the object's first token is likelier than the new one's and at least this
 #: probable.
 KNOWN_PROBABILITY = 0.1
-#: Standard deviation of the noise, in those of the subjects' embeddings (ROME, section 2.1).
+#: Standard deviation of the noise, in units of the subjects' embeddings' own (ROME, section 2.1).
 NOISE_SCALE = 3.0
 
 #: Tokens of a pass, and records checked at a time for what the model knows.
@@ -62,15 +62,15 @@ def known_facts(
     A record without a true object cannot be known. Only the object's first token counts, as in
     ROME's code.
     """
-    found: list[Fact] = []
+    known: list[Fact] = []
     examined = 0
     for start in range(0, len(records), _EXAMINED):
-        if len(found) >= count:
+        if len(known) >= count:
             break
         chunk = records[start : start + _EXAMINED]
         examined += len(chunk)
-        found += _known(model, [record for record in chunk if record.request.target_true])
-    return found[:count], examined
+        known += _known(model, [record for record in chunk if record.request.target_true])
+    return known[:count], examined
 
 
 @torch.no_grad()
@@ -115,14 +115,14 @@ def trace(
     Args:
         model: the unedited model.
         facts: what it knows; one or more.
-        examined: number of records that they were found among.
+        examined: number of records among which they were found.
         window: number of consecutive layers whose MLP outputs are restored together: as many as
             will be edited. ROME takes ten of 48.
         draws: of the noise, for each fact.
-        noise_scale: standard deviation of the noise, in those of the subjects' embeddings.
+        noise_scale: standard deviation of the noise, in units of the subjects' embeddings' own.
         seed: of the noise.
         quick: run in bfloat16 where that is much faster.
-        max_tokens: tokens of a pass; as many as are quick and fit by default.
+        max_tokens: tokens of a pass; by default the fastest number that fits.
     """
     if quick:
         model = model.quick_copy()
@@ -136,17 +136,17 @@ def trace(
     mlp = torch.zeros(n_layers - window + 1, len(facts))
     with progress("Causal tracing", len(facts) * (len(hidden) + len(mlp)), "runs") as bar:
         for batch in _batches(model, facts, draws, max_tokens):
-            places = batch.index.tolist()
-            states = _CleanRun(model, batch, [facts[place] for place in places])
-            clean[places] = states.probabilities
-            runs = _CorruptedRuns(states, _placed(facts, noise, places, batch))
-            corrupted[places] = runs.probabilities
+            indices = batch.index.tolist()
+            states = _CleanRun(model, batch, [facts[index] for index in indices])
+            clean[indices] = states.probabilities
+            runs = _CorruptedRuns(states, _placed(facts, noise, indices, batch))
+            corrupted[indices] = runs.probabilities
             for layer in range(n_layers):
-                hidden[layer, places] = runs.with_hidden_state(layer)
-                bar.advance(len(places))
+                hidden[layer, indices] = runs.with_hidden_state(layer)
+                bar.advance(len(indices))
             for first in range(len(mlp)):
-                mlp[first, places] = runs.with_mlp_outputs(range(first, first + window))
-                bar.advance(len(places))
+                mlp[first, indices] = runs.with_mlp_outputs(range(first, first + window))
+                bar.advance(len(indices))
     return CausalTrace(
         facts=len(facts),
         examined=len(facts) if examined is None else examined,
@@ -164,7 +164,7 @@ def trace(
 
 def embedding_deviation(model: LanguageModel, facts: Sequence[Fact]) -> float:
     """Standard deviation of all entries of the embeddings of the subjects' tokens."""
-    tokens = torch.tensor([fact.ids[place] for fact in facts for place in fact.subject])
+    tokens = torch.tensor([fact.ids[position] for fact in facts for position in fact.subject])
     embedding = model.hf.get_input_embeddings()
     return float(embedding(tokens.to(model.device)).float().std())
 
@@ -183,21 +183,21 @@ def subject_noise(
 def _batches(
     model: LanguageModel, facts: Sequence[Fact], rows: int, max_tokens: int | None = None
 ) -> list[Batch]:
-    """All facts in batches that have so many rows a fact in each pass."""
+    """All facts in batches, with this many rows per fact in each pass."""
     longest = max((len(fact.ids) for fact in facts), default=1)
     budget = max_tokens or pass_tokens(model, _MAX_TOKENS, read_share=1 / longest)
     return list(batches([fact.ids for fact in facts], max(1, budget // rows), model.device))
 
 
 def _placed(
-    facts: Sequence[Fact], noise: Sequence[Tensor], places: Sequence[int], batch: Batch
+    facts: Sequence[Fact], noise: Sequence[Tensor], indices: Sequence[int], batch: Batch
 ) -> Tensor:
     """The noise of a batch ``[facts * draws, length, hidden_size]``, zero outside the subjects."""
     draws, _, width = noise[0].shape
-    placed = torch.zeros(len(places), draws, batch.input_ids.shape[1], width)
-    for row, place in enumerate(places):
-        subject = facts[place].subject
-        placed[row, :, subject.start : subject.stop] = noise[place]
+    placed = torch.zeros(len(indices), draws, batch.input_ids.shape[1], width)
+    for row, index in enumerate(indices):
+        subject = facts[index].subject
+        placed[row, :, subject.start : subject.stop] = noise[index]
     return placed.flatten(0, 1)
 
 
@@ -206,8 +206,8 @@ class _CleanRun:
 
     Attributes:
         answers: ``[facts]``, the objects' first tokens.
-        last: ``[facts]``, positions of the subjects' last tokens; on the CPU, since layers may
-            lie on several devices.
+        last: ``[facts]``, positions of the subjects' last tokens; on the CPU, since layers may be
+            on several devices.
         probabilities: ``[facts]``, of the answers.
         hidden: by layer, its output at the subjects' last tokens ``[facts, hidden_size]``.
         mlp: by layer, the down-projection's output there.
@@ -219,11 +219,11 @@ class _CleanRun:
         self.answers = torch.tensor([fact.answer for fact in facts])
         self.last = torch.tensor([fact.subject[-1] for fact in facts])
         layers = range(model.structure.n_layers)
-        shape, place = batch.input_ids.shape, (range(len(facts)), self.last)
+        shape, cells = batch.input_ids.shape, (range(len(facts)), self.last)
 
         def read(output: Any) -> Tensor:
             states = hooks.hidden_states(output)
-            return states.view(*shape, -1)[place]
+            return states.view(*shape, -1)[cells]
 
         blocks = {layer: model.layer(layer) for layer in layers}
         mlps = {layer: model.projection(layer) for layer in layers}
@@ -300,8 +300,8 @@ class _CorruptedRuns:
                 )
             for module, state in states.items():
                 stack.enter_context(hooks.replaced_states(module, (rows, length), self.last, state))
-            found = _probabilities(self.model, self.batch, self.answers[:, None])
-        return found.view(-1, self.draws).mean(dim=1)
+            probabilities = _probabilities(self.model, self.batch, self.answers[:, None])
+        return probabilities.view(-1, self.draws).mean(dim=1)
 
 
 def _probabilities(model: LanguageModel, batch: Batch, tokens: Tensor) -> Tensor:
@@ -315,7 +315,7 @@ def _probabilities(model: LanguageModel, batch: Batch, tokens: Tensor) -> Tensor
 
 
 def _standard_errors(effects: Tensor) -> list[float]:
-    """Of the means over facts of ``[places, facts]``."""
+    """Standard errors of the means over facts of ``[positions, facts]``."""
     facts = effects.shape[1]
     if facts == 1:
         return [0.0] * len(effects)

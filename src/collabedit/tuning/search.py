@@ -40,7 +40,7 @@ class Trial:
     Attributes:
         hyperparameters: the settings.
         cases: the validation records, measured on the edited model.
-        norm: of the update, relative to the edited weights (Frobenius).
+        norm: the update's norm relative to that of the edited weights (Frobenius).
     """
 
     hyperparameters: Hyperparameters
@@ -56,7 +56,7 @@ class Trial:
 def layer_ranges(trace: CausalTrace, count: int = _RANGES) -> list[tuple[int, ...]]:
     """Ranges of layers to edit: the windows whose MLP outputs have the largest effect.
 
-    Neighbouring windows are nearly the same, so those chosen begin at least two layers apart.
+    Adjacent windows are nearly the same, so those chosen begin at least two layers apart.
     """
     order = sorted(range(len(trace.mlp)), key=lambda first: -trace.mlp[first])
     chosen: list[int] = []
@@ -97,7 +97,7 @@ def weights(settings: Hyperparameters, editor: Editor) -> list[Hyperparameters]:
 
 
 def rank(trial: Trial) -> tuple[float, float]:
-    """Sorts trials, the best first: by Score, ties by the update's size."""
+    """Sort key of trials, the best first: by Score, ties by the update's size."""
     return -trial.score, trial.norm
 
 
@@ -109,21 +109,21 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 def gain(trial: Trial, present: Trial) -> tuple[float, float]:
     """How far a trial's Score exceeds another's on the same records, and the standard error.
 
-    The error is the jackknife's: both are measured again without each group of records.
+    The error is the jackknife's: the difference is recomputed without each group of records.
     """
 
     def difference(left_out: int | None) -> float:
         kept = [
-            [case for place, case in enumerate(each.cases) if place % groups != left_out]
-            for each in (trial, present)
+            [case for index, case in enumerate(tried.cases) if index % groups != left_out]
+            for tried in (trial, present)
         ]
         new, old = (summarise(cases).get("score", 0.0) for cases in kept)
         return new - old
 
     groups = min(len(trial.cases), _GROUPS)
-    found = difference(None)
+    overall = difference(None)
     if groups == 1:
-        return found, 0.0
+        return overall, 0.0
     parts = [difference(group) for group in range(groups)]
     spread = sum((part - fmean(parts)) ** 2 for part in parts)
-    return found, math.sqrt((groups - 1) / groups * spread)
+    return overall, math.sqrt((groups - 1) / groups * spread)

@@ -90,7 +90,7 @@ def _open(settings: TuneSettings, results: Path, fresh: bool) -> _Tuning:
     records = load_dataset(settings.dataset)
     if len(records) < settings.records:
         raise DatasetError(
-            f"{settings.records} records were asked for, the data set has {len(records)}"
+            f"{settings.records} records were asked for, but the data set has {len(records)}"
         )
     shuffled = random.Random(settings.seed).sample(records, len(records))
     if settings.trials:
@@ -132,8 +132,8 @@ class _Tuning:
     """An open run.
 
     Attributes:
-        settings: of the search.
-        run: receives its results.
+        settings: the search's settings.
+        run: where its results go.
         model: the unedited model.
         present: its current settings.
         shuffled: all records, in random order.
@@ -203,7 +203,7 @@ class _Bench:
 
     @cached_property
     def covariance(self) -> Covariance:
-        """Of all layers that may be tried; only needed where a trial is not finished."""
+        """The covariance of all layers that may be tried; needed only if a trial is unfinished."""
         model, seed = self.tuning.model, self.tuning.settings.seed
         covariance = self.tuning.covariance or default_covariance(model, self.layers, seed)
         covariance.check_model(model.fingerprint(model.weight_names(self.layers)))
@@ -211,19 +211,19 @@ class _Bench:
 
     @cached_property
     def contexts(self) -> Contexts:
-        """The same for all trials."""
+        """The contexts, the same for all trials."""
         return sample_contexts(self.tuning.model, self.tuning.settings.seed)
 
     def tried(self, kinds: Sequence[Hyperparameters]) -> list[Trial]:
-        """Trials of some settings of targets with all weights of the prior."""
+        """Trials of some target settings, each with all weights of the prior."""
         return [self._try(choice) for kind in kinds for choice in weights(kind, self.editor)]
 
     def _try(self, choice: Hyperparameters) -> Trial:
         """Edit the records with some settings and measure them; finished trials are read back."""
         label = _label(choice, self.editor.weight_setting)
         name = label.replace(",", "").replace(" ", "_")
-        found = self.tuning.run.json_stage(f"trials/{name}", lambda: self._compute(choice))
-        trial = Trial(choice, **found)
+        stored = self.tuning.run.json_stage(f"trials/{name}", lambda: self._compute(choice))
+        trial = Trial(choice, **stored)
         self.finished += 1
         say(f"Trial {self.finished} of at most {self.most}: {label}: Score {trial.score:.1f}")
         return trial

@@ -27,7 +27,7 @@ def block(case_id: int, holds: bool, **more: Any) -> dict[str, Any]:
 
 def case(case_id: int, subject: str, target: str, methods: tuple[str, ...] = METHODS) -> Case:
     """One record; averaging loses every edit with an odd number."""
-    told = [
+    answers = [
         {
             "form": "question",
             "prompt": "Where?",
@@ -49,7 +49,7 @@ def case(case_id: int, subject: str, target: str, methods: tuple[str, ...] = MET
             "pre": block(case_id, holds=False, text=[f"{subject} lies in France."]),
             "post": block(case_id, holds=True),
             "methods": {
-                name: block(case_id, holds=name != "SA" or case_id % 2 == 0, answers=told)
+                name: block(case_id, holds=name != "SA" or case_id % 2 == 0, answers=answers)
                 for name in methods
             },
         }

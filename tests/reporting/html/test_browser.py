@@ -1,4 +1,4 @@
-"""The page in a real browser: what it fetches, how it fits, and what axe-core says of it."""
+"""The page in a real browser: what it fetches, how it fits, and what axe-core reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCREENS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium of the system."""
+    """The system's Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no chromium or google-chrome is on the PATH")
@@ -40,7 +40,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
-def test_the_page_is_accessible_and_alone(
+def test_the_page_is_accessible_and_self_contained(
     browser: Any, page_file: Path, width: int, scheme: str
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")

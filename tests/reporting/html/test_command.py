@@ -1,4 +1,4 @@
-"""The command that makes a run again gives the settings that the run had."""
+"""The command that repeats a run gives the settings that the run had."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _StoppedError(Exception):
 
 
 def settings_of(command: str, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What a study is given when the command is typed."""
+    """The settings that a study gets from the command."""
     given: list[Any] = []
 
     def study(settings: Any, *rest: Any, **more: Any) -> Any:

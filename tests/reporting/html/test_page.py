@@ -96,7 +96,7 @@ def test_the_same_runs_give_the_same_page(runs: dict[str, RunResult]) -> None:
     assert report_page(runs) == report_page(runs)
 
 
-def test_text_of_data_never_becomes_markup() -> None:
+def test_text_from_data_never_becomes_markup() -> None:
     said = {"form": EVIL, "prompt": EVIL, "text": EVIL, "right": True}
     cases = [
         case(1, EVIL, EVIL, (EVIL,)),
@@ -135,7 +135,7 @@ def test_nothing_is_fetched() -> None:
     assert "default-src 'none'" in policy
 
 
-def test_tables_say_what_their_cells_belong_to() -> None:
+def test_table_cells_have_headers() -> None:
     page = _Page(report_page({"a": result()}))
     tags = [tag for tag, _ in page.tags]
     assert tags.count("table") == tags.count("caption")

@@ -1,4 +1,4 @@
-"""Texts that built-in models wrote beforehand, so that the first edit need not wait for them."""
+"""Texts that built-in models wrote in advance, so that the first edit need not wait for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["WrittenCorpus", "own_corpus", "written_path"]
 
 @dataclass(frozen=True)
 class WrittenCorpus:
-    """What :class:`SelfCorpus` with seed 0 once made a built-in model write.
+    """Text that :class:`SelfCorpus` with seed 0 once sampled from a built-in model.
 
     Attributes:
         model: the model's name.
@@ -32,23 +32,23 @@ class WrittenCorpus:
 
     @property
     def description(self) -> str:
-        """That the model wrote it."""
+        """Says that the model wrote it."""
         return f"self: sampled from {self.model} at temperature 1, kept with collabedit"
 
     def identity(self) -> Mapping[str, Any]:
-        """The name, and how much there is of it."""
+        """The name, and how much text there is."""
         return {"written": self.model, "shape": list(self.texts.shape)}
 
     @property
     def texts(self) -> NDArray[np.uint16]:
         """Token ids ``[texts, tokens]``."""
-        found: NDArray[np.uint16] = np.load(written_path(self.model), allow_pickle=False)
-        return found
+        texts: NDArray[np.uint16] = np.load(written_path(self.model), allow_pickle=False)
+        return texts
 
     def chunks(
         self, model: LanguageModel, plan: Plan, start: int, report: Report
     ) -> Iterator[list[Window]]:
-        """The texts in their order, cut where the plan's windows are shorter."""
+        """The texts in order, cut if the plan's windows are shorter."""
         step = plan.max_length
         windows = (
             row[i : i + step] for row in self.texts.tolist() for i in range(0, len(row), step)
@@ -60,11 +60,11 @@ class WrittenCorpus:
 
 
 def own_corpus(model: LanguageModel, tokens: int | None, seed: int) -> Corpus:
-    """Text of the model's own: what is kept of it, if that suffices, else samples.
+    """The model's own text: what comes with the package if that suffices, else samples.
 
     Args:
         model: the model.
-        tokens: how many are wanted; ``None`` for the default, which is always kept.
+        tokens: how many are wanted; ``None`` for the default, which the kept text always covers.
         seed: of the samples.
     """
     if model.name in builtin_names() and written_path(model.name).is_file():

@@ -16,7 +16,7 @@ from collabedit.reporting.table import Column, Row, Table, section
 
 __all__ = ["Edit", "Generated", "edits_of", "shared_questions"]
 
-#: Generated texts are cut here; otherwise a page would be huge.
+#: Generated texts are cut to this length; otherwise a page would be huge.
 _MOST_CHARACTERS = 400
 _MOST_TEXTS = 12
 
@@ -45,12 +45,12 @@ class Edit:
     """One edited fact and its measurements.
 
     Attributes:
-        case_id: the record's.
+        case_id: the record's id.
         prompt: the edited prompt, with the subject filled in.
         template: the same with ``{}`` for the subject.
-        relation: the relation's id, empty where unknown.
+        relation: the relation's id, empty if unknown.
         new: the new object.
-        old: the true object, empty where unknown.
+        old: the true object, empty if unknown.
         models: by model, the unedited one first, what was measured.
         generated: what the models wrote.
     """
@@ -66,7 +66,7 @@ class Edit:
 
     @property
     def identity(self) -> tuple[int, str, str]:
-        """The same for the same edit of another run."""
+        """Equal for the same edit in another run."""
         return self.case_id, self.prompt, self.new
 
     def holds(self, model: str) -> bool | None:
@@ -80,13 +80,13 @@ class Edit:
 
     def asked(self) -> dict[tuple[str, str], list[Generated]]:
         """Written texts by form and prompt, so that the models are listed together."""
-        found: dict[tuple[str, str], list[Generated]] = defaultdict(list)
-        for each in self.generated:
-            found[each.form, each.prompt].append(each)
-        return dict(found)
+        groups: dict[tuple[str, str], list[Generated]] = defaultdict(list)
+        for text in self.generated:
+            groups[text.form, text.prompt].append(text)
+        return dict(groups)
 
     def table(self) -> Table:
-        """One row a model."""
+        """One row per model."""
         rows = [{"method": name, **_measures(case)} for name, case in self.models.items()]
         columns = [each for each in _COLUMNS if any(each.key in row for row in rows)]
         title = f"Record {self.case_id}: what was measured"
@@ -95,7 +95,7 @@ class Edit:
 
 _NEW = Column("new", "P(new)", "%", 1, definition="probability per token of the new object")
 _OLD = Column("old", "P(old)", "%", 1, definition="probability per token of the true object")
-#: Answers are shown themselves.
+#: The answers themselves are shown, so their metrics are not.
 _SHOWN = [each for each in metrics() if each.values and each not in ANSWER_METRICS]
 _COLUMNS = [
     Column.name("method"),
@@ -122,7 +122,7 @@ def edits_of(cases: Sequence[Case], source: str) -> list[Edit]:
     """The edits in a run's result files; none for studies that measure other things.
 
     Args:
-        cases: one a record.
+        cases: one per record.
         source: their path, for errors.
 
     Raises:
@@ -167,13 +167,13 @@ def _object(value: Any) -> str:
 
 
 def _generated(value: Mapping[str, Any]) -> Iterator[Generated]:
-    """What the models wrote, of those blocks that hold it."""
+    """What the models wrote, from the blocks that hold it."""
     blocks = {UNEDITED: value.get("pre"), **value.get("methods", {})}
     if "methods" not in value:
         blocks["edited"] = value.get("post")
     for model, block in blocks.items():
         if isinstance(block, dict):
-            for text in _items(block.get("text"))[:1]:  # the others go on from other prompts
+            for text in _items(block.get("text"))[:1]:  # the others continue other prompts
                 yield Generated(model, "text", "", _cut(_text(text)), "")
             for answer in _items(block.get("answers"))[:_MOST_TEXTS]:
                 if isinstance(answer, dict):

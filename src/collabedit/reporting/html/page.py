@@ -61,8 +61,8 @@ class _Run:
 
     @property
     def hparams(self) -> str:
-        found = self.result.settings.get("hyperparameters")
-        return json.dumps(found, indent=2, ensure_ascii=False) if found else ""
+        values = self.result.settings.get("hyperparameters")
+        return json.dumps(values, indent=2, ensure_ascii=False) if values else ""
 
     @property
     def picture(self) -> str | None:
@@ -112,7 +112,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Forbids all requests, and all scripts and styles but the page's own."""
+    """Forbids all requests, and all scripts and styles except the page's own."""
     styles, scripts = (f"'sha256-{_sha256(text)}'" for text in (style, script))
     # matplotlib colours its shapes by style attributes
     return (
@@ -131,20 +131,20 @@ def _fitting(environment: Any, runs: Sequence[_Run], every_edit: bool) -> dict[s
     room = _MOST_CHARACTERS // max(1, len(runs))
     shown: dict[str, list[str]] = {}
     for run in runs:
-        left, own = room, shown.setdefault(run.id, [])
+        left, texts = room, shown.setdefault(run.id, [])
         for edit in run.edits:
             text = template.render(edit=edit)
             left -= len(text)
             if left < 0 and not every_edit:
                 break
-            own.append(text)
+            texts.append(text)
     return shown
 
 
 def _definitions(runs: Sequence[_Run]) -> list[Metric]:
     """The metrics that at least one of the runs has."""
-    there = {key for run in runs for row in run.result.rows() for key in row}
-    return [each for each in metrics() if each.key in there]
+    present = {key for run in runs for row in run.result.rows() for key in row}
+    return [row for row in metrics() if row.key in present]
 
 
 def _setting(value: Any) -> str:

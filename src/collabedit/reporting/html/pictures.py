@@ -33,8 +33,8 @@ def picture(result: RunResult, name: str, label: str) -> str | None:
     """Draw a run's result.
 
     Args:
-        result: of any study.
-        name: begins every id, so that pictures can share a page.
+        result: the result of any study.
+        name: prefix of every id, so that pictures can share a page.
         label: description for screen readers.
 
     Returns:

@@ -31,7 +31,7 @@ __all__ = ["Part", "Samples", "parts_of", "samples_of", "side_by_side"]
 _METHOD = Column.name("method")
 _NAMES = ("editor", "schedule", "method")
 
-#: What the further tables of a study show.
+#: Headings of a study's further tables.
 _HEADINGS = {
     "multi-round": "Forgetting over rounds",
     "forgetting": "Forgetting curves",
@@ -47,10 +47,10 @@ class Part:
     """A part of the report.
 
     Attributes:
-        heading: above it.
+        heading: its heading.
         text: what it shows.
-        tables: shown.
-        folded: shown on demand, below a line that says what they are.
+        tables: the tables that are shown.
+        folded: tables shown on demand, below a line that says what they are.
         picture: whether the run's plot belongs here.
     """
 
@@ -68,7 +68,7 @@ class Samples:
     Attributes:
         edits: the records.
         models: the models' names, the unedited one first.
-        sample: what is known of them.
+        sample: their metrics, with resamples.
     """
 
     edits: Sequence[Edit]
@@ -77,20 +77,20 @@ class Samples:
 
     @property
     def keys(self) -> list[str]:
-        """The metrics to show: headlines, or the parts of the Score where these are others."""
+        """The metrics to show: those of comparisons in percent, with the Score last."""
         measured = {key for own in self.sample.resampled.values() for key in own}
         shown = [m.key for m in metrics("comparison") if m.key in measured and m.unit == "%"]
         return [key for key in shown if key != "score"] + ["score"] * ("score" in measured)
 
     @property
     def asked(self) -> list[str]:
-        """The metrics of what the models wrote, where they were asked."""
+        """The metrics of what the models wrote, if they were asked."""
         measured = {key for own in self.sample.resampled.values() for key in own}
         return [each.key for each in ANSWER_METRICS if each.key in measured]
 
 
 def samples_of(edits: Sequence[Edit]) -> list[Samples]:
-    """The edits by the models that were measured on them; mostly these are the same for all."""
+    """The edits, grouped by the models measured on them; usually there is one group."""
     groups: dict[tuple[str, ...], list[Edit]] = defaultdict(list)
     for edit in edits:
         if edit.models:
@@ -186,8 +186,8 @@ def _paired(samples: Samples, keys: Sequence[str], title: str) -> Table:
     ]
     sections = []
     names = [*samples.models[1:], samples.models[0]]
-    for place, name in enumerate(names[:-1]):
-        rows = [_difference(samples, keys, name, other) for other in names[place + 1 :]]
+    for index, name in enumerate(names[:-1]):
+        rows = [_difference(samples, keys, name, other) for other in names[index + 1 :]]
         sections.append(section(columns, rows))
     return Table(title, columns, sections)
 
@@ -279,7 +279,7 @@ def _unedited_b(result: ConflictResult) -> Table:
 
 
 def _relations(samples: Sequence[Samples]) -> Part:
-    """Each relation's metrics, a column a model."""
+    """Each relation's metrics, one column per model."""
     text = "Percent. Mind the number of records: a relation with few says little."
     tables = [table for own in samples for table in _by_relation(own)]
     if not tables:
@@ -344,7 +344,7 @@ def _residuals(result: RunResult) -> Part:
 
 
 def _norms(result: RunResult) -> list[Row]:
-    """Residual norms by weight, one row a method."""
+    """Residual norms by weight, one row per method."""
     if isinstance(result, EditorsResult):
         return [
             {"editor": part.editor, "schedule": part.schedule, "method": name, **own}
@@ -379,7 +379,7 @@ def _costs(result: RunResult) -> Part:
 
 
 def side_by_side(runs: Mapping[str, Sequence[Samples]], results: Mapping[str, RunResult]) -> Part:
-    """All runs' methods in one table, and the differences of those on the same records."""
+    """All runs' methods in one table, and the differences between those on the same records."""
     text = "The same methods on the same records are compared pair by pair."
     keys = [m.key for m in metrics("headline") if m.unit == "%" or m.key == "score"]
     tables = [_all_runs(results, keys)]
@@ -391,8 +391,8 @@ def side_by_side(runs: Mapping[str, Sequence[Samples]], results: Mapping[str, Ru
 def _all_runs(results: Mapping[str, RunResult], keys: Sequence[str]) -> Table:
     names = [Column.name("run", once=True), Column.name("method")]
     rows = {run: result.rows() for run, result in results.items()}
-    there = {key for own in rows.values() for row in own for key in row}
-    columns = [*names, *(Column.of(metric(key)) for key in keys if key in there)]
+    present = {key for own in rows.values() for row in own for key in row}
+    columns = [*names, *(Column.of(metric(key)) for key in keys if key in present)]
     sections = [
         section(columns, [{"run": run, **row} for row in own]) for run, own in rows.items() if own
     ]

@@ -24,7 +24,7 @@ def multi_counterfact(fields: Fields, case_id: int) -> list[Record]:
 
 
 def flat_counterfact(fields: Fields, case_id: int) -> list[Record]:
-    """One row an edit, with the subject spelled out; ``target_false`` is the object to write."""
+    """One row per edit, with the subject spelled out; ``target_false`` is the object to write."""
     made = request(
         fields,
         case_id,
@@ -65,12 +65,12 @@ def object_of(fields: Fields, name: str) -> str:
 
 
 def optional_object_of(fields: Fields, name: str) -> str | None:
-    """The same of one that may be missing."""
+    """Like :func:`object_of`, for an object that may be missing."""
     return object_of(fields, name) if name in fields or f"{name}_str" in fields else None
 
 
 def with_prompts(request: EditRequest, fields: Fields) -> Record:
-    """The record of a request and what stands beside it: a question, and lists of prompts."""
+    """The record of a request and the fields beside it: a question, and lists of prompts."""
     return Record(
         replace(
             request,

@@ -12,7 +12,7 @@ _HOPS = range(2, 7)
 
 
 def hallueditbench(fields: Fields, case_id: int) -> list[Record]:
-    """``object`` answers ``question``; what models said before, in ``output_MODEL``, is ignored."""
+    """``object`` answers ``question``; earlier answers of models, ``output_MODEL``, are ignored."""
     fields.ignore(*(name for name in fields.values if name.startswith(("output_", "eval_"))))
     prompt, target = prompt_about(fields, "question"), fields.text("object")
     asked = [("yes_question", "Yes"), ("no_question", "No")]

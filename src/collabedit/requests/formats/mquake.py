@@ -1,4 +1,4 @@
-"""MQuAKE (Zhong et al., 2023): several edits a record, and questions that need them all."""
+"""MQuAKE (Zhong et al., 2023): several edits per record, and questions that need them all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["mquake"]
 
 
 def mquake(fields: Fields, case_id: int) -> list[Record]:
-    """A record for each edit; the last one has the multi-hop questions, which rest on all."""
+    """A record for each edit; the last one has the multi-hop questions, which depend on all."""
     made = [_edit(edit, case_id) for edit in fields.entries("requested_rewrite")]
     if not made:
         raise fields.error("'requested_rewrite' is an empty list; give at least one edit")

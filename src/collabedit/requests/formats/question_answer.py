@@ -1,4 +1,4 @@
-"""Questions with answers: as unified-model-editing writes them, and WikiBigEdit."""
+"""Questions with answers: those of unified-model-editing, and WikiBigEdit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of forms; of those that could be meant, the first one is."""
+"""The registry of forms; if several fit a record, the first one wins."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class RequestFormat:
     Attributes:
         name: what users know it by.
         recognise: whether an object has this form.
-        parse: the records of an object; most forms hold one edit. Its second argument is the case
-            id where the object names none.
-        ignored: fields of the form that have no use here; others that are not read are reported.
+        parse: gives the records of an object; most forms hold one edit. Its second argument is the
+            case id to use if the object has none.
+        ignored: fields of the form that have no use here; any others that are not read are
+            reported.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""RippleEdits (Cohen et al., 2024): an edit as a sentence, and tests of what follows from it."""
+"""RippleEdits (Cohen et al., 2024): an edit as a sentence, and tests of its consequences."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FOLLOWS = (
 )
 _UNTOUCHED = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")
 
-#: Where a sentence moves on from the subject to the object.
+#: Where a sentence moves from the subject to the object.
 _VERB = re.compile(r" (?:is followed by|is|are|follows) ")
 
-#: Heads in which the subject does not stand after an "of".
+#: Heads in which the subject does not follow an "of".
 _CLAUSE = re.compile(
     r"^(?:which|position held by|number of children|award|currency in|anthem .*performed in) "
     r"(?P<subject>.+?)(?: (?:is associated with|is a member of|is part of|is the capital of|"
@@ -53,7 +53,7 @@ def ripple_edits(fields: Fields, case_id: int) -> list[Record]:
 
 
 def _split(edit: Fields) -> tuple[str, str, str | None]:
-    """Head, new object and, where the fact it replaces is given, old object of the sentence."""
+    """The sentence's head, its new object and, if the replaced fact is given, the old object."""
     text, original = edit.text("prompt").strip().rstrip("."), ""
     if "original_fact" in edit:
         fact = edit.nested("original_fact")
@@ -62,7 +62,7 @@ def _split(edit: Fields) -> tuple[str, str, str | None]:
     ends = [match.end() for match in _VERB.finditer(text)]
     shared = [end for end in ends if original[:end] == text[:end]]
     if not ends:
-        raise edit.error("the prompt is no sentence of the form 'SUBJECT ... is OBJECT.'")
+        raise edit.error("the prompt is not a sentence of the form 'SUBJECT ... is OBJECT.'")
     end = (shared or ends)[-1]
     return text[:end].strip(), text[end:], original[end:].strip() or None if shared else None
 
@@ -71,7 +71,7 @@ def _about(edit: Fields, head: str, relation: str) -> Prompt:
     subject = _subject(head, relation.lower().replace("_", " "))
     if not subject:
         raise edit.error(
-            "the prompt does not show its subject, and the form names it by an id only; "
+            "the prompt does not show its subject, and the form names it only by an id; "
             "write the edit as prompt, subject and target"
         )
     start = head.rindex(subject)
@@ -92,13 +92,13 @@ def _subject(head: str, relation: str) -> str:
 
 
 def _tests(fields: Fields, kinds: Sequence[str]) -> tuple[Question, ...]:
-    """The questions of the tests of some kinds, with the answers and their aliases."""
-    found = []
+    """The questions of some kinds of tests, with the answers and their aliases."""
+    pairs = []
     for kind in kinds:
         for test in fields.entries(kind):
             test.ignore("test_type", "test_condition", "condition_queries")
-            found += [_question(query) for query in test.entries("test_queries")]
-    return tuple(item for item in found if item[1])
+            pairs += [_question(query) for query in test.entries("test_queries")]
+    return tuple(item for item in pairs if item[1])
 
 
 def _question(query: Fields) -> Question:
