@@ -60,9 +60,9 @@ def run_demo(results: Path, settings: SingleRoundSettings = FULL) -> None:
         "update, averaging does not.\n",
         highlight=False,
     )
-    results = _outcomes(run.folder, settings, records)
-    out.print(outcome_table(results.each[:_SHOWN]).rich())
-    out.print(f"CollabEdit: {results}, asked as edited and in a chat.\n", highlight=False)
+    edit_outcomes = _outcomes(run.folder, settings, records)
+    out.print(outcome_table(edit_outcomes.each[:_SHOWN]).rich())
+    out.print(f"CollabEdit: {edit_outcomes}, asked as edited and in a chat.\n", highlight=False)
     out.print(
         f"Results: {run.folder}/ (summary.json, params.json, case_<id>.json)\n\n"
         "What to try next:\n"
