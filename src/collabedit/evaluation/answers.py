@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 from collabedit.errors import RequestError
 from collabedit.evaluation.forms import Form, Probe, probes
-from collabedit.evaluation.greedy import Continuation, Row, continue_greedily
+from collabedit.evaluation.greedy import Continuation, Decode, Row, continue_greedily
 from collabedit.evaluation.judging import Judge, Question
 from collabedit.evaluation.matching import count_words, loops, names, names_any
 from collabedit.models import LanguageModel
@@ -83,6 +83,7 @@ def answer_records(
     *,
     max_tokens: int = 20,
     judge: Judge | None = None,
+    decode: Decode | None = None,
 ) -> list[list[Answer]]:
     """Ask a model about records' facts and related ones, and judge its answers.
 
@@ -92,6 +93,7 @@ def answer_records(
         forms: how to ask; by default, in all forms that a record supports.
         max_tokens: maximum tokens of an answer.
         judge: grades the answers as well.
+        decode: writes batches of answers elsewhere, such as on workers; here by default.
 
     Returns:
         A list of answers for each record, in the order of the forms; prompts that fill the
@@ -101,7 +103,7 @@ def answer_records(
         InputError: when the judge cannot be asked.
     """
     asked = [fitting(model, probes(record, model.tokenizer, forms)) for record in records]
-    return answer_probes(model, records, asked, max_tokens=max_tokens, judge=judge)
+    return answer_probes(model, records, asked, max_tokens=max_tokens, judge=judge, decode=decode)
 
 
 def answer_probes(
@@ -111,10 +113,11 @@ def answer_probes(
     *,
     max_tokens: int = 20,
     judge: Judge | None = None,
+    decode: Decode | None = None,
 ) -> list[list[Answer]]:
     """As :func:`answer_records`, with the given questions for each record."""
     flat = [probe for own in asked for probe in own]
-    written = iter(write(model, flat, max_tokens=max_tokens))
+    written = iter(write(model, flat, max_tokens=max_tokens, decode=decode))
     found = [
         [_read(record, probe, *next(written)) for probe in own]
         for record, own in zip(records, asked, strict=True)
@@ -125,7 +128,11 @@ def answer_probes(
 
 
 def write(
-    model: LanguageModel, asked: Sequence[Probe], *, max_tokens: int = 20
+    model: LanguageModel,
+    asked: Sequence[Probe],
+    *,
+    max_tokens: int = 20,
+    decode: Decode | None = None,
 ) -> list[tuple[str, Continuation]]:
     """What a model writes after probes: the stripped text, and its tokens.
 
@@ -140,17 +147,11 @@ def write(
             f"a question is empty or leaves no room for an answer: {model.name} takes "
             f"{context_length(model)} tokens; shorten it"
         )
-    plain = [place for place, probe in enumerate(asked) if not probe.form.chat]
-    chats = [place for place, probe in enumerate(asked) if probe.form.chat]
-    found: dict[int, Continuation] = {}
-    for places, stop in ((plain, _sentence_ends(model)), (chats, None)):
-        rows = [tokens[place] for place in places]
-        written = continue_greedily(model, rows, max_tokens=max_tokens, stop=stop)
-        found.update(zip(places, written, strict=True))
-    ordered = [found[place] for place in range(len(asked))]
+    stops = [None if probe.form.chat else _sentence_ended for probe in asked]
+    written = continue_greedily(model, tokens, max_tokens=max_tokens, stops=stops, decode=decode)
     return [
         (_text(model, each, probe.form.chat), each)
-        for each, probe in zip(ordered, asked, strict=True)
+        for each, probe in zip(written, asked, strict=True)
     ]
 
 
@@ -174,11 +175,8 @@ def _fits(model: LanguageModel, row: Row) -> bool:
     return 0 < len(row) < (context_length(model) or math.inf)
 
 
-def _sentence_ends(model: LanguageModel) -> Callable[[Sequence[int]], bool]:
-    def ends(tokens: Sequence[int]) -> bool:
-        return bool(_SENTENCE_END.search(model.tokenizer.decode(tokens)))
-
-    return ends
+def _sentence_ended(model: LanguageModel, tokens: Sequence[int]) -> bool:
+    return bool(_SENTENCE_END.search(model.tokenizer.decode(tokens)))
 
 
 def _read(record: Record, probe: Probe, text: str, written: Continuation) -> Answer:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +19,29 @@ from collabedit.models.sampling import extend
 from collabedit.models.tokens import PromptText, encode
 from collabedit.progress import progress
 
-__all__ = ["generate"]
+__all__ = ["Draws", "Sample", "generate", "sample_here"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Rows that are sampled together; its length is their number.
+
+    Attributes:
+        ids: ``[rows, given]``, token ids of the prompts.
+        uniform: ``[rows, length]``, a uniform number for each token of the texts.
+        top_k: the most likely tokens to sample from.
+    """
+
+    ids: Tensor
+    uniform: Tensor
+    top_k: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+#: Gives the token ids ``[rows, length]`` of the texts of one batch after the other.
+Sample: TypeAlias = Callable[[LanguageModel, Sequence[Draws]], Iterator[Tensor]]
 
 
 def generate(
@@ -28,6 +52,7 @@ def generate(
     max_length: int = 100,
     top_k: int = 5,
     max_rows: int = 64,
+    sample: Sample | None = None,
 ) -> list[str]:
     """Continue prompts by top-k sampling, as ROME does.
 
@@ -42,6 +67,7 @@ def generate(
         max_length: tokens of a text, its prompt included.
         top_k: the most likely tokens to sample from.
         max_rows: maximum texts generated at once.
+        sample: samples batches elsewhere, such as on workers; here by default.
 
     Returns:
         Prompts with their continuations: special tokens removed, NFKD-normalised, blank lines
@@ -61,15 +87,20 @@ def generate(
             )
         groups[len(ids)].append(place)
     draws = _draws(prompts, seed, limit)
+    chunks = [
+        group[start : start + max_rows]
+        for group in groups.values()
+        for start in range(0, len(group), max_rows)
+    ]
+    batches = [
+        Draws(torch.tensor([encoded[place] for place in chunk]), draws[chunk], top_k)
+        for chunk in chunks
+    ]
     rows: dict[int, list[int]] = {}
     with progress("Generating", len(prompts), "texts") as bar:
-        for group in groups.values():
-            for start in range(0, len(group), max_rows):
-                chunk = group[start : start + max_rows]
-                given = torch.tensor([encoded[place] for place in chunk], device=model.device)
-                out = _sample(model, given, draws[chunk].to(model.device), top_k)
-                rows.update(zip(chunk, out.tolist(), strict=True))
-                bar.advance(len(chunk))
+        for chunk, out in zip(chunks, (sample or sample_here)(model, batches), strict=True):
+            rows.update(zip(chunk, out.tolist(), strict=True))
+            bar.advance(len(chunk))
     return [_decode(model, rows[place]) for place in range(len(prompts))]
 
 
@@ -85,16 +116,22 @@ def _draws(prompts: Sequence[str], seed: int, length: int) -> Tensor:
     return draws
 
 
-def _sample(model: LanguageModel, ids: Tensor, draws: Tensor, top_k: int) -> Tensor:
-    """Extend ``ids [rows, given]`` to as many tokens as there are ``draws [rows, length]``."""
+def sample_here(model: LanguageModel, batches: Sequence[Draws]) -> Iterator[Tensor]:
+    """Sample one batch after the other in this process."""
+    return (_sample(model, batch) for batch in batches)
+
+
+def _sample(model: LanguageModel, batch: Draws) -> Tensor:
+    """Extend a batch's rows to as many tokens as it has numbers for, on the CPU."""
+    uniform = batch.uniform.to(model.device)
 
     def choose(logits: Tensor, position: int) -> Tensor:
-        best = logits.topk(top_k, dim=-1)
+        best = logits.topk(batch.top_k, dim=-1)
         cumulative = best.values.softmax(dim=-1).cumsum(dim=-1)
-        chosen = (cumulative < draws[:, position, None]).sum(dim=-1, keepdim=True)
-        return best.indices.gather(-1, chosen.clamp(max=top_k - 1))
+        chosen = (cumulative < uniform[:, position, None]).sum(dim=-1, keepdim=True)
+        return best.indices.gather(-1, chosen.clamp(max=batch.top_k - 1))
 
-    return extend(model, ids, draws.shape[1], choose)
+    return extend(model, batch.ids.to(model.device), uniform.shape[1], choose).cpu()
 
 
 def _decode(model: LanguageModel, ids: list[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,18 +16,40 @@ from collabedit.models.lengths import context_length
 from collabedit.models.memory import texts_at_once
 from collabedit.progress import progress
 
-__all__ = ["Continuation", "continue_greedily", "end_tokens"]
+__all__ = ["Batch", "Continuation", "Decode", "continue_greedily", "decode_here", "end_tokens"]
 
 #: Rows that share this many first tokens are batched together, and their prefix is computed once.
 _LEAST_SHARED = 8
+#: If they are at least this many: a step of a small batch takes nearly as long as one of a large.
+_LEAST_ROWS = 8
 #: Rows of a batch on a CPU, and on a GPU.
 _ROWS, _ROWS_ON_GPU = 64, 512
 #: A batch is made smaller once this share of its rows has ended.
 _ENDED_SHARE = 0.25
 
 Row = tuple[int, ...]
-#: Whether a row's new tokens suffice.
-Stop = Callable[[Sequence[int]], bool]
+#: Whether a row's new tokens suffice; importable, where workers call it.
+Stop = Callable[[LanguageModel, Sequence[int]], bool]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are continued together, shortest first; its length is their number.
+
+    Attributes:
+        rows: token ids of each.
+        max_tokens: maximum new tokens of a row.
+        ends: the tokens with which the model ends a text.
+        stop: ends a row early.
+    """
+
+    rows: tuple[Row, ...]
+    max_tokens: int
+    ends: frozenset[int]
+    stop: Stop | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -41,6 +63,10 @@ class Continuation:
 
     tokens: tuple[int, ...]
     ended: bool
+
+
+#: Gives the continuations of the rows of one batch after the other.
+Decode: TypeAlias = Callable[[LanguageModel, Sequence[Batch]], Iterator[list[Continuation]]]
 
 
 def end_tokens(model: LanguageModel) -> frozenset[int]:
@@ -58,31 +84,59 @@ def continue_greedily(
     rows: Sequence[Row],
     *,
     max_tokens: int = 20,
-    stop: Stop | None = None,
+    stops: Sequence[Stop | None] | None = None,
+    decode: Decode | None = None,
 ) -> list[Continuation]:
     """Continue rows by their most likely tokens.
 
-    Equal rows are continued once. The shared prefix of a batch is computed once; the rest is
-    padded on its left, if a trial shows that the model computes the same then. Other models get
-    batches of rows of the same length.
+    Equal rows with the same stop are continued once. The shared prefix of a batch is computed
+    once; the rest is padded on its left, if a trial shows that the model computes the same then.
+    Other models get batches of rows of the same length.
 
     Args:
         model: the model, edited or not.
         rows: token ids, each with at least one.
         max_tokens: maximum new tokens of a row; fewer if the model's context is full.
-        stop: ends a row early; called with the row's new tokens after each one.
+        stops: for each row, what ends it early: called with the model and the row's new tokens
+            after each one. By default, nothing does.
+        decode: continues batches elsewhere, such as on workers; here by default.
 
     Returns:
         One continuation per row, in the order of the rows.
     """
-    unique = sorted(set(rows))
-    found: dict[Row, Continuation] = {}
-    with progress("Generating", len(unique), "texts") as bar:
-        for batch in _batches(model, unique, max_tokens):
-            written = _Batch(model, batch, end_tokens(model), stop)
-            found.update(zip(batch, written.run(max_tokens), strict=True))
-            bar.advance(len(batch))
-    return [found[row] for row in rows]
+    asked = list(zip(rows, stops or [None] * len(rows), strict=True))
+    by_stop: dict[Stop | None, set[Row]] = {}
+    for row, stop in asked:
+        by_stop.setdefault(stop, set()).add(row)
+    ends = end_tokens(model)
+    batches = [
+        Batch(tuple(batch), max_tokens, ends, stop)
+        for stop, own in by_stop.items()
+        for batch in _batches(model, sorted(own), max_tokens)
+    ]
+    batches.sort(key=_cost, reverse=True)  # so that workers finish together
+    found: dict[tuple[Row, Stop | None], Continuation] = {}
+    with progress("Generating", sum(map(len, batches)), "texts") as bar:
+        written = (decode or decode_here)(model, batches)
+        for one, continuations in zip(batches, written, strict=True):
+            found.update(zip(((row, one.stop) for row in one.rows), continuations, strict=True))
+            bar.advance(len(one))
+    return [found[each] for each in asked]
+
+
+def decode_here(model: LanguageModel, batches: Sequence[Batch]) -> Iterator[list[Continuation]]:
+    """Continue one batch after the other in this process."""
+    return (_decode(model, batch) for batch in batches)
+
+
+@torch.no_grad()
+def _decode(model: LanguageModel, batch: Batch) -> list[Continuation]:
+    return _Decoder(model, batch).run()
+
+
+def _cost(batch: Batch) -> int:
+    """Tokens of a batch: the width of its longest row, with the new ones, for each row."""
+    return len(batch) * (len(batch.rows[-1]) + batch.max_tokens)
 
 
 def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
@@ -114,7 +168,7 @@ def _alike(rows: Sequence[Row]) -> list[list[Row]]:
         by_beginning.setdefault(row[:_LEAST_SHARED], []).append(row)
     groups, others = [], []
     for beginning, members in by_beginning.items():
-        if len(members) > 1 and len(beginning) == _LEAST_SHARED:
+        if len(members) >= _LEAST_ROWS and len(beginning) == _LEAST_SHARED:
             groups.append(members)
         else:
             others += members
@@ -128,22 +182,21 @@ def _of_one_length(rows: Sequence[Row]) -> list[list[Row]]:
     return list(by_length.values())
 
 
-class _Batch:
-    """Rows that are continued together."""
+class _Decoder:
+    """A batch of rows, and how far each one is."""
 
-    def __init__(
-        self, model: LanguageModel, rows: Sequence[Row], ends: frozenset[int], stop: Stop | None
-    ) -> None:
-        self._model, self._rows, self._ends, self._stop = model, list(rows), ends, stop
-        self._new: list[list[int]] = [[] for _ in rows]
-        self._ended = [False] * len(rows)
-        self._alive = list(range(len(rows)))
+    def __init__(self, model: LanguageModel, batch: Batch) -> None:
+        self._model, self._batch = model, batch
+        self._new: list[list[int]] = [[] for _ in batch.rows]
+        self._ended = [False] * len(batch)
+        self._alive = list(range(len(batch)))
 
-    def run(self, max_tokens: int) -> list[Continuation]:
+    def run(self) -> list[Continuation]:
         limit = context_length(self._model)
-        longest = max(map(len, self._rows))
-        steps = max_tokens if limit is None else max(0, min(max_tokens, limit - longest))
-        reader = _Reader(self._model, self._rows)
+        longest = max(map(len, self._batch.rows))
+        steps = self._batch.max_tokens
+        steps = steps if limit is None else max(0, min(steps, limit - longest))
+        reader = _Reader(self._model, self._batch.rows)
         for step in range(steps):
             chosen = reader.logits.argmax(dim=-1).tolist()
             going = self._take(chosen)
@@ -162,15 +215,19 @@ class _Batch:
         for place, token in enumerate(chosen):
             row = self._alive[place]
             new = self._new[row]
-            if self._ended[row] or (self._stop and new and self._stop(new)):
+            if self._ended[row] or (new and self._stopped(new)):
                 continue
-            if token in self._ends:
+            if token in self._batch.ends:
                 self._ended[row] = True
                 continue
             new.append(token)
-            if not (self._stop and self._stop(new)):
+            if not self._stopped(new):
                 going.append(place)
         return going
+
+    def _stopped(self, new: Sequence[int]) -> bool:
+        stop = self._batch.stop
+        return stop is not None and stop(self._model, new)
 
 
 class _Reader:

@@ -1,9 +1,9 @@
-"""Work on a model that workers share: targets, second moments, and scores of prompts."""
+"""Work on a model that workers share: targets, second moments, scores and written texts."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ from collabedit.covariance.sums import InputProduct
 from collabedit.editing.targets import optimise_targets
 from collabedit.editors import Contexts, Hyperparameters
 from collabedit.errors import ModelError
+from collabedit.evaluation.generation import Draws, sample_here
+from collabedit.evaluation.greedy import Batch, Continuation, decode_here
 from collabedit.evaluation.scoring import Reading, read_here
 from collabedit.models import LanguageModel, load_model
 from collabedit.progress import progress
@@ -27,11 +29,14 @@ from collabedit.requests import EditRequest
 __all__ = ["ModelSource", "ModelWorkers", "resident_model"]
 
 Result = TypeVar("Result")
+Texts = TypeVar("Texts", bound=Sized)
 
 #: Units that wait for workers or for their results to be used.
 _AHEAD = 64
 #: Batches of scores in one unit: more save sending edited weights, fewer keep more workers busy.
 _READINGS = 4
+#: Texts written in one unit, unless a batch has more: whole batches, as many as that allows.
+_TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ class ModelWorkers:
     """Workers that compute with a model as it is here, edited or not.
 
     Its methods are what :func:`collabedit.editing.optimise_targets` takes as ``solve``,
-    :func:`collabedit.evaluation.evaluate` as ``read``; the whole is what
+    :func:`collabedit.evaluation.evaluate` as ``read``,
+    :func:`collabedit.evaluation.answer_records` as ``decode`` and
+    :func:`collabedit.evaluation.evaluate_generations` as ``sample``; the whole is what
     :func:`collabedit.covariance.collect` takes as ``share``.
 
     Attributes:
@@ -144,6 +151,18 @@ class ModelWorkers:
         starts = range(0, len(readings), _READINGS)
         units = [(readings[start : start + _READINGS],) for start in starts]
         for found in self.map(model, _read, units):
+            yield from found
+
+    def decode(
+        self, model: LanguageModel, batches: Sequence[Batch]
+    ) -> Iterator[list[Continuation]]:
+        """Greedy continuations of one batch's rows after the other."""
+        for found in self.map(model, _decoded, _joined(batches)):
+            yield from found
+
+    def sample(self, model: LanguageModel, batches: Sequence[Draws]) -> Iterator[Tensor]:
+        """Token ids ``[rows, length]`` of one batch's sampled texts after the other."""
+        for found in self.map(model, _sampled, _joined(batches)):
             yield from found
 
     def corpus(self, model: LanguageModel, corpus: Corpus) -> Corpus:
@@ -223,6 +242,26 @@ def _solved(
 
 def _read(model: LanguageModel, readings: Sequence[Reading]) -> list[tuple[Tensor, Tensor]]:
     return list(read_here(model, readings))
+
+
+def _joined(batches: Sequence[Texts]) -> Iterator[tuple[list[Texts]]]:
+    """Units of one or more whole batches each, in their order."""
+    unit: list[Texts] = []
+    for batch in batches:
+        if unit and sum(map(len, unit)) + len(batch) > _TEXTS:
+            yield (unit,)
+            unit = []
+        unit.append(batch)
+    if unit:
+        yield (unit,)
+
+
+def _decoded(model: LanguageModel, batches: Sequence[Batch]) -> list[list[Continuation]]:
+    return list(decode_here(model, batches))
+
+
+def _sampled(model: LanguageModel, batches: Sequence[Draws]) -> list[Tensor]:
+    return list(sample_here(model, batches))
 
 
 def _products(
