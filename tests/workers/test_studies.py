@@ -97,6 +97,7 @@ def check_same(
     assert (place / "killed").exists() is killing
     assert found == expected
     assert any(isinstance(value, tuple) and value[0] for value in found.values())
+    assert any(isinstance(value, bytes) and b'"answers"' in value for value in found.values())
 
 
 @pytest.mark.usefixtures("cluster")
