@@ -1,7 +1,8 @@
 """An edited model's written answers, and how they are judged.
 
 Probabilities after the edited prompt say little about what users of a chat model see (Yang et al.,
-The Mirage of Model Editing, 2025): here the model answers greedily, asked in several forms.
+The Mirage of Model Editing, 2025). Here the model is asked in several forms and answers by greedy
+decoding.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ __all__ = ["Answer", "answer_probes", "answer_records", "fitting", "is_about", "
 #: A bare answer has at most this many words, or those of the object.
 _BARE_WORDS = 3
 
-#: End of the first sentence of a plain text; a full stop after an abbreviation does not count.
+#: The end of a plain text's first sentence. A full stop after fewer than four letters, as in most
+#: abbreviations, does not count.
 _SENTENCE_END = re.compile(r"\S\s*\n|\w{4,}[\"'”’)]*[.!?][\"'”’)]*\s|[。\uff01\uff1f]")
 
 
@@ -35,13 +37,13 @@ class Answer(TypedDict, total=False):
 
     Attributes:
         form: key of the form (:data:`collabedit.evaluation.forms.FORMS`).
-        prompt: what was asked, before any template.
+        prompt: the question, before any template.
         text: what the model wrote.
-        right: whether it contains a right answer as whole words.
+        right: whether it contains a correct answer as whole words.
         old: whether it contains the old object; absent if none is known.
         subject: whether it names the subject.
-        about: whether it is right, and names the subject or is a bare answer: at most three words,
-            or as many as the object has.
+        about: whether it is right, and either names the subject or is a bare answer of at most
+            three words, or as many as the object has.
         ended: whether the model ended it within the limit.
         loops: whether it ends by repeating the same text three times.
         judged: the judge's verdict, if there is one.
@@ -60,16 +62,16 @@ class Answer(TypedDict, total=False):
 
 
 def sample_of(records: Sequence[Record], count: int | None, seed: int) -> list[int]:
-    """Indices of ``count`` records chosen at random, all of them for ``None``.
+    """Indices of ``count`` records chosen at random, or of all if ``count`` is ``None``.
 
-    Whether a record is chosen depends on the seed and its own edit, so that samples of overlapping
-    sets overlap.
+    The choice depends on the seed and each record's own edit, so that samples of overlapping sets
+    overlap.
     """
     if count is None or count >= len(records):
         return list(range(len(records)))
 
-    def luck(place: int) -> bytes:
-        request = records[place].request
+    def luck(index: int) -> bytes:
+        request = records[index].request
         chosen = f"{seed}\0{request.case_id}\0{request.text}\0{request.target_new}"
         return hashlib.sha256(chosen.encode()).digest()
 
@@ -85,19 +87,19 @@ def answer_records(
     judge: Judge | None = None,
     decode: Decode | None = None,
 ) -> list[list[Answer]]:
-    """Ask a model about records' facts and related ones, and judge its answers.
+    """Ask a model about the facts of records and related facts, and judge its answers.
 
     Args:
         model: the model, edited or not.
         records: the records.
         forms: how to ask; by default, in all forms that a record supports.
-        max_tokens: maximum tokens of an answer.
-        judge: grades the answers as well.
-        decode: writes batches of answers elsewhere, such as on workers; here by default.
+        max_tokens: maximum tokens per answer.
+        judge: additionally grades the answers.
+        decode: writes the answers, for instance on workers; by default, this process does.
 
     Returns:
-        A list of answers for each record, in the order of the forms; prompts that fill the
-        model's context are skipped.
+        A list of answers for each record, in the order of the forms. Prompts that leave no room
+        for an answer in the model's context are skipped.
 
     Raises:
         InputError: when the judge cannot be asked.
@@ -115,7 +117,7 @@ def answer_probes(
     judge: Judge | None = None,
     decode: Decode | None = None,
 ) -> list[list[Answer]]:
-    """As :func:`answer_records`, with the given questions for each record."""
+    """Like :func:`answer_records`, but with each record's questions given."""
     flat = [probe for own in asked for probe in own]
     written = iter(write(model, flat, max_tokens=max_tokens, decode=decode))
     found = [
@@ -134,12 +136,12 @@ def write(
     max_tokens: int = 20,
     decode: Decode | None = None,
 ) -> list[tuple[str, Continuation]]:
-    """What a model writes after probes: the stripped text, and its tokens.
+    """What a model writes after each probe: the stripped text and its tokens.
 
-    A plain text continues for one sentence; a chat turn runs to its end or to the limit.
+    A plain text is continued for one sentence, a chat turn until it ends or reaches the limit.
 
     Raises:
-        RequestError: when a prompt is empty, or fills the model's context.
+        RequestError: when a prompt is empty or leaves no room for an answer in the context.
     """
     tokens = [_row(model, probe) for probe in asked]
     if not all(_fits(model, row) for row in tokens):

@@ -24,12 +24,12 @@ __all__ = ["Draws", "Sample", "generate", "sample_here"]
 
 @dataclass(frozen=True)
 class Draws:
-    """Rows that are sampled together; its length is their number.
+    """Rows to sample together; its length is the number of rows.
 
     Attributes:
         ids: ``[rows, given]``, token ids of the prompts.
-        uniform: ``[rows, length]``, a uniform number for each token of the texts.
-        top_k: the most likely tokens to sample from.
+        uniform: ``[rows, length]``, a uniform random number in [0, 1) for each token of the texts.
+        top_k: how many of the most likely tokens to sample from.
     """
 
     ids: Tensor
@@ -40,7 +40,7 @@ class Draws:
         return len(self.ids)
 
 
-#: Gives the token ids ``[rows, length]`` of the texts of one batch after the other.
+#: Yields each batch's token ids ``[rows, length]``, prompts included, in the order of the batches.
 Sample: TypeAlias = Callable[[LanguageModel, Sequence[Draws]], Iterator[Tensor]]
 
 
@@ -57,35 +57,36 @@ def generate(
     """Continue prompts by top-k sampling, as ROME does.
 
     A text depends on the model, its prompt, the seed, and the number of earlier copies of the
-    prompt, but not on other prompts. An end-of-text token does not end it, so that all texts are
-    equally long. Prompts of the same length form a batch, so nothing is padded.
+    prompt, but not on other prompts. An end-of-text token does not end it, so all texts have the
+    same length. Prompts of equal length form a batch, so nothing is padded.
 
     Args:
         model: the model.
-        prompts: openings; equal ones are continued differently.
-        seed: of the sampling.
-        max_length: tokens of a text, its prompt included.
-        top_k: the most likely tokens to sample from.
+        prompts: the beginnings of the texts; equal ones are continued differently.
+        seed: seed of the sampling.
+        max_length: tokens per text, its prompt included.
+        top_k: how many of the most likely tokens to sample from.
         max_rows: maximum texts generated at once.
-        sample: samples batches elsewhere, such as on workers; here by default.
+        sample: samples the batches, for instance on workers; by default, this process does.
 
     Returns:
-        Prompts with their continuations: special tokens removed, NFKD-normalised, blank lines
-        replaced by a space.
+        Each prompt with its continuation, without special tokens, NFKD-normalised, and with each
+        blank line replaced by a space.
 
     Raises:
-        RequestError: when a prompt has no token, or fills the model's context.
+        RequestError: when a prompt has no token or more than ``max_length`` or the model's context
+            allow.
     """
     limit = min(max_length, context_length(model) or max_length)
     encoded = [text.ids for text in encode(model.tokenizer, [PromptText(p) for p in prompts])]
     groups: dict[int, list[int]] = defaultdict(list)
-    for place, ids in enumerate(encoded):
+    for index, ids in enumerate(encoded):
         if not 0 < len(ids) <= limit:
             raise RequestError(
-                f"the generation prompt {prompts[place]!r} has {len(ids)} tokens; "
+                f"the generation prompt {prompts[index]!r} has {len(ids)} tokens; "
                 f"it must have 1 to {limit}"
             )
-        groups[len(ids)].append(place)
+        groups[len(ids)].append(index)
     draws = _draws(prompts, seed, limit)
     chunks = [
         group[start : start + max_rows]
@@ -93,7 +94,7 @@ def generate(
         for start in range(0, len(group), max_rows)
     ]
     batches = [
-        Draws(torch.tensor([encoded[place] for place in chunk]), draws[chunk], top_k)
+        Draws(torch.tensor([encoded[index] for index in chunk]), draws[chunk], top_k)
         for chunk in chunks
     ]
     rows: dict[int, list[int]] = {}
@@ -101,28 +102,28 @@ def generate(
         for chunk, out in zip(chunks, (sample or sample_here)(model, batches), strict=True):
             rows.update(zip(chunk, out.tolist(), strict=True))
             bar.advance(len(chunk))
-    return [_decode(model, rows[place]) for place in range(len(prompts))]
+    return [_decode(model, rows[index]) for index in range(len(prompts))]
 
 
 def _draws(prompts: Sequence[str], seed: int, length: int) -> Tensor:
-    """Uniform numbers ``[prompts, length]``, each row from its own generator."""
+    """Uniform random numbers ``[prompts, length]``, each row from its own generator."""
     seen: Counter[str] = Counter()
     draws = torch.empty(len(prompts), length)
-    for place, prompt in enumerate(prompts):
+    for index, prompt in enumerate(prompts):
         key = hashlib.sha256(f"{seed}\0{seen[prompt]}\0{prompt}".encode()).digest()
         seen[prompt] += 1
         generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-        draws[place] = torch.rand(length, generator=generator)
+        draws[index] = torch.rand(length, generator=generator)
     return draws
 
 
 def sample_here(model: LanguageModel, batches: Sequence[Draws]) -> Iterator[Tensor]:
-    """Sample one batch after the other in this process."""
+    """Sample batches one by one in this process."""
     return (_sample(model, batch) for batch in batches)
 
 
 def _sample(model: LanguageModel, batch: Draws) -> Tensor:
-    """Extend a batch's rows to as many tokens as it has numbers for, on the CPU."""
+    """Extend a batch's rows to the length of its random numbers; the result is on the CPU."""
     uniform = batch.uniform.to(model.device)
 
     def choose(logits: Tensor, position: int) -> Tensor:

@@ -18,29 +18,31 @@ from collabedit.progress import progress
 
 __all__ = ["Batch", "Continuation", "Decode", "continue_greedily", "decode_here", "end_tokens"]
 
-#: Rows that share this many first tokens are batched together, and their prefix is computed once.
+#: Rows that share at least this many first tokens are batched together, and their shared prefix is
+#: computed once.
 _LEAST_SHARED = 8
-#: If they are at least this many: a step of a small batch takes nearly as long as one of a large.
+#: Fewer rows than this are batched with others, whatever they share: a step takes a small batch
+#: nearly as long as a large one, since either reads all weights.
 _LEAST_ROWS = 8
-#: Rows of a batch on a CPU, and on a GPU.
+#: Maximum rows of a batch, on a CPU and on a GPU.
 _ROWS, _ROWS_ON_GPU = 64, 512
-#: A batch is made smaller once this share of its rows has ended.
+#: Finished rows are dropped from a batch once they are this share of it.
 _ENDED_SHARE = 0.25
 
 Row = tuple[int, ...]
-#: Whether a row's new tokens suffice; importable, where workers call it.
+#: Given a row's new tokens, whether to end it. Must be importable if workers are to call it.
 Stop = Callable[[LanguageModel, Sequence[int]], bool]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are continued together, shortest first; its length is their number.
+    """Rows to continue together, shortest first; its length is the number of rows.
 
     Attributes:
-        rows: token ids of each.
-        max_tokens: maximum new tokens of a row.
+        rows: each row's token ids.
+        max_tokens: maximum new tokens per row.
         ends: the tokens with which the model ends a text.
-        stop: ends a row early.
+        stop: whether to end a row early; ``None`` if never.
     """
 
     rows: tuple[Row, ...]
@@ -65,7 +67,7 @@ class Continuation:
     ended: bool
 
 
-#: Gives the continuations of the rows of one batch after the other.
+#: Yields each batch's continuations, in the order of the batches and their rows.
 Decode: TypeAlias = Callable[[LanguageModel, Sequence[Batch]], Iterator[list[Continuation]]]
 
 
@@ -87,19 +89,19 @@ def continue_greedily(
     stops: Sequence[Stop | None] | None = None,
     decode: Decode | None = None,
 ) -> list[Continuation]:
-    """Continue rows by their most likely tokens.
+    """Continue each row with its most likely tokens.
 
-    Equal rows with the same stop are continued once. The shared prefix of a batch is computed
-    once; the rest is padded on its left, if a trial shows that the model computes the same then.
-    Other models get batches of rows of the same length.
+    Equal rows with the same stop function are continued once. A batch's shared prefix is computed
+    once, and the rest of each row is padded on the left, provided that a trial shows the model's
+    results to be unaffected. Other models get batches of rows of equal length.
 
     Args:
         model: the model, edited or not.
         rows: token ids, each with at least one.
-        max_tokens: maximum new tokens of a row; fewer if the model's context is full.
-        stops: for each row, what ends it early: called with the model and the row's new tokens
-            after each one. By default, nothing does.
-        decode: continues batches elsewhere, such as on workers; here by default.
+        max_tokens: maximum new tokens per row; fewer if they would exceed the model's context.
+        stops: for each row, a function that ends it early, called with the model and the row's new
+            tokens after each of them, or ``None``. By default, no row ends early.
+        decode: continues the batches, for instance on workers; by default, this process does.
 
     Returns:
         One continuation per row, in the order of the rows.
@@ -125,7 +127,7 @@ def continue_greedily(
 
 
 def decode_here(model: LanguageModel, batches: Sequence[Batch]) -> Iterator[list[Continuation]]:
-    """Continue one batch after the other in this process."""
+    """Continue batches one by one in this process."""
     return (_decode(model, batch) for batch in batches)
 
 
@@ -135,15 +137,15 @@ def _decode(model: LanguageModel, batch: Batch) -> list[Continuation]:
 
 
 def _cost(batch: Batch) -> int:
-    """Tokens of a batch: the width of its longest row, with the new ones, for each row."""
+    """Tokens of a batch, padding and new tokens included."""
     return len(batch) * (len(batch.rows[-1]) + batch.max_tokens)
 
 
 def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Sorted rows in batches that share a long prefix, or none."""
+    """Batches of sorted rows, which share a long prefix or have none in common."""
     limit = context_length(model)
     full = [row for row in rows if limit is not None and len(row) + max_tokens > limit]
-    yield from ([row] for row in full)  # whose room would bound that of others
+    yield from ([row] for row in full)  # in a batch, they would limit the others' new tokens
     rows = sorted(set(rows) - set(full))
     if not rows:
         return
@@ -162,7 +164,7 @@ def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iter
 
 
 def _alike(rows: Sequence[Row]) -> list[list[Row]]:
-    """Groups of rows with a shared prefix, and the group of all others."""
+    """Groups of rows with a shared prefix, and one group of all other rows."""
     by_beginning: dict[Row, list[Row]] = {}
     for row in rows:
         by_beginning.setdefault(row[:_LEAST_SHARED], []).append(row)
@@ -183,7 +185,7 @@ def _of_one_length(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 class _Decoder:
-    """A batch of rows, and how far each one is."""
+    """A batch of rows and what has been written after each."""
 
     def __init__(self, model: LanguageModel, batch: Batch) -> None:
         self._model, self._batch = model, batch
@@ -204,16 +206,16 @@ class _Decoder:
                 break
             if len(going) <= (1 - _ENDED_SHARE) * len(chosen):
                 reader.keep(going)
-                self._alive = [self._alive[place] for place in going]
-                chosen = [chosen[place] for place in going]
+                self._alive = [self._alive[index] for index in going]
+                chosen = [chosen[index] for index in going]
             reader.feed(chosen)
         return [Continuation(tuple(new), e) for new, e in zip(self._new, self._ended, strict=True)]
 
     def _take(self, chosen: Sequence[int]) -> list[int]:
         """Record a token for each active row; returns the indices of those that continue."""
         going = []
-        for place, token in enumerate(chosen):
-            row = self._alive[place]
+        for index, token in enumerate(chosen):
+            row = self._alive[index]
             new = self._new[row]
             if self._ended[row] or (new and self._stopped(new)):
                 continue
@@ -222,7 +224,7 @@ class _Decoder:
                 continue
             new.append(token)
             if not self._stopped(new):
-                going.append(place)
+                going.append(index)
         return going
 
     def _stopped(self, new: Sequence[int]) -> bool:
@@ -243,7 +245,7 @@ class _Reader:
         self._fed: Tensor | None = None  # for models without a cache of keys and values
         lengths = torch.tensor([len(row) for row in rows], device=device)
         width = max(map(len, rows))
-        gaps = (width - lengths)[:, None]  # what is padded of each row
+        gaps = (width - lengths)[:, None]  # each row's padding
         shared = _shared(rows)
         if shared:
             self._cache = _read_shared(model, rows[0][:shared], len(rows))
@@ -264,9 +266,9 @@ class _Reader:
         self.logits = self._pass(new, self._next[:, None])
         self._next = self._next + 1
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Continue with some of the rows only."""
-        index = torch.tensor(places, device=self._model.device)
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these, given by index."""
+        index = torch.tensor(rows, device=self._model.device)
         self._mask, self._next = self._mask[index], self._next[index]
         if self._fed is not None:
             self._fed = self._fed[index]
@@ -292,7 +294,7 @@ class _Reader:
 
 
 def _read_shared(model: LanguageModel, tokens: Row, count: int) -> Any:
-    """Keys and values of the prefix of ``count`` rows, or ``None`` if the model caches none."""
+    """Keys and values of a prefix for ``count`` rows, or ``None`` if the model caches none."""
     ids = torch.tensor([tokens], device=model.device)
     with gathered(model.head, torch.zeros(1, dtype=torch.long), torch.full((1,), -1)):
         output = model.hf(input_ids=ids, use_cache=True)
@@ -312,7 +314,7 @@ def _shared(rows: Sequence[Row]) -> int:
 
 
 def _can_pad(model: LanguageModel, longest: int) -> bool:
-    """Whether rows may be padded after the shared prefix: a trial rather than a list of names."""
+    """Whether rows may be padded after the shared prefix, found by trial for any architecture."""
     window = attention_window(model)
     if window is not None and longest > window:
         return False
