@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from collabedit.evaluation import greedy
 from collabedit.evaluation.greedy import Row, _alike, continue_greedily, end_tokens
 from collabedit.models import LanguageModel
 from tests.conftest import make_model
@@ -42,6 +43,44 @@ def test_rows_together_are_continued_as_each_alone(
     monkeypatch.setattr("collabedit.evaluation.greedy._LEAST_ROWS", least)
     found = continue_greedily(exact_family_model, ROWS, max_tokens=7)
     assert [list(one.tokens) for one in found] == [by_hand(exact_family_model, r, 7) for r in ROWS]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_prompts_read_in_several_passes(
+    exact_family_model: LanguageModel, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collabedit.evaluation.greedy._ROWS_A_PASS", rows)
+    monkeypatch.setattr("collabedit.evaluation.greedy._LEAST_ROWS", 4)
+    found = continue_greedily(exact_family_model, ROWS, max_tokens=7)
+    assert [list(one.tokens) for one in found] == [by_hand(exact_family_model, r, 7) for r in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "passes"),
+    [
+        ([3], [1]),
+        ([3] * 40, [40]),  # nothing to pad
+        ([3] * 10 + [4] * 10 + [5] * 10, [20, 10]),
+        ([3] * 16 + [4] * 16 + [5], [16, 16, 1]),
+    ],
+)
+def test_a_pass_has_enough_rows_of_similar_length(
+    tiny_llama: LanguageModel,
+    lengths: list[int],
+    passes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+    whole = greedy._Reader.__init__
+
+    def counting(self: greedy._Reader, model: LanguageModel, rows: list[Row]) -> None:
+        read.append(len(rows))
+        whole(self, model, rows)
+
+    monkeypatch.setattr(greedy._Reader, "__init__", counting)
+    reader = greedy._read(tiny_llama, [(5,) * length for length in lengths])
+    assert read == passes
+    assert len(reader.logits) == len(lengths)
 
 
 def test_rows_that_cannot_be_padded(

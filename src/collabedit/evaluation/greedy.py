@@ -25,7 +25,10 @@ _LEAST_SHARED = 8
 #: nearly as long as a large one, since either reads all weights.
 _LEAST_ROWS = 8
 #: Maximum rows of a batch, on a CPU and on a GPU.
-_ROWS, _ROWS_ON_GPU = 64, 512
+_ROWS, _ROWS_ON_GPU = 128, 512
+#: Prompts are read in passes of at least this many rows, and at most this many passes a batch: in
+#: fewer passes more is padded, while small ones read all weights for few tokens.
+_ROWS_A_PASS, _PASSES = 16, 8
 #: Finished rows are dropped from a batch once they are this share of it.
 _ENDED_SHARE = 0.25
 
@@ -198,7 +201,7 @@ class _Decoder:
         longest = max(map(len, self._batch.rows))
         steps = self._batch.max_tokens
         steps = steps if limit is None else max(0, min(steps, limit - longest))
-        reader = _Reader(self._model, self._batch.rows)
+        reader = _read(self._model, self._batch.rows)
         for step in range(steps):
             chosen = reader.logits.argmax(dim=-1).tolist()
             going = self._take(chosen)
@@ -259,6 +262,19 @@ class _Reader:
         positions = (index[:, shared:] - gaps).clamp(min=0)
         self.logits = self._pass(torch.tensor(padded, device=device), positions)
 
+    def join(self, shorter: Sequence[_Reader]) -> None:
+        """Put the rows of readers of shorter ones before these, padded on their left."""
+        readers = [*shorter, self]
+        width = self._mask.shape[1]
+        for layers in zip(*(reader._cache.layers for reader in readers), strict=True):
+            keys = torch.cat([_widened(layer.keys, width, -2) for layer in layers])
+            values = torch.cat([_widened(layer.values, width, -2) for layer in layers])
+            layers[-1].keys, layers[-1].values = keys, values
+        self._mask = torch.cat([_widened(reader._mask, width, -1) for reader in readers])
+        self._next = torch.cat([reader._next for reader in readers])
+        self.logits = torch.cat([reader.logits for reader in readers])
+        self._padded = True
+
     def feed(self, tokens: Sequence[int]) -> None:
         """Feed one more token per row."""
         new = torch.tensor(tokens, device=self._model.device)[:, None]
@@ -293,6 +309,27 @@ class _Reader:
         return logits
 
 
+def _read(model: LanguageModel, rows: Sequence[Row]) -> _Reader:
+    """Read rows, shortest first, in passes of rows of similar length, so that little is padded."""
+    least = max(_ROWS_A_PASS, len(rows) // _PASSES)
+    passes: list[list[Row]] = [[]]
+    for row in rows:
+        if len(passes[-1]) >= least and len(row) > len(passes[-1][-1]):
+            passes.append([])
+        passes[-1].append(row)
+    *shorter, reader = [_Reader(model, part) for part in passes]
+    if shorter:
+        reader.join(shorter)
+    return reader
+
+
+def _widened(tensor: Tensor, width: int, dim: int) -> Tensor:
+    """A tensor with zeros before it, to ``width`` along a dimension."""
+    shape = list(tensor.shape)
+    shape[dim] = width - shape[dim]
+    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim)
+
+
 def _read_shared(model: LanguageModel, tokens: Row, count: int) -> Any:
     """Keys and values of a prefix for ``count`` rows, or ``None`` if the model caches none."""
     ids = torch.tensor([tokens], device=model.device)
@@ -319,18 +356,19 @@ def _can_pad(model: LanguageModel, longest: int) -> bool:
     if window is not None and longest > window:
         return False
     start = tuple(range(1, _LEAST_SHARED + 1))
-    rows = [(*start, 9), (*start, 10, 11, 12)]
+    rows = [(*start, 9), (*start, 10, 11, 12), (*start, 9, 10, 11, 12, 13)]
     try:
-        together = _trial(model, rows)
+        reader = _Reader(model, rows[2:])
+        reader.join([_Reader(model, rows[:2])])
+        together = _trial(reader)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    alone = torch.cat([_trial(model, [row]) for row in rows])
+    alone = torch.cat([_trial(_Reader(model, [row])) for row in rows])
     tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
     return bool((together - alone).norm() <= tolerance * alone.norm())
 
 
-def _trial(model: LanguageModel, rows: Sequence[Row]) -> Tensor:
-    reader = _Reader(model, rows)
+def _trial(reader: _Reader) -> Tensor:
     before = reader.logits
-    reader.feed([13] * len(rows))
+    reader.feed([13] * len(before))
     return torch.stack([before, reader.logits], dim=1)
