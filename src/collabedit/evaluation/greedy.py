@@ -26,8 +26,8 @@ _LEAST_SHARED = 8
 _LEAST_ROWS = 8
 #: Maximum rows of a batch, on a CPU and on a GPU.
 _ROWS, _ROWS_ON_GPU = 128, 512
-#: Prompts are read in passes of at least this many rows, and at most this many passes a batch: in
-#: fewer passes more is padded, while small ones read all weights for few tokens.
+#: Minimum rows of a pass over prompts, and roughly the maximum passes per batch: rows of a pass are
+#: padded to one length, but each pass reads all weights.
 _ROWS_A_PASS, _PASSES = 16, 8
 #: Finished rows are dropped from a batch once they are this share of it.
 _ENDED_SHARE = 0.25
@@ -263,7 +263,7 @@ class _Reader:
         self.logits = self._pass(torch.tensor(padded, device=device), positions)
 
     def join(self, shorter: Sequence[_Reader]) -> None:
-        """Put the rows of readers of shorter ones before these, padded on their left."""
+        """Prepend the rows of other readers, none of them longer, padded on the left."""
         readers = [*shorter, self]
         width = self._mask.shape[1]
         for layers in zip(*(reader._cache.layers for reader in readers), strict=True):
