@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from hashlib import sha256
 from typing import Any
@@ -23,13 +23,14 @@ from collabedit.covariance import collect, own_corpus
 from collabedit.datasets import load_dataset
 from collabedit.editing import optimise_targets, sample_contexts
 from collabedit.editors import Hyperparameters, default_hyperparameters
-from collabedit.evaluation import evaluate
+from collabedit.evaluation import answer_records, evaluate
 from collabedit.models import LanguageModel
-from collabedit.requests import Record
 from collabedit.workers import ModelSource, ModelWorkers, open_workers, resident_model
 
 #: Units of targets per worker, so that the workers finish together.
 _UNITS = 4
+#: Records that are measured, and asked: fewer are too few units to share.
+_RECORDS = 64
 
 
 def main() -> None:
@@ -43,9 +44,8 @@ def main() -> None:
     source = ModelSource(options.model)
     model = source.load()
     settings = default_hyperparameters(model.name, model.structure).hyperparameters
-    records = load_dataset("worldfacts")[: options.edits]
     unit = max(1, options.edits // (_UNITS * options.workers))
-    stages = stages_of(model, settings, records, unit, options.tokens)
+    stages = stages_of(model, settings, options.edits, unit, options.tokens)
     single = timings(source, model, stages, 1)
     several = timings(source, model, stages, options.workers)
     for name in stages:
@@ -63,13 +63,14 @@ Stage = Callable[[ModelWorkers], Any]
 def stages_of(
     model: LanguageModel,
     settings: Hyperparameters,
-    records: Sequence[Record],
+    edits: int,
     max_edits: int,
     tokens: int,
 ) -> dict[str, Stage]:
     """The stages to time, each of which returns its result as bytes."""
     contexts = sample_contexts(model, 0)
-    requests = [record.request for record in records]
+    dataset = load_dataset("worldfacts")
+    requests, records = [record.request for record in dataset[:edits]], dataset[:_RECORDS]
 
     def targets(workers: ModelWorkers) -> bytes:
         result = optimise_targets(
@@ -85,7 +86,15 @@ def stages_of(
     def evaluation(workers: ModelWorkers) -> bytes:
         return repr(evaluate(model, records, read=workers.read)).encode()
 
-    return {"targets": targets, "covariance": covariance, "evaluation": evaluation}
+    def answers(workers: ModelWorkers) -> bytes:
+        return repr(answer_records(model, records, decode=workers.decode)).encode()
+
+    return {
+        "targets": targets,
+        "covariance": covariance,
+        "evaluation": evaluation,
+        "answers": answers,
+    }
 
 
 def timings(

@@ -78,7 +78,7 @@ def test_targets(monkeypatch, capsys, model_folder) -> None:
 def test_workers(monkeypatch, capsys, model_folder) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     run(monkeypatch, "workers", "--model", model_folder, "--edits", "4", "--tokens", "600")
-    assert capsys.readouterr().out.count("sooner") == 3
+    assert capsys.readouterr().out.count("sooner") == 4
 
 
 @pytest.mark.parametrize("way", [merge.paper_way, merge.sampled_paper_way])

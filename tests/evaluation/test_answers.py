@@ -100,7 +100,7 @@ def test_a_long_object_counts_without_its_subject() -> None:
 
 
 def written(monkeypatch: pytest.MonkeyPatch, texts: dict[str, str]) -> None:
-    def write(_model: object, asked: list, *, max_tokens: int) -> list:
+    def write(_model: object, asked: list, **_options: object) -> list:
         return [(texts[probe.form.key], Continuation((1, 2, 3), True)) for probe in asked]
 
     monkeypatch.setattr("collabedit.evaluation.answers.write", write)

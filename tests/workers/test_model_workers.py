@@ -19,7 +19,8 @@ from collabedit.datasets import load_dataset
 from collabedit.editing import optimise_targets
 from collabedit.editors import Hyperparameters
 from collabedit.errors import ModelError
-from collabedit.evaluation import evaluate
+from collabedit.evaluation import answer_records, evaluate, greedy
+from collabedit.evaluation.generation import generate
 from collabedit.models import LanguageModel
 from collabedit.workers import (
     ModelSource,
@@ -35,6 +36,7 @@ from tests.models.test_language_model import change
 from tests.workers.units import KillsOne
 
 SETTINGS = Hyperparameters(layers=(1,), target_steps=3)
+PROMPTS = ["The capital of France is", "She speaks", "Rome", "The capital of France is"] * 3
 TEXTS = TextCorpus("texts", {}, lambda: CORPUS * 20)
 
 
@@ -171,15 +173,65 @@ def test_scores_of_an_edited_model(source: ModelSource, monkeypatch: pytest.Monk
     assert evaluate(model, records, max_tokens=64, read=workers.read) != here
 
 
+def test_answers_of_an_edited_model(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greedy, "_ROWS", 4)
+    monkeypatch.setattr(model_workers, "_TEXTS", 4)
+    model, executor = source.load(), Inline()
+    workers = ModelWorkers.of(executor, source, model)
+    records = load_dataset("worldfacts")[:3]
+    (name,) = model.weight_names([1])
+    with model.edited({name: change(model)}):
+        here = answer_records(model, records)
+        assert answer_records(model, records, decode=workers.decode) == here
+    assert executor.submitted > 2
+    assert answer_records(model, records, decode=workers.decode) != here
+
+
+def test_generations_of_an_edited_model(
+    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_workers, "_TEXTS", 4)
+    model, executor = source.load(), Inline()
+    workers = ModelWorkers.of(executor, source, model)
+    (name,) = model.weight_names([1])
+    with model.edited({name: change(model)}):
+        here = generate(model, PROMPTS, max_length=12)
+        assert generate(model, PROMPTS, max_length=12, sample=workers.sample) == here
+    assert executor.submitted > 2
+    assert generate(model, PROMPTS, max_length=12, sample=workers.sample) != here
+
+
+@pytest.mark.parametrize(
+    ("sizes", "units"),
+    [
+        ([], []),
+        ([64], [[64]]),
+        ([200], [[200]]),  # a batch is never split
+        ([64, 64, 3], [[64], [64], [3]]),
+        ([60, 4, 1, 2, 61, 1], [[60, 4], [1, 2, 61], [1]]),
+    ],
+)
+def test_units_of_texts_are_whole_batches(sizes: list[int], units: list[list[int]]) -> None:
+    joined = model_workers._joined([range(size) for size in sizes])
+    assert [[len(batch) for batch in unit] for (unit,) in joined] == units
+
+
 @pytest.mark.slow
-def test_a_killed_worker_changes_nothing(source: ModelSource, tmp_path: Path) -> None:
+def test_a_killed_worker_changes_nothing(
+    source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greedy, "_ROWS", 4)
+    monkeypatch.setattr(model_workers, "_TEXTS", 4)
     model, records = source.load(), load_dataset("worldfacts")[:3]
     moments, cases = collected(model, SelfCorpus(3), None, None), evaluate(model, records)
+    answers, texts = answer_records(model, records), generate(model, PROMPTS, max_length=12)
     with WorkerExecutor(lambda: ProcessWorker(torch.get_num_threads()), 2) as executor:
         for number, act in enumerate(
             [
                 lambda w: collected(model, SelfCorpus(3), None, w) == moments,
                 lambda w: evaluate(model, records, read=w.read) == cases,
+                lambda w: answer_records(model, records, decode=w.decode) == answers,
+                lambda w: generate(model, PROMPTS, max_length=12, sample=w.sample) == texts,
             ]
         ):
             killing = KillsOne(executor, tmp_path / f"killed-{number}")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from collabedit.editing import target_batches
+from collabedit.evaluation import greedy
 from collabedit.experiments import (
     EditorsSettings,
     MultiRoundSettings,
@@ -22,7 +23,7 @@ from collabedit.experiments import (
     single_round,
 )
 from collabedit.files import load_tensors, read_json
-from collabedit.workers import open_workers
+from collabedit.workers import model_workers, open_workers
 from tests.experiments.studies import Tiny
 from tests.workers.units import KillsOne
 
@@ -96,6 +97,7 @@ def check_same(
     assert (place / "killed").exists() is killing
     assert found == expected
     assert any(isinstance(value, tuple) and value[0] for value in found.values())
+    assert any(isinstance(value, bytes) and b'"answers"' in value for value in found.values())
 
 
 @pytest.mark.usefixtures("cluster")
@@ -104,6 +106,8 @@ def test_a_single_round(
     workers: str, killing: bool, files: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target_batches, "MAX_EDITS", 2)  # so that six edits are three units
+    monkeypatch.setattr(greedy, "_ROWS", 4)  # and their answers several
+    monkeypatch.setattr(model_workers, "_TEXTS", 4)
     settings = SingleRoundSettings(**files.options(edits_per_party=(2, 4)))
     check_same(single_round, settings, tmp_path, workers, killing=killing)
 

@@ -1,7 +1,8 @@
 """An edited model's written answers, and how they are judged.
 
 Probabilities after the edited prompt say little about what users of a chat model see (Yang et al.,
-The Mirage of Model Editing, 2025): here the model answers greedily, asked in several forms.
+The Mirage of Model Editing, 2025). Here the model is asked in several forms and answers by greedy
+decoding.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 from collabedit.errors import RequestError
 from collabedit.evaluation.forms import Form, Probe, probes
-from collabedit.evaluation.greedy import Continuation, Row, continue_greedily
+from collabedit.evaluation.greedy import Continuation, Decode, Row, continue_greedily
 from collabedit.evaluation.judging import Judge, Question
 from collabedit.evaluation.matching import count_words, loops, names, names_any
 from collabedit.models import LanguageModel
@@ -26,7 +27,8 @@ __all__ = ["Answer", "answer_probes", "answer_records", "fitting", "is_about", "
 #: A bare answer has at most this many words, or those of the object.
 _BARE_WORDS = 3
 
-#: End of the first sentence of a plain text; a full stop after an abbreviation does not count.
+#: The end of a plain text's first sentence. A full stop after fewer than four letters, as in most
+#: abbreviations, does not count.
 _SENTENCE_END = re.compile(r"\S\s*\n|\w{4,}[\"'”’)]*[.!?][\"'”’)]*\s|[。\uff01\uff1f]")
 
 
@@ -35,13 +37,13 @@ class Answer(TypedDict, total=False):
 
     Attributes:
         form: key of the form (:data:`collabedit.evaluation.forms.FORMS`).
-        prompt: what was asked, before any template.
+        prompt: the question, before any template.
         text: what the model wrote.
-        right: whether it contains a right answer as whole words.
+        right: whether it contains a correct answer as whole words.
         old: whether it contains the old object; absent if none is known.
         subject: whether it names the subject.
-        about: whether it is right, and names the subject or is a bare answer: at most three words,
-            or as many as the object has.
+        about: whether it is right, and either names the subject or is a bare answer of at most
+            three words, or as many as the object has.
         ended: whether the model ended it within the limit.
         loops: whether it ends by repeating the same text three times.
         judged: the judge's verdict, if there is one.
@@ -60,16 +62,16 @@ class Answer(TypedDict, total=False):
 
 
 def sample_of(records: Sequence[Record], count: int | None, seed: int) -> list[int]:
-    """Indices of ``count`` records chosen at random, all of them for ``None``.
+    """Indices of ``count`` records chosen at random, or of all if ``count`` is ``None``.
 
-    Whether a record is chosen depends on the seed and its own edit, so that samples of overlapping
-    sets overlap.
+    The choice depends on the seed and each record's own edit, so that samples of overlapping sets
+    overlap.
     """
     if count is None or count >= len(records):
         return list(range(len(records)))
 
-    def luck(place: int) -> bytes:
-        request = records[place].request
+    def luck(index: int) -> bytes:
+        request = records[index].request
         chosen = f"{seed}\0{request.case_id}\0{request.text}\0{request.target_new}"
         return hashlib.sha256(chosen.encode()).digest()
 
@@ -83,25 +85,27 @@ def answer_records(
     *,
     max_tokens: int = 20,
     judge: Judge | None = None,
+    decode: Decode | None = None,
 ) -> list[list[Answer]]:
-    """Ask a model about records' facts and related ones, and judge its answers.
+    """Ask a model about the facts of records and related facts, and judge its answers.
 
     Args:
         model: the model, edited or not.
         records: the records.
         forms: how to ask; by default, in all forms that a record supports.
-        max_tokens: maximum tokens of an answer.
-        judge: grades the answers as well.
+        max_tokens: maximum tokens per answer.
+        judge: additionally grades the answers.
+        decode: writes the answers, for instance on workers; by default, this process does.
 
     Returns:
-        A list of answers for each record, in the order of the forms; prompts that fill the
-        model's context are skipped.
+        A list of answers for each record, in the order of the forms. Prompts that leave no room
+        for an answer in the model's context are skipped.
 
     Raises:
         InputError: when the judge cannot be asked.
     """
     asked = [fitting(model, probes(record, model.tokenizer, forms)) for record in records]
-    return answer_probes(model, records, asked, max_tokens=max_tokens, judge=judge)
+    return answer_probes(model, records, asked, max_tokens=max_tokens, judge=judge, decode=decode)
 
 
 def answer_probes(
@@ -111,10 +115,11 @@ def answer_probes(
     *,
     max_tokens: int = 20,
     judge: Judge | None = None,
+    decode: Decode | None = None,
 ) -> list[list[Answer]]:
-    """As :func:`answer_records`, with the given questions for each record."""
+    """Like :func:`answer_records`, but with each record's questions given."""
     flat = [probe for own in asked for probe in own]
-    written = iter(write(model, flat, max_tokens=max_tokens))
+    written = iter(write(model, flat, max_tokens=max_tokens, decode=decode))
     found = [
         [_read(record, probe, *next(written)) for probe in own]
         for record, own in zip(records, asked, strict=True)
@@ -125,14 +130,18 @@ def answer_probes(
 
 
 def write(
-    model: LanguageModel, asked: Sequence[Probe], *, max_tokens: int = 20
+    model: LanguageModel,
+    asked: Sequence[Probe],
+    *,
+    max_tokens: int = 20,
+    decode: Decode | None = None,
 ) -> list[tuple[str, Continuation]]:
-    """What a model writes after probes: the stripped text, and its tokens.
+    """What a model writes after each probe: the stripped text and its tokens.
 
-    A plain text continues for one sentence; a chat turn runs to its end or to the limit.
+    A plain text is continued for one sentence, a chat turn until it ends or reaches the limit.
 
     Raises:
-        RequestError: when a prompt is empty, or fills the model's context.
+        RequestError: when a prompt is empty or leaves no room for an answer in the context.
     """
     tokens = [_row(model, probe) for probe in asked]
     if not all(_fits(model, row) for row in tokens):
@@ -140,17 +149,11 @@ def write(
             f"a question is empty or leaves no room for an answer: {model.name} takes "
             f"{context_length(model)} tokens; shorten it"
         )
-    plain = [place for place, probe in enumerate(asked) if not probe.form.chat]
-    chats = [place for place, probe in enumerate(asked) if probe.form.chat]
-    found: dict[int, Continuation] = {}
-    for places, stop in ((plain, _sentence_ends(model)), (chats, None)):
-        rows = [tokens[place] for place in places]
-        written = continue_greedily(model, rows, max_tokens=max_tokens, stop=stop)
-        found.update(zip(places, written, strict=True))
-    ordered = [found[place] for place in range(len(asked))]
+    stops = [None if probe.form.chat else _sentence_ended for probe in asked]
+    written = continue_greedily(model, tokens, max_tokens=max_tokens, stops=stops, decode=decode)
     return [
         (_text(model, each, probe.form.chat), each)
-        for each, probe in zip(ordered, asked, strict=True)
+        for each, probe in zip(written, asked, strict=True)
     ]
 
 
@@ -174,11 +177,8 @@ def _fits(model: LanguageModel, row: Row) -> bool:
     return 0 < len(row) < (context_length(model) or math.inf)
 
 
-def _sentence_ends(model: LanguageModel) -> Callable[[Sequence[int]], bool]:
-    def ends(tokens: Sequence[int]) -> bool:
-        return bool(_SENTENCE_END.search(model.tokenizer.decode(tokens)))
-
-    return ends
+def _sentence_ended(model: LanguageModel, tokens: Sequence[int]) -> bool:
+    return bool(_SENTENCE_END.search(model.tokenizer.decode(tokens)))
 
 
 def _read(record: Record, probe: Probe, text: str, written: Continuation) -> Answer:

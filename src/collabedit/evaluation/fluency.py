@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any, TypedDict
 
 from collabedit.errors import MissingExtraError
-from collabedit.evaluation.generation import generate
+from collabedit.evaluation.generation import Sample, generate
 from collabedit.models import LanguageModel
 from collabedit.requests import Record
 
@@ -64,6 +64,7 @@ def evaluate_generations(
     seed: int = 0,
     max_length: int = 100,
     top_k: int = 5,
+    sample: Sample | None = None,
 ) -> list[GenerationResult]:
     """Generate from the records' generation prompts and measure the texts.
 
@@ -73,6 +74,7 @@ def evaluate_generations(
         seed: of the sampling.
         max_length: tokens of a text, its prompt included.
         top_k: the most likely tokens to sample from.
+        sample: see :func:`collabedit.evaluation.generation.generate`.
 
     Returns:
         One result per record, in the order of the records.
@@ -84,7 +86,9 @@ def evaluate_generations(
     prompts = [prompt for record in records for prompt in record.generation_prompts]
     if prompts:
         _tokenizers()  # fail before generating, which takes long
-    texts = iter(generate(model, prompts, seed=seed, max_length=max_length, top_k=top_k))
+    texts = iter(
+        generate(model, prompts, seed=seed, max_length=max_length, top_k=top_k, sample=sample)
+    )
     return [
         _measure(list(islice(texts, len(record.generation_prompts))), record) for record in records
     ]

@@ -11,8 +11,8 @@ from collabedit.requests import Question, Record, join, natural_question, stem
 
 __all__ = ["FORMS", "Form", "Probe", "Wants", "form_of", "probes", "raw_and_chat"]
 
-#: What an answer should contain: the edit's new object; the previous answer; or an answer implied
-#: by the edit.
+#: What an answer should contain: the edit's new object, the previous answer, or what the edit
+#: implies.
 Wants = Literal["new", "kept", "follows"]
 
 _Asks = Callable[[Record], Sequence[Question]]
@@ -28,10 +28,10 @@ class Form:
 
     Attributes:
         key: its name in files and options.
-        definition: one line.
+        definition: what it asks, in one line.
         wants: what its answers should contain.
-        asks: the prompts of a record, with the right answers.
-        template: around the prompt in the user's turn; ``None`` for a plain text.
+        asks: gives a record's prompts, each with its correct answers.
+        template: the user's turn, with ``{}`` for the prompt; ``None`` for a plain text.
         example: whether a system prompt and an example come first.
     """
 
@@ -48,7 +48,7 @@ class Form:
         return self.template is not None
 
     def conversation(self, prompt: str) -> Turns:
-        """The turns up to the assistant's."""
+        """The turns before the assistant's answer."""
         asked = {"role": "user", "content": (self.template or "{}").replace("{}", prompt)}
         if not self.example:
             return [asked]
@@ -66,9 +66,9 @@ class Probe:
     """One text for a model to continue.
 
     Attributes:
-        form: how it asks.
-        prompt: what is asked, before any template.
-        answers: the right answers.
+        form: the form in which it asks.
+        prompt: the question, before any template.
+        answers: the correct answers.
     """
 
     form: Form
@@ -85,12 +85,12 @@ class Probe:
 def probes(
     record: Record, tokenizer: Any, forms: Sequence[Form] | None = None, *, most: int = 2
 ) -> list[Probe]:
-    """What to ask of a record.
+    """What to ask about a record.
 
     Args:
         record: the record.
-        tokenizer: the model's; without a chat template, chat forms are left out.
-        forms: the forms; all by default.
+        tokenizer: the model's; if it has no chat template, chat forms are skipped.
+        forms: the forms to ask in; by default, all.
         most: maximum prompts per form.
     """
     found = []
@@ -119,7 +119,7 @@ def _question(record: Record) -> Sequence[Question]:
 
 
 def _cloze(record: Record) -> Sequence[Question]:
-    """The prompt to complete, unless it is a question."""
+    """The edited prompt, unless it is itself a question."""
     return [] if natural_question(record.request) == _as_question(record) else _edited(record)
 
 
@@ -190,11 +190,11 @@ FORMS: tuple[Form, ...] = (
 
 
 def form_of(key: str) -> Form:
-    """The form of a key."""
+    """The form with this key."""
     return next(form for form in FORMS if form.key == key)
 
 
 def raw_and_chat(question: str, tokenizer: Any) -> list[Probe]:
-    """A user's text as it is, and as a chat turn if the model has a template."""
+    """A user's text as it is and, if the model has a chat template, as a chat turn."""
     forms = ["raw", "question"] if has_chat(tokenizer) else ["raw"]
     return [Probe(form_of(key), question, ()) for key in forms]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,18 +16,45 @@ from collabedit.models.lengths import context_length
 from collabedit.models.memory import texts_at_once
 from collabedit.progress import progress
 
-__all__ = ["Continuation", "continue_greedily", "end_tokens"]
+__all__ = ["Batch", "Continuation", "Decode", "continue_greedily", "decode_here", "end_tokens"]
 
-#: Rows that share this many first tokens are batched together, and their prefix is computed once.
+#: Rows that share at least this many first tokens are batched together, and their shared prefix is
+#: computed once.
 _LEAST_SHARED = 8
-#: Rows of a batch on a CPU, and on a GPU.
-_ROWS, _ROWS_ON_GPU = 64, 512
-#: A batch is made smaller once this share of its rows has ended.
+#: Fewer rows than this are batched with others, whatever they share: a step takes a small batch
+#: nearly as long as a large one, since either reads all weights.
+_LEAST_ROWS = 8
+#: Maximum rows of a batch, on a CPU and on a GPU.
+_ROWS, _ROWS_ON_GPU = 128, 512
+#: Minimum rows of a pass over prompts, and roughly the maximum passes per batch: rows of a pass are
+#: padded to one length, but each pass reads all weights.
+_ROWS_A_PASS, _PASSES = 16, 8
+#: Finished rows are dropped from a batch once they are this share of it.
 _ENDED_SHARE = 0.25
 
 Row = tuple[int, ...]
-#: Whether a row's new tokens suffice.
-Stop = Callable[[Sequence[int]], bool]
+#: Given a row's new tokens, whether to end it. Must be importable if workers are to call it.
+Stop = Callable[[LanguageModel, Sequence[int]], bool]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows to continue together, shortest first; its length is the number of rows.
+
+    Attributes:
+        rows: each row's token ids.
+        max_tokens: maximum new tokens per row.
+        ends: the tokens with which the model ends a text.
+        stop: whether to end a row early; ``None`` if never.
+    """
+
+    rows: tuple[Row, ...]
+    max_tokens: int
+    ends: frozenset[int]
+    stop: Stop | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -41,6 +68,10 @@ class Continuation:
 
     tokens: tuple[int, ...]
     ended: bool
+
+
+#: Yields each batch's continuations, in the order of the batches and their rows.
+Decode: TypeAlias = Callable[[LanguageModel, Sequence[Batch]], Iterator[list[Continuation]]]
 
 
 def end_tokens(model: LanguageModel) -> frozenset[int]:
@@ -58,38 +89,66 @@ def continue_greedily(
     rows: Sequence[Row],
     *,
     max_tokens: int = 20,
-    stop: Stop | None = None,
+    stops: Sequence[Stop | None] | None = None,
+    decode: Decode | None = None,
 ) -> list[Continuation]:
-    """Continue rows by their most likely tokens.
+    """Continue each row with its most likely tokens.
 
-    Equal rows are continued once. The shared prefix of a batch is computed once; the rest is
-    padded on its left, if a trial shows that the model computes the same then. Other models get
-    batches of rows of the same length.
+    Equal rows with the same stop function are continued once. A batch's shared prefix is computed
+    once, and the rest of each row is padded on the left, provided that a trial shows the model's
+    results to be unaffected. Other models get batches of rows of equal length.
 
     Args:
         model: the model, edited or not.
         rows: token ids, each with at least one.
-        max_tokens: maximum new tokens of a row; fewer if the model's context is full.
-        stop: ends a row early; called with the row's new tokens after each one.
+        max_tokens: maximum new tokens per row; fewer if they would exceed the model's context.
+        stops: for each row, a function that ends it early, called with the model and the row's new
+            tokens after each of them, or ``None``. By default, no row ends early.
+        decode: continues the batches, for instance on workers; by default, this process does.
 
     Returns:
         One continuation per row, in the order of the rows.
     """
-    unique = sorted(set(rows))
-    found: dict[Row, Continuation] = {}
-    with progress("Generating", len(unique), "texts") as bar:
-        for batch in _batches(model, unique, max_tokens):
-            written = _Batch(model, batch, end_tokens(model), stop)
-            found.update(zip(batch, written.run(max_tokens), strict=True))
-            bar.advance(len(batch))
-    return [found[row] for row in rows]
+    asked = list(zip(rows, stops or [None] * len(rows), strict=True))
+    by_stop: dict[Stop | None, set[Row]] = {}
+    for row, stop in asked:
+        by_stop.setdefault(stop, set()).add(row)
+    ends = end_tokens(model)
+    batches = [
+        Batch(tuple(batch), max_tokens, ends, stop)
+        for stop, own in by_stop.items()
+        for batch in _batches(model, sorted(own), max_tokens)
+    ]
+    batches.sort(key=_cost, reverse=True)  # so that workers finish together
+    found: dict[tuple[Row, Stop | None], Continuation] = {}
+    with progress("Generating", sum(map(len, batches)), "texts") as bar:
+        written = (decode or decode_here)(model, batches)
+        for one, continuations in zip(batches, written, strict=True):
+            found.update(zip(((row, one.stop) for row in one.rows), continuations, strict=True))
+            bar.advance(len(one))
+    return [found[each] for each in asked]
+
+
+def decode_here(model: LanguageModel, batches: Sequence[Batch]) -> Iterator[list[Continuation]]:
+    """Continue batches one by one in this process."""
+    return (_decode(model, batch) for batch in batches)
+
+
+@torch.no_grad()
+def _decode(model: LanguageModel, batch: Batch) -> list[Continuation]:
+    return _Decoder(model, batch).run()
+
+
+def _cost(batch: Batch) -> int:
+    """Tokens of a batch, padding and new tokens included."""
+    return len(batch) * (len(batch.rows[-1]) + batch.max_tokens)
 
 
 def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Sorted rows in batches that share a long prefix, or none."""
+    """Batches of sorted rows, which share a long prefix or have none in common."""
     limit = context_length(model)
     full = [row for row in rows if limit is not None and len(row) + max_tokens > limit]
-    yield from ([row] for row in full)  # whose room would bound that of others
+    yield from ([row] for row in full)  # in a batch, they would limit the others' new tokens
     rows = sorted(set(rows) - set(full))
     if not rows:
         return
@@ -108,13 +167,13 @@ def _batches(model: LanguageModel, rows: Sequence[Row], max_tokens: int) -> Iter
 
 
 def _alike(rows: Sequence[Row]) -> list[list[Row]]:
-    """Groups of rows with a shared prefix, and the group of all others."""
+    """Groups of rows with a shared prefix, and one group of all other rows."""
     by_beginning: dict[Row, list[Row]] = {}
     for row in rows:
         by_beginning.setdefault(row[:_LEAST_SHARED], []).append(row)
     groups, others = [], []
     for beginning, members in by_beginning.items():
-        if len(members) > 1 and len(beginning) == _LEAST_SHARED:
+        if len(members) >= _LEAST_ROWS and len(beginning) == _LEAST_SHARED:
             groups.append(members)
         else:
             others += members
@@ -128,22 +187,21 @@ def _of_one_length(rows: Sequence[Row]) -> list[list[Row]]:
     return list(by_length.values())
 
 
-class _Batch:
-    """Rows that are continued together."""
+class _Decoder:
+    """A batch of rows and what has been written after each."""
 
-    def __init__(
-        self, model: LanguageModel, rows: Sequence[Row], ends: frozenset[int], stop: Stop | None
-    ) -> None:
-        self._model, self._rows, self._ends, self._stop = model, list(rows), ends, stop
-        self._new: list[list[int]] = [[] for _ in rows]
-        self._ended = [False] * len(rows)
-        self._alive = list(range(len(rows)))
+    def __init__(self, model: LanguageModel, batch: Batch) -> None:
+        self._model, self._batch = model, batch
+        self._new: list[list[int]] = [[] for _ in batch.rows]
+        self._ended = [False] * len(batch)
+        self._alive = list(range(len(batch)))
 
-    def run(self, max_tokens: int) -> list[Continuation]:
+    def run(self) -> list[Continuation]:
         limit = context_length(self._model)
-        longest = max(map(len, self._rows))
-        steps = max_tokens if limit is None else max(0, min(max_tokens, limit - longest))
-        reader = _Reader(self._model, self._rows)
+        longest = max(map(len, self._batch.rows))
+        steps = self._batch.max_tokens
+        steps = steps if limit is None else max(0, min(steps, limit - longest))
+        reader = _read(self._model, self._batch.rows)
         for step in range(steps):
             chosen = reader.logits.argmax(dim=-1).tolist()
             going = self._take(chosen)
@@ -151,26 +209,30 @@ class _Batch:
                 break
             if len(going) <= (1 - _ENDED_SHARE) * len(chosen):
                 reader.keep(going)
-                self._alive = [self._alive[place] for place in going]
-                chosen = [chosen[place] for place in going]
+                self._alive = [self._alive[index] for index in going]
+                chosen = [chosen[index] for index in going]
             reader.feed(chosen)
         return [Continuation(tuple(new), e) for new, e in zip(self._new, self._ended, strict=True)]
 
     def _take(self, chosen: Sequence[int]) -> list[int]:
         """Record a token for each active row; returns the indices of those that continue."""
         going = []
-        for place, token in enumerate(chosen):
-            row = self._alive[place]
+        for index, token in enumerate(chosen):
+            row = self._alive[index]
             new = self._new[row]
-            if self._ended[row] or (self._stop and new and self._stop(new)):
+            if self._ended[row] or (new and self._stopped(new)):
                 continue
-            if token in self._ends:
+            if token in self._batch.ends:
                 self._ended[row] = True
                 continue
             new.append(token)
-            if not (self._stop and self._stop(new)):
-                going.append(place)
+            if not self._stopped(new):
+                going.append(index)
         return going
+
+    def _stopped(self, new: Sequence[int]) -> bool:
+        stop = self._batch.stop
+        return stop is not None and stop(self._model, new)
 
 
 class _Reader:
@@ -186,7 +248,7 @@ class _Reader:
         self._fed: Tensor | None = None  # for models without a cache of keys and values
         lengths = torch.tensor([len(row) for row in rows], device=device)
         width = max(map(len, rows))
-        gaps = (width - lengths)[:, None]  # what is padded of each row
+        gaps = (width - lengths)[:, None]  # each row's padding
         shared = _shared(rows)
         if shared:
             self._cache = _read_shared(model, rows[0][:shared], len(rows))
@@ -200,6 +262,19 @@ class _Reader:
         positions = (index[:, shared:] - gaps).clamp(min=0)
         self.logits = self._pass(torch.tensor(padded, device=device), positions)
 
+    def join(self, shorter: Sequence[_Reader]) -> None:
+        """Prepend the rows of other readers, none of them longer, padded on the left."""
+        readers = [*shorter, self]
+        width = self._mask.shape[1]
+        for layers in zip(*(reader._cache.layers for reader in readers), strict=True):
+            keys = torch.cat([_widened(layer.keys, width, -2) for layer in layers])
+            values = torch.cat([_widened(layer.values, width, -2) for layer in layers])
+            layers[-1].keys, layers[-1].values = keys, values
+        self._mask = torch.cat([_widened(reader._mask, width, -1) for reader in readers])
+        self._next = torch.cat([reader._next for reader in readers])
+        self.logits = torch.cat([reader.logits for reader in readers])
+        self._padded = True
+
     def feed(self, tokens: Sequence[int]) -> None:
         """Feed one more token per row."""
         new = torch.tensor(tokens, device=self._model.device)[:, None]
@@ -207,9 +282,9 @@ class _Reader:
         self.logits = self._pass(new, self._next[:, None])
         self._next = self._next + 1
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Continue with some of the rows only."""
-        index = torch.tensor(places, device=self._model.device)
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these, given by index."""
+        index = torch.tensor(rows, device=self._model.device)
         self._mask, self._next = self._mask[index], self._next[index]
         if self._fed is not None:
             self._fed = self._fed[index]
@@ -234,8 +309,29 @@ class _Reader:
         return logits
 
 
+def _read(model: LanguageModel, rows: Sequence[Row]) -> _Reader:
+    """Read rows, shortest first, in passes of rows of similar length, so that little is padded."""
+    least = max(_ROWS_A_PASS, len(rows) // _PASSES)
+    passes: list[list[Row]] = [[]]
+    for row in rows:
+        if len(passes[-1]) >= least and len(row) > len(passes[-1][-1]):
+            passes.append([])
+        passes[-1].append(row)
+    *shorter, reader = [_Reader(model, part) for part in passes]
+    if shorter:
+        reader.join(shorter)
+    return reader
+
+
+def _widened(tensor: Tensor, width: int, dim: int) -> Tensor:
+    """A tensor with zeros before it, to ``width`` along a dimension."""
+    shape = list(tensor.shape)
+    shape[dim] = width - shape[dim]
+    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim)
+
+
 def _read_shared(model: LanguageModel, tokens: Row, count: int) -> Any:
-    """Keys and values of the prefix of ``count`` rows, or ``None`` if the model caches none."""
+    """Keys and values of a prefix for ``count`` rows, or ``None`` if the model caches none."""
     ids = torch.tensor([tokens], device=model.device)
     with gathered(model.head, torch.zeros(1, dtype=torch.long), torch.full((1,), -1)):
         output = model.hf(input_ids=ids, use_cache=True)
@@ -255,23 +351,24 @@ def _shared(rows: Sequence[Row]) -> int:
 
 
 def _can_pad(model: LanguageModel, longest: int) -> bool:
-    """Whether rows may be padded after the shared prefix: a trial rather than a list of names."""
+    """Whether rows may be padded after the shared prefix, found by trial for any architecture."""
     window = attention_window(model)
     if window is not None and longest > window:
         return False
     start = tuple(range(1, _LEAST_SHARED + 1))
-    rows = [(*start, 9), (*start, 10, 11, 12)]
+    rows = [(*start, 9), (*start, 10, 11, 12), (*start, 9, 10, 11, 12, 13)]
     try:
-        together = _trial(model, rows)
+        reader = _Reader(model, rows[2:])
+        reader.join([_Reader(model, rows[:2])])
+        together = _trial(reader)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False
-    alone = torch.cat([_trial(model, [row]) for row in rows])
+    alone = torch.cat([_trial(_Reader(model, [row])) for row in rows])
     tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
     return bool((together - alone).norm() <= tolerance * alone.norm())
 
 
-def _trial(model: LanguageModel, rows: Sequence[Row]) -> Tensor:
-    reader = _Reader(model, rows)
+def _trial(reader: _Reader) -> Tensor:
     before = reader.logits
-    reader.feed([13] * len(rows))
+    reader.feed([13] * len(before))
     return torch.stack([before, reader.logits], dim=1)

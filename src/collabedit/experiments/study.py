@@ -156,10 +156,16 @@ class Loaded:
         """
 
         def compute() -> Measured:
-            cases = evaluate(self.model, records, read=self.workers.read if self.workers else None)
+            workers = self.workers
+            cases = evaluate(self.model, records, read=workers.read if workers else None)
             self._ask(cases, records)
             if self.settings.generations:
-                texts = evaluate_generations(self.model, records, seed=self.settings.seed)
+                texts = evaluate_generations(
+                    self.model,
+                    records,
+                    seed=self.settings.seed,
+                    sample=workers.sample if workers else None,
+                )
                 for case, generated in zip(cases, texts, strict=True):
                     case.update(generated)  # type: ignore[typeddict-item]
             held_out = None if self.heldout is None else perplexity(self.model, self.heldout)
@@ -175,11 +181,11 @@ class Loaded:
         judge = None
         if settings.judge is not None:
             judge = OpenAIJudge(settings.judge, settings.judge_model)
+        decode = self.workers.decode if self.workers else None
         chosen = [records[index] for index in indices]
-        for index, answers in zip(
-            indices, answer_records(self.model, chosen, judge=judge), strict=True
-        ):
-            cases[index]["answers"] = answers
+        answers = answer_records(self.model, chosen, judge=judge, decode=decode)
+        for index, of_record in zip(indices, answers, strict=True):
+            cases[index]["answers"] = of_record
 
     def study(self, settings: StudySettings, run: Run, config: RoundConfig) -> Study:
         """A study of a round whose results go to a run."""

@@ -1,9 +1,9 @@
 """Units of work in other processes and on other machines, behind ``concurrent.futures.Executor``.
 
-A unit is what is computed together in any case: the targets of one batch of edits, a block of the
-covariance's text, a few batches of prompts, or one editor or trajectory of a study. So the results
-are the same bytes for any number of workers, as long as all compute with the same number of threads
-on processors of one kind.
+A unit is what is computed together with or without workers: the targets of one batch of edits, a
+block of the covariance's text, a few batches of prompts or of texts to write, or one editor or
+trajectory of a study. The results are therefore identical to the byte for any number of workers,
+provided that all use the same number of threads on the same kind of processor.
 """
 
 from collabedit.workers.executor import Worker, WorkerExecutor, WorkerLostError

@@ -1,4 +1,4 @@
-"""An executor over workers that may die: what a dead one was doing is done again by a new one."""
+"""An executor whose workers may die: a new worker repeats what a dead one was doing."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ __all__ = ["Outcome", "Worker", "WorkerExecutor", "WorkerLostError", "outcome"]
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-#: How often a unit is tried before it is taken for what kills the workers.
+#: How often a unit is tried before it is blamed for the deaths of its workers.
 _ATTEMPTS = 3
 
-#: What a unit returned, or the error that its user is told; other errors go their own way.
+#: What a unit returned, or the error to show the user; other exceptions are raised as usual.
 Outcome = tuple[Any, CollabEditError | None]
 
 
 class WorkerLostError(Exception):
-    """A worker is gone before it answered: killed, out of memory, or its machine is."""
+    """A worker died before it answered: it was killed, ran out of memory, or lost its machine."""
 
 
 class Worker(Protocol):
     """A process that calls one function at a time."""
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
-        """Call a function there.
+        """Call a function in the worker.
 
         Raises:
-            WorkerLostError: when the worker did not live to answer.
+            WorkerLostError: when the worker died before it answered.
         """
 
     def close(self) -> None:
-        """End the worker, whatever it is doing; it may be dead already."""
+        """End the worker, even in the middle of a call; it may be dead already."""
 
 
 def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
-    """Call a function; what a user is to be told comes back as a value, unwrapped."""
+    """Call a function; an error for the user is returned rather than raised.
+
+    So it crosses the process border unwrapped.
+    """
     try:
         return function(*args, **kwargs), None
     except CollabEditError as error:
@@ -48,14 +51,14 @@ def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
 
 
 class WorkerExecutor(Executor):
-    """Calls functions on workers, each of which is started when it is first needed.
+    """Calls functions on workers, each started when first needed.
 
-    Functions, arguments and results cross process borders, so functions must be importable: those
-    of a script's ``__main__``, and lambdas, are not.
+    Functions, arguments and results cross process borders, so functions must be importable, which
+    lambdas and those of a script's ``__main__`` are not.
 
     Args:
         start: starts a worker.
-        count: the most workers.
+        count: maximum number of workers.
     """
 
     def __init__(self, start: Callable[[], Worker], count: int) -> None:
@@ -73,17 +76,17 @@ class WorkerExecutor(Executor):
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
-        """Call a function on a worker that is free, or once one is."""
+        """Call a function on a worker as soon as one is free."""
         return self._threads.submit(self._run, fn, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the workers; those that are busy finish what they do."""
+        """End the workers once they have finished what they are doing."""
         self._threads.shutdown(wait=True, cancel_futures=cancel_futures or not wait)
         for worker in list(self._alive):
             self._ended(worker)
 
     def abandon(self) -> None:
-        """End the workers in the middle of what they do; all that was not finished is lost."""
+        """End the workers at once; unfinished work is lost."""
         self._abandoned = True
         for worker in list(self._alive):
             worker.close()

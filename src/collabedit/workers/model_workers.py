@@ -1,9 +1,9 @@
-"""Work on a model that workers share: targets, second moments, and scores of prompts."""
+"""Work on a model, shared among workers: targets, second moments, scores and written texts."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ from collabedit.covariance.sums import InputProduct
 from collabedit.editing.targets import optimise_targets
 from collabedit.editors import Contexts, Hyperparameters
 from collabedit.errors import ModelError
+from collabedit.evaluation.generation import Draws, sample_here
+from collabedit.evaluation.greedy import Batch, Continuation, decode_here
 from collabedit.evaluation.scoring import Reading, read_here
 from collabedit.models import LanguageModel, load_model
 from collabedit.progress import progress
@@ -27,16 +29,20 @@ from collabedit.requests import EditRequest
 __all__ = ["ModelSource", "ModelWorkers", "resident_model"]
 
 Result = TypeVar("Result")
+Texts = TypeVar("Texts", bound=Sized)
 
-#: Units that wait for workers or for their results to be used.
+#: Maximum units submitted before the result of the first is used.
 _AHEAD = 64
-#: Batches of scores in one unit: more save sending edited weights, fewer keep more workers busy.
+#: Batches of scores per unit. With more, edited weights are sent less often; with fewer, more
+#: workers are busy.
 _READINGS = 4
+#: Maximum texts per unit, made up of whole batches; a larger batch is a unit of its own.
+_TEXTS = 64
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a worker loads a model from; the arguments of :func:`collabedit.models.load_model`."""
+    """Where a worker loads a model from: the arguments of :func:`collabedit.models.load_model`."""
 
     name: str
     dtype: str = "float32"
@@ -61,25 +67,28 @@ class ModelSource:
 
 @lru_cache(maxsize=1)
 def resident_model(source: ModelSource) -> LanguageModel:
-    """The model that this worker keeps; of a checkpoint in the asked type, its files are mapped.
+    """The model that this worker keeps loaded.
 
-    So several workers of a machine have the weights in memory once, but those that they edit.
+    A checkpoint stored in the source's ``dtype`` is memory-mapped, so that the workers of a machine
+    share all weights but the edited ones.
     """
     return source.load()
 
 
 @dataclass(frozen=True)
 class ModelWorkers:
-    """Workers that compute with a model as it is here, edited or not.
+    """Workers that compute with this process's model in its current state, edited or not.
 
-    Its methods are what :func:`collabedit.editing.optimise_targets` takes as ``solve``,
-    :func:`collabedit.evaluation.evaluate` as ``read``; the whole is what
-    :func:`collabedit.covariance.collect` takes as ``share``.
+    Pass its methods to :func:`collabedit.editing.optimise_targets` as ``solve``, to
+    :func:`collabedit.evaluation.evaluate` as ``read``, to
+    :func:`collabedit.evaluation.answer_records` as ``decode`` and to
+    :func:`collabedit.evaluation.evaluate_generations` as ``sample``, and the object itself to
+    :func:`collabedit.covariance.collect` as ``share``.
 
     Attributes:
         executor: the workers.
-        source: what they load the model from.
-        unedited: SHA-256 by name of the weights that edits may change, as the source has them.
+        source: where they load the model from.
+        unedited: by name, the SHA-256 of each weight that edits may change, as in the source.
     """
 
     executor: Executor
@@ -88,7 +97,7 @@ class ModelWorkers:
 
     @classmethod
     def of(cls, executor: Executor, source: ModelSource, model: LanguageModel) -> ModelWorkers:
-        """For a model that was just loaded from its source."""
+        """Workers for a model that has just been loaded from its source."""
         return cls(executor, source, model.fingerprint(_editable(model)))
 
     def map(
@@ -101,10 +110,10 @@ class ModelWorkers:
         """Results of ``function(model, *unit)``, in the order of the units.
 
         Args:
-            model: the model, whose state all workers take on for it.
-            function: importable.
-            units: its other arguments.
-            ahead: most units that are taken before the first one's result is used.
+            model: the model; each worker brings its own copy to the same state.
+            function: an importable function.
+            units: its arguments after the model, one tuple per unit.
+            ahead: maximum units submitted before the result of the first is used.
         """
         now = model.fingerprint(list(self.unedited))
         changed = {
@@ -130,7 +139,7 @@ class ModelWorkers:
         quick: bool,
         max_tokens: int,
     ) -> Iterator[Tensor]:
-        """The targets ``[d_out, edits]`` of one batch after the other."""
+        """Each batch's targets ``[d_out, edits]``, in order."""
         units = [(batch, contexts, settings, quick, max_tokens) for batch in batches]
         with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
             for batch, found in zip(batches, self.map(model, _solved, units), strict=True):
@@ -140,14 +149,26 @@ class ModelWorkers:
     def read(
         self, model: LanguageModel, readings: Sequence[Reading]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Losses of one batch's target tokens after the other, and whether each is likeliest."""
+        """Each batch's losses of target tokens, and whether each token is the most likely one."""
         starts = range(0, len(readings), _READINGS)
         units = [(readings[start : start + _READINGS],) for start in starts]
         for found in self.map(model, _read, units):
             yield from found
 
+    def decode(
+        self, model: LanguageModel, batches: Sequence[Batch]
+    ) -> Iterator[list[Continuation]]:
+        """Each batch's greedy continuations, in order."""
+        for found in self.map(model, _decoded, _joined(batches)):
+            yield from found
+
+    def sample(self, model: LanguageModel, batches: Sequence[Draws]) -> Iterator[Tensor]:
+        """Each batch's sampled token ids ``[rows, length]``, in order."""
+        for found in self.map(model, _sampled, _joined(batches)):
+            yield from found
+
     def corpus(self, model: LanguageModel, corpus: Corpus) -> Corpus:
-        """The corpus; what the model itself writes, workers write."""
+        """The corpus; if the model itself writes it, the workers do."""
         return _Written(self, corpus) if isinstance(corpus, SelfCorpus) else corpus
 
     def products(
@@ -158,16 +179,16 @@ class ModelWorkers:
         batch_tokens: int,
         report: Report,
     ) -> Iterator[dict[str, InputProduct]]:
-        """Of one block after the other, the products of what the down-projections read."""
+        """Each block's products of the down-projections' inputs, in order."""
         units = ((list(names), block, batch_tokens) for block in blocks)
-        ahead = 1 + getattr(self.executor, "count", 1)  # as many as are busy: they are large
+        ahead = 1 + getattr(self.executor, "count", 1)  # enough to keep all busy: results are large
         for tokens, found in self.map(model, _products, units, ahead):
             report(tokens)
             yield found
 
 
 class _Written(SameText):
-    """A corpus whose chunks workers make, each by its number."""
+    """A corpus whose chunks are written by workers, each identified by its number."""
 
     def __init__(self, workers: ModelWorkers, whole: SelfCorpus) -> None:
         super().__init__(whole)
@@ -176,7 +197,7 @@ class _Written(SameText):
     def chunks(
         self, model: LanguageModel, plan: Plan, start: int, report: Report
     ) -> Iterator[list[Window]]:
-        """The chunks of the corpus, no more than the plan needs."""
+        """The chunks of the corpus, as many as the plan needs."""
         rows, length, batches = self._whole.sizes(plan)
         numbers = range(start, max(batches, start + 1))
         for chunk in self._workers.map(model, _chunk, ((self._whole, plan, n) for n in numbers)):
@@ -192,7 +213,7 @@ def _on_model(
     function: Callable[..., Result],
     unit: tuple[Any, ...],
 ) -> Result:
-    """A worker's unit, on the model in the given state."""
+    """Compute a unit in a worker, on the model in the given state."""
     model = resident_model(source)
     with _with_weights(model, changed):
         if model.state_fingerprint() != state:
@@ -225,6 +246,26 @@ def _read(model: LanguageModel, readings: Sequence[Reading]) -> list[tuple[Tenso
     return list(read_here(model, readings))
 
 
+def _joined(batches: Sequence[Texts]) -> Iterator[tuple[list[Texts]]]:
+    """Units of one or more whole batches, in order."""
+    unit: list[Texts] = []
+    for batch in batches:
+        if unit and sum(map(len, unit)) + len(batch) > _TEXTS:
+            yield (unit,)
+            unit = []
+        unit.append(batch)
+    if unit:
+        yield (unit,)
+
+
+def _decoded(model: LanguageModel, batches: Sequence[Batch]) -> list[list[Continuation]]:
+    return list(decode_here(model, batches))
+
+
+def _sampled(model: LanguageModel, batches: Sequence[Draws]) -> list[Tensor]:
+    return list(sample_here(model, batches))
+
+
 def _products(
     model: LanguageModel, names: Sequence[str], block: Block, batch_tokens: int
 ) -> tuple[int, dict[str, InputProduct]]:
@@ -237,7 +278,7 @@ def _chunk(model: LanguageModel, corpus: SelfCorpus, plan: Plan, number: int) ->
 
 @contextmanager
 def _with_weights(model: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put weights in place of the model's within the block."""
+    """Replace some of the model's weights within the block."""
     with ExitStack() as stack:
         for name, weight in weights.items():
             stored = model.stored(name)

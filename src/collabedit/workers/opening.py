@@ -1,4 +1,4 @@
-"""Workers from what a user asks for."""
+"""Open the workers that a user asks for."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["check_workers", "open_model_workers", "open_workers", "threads_of_wo
 
 @contextmanager
 def open_workers(asked: str | None) -> Iterator[Executor | None]:
-    """Workers within the block; this process takes as many threads as each of them.
+    """Open workers for the block; meanwhile this process uses as many threads as each of them.
 
     Args:
-        asked: a number of processes; ``ray`` for a Ray cluster, the one that runs here or one of
-            this machine's own; ``ray://HOST:PORT`` for another; ``None`` to compute here.
+        asked: a number of processes; ``ray`` for the Ray cluster running on this machine, or else
+            a new one here; ``ray://HOST:PORT`` for another cluster; ``None`` for no workers.
 
     Raises:
-        InputError: when it is none of these, or the cluster does not answer.
+        InputError: when ``asked`` is none of these, or the cluster does not answer.
     """
     if asked is None:
         yield None
@@ -51,22 +51,24 @@ def open_workers(asked: str | None) -> Iterator[Executor | None]:
 def open_model_workers(
     asked: str | None, source: ModelSource, model: LanguageModel
 ) -> Iterator[ModelWorkers | None]:
-    """Workers that compute with a model, within the block; ``None`` where none are asked for.
+    """Open workers that compute with a model for the block; ``None`` if none are asked for.
 
     Args:
         asked: see :func:`open_workers`.
-        source: what workers load the model from.
-        model: the model, just loaded from there.
+        source: what the workers load the model from.
+        model: the model, just loaded from the same source.
     """
     with open_workers(asked) as executor:
         yield ModelWorkers.of(executor, source, model) if executor else None
 
 
 def threads_of_workers() -> int:
-    """``OMP_NUM_THREADS``, or one: not what is free, since the last bits depend on it.
+    """``OMP_NUM_THREADS``, by default one.
+
+    Not the number of free cores, since the last bits of the results depend on the threads.
 
     Raises:
-        InputError: when the variable is no such number.
+        InputError: when the variable is not a positive whole number.
     """
     text = os.environ.get("OMP_NUM_THREADS", "1")
     if not text.isdecimal() or int(text) < 1:
@@ -75,10 +77,10 @@ def threads_of_workers() -> int:
 
 
 def check_workers(asked: str | None) -> None:
-    """Check what a user asks for, before any work.
+    """Check what a user asks for before any work is done.
 
     Raises:
-        InputError: when it is neither a number nor a Ray cluster.
+        InputError: when it is neither a positive number nor a Ray cluster.
     """
     if asked is not None and not re.fullmatch(r"0*[1-9]\d{0,4}|ray|ray://.+", asked.strip()):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine."""
+"""Workers that are processes on this machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ProcessWorker"]
 
 
 class ProcessWorker:
-    """A process that is spawned, not forked, since neither torch's threads nor CUDA survive that.
+    """A spawned process; torch's threads and CUDA do not survive a fork.
 
     Args:
-        threads: that it computes with.
+        threads: how many it computes with.
     """
 
     def __init__(self, threads: int) -> None:
@@ -29,7 +29,7 @@ class ProcessWorker:
         self._id: int | None = self._pool.submit(os.getpid).result()
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
-        """Call a function there."""
+        """Call a function in the process."""
         try:
             return self._pool.submit(outcome, function, *args, **kwargs).result()
         except BrokenProcessPool:
@@ -38,14 +38,14 @@ class ProcessWorker:
     def close(self) -> None:
         """End the process."""
         number, self._id = self._id, None
-        if number is not None:  # later, it may be another's
+        if number is not None:  # after that, another process may have this id
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGTERM)
         self._pool.shutdown(wait=True)
 
 
 def prepare(threads: int) -> None:
-    """Make a new process ready to compute."""
+    """Set up a new process for computing."""
     import torch
 
     torch.set_num_threads(threads)

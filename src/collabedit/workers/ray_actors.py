@@ -1,4 +1,4 @@
-"""Workers that are actors of Ray, on this machine or a cluster."""
+"""Workers that are Ray actors, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class RayWorker:
     """An actor, with a GPU of its own where the cluster has GPUs.
 
     Args:
-        threads: that it computes with, and so the processors that it takes.
-        gpus: how many GPUs it takes.
+        threads: how many it computes with, which is also how many processor cores it reserves.
+        gpus: how many GPUs it reserves.
     """
 
     def __init__(self, threads: int, gpus: int) -> None:
@@ -38,7 +38,7 @@ class RayWorker:
         self._actor = kind.remote(threads)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
-        """Call a function there."""
+        """Call a function in the actor."""
         try:
             answer: Outcome = self._ray.get(self._actor.call.remote(function, *args, **kwargs))
         except self._ray.exceptions.RayActorError:
@@ -54,11 +54,12 @@ def connect(address: str | None, threads: int) -> tuple[Callable[[], RayWorker],
     """Join a cluster, or start one on this machine.
 
     Args:
-        address: ``ray://HOST:PORT`` of a cluster; none for one that runs here, or a new one.
-        threads: of a worker.
+        address: ``ray://HOST:PORT`` of a cluster; by default, the one running on this machine, or
+            else a new one.
+        threads: threads per worker.
 
     Returns:
-        What starts a worker, and how many the cluster has room for.
+        A function that starts a worker, and how many workers the cluster has room for.
 
     Raises:
         InputError: when Ray is not installed, or the cluster does not answer.
@@ -75,7 +76,7 @@ def connect(address: str | None, threads: int) -> tuple[Callable[[], RayWorker],
         logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what matters is in the errors
+                warnings.simplefilter("ignore")  # anything that matters is raised as an error
                 ray.init(address, log_to_driver=False, runtime_env=_environment(), **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
@@ -90,6 +91,6 @@ def connect(address: str | None, threads: int) -> tuple[Callable[[], RayWorker],
 
 
 def _environment() -> dict[str, Any]:
-    """What workers take over of this process's environment."""
+    """The part of this process's environment that workers inherit."""
     names = ("COLLABEDIT_CACHE", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "PYTHONPATH")
     return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
