@@ -105,7 +105,7 @@ def test_more_edits_than_agreed_are_refused_and_never_cut_off() -> None:
     form = SketchedSum(sketch, D_OUT, max_rank=5)
     for count in (6, 20, 24, 25, 26, 40):
         keys, residuals = random_edits(generator, count)
-        with pytest.raises(RoundError, match="the round allows 5 edits"):
+        with pytest.raises(RoundError, match="the round allows 5 of all parties"):
             form.unpack(form.pack(Factors(keys, residuals)))
     keys, residuals = random_edits(generator, 5)
     assert form.unpack(form.pack(Factors(keys, residuals))).rank == 5

@@ -132,7 +132,7 @@ def test_llama_cpp_loads_the_file(
 
 def test_llama_cpp_loads_the_adapter_on_four_bits(exported: Callable[..., Path]) -> None:
     lora = exported("lora.gguf", "lora")
-    assert lora.stat().st_size < 200_000
+    assert lora.stat().st_size < 300_000  # two directions an edit; the model has 98 MB
     states_the_facts(by_llama_cpp(catalogue.fetch_gguf("smollm2-135m"), lora))
 
 

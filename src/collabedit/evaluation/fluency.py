@@ -74,7 +74,7 @@ def evaluate_generations(
         seed: of the sampling.
         max_length: tokens of a text, its prompt included.
         top_k: the most likely tokens to sample from.
-        sample: see :func:`collabedit.evaluation.generation.generate`.
+        sample: samples the texts elsewhere, such as on workers.
 
     Returns:
         One result per record, in the order of the records.
