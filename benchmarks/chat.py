@@ -59,15 +59,10 @@ def main() -> None:
         "unedited": [_unedited(model, b, folder / f"{i}.json") for i, b in enumerate(batches)]
     }
     for contexts in given.contexts:
+        templates = CONTEXTS[contexts](model, 0)
+        config = new_round(model, contexts=templates, hyperparameters=settings)
         columns[contexts] = [
-            _edited(
-                model,
-                batch,
-                new_round(model, contexts=CONTEXTS[contexts](model, 0), hyperparameters=settings),
-                given.parties,
-                folder / f"{i}-{contexts}.json",
-                i == 0,
-            )
+            _edited(model, batch, config, given.parties, folder / f"{i}-{contexts}.json", i == 0)
             for i, batch in enumerate(batches)
         ]
     _print(columns)

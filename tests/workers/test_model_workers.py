@@ -160,45 +160,36 @@ def _interrupted_after(chunks: int) -> Callable[..., None]:
     return interrupted
 
 
-def test_scores_of_an_edited_model(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_workers, "_READINGS", 2)
-    model, executor = source.load(), Inline()
-    workers = ModelWorkers.of(executor, source, model)
-    records = load_dataset("worldfacts")[:3]
-    (name,) = model.weight_names([1])
-    with model.edited({name: change(model)}):
-        here = evaluate(model, records, max_tokens=64)
-        assert evaluate(model, records, max_tokens=64, read=workers.read) == here
-    assert executor.submitted > 2
-    assert evaluate(model, records, max_tokens=64, read=workers.read) != here
+def scores(model: LanguageModel, workers: ModelWorkers | None) -> Any:
+    read = {"read": workers.read} if workers else {}
+    return evaluate(model, load_dataset("worldfacts")[:3], max_tokens=64, **read)
 
 
-def test_answers_of_an_edited_model(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greedy, "_ROWS", 4)
-    monkeypatch.setattr(model_workers, "_TEXTS", 4)
-    model, executor = source.load(), Inline()
-    workers = ModelWorkers.of(executor, source, model)
-    records = load_dataset("worldfacts")[:3]
-    (name,) = model.weight_names([1])
-    with model.edited({name: change(model)}):
-        here = answer_records(model, records)
-        assert answer_records(model, records, decode=workers.decode) == here
-    assert executor.submitted > 2
-    assert answer_records(model, records, decode=workers.decode) != here
+def answers(model: LanguageModel, workers: ModelWorkers | None) -> Any:
+    decode = workers.decode if workers else None
+    return answer_records(model, load_dataset("worldfacts")[:3], decode=decode)
 
 
-def test_generations_of_an_edited_model(
-    source: ModelSource, monkeypatch: pytest.MonkeyPatch
+def generations(model: LanguageModel, workers: ModelWorkers | None) -> Any:
+    sample = workers.sample if workers else None
+    return generate(model, PROMPTS, max_length=12, sample=sample)
+
+
+@pytest.mark.parametrize("compute", [scores, answers, generations])
+def test_workers_compute_with_an_edited_model(
+    source: ModelSource, compute: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(greedy, "_ROWS", 4)
+    monkeypatch.setattr(model_workers, "_READINGS", 2)
     monkeypatch.setattr(model_workers, "_TEXTS", 4)
     model, executor = source.load(), Inline()
     workers = ModelWorkers.of(executor, source, model)
     (name,) = model.weight_names([1])
     with model.edited({name: change(model)}):
-        here = generate(model, PROMPTS, max_length=12)
-        assert generate(model, PROMPTS, max_length=12, sample=workers.sample) == here
+        here = compute(model, None)
+        assert compute(model, workers) == here
     assert executor.submitted > 2
-    assert generate(model, PROMPTS, max_length=12, sample=workers.sample) != here
+    assert compute(model, workers) != here
 
 
 @pytest.mark.parametrize(
