@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from collabedit.collaboration import distance, merge_edits
+from collabedit.collaboration import distance, edit_and_ask, merge_edits
 from collabedit.covariance import default_covariance
 from collabedit.datasets import load_dataset
 from collabedit.editing import default_contexts, sample_contexts
@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--parties", type=int, default=2)
     parser.add_argument("--contexts", nargs="+", choices=CONTEXTS, default=list(CONTEXTS))
     parser.add_argument(
+        "--retry", action="store_true", help="as collabedit edit does with edits that did not take"
+    )
+    parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="hyper-parameters to change"
     )
     parser.add_argument("--results", type=Path, default=Path("results/chat"))
@@ -54,6 +57,7 @@ def main() -> None:
     changes = {name: json.loads(value) for name, _, value in (s.partition("=") for s in given.set)}
     settings = settings.with_changes(**changes)
     parts = [model.name.replace("/", "_"), Path(given.dataset).stem, len(records), given.batch]
+    parts += ["retry"] * given.retry
     folder = given.results / "-".join(map(str, [*parts, *given.set]))
     columns = {
         "unedited": [_unedited(model, b, folder / f"{i}.json") for i, b in enumerate(batches)]
@@ -62,7 +66,7 @@ def main() -> None:
         templates = CONTEXTS[contexts](model, 0)
         config = new_round(model, contexts=templates, hyperparameters=settings)
         columns[contexts] = [
-            _edited(model, batch, config, given.parties, folder / f"{i}-{contexts}.json", i == 0)
+            _edited(model, batch, config, given, folder / f"{i}-{contexts}.json", i == 0)
             for i, batch in enumerate(batches)
         ]
     _print(columns)
@@ -78,18 +82,26 @@ def _edited(
     model: LanguageModel,
     records: Sequence[Record],
     config: RoundConfig,
-    count: int,
+    given: argparse.Namespace,
     path: Path,
     compare: bool,
 ) -> Any:
     if not path.is_file():
         priors = static_priors(config, default_covariance(model, config.layers, 0))
-        shares = [[record.request for record in records[i::count]] for i in range(count)]
-        parties = Party.together(model, shares, config)
-        merged = merge_edits(resolve_method("CollabEdit"), parties, config, priors).delta
+        shares = [list(records[i :: given.parties]) for i in range(given.parties)]
+        parties = Party.together(model, [[r.request for r in share] for share in shares], config)
+
+        def merge(method: str) -> Delta:
+            chosen = resolve_method(method)
+            if not given.retry:
+                return merge_edits(chosen, parties, config, priors).delta
+            flat = [record for share in shares for record in share]
+            return edit_and_ask(chosen, parties, flat, config, priors, retry=True)[0]
+
+        merged = merge("CollabEdit")
         result = _asked(model, records, merged)
         if compare:
-            pooled = merge_edits(resolve_method(POOLED), parties, config, priors).delta
+            pooled = merge(POOLED)
             result["distance"] = distance(merged, pooled)
             result["same"] = _asked(model, records, pooled)["answers"] == result["answers"]
         write_json(path, result)
