@@ -1,6 +1,6 @@
 """Targets: ours against the plain way, one edit at a time through the whole model.
 
-    python -m benchmarks.targets [--model smollm2-135m] [--edits 64] [--plain-edits 4]
+    python -m benchmarks.targets [--model smollm2-135m] [--edits 64] [--plain-edits 4] [--lbfgs]
 
 Prints edits per second of both; the plain way is timed on fewer edits, half of them before ours and
 half after. Then it prints how well the results agree: the mean final loss, computed by the plain
@@ -46,26 +46,31 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--edits", type=int, default=64)
     parser.add_argument("--plain-edits", type=int, default=8)
+    parser.add_argument(
+        "--lbfgs", action="store_true", help="search by L-BFGS; the plain way by Adam"
+    )
     options = parser.parse_args()
     print_machine()
     model = load_model(options.model)
-    settings = default_hyperparameters(model.name, model.structure).hyperparameters
+    published = default_hyperparameters(model.name, model.structure).hyperparameters
+    settings = published.with_changes(target_search="lbfgs") if options.lbfgs else published
     contexts = sample_contexts(model, 0)
     records = load_dataset("worldfacts")[: options.edits]
     requests = [record.request for record in records]
     few = records[: options.plain_edits]
     few_requests = requests[: len(few)]
-    warm = settings.with_changes(target_steps=2)
-    optimise_targets(model, requests[:2], contexts, warm)
-    plain_targets(model, requests[:1], contexts, warm)
+    optimise_targets(model, requests[:2], contexts, settings.with_changes(target_steps=2))
+    plain_targets(model, requests[:1], contexts, published.with_changes(target_steps=2))
 
     half = len(few) // 2
-    first, before = timed(lambda: plain_targets(model, requests[:half], contexts, settings))
+    first, before = timed(lambda: plain_targets(model, requests[:half], contexts, published))
     with counted_products(model, settings) as products:
         (ours, memory), seconds = timed(
             lambda: with_peak_memory(lambda: optimise_targets(model, requests, contexts, settings))
         )
-    rest, after = timed(lambda: plain_targets(model, requests[half : len(few)], contexts, settings))
+    rest, after = timed(
+        lambda: plain_targets(model, requests[half : len(few)], contexts, published)
+    )
     plain = torch.cat([first, rest], dim=1)
 
     ours_rate = print_rate("ours", len(requests), seconds, "edits")

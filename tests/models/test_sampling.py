@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutput
 
 from collabedit.models import LanguageModel
 from collabedit.models.sampling import extend
@@ -50,12 +51,12 @@ def test_a_model_without_a_cache_reads_the_whole_rows(
     rows = torch.tensor([[5, 9, 30]])
     expected = extend(tiny_llama, rows, 8, likeliest)
     usual = tiny_llama.hf.forward
+    read: list[int] = []
 
-    def forgetful(**inputs: object) -> object:
-        assert inputs["past_key_values"] is None
-        output = usual(**inputs)
-        output.past_key_values = None
-        return output
+    def forgetful(input_ids: Tensor, **_: object) -> CausalLMOutput:
+        read.append(input_ids.shape[1])
+        return CausalLMOutput(logits=usual(input_ids=input_ids).logits)
 
     monkeypatch.setattr(tiny_llama.hf, "forward", forgetful)
     assert torch.equal(extend(tiny_llama, rows, 8, likeliest), expected)
+    assert read == [3, 4, 5, 6, 7]

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from collabedit.editing.text_groups import Text, TextGroup, cheapest_parts, padded
 from collabedit.models import hooks
+from collabedit.models.key_values import given_cache
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["SuffixModel", "Suffixes"]
@@ -126,9 +127,9 @@ class SuffixModel:
         """By layer, keys and values ``[1, heads, c, head size]`` of ``c`` tokens, if any."""
         cache = _cache_of([])
         if stem:
-            ids = torch.tensor([stem], device=self.model.device)
+            hf, ids = self.model.hf, torch.tensor([stem], device=self.model.device)
             with hooks.stops_before(self.model.head):
-                self.model.hf(input_ids=ids, past_key_values=cache, use_cache=True)
+                hf(input_ids=ids, use_cache=True, **given_cache(hf, cache))
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _start(self, texts: Sequence[Text], stem: int, beginning: list[_KeysValues]) -> Suffixes:
@@ -140,7 +141,8 @@ class SuffixModel:
             changed = {"layer": self.model.layer(self.layer), "site": self.model.site(self.layer)}
             outputs = stack.enter_context(hooks.seen_outputs(changed))
             stack.enter_context(hooks.stops_before(self.model.head))
-            self.model.hf(**_inputs(input_ids, mask, stem), past_key_values=cache)
+            hf = self.model.hf
+            hf(**_inputs(input_ids, mask, stem), **given_cache(hf, cache))
         self._output_like = outputs["layer"]
         last = torch.tensor([text.start for text in texts], device=device)
         longest = _longest_start(texts)
@@ -174,7 +176,8 @@ class SuffixModel:
                 hooks.replaced_layers(below, model.layer(self.layer), self._output_like, hidden)
             )
             stack.enter_context(hooks.gathered(model.head, group.rows, group.columns))
-            output = model.hf(**group.inputs, past_key_values=_extensible(group.prefix))
+            given = given_cache(model.hf, _extensible(group.prefix))
+            output = model.hf(**group.inputs, **given)
         logits: Tensor = output.logits[0]
         return logits
 

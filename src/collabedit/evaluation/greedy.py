@@ -12,6 +12,7 @@ from torch import Tensor
 from collabedit.evaluation.forest import attention_window
 from collabedit.models import LanguageModel
 from collabedit.models.hooks import gathered
+from collabedit.models.key_values import cache_of, given_cache
 from collabedit.models.lengths import context_length
 from collabedit.models.memory import texts_at_once
 from collabedit.progress import progress
@@ -295,14 +296,12 @@ class _Reader:
         count = len(ids)
         if self._fed is not None:
             ids = self._fed = torch.cat([self._fed, ids], dim=1)
-        inputs: dict[str, Any] = {}
+        inputs = given_cache(self._model.hf, self._cache)
         if self._padded:
-            inputs = {"attention_mask": self._mask, "position_ids": positions}
+            inputs |= {"attention_mask": self._mask, "position_ids": positions}
         with gathered(self._model.head, torch.arange(count), torch.full((count,), -1)):
-            output = self._model.hf(
-                input_ids=ids, past_key_values=self._cache, use_cache=True, **inputs
-            )
-        self._cache = getattr(output, "past_key_values", None)
+            output = self._model.hf(input_ids=ids, use_cache=True, **inputs)
+        self._cache = cache_of(output)
         if self._cache is None:
             self._fed = ids
         logits: Tensor = output.logits[0].float()
@@ -335,7 +334,7 @@ def _read_shared(model: LanguageModel, tokens: Row, count: int) -> Any:
     ids = torch.tensor([tokens], device=model.device)
     with gathered(model.head, torch.zeros(1, dtype=torch.long), torch.full((1,), -1)):
         output = model.hf(input_ids=ids, use_cache=True)
-    cache = getattr(output, "past_key_values", None)
+    cache = cache_of(output)
     if cache is not None:
         cache.batch_repeat_interleave(count)
     return cache

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from collabedit.models.hooks import gathered
+from collabedit.models.key_values import cache_of, given_cache
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["Choose", "extend"]
@@ -38,8 +39,9 @@ def extend(model: LanguageModel, rows: Tensor, length: int, choose: Choose) -> T
     fed, cache = rows, None
     while rows.shape[1] < length:
         with gathered(model.head, torch.arange(count), torch.full((count,), -1)):
-            output: Any = model.hf(input_ids=fed, past_key_values=cache, use_cache=True)
-        cache = getattr(output, "past_key_values", None)
+            given = given_cache(model.hf, cache)
+            output: Any = model.hf(input_ids=fed, use_cache=True, **given)
+        cache = cache_of(output)
         chosen = choose(output.logits[0].float(), rows.shape[1]).view(-1, 1).to(rows)
         rows = torch.cat([rows, chosen], dim=1)
         fed = rows if cache is None else chosen
