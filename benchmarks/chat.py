@@ -66,7 +66,7 @@ def main() -> None:
         templates = CONTEXTS[contexts](model, 0)
         config = new_round(model, contexts=templates, hyperparameters=settings)
         columns[contexts] = [
-            _edited(model, batch, config, given, folder / f"{i}-{contexts}.json", i == 0)
+            _edited(model, batch, config, given, folder / f"{i}-{contexts}.json", first=i == 0)
             for i, batch in enumerate(batches)
         ]
     _print(columns)
@@ -84,7 +84,8 @@ def _edited(
     config: RoundConfig,
     given: argparse.Namespace,
     path: Path,
-    compare: bool,
+    *,
+    first: bool,
 ) -> Any:
     if not path.is_file():
         priors = static_priors(config, default_covariance(model, config.layers, 0))
@@ -100,7 +101,7 @@ def _edited(
 
         merged = merge("CollabEdit")
         result = _asked(model, records, merged)
-        if compare:
+        if first and not given.retry:  # which would take the longest part again
             pooled = merge(POOLED)
             result["distance"] = distance(merged, pooled)
             result["same"] = _asked(model, records, pooled)["answers"] == result["answers"]

@@ -27,6 +27,8 @@ from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.merging import AfterMergeStep, after_merge
 from collabedit.messages import RoundConfig, Schedule
 from collabedit.models import LanguageModel
+from collabedit.progress import EventLog, show_progress
+from collabedit.progress.plans import study_stages
 from collabedit.reporting.results import Costs, MultiRoundResult
 from collabedit.requests import Record
 from tests.conftest import EXACT
@@ -47,6 +49,7 @@ from tests.experiments.studies import (
 pytestmark = pytest.mark.slow  # all together
 
 ROUNDS = 3
+PLANNED = {*study_stages(1, [True], answers=True, heldout=True)}
 BETA = 2.0
 
 
@@ -442,6 +445,22 @@ def test_long_runs_measure_a_sample_after_some_rounds(
         "round_1.json",
         f"round_{ROUNDS}.json",
     }
+
+
+def test_stages_are_counted_round_by_round(tiny: Tiny, tmp_path: Path) -> None:
+    """Each stage has a number, later stages have later ones, and the last one ends the count."""
+    log = EventLog(tmp_path / "log.jsonl")
+    with show_progress(quiet=True, log=log):
+        finished(tiny, tmp_path, measure=(1,), merge=("CollabEdit",), beta=(BETA,))
+    log.close()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    begun = [event for event in map(json.loads, lines) if event["event"] == "begin"]
+    numbers = [event["number"] for event in begun if event["stage"] in PLANNED]
+    assert None not in numbers
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == begun[-1]["of"]
+    scored = [event["number"] for event in begun if event["stage"] == "Scoring"]
+    assert len(scored) == 3  # the unedited model, round 1, and the last one
 
 
 def test_the_measured_rounds_must_exist(tiny: Tiny) -> None:

@@ -92,5 +92,6 @@ def test_titles_are_constants_and_planned_ones_exist() -> None:
             titles.add(title.value)
         assert all(isinstance(unit, ast.Constant) for unit in numbers[1:])
     planned = {title for titles in plans.COMMANDS.values() for title in titles}
-    planned |= {*plans.study_stages(2, rounds=2, generations=True, heldout=True)}
+    planned |= {*plans.round_stages(2, answers=True, heldout=True)}
+    planned |= {*plans.study_stages(2, [False, True], answers=True, heldout=True)}
     assert planned <= titles

@@ -11,8 +11,6 @@ from collabedit.experiments.single_round import single_round
 from collabedit.experiments.study import deal, different_records
 from collabedit.messages import Delta
 from collabedit.models import load_model
-from collabedit.progress import plan
-from collabedit.progress.plans import study_stages
 from collabedit.reporting.outcome_tables import outcome_table
 from collabedit.reporting.results import SingleRoundResult
 from collabedit.reporting.table import console
@@ -47,8 +45,7 @@ def run_demo(results: Path, settings: SingleRoundSettings = FULL) -> None:
         f"Their edits are merged in {len(settings.merge)} ways:\n",
         highlight=False,
     )
-    with plan(study_stages(len(settings.merge))):
-        run = single_round(settings, results)
+    run = single_round(settings, results)
     result = SingleRoundResult.load(run.folder)
     out.print(methods_table(result, f"{len(records)} facts of {parties} parties, merged").rich())
     out.print(

@@ -27,6 +27,8 @@ from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.experiments.units import Unit, do_on_workers, resident
 from collabedit.merging import POOLED
 from collabedit.messages import RoundConfig, RoundState
+from collabedit.progress import plan
+from collabedit.progress.plans import study_stages
 from collabedit.requests import Record
 from collabedit.settings import MultiRoundSettings
 
@@ -58,7 +60,26 @@ def multi_round(
     rounds = deal(settings, settings.rounds)
     if settings.tasks:
         check_tasks(settings.tasks)
-    study = open_study("multi-round", settings, results, fresh=fresh, executor=executor)
+    ways = trajectories(settings.merge, settings.betas)
+    stages = study_stages(
+        len(ways),
+        [number + 1 in settings.measured for number in range(settings.rounds)],
+        answers=settings.asks_for_answers,
+        heldout=settings.heldout is not None,
+    )
+    with plan(stages):
+        study = open_study("multi-round", settings, results, fresh=fresh, executor=executor)
+        return _follow(study, settings, rounds, ways, executor)
+
+
+def _follow(
+    study: Study,
+    settings: MultiRoundSettings,
+    rounds: Sequence[Sequence[Sequence[Record]]],
+    ways: Sequence[Trajectory],
+    executor: Executor | None,
+) -> Run:
+    """Follow all trajectories, and finish the run."""
     records = _measured_records(settings, rounds)
     everything = records_of(records)
     before = study.measure("unedited", everything)
@@ -66,7 +87,6 @@ def multi_round(
     measured: dict[str, list[Measured]] = {}
     states: dict[Trajectory, list[RoundState]] = {}
     guards: dict[str, Guard] = {}
-    ways = trajectories(settings.merge, settings.betas)
     if executor is not None:
         arguments = (settings, study.config, rounds)
         units = [Unit(_unit, (way, *arguments), study.run, _files(way)) for way in ways]

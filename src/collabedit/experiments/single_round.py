@@ -24,6 +24,8 @@ from collabedit.merging import resolve_method
 from collabedit.messages import Delta
 from collabedit.parties import Party
 from collabedit.parties.in_process import secure_aggregation_of
+from collabedit.progress import plan
+from collabedit.progress.plans import round_stages
 from collabedit.requests import Record
 from collabedit.settings import SingleRoundSettings
 
@@ -52,10 +54,17 @@ def single_round(
     secure = None
     if settings.secure_aggregation:
         secure = partial(secure_aggregation_of, [len(share) for share in shares])
-    study = open_study(
-        "single-round", settings, results, fresh=fresh, executor=executor, secure=secure
+    stages = round_stages(
+        len(settings.merge),
+        answers=settings.asks_for_answers,
+        heldout=settings.heldout is not None,
     )
-    return edit_and_measure(study, shares, study.measure("unedited", different_records(shares)))
+    with plan(stages):
+        study = open_study(
+            "single-round", settings, results, fresh=fresh, executor=executor, secure=secure
+        )
+        before = study.measure("unedited", different_records(shares))
+        return edit_and_measure(study, shares, before)
 
 
 def edit_and_measure(study: Study, shares: Sequence[Sequence[Record]], before: Measured) -> Run:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["COMMANDS", "EDIT", "EXCHANGES", "study_stages"]
+from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "EDIT", "EXCHANGES", "round_stages", "study_stages"]
 
 _LOAD = "Loading the model"
 _COVARIANCE = "Collecting second moments"
@@ -38,27 +40,34 @@ EXCHANGES = {
 }
 
 
-def study_stages(
-    methods: int,
-    *,
-    rounds: int = 1,
-    measured: int | None = None,
-    generations: bool = False,
-    heldout: bool = False,
-) -> tuple[str, ...]:
-    """Stages of a study of one round, or of several that each method goes through on its own.
+def round_stages(methods: int, *, answers: bool = False, heldout: bool = False) -> tuple[str, ...]:
+    """Stages of a study of one round, whose targets all methods share.
 
     Args:
         methods: number of methods compared.
-        rounds: number of rounds.
-        measured: number of rounds after which each method's edits are measured; all by default.
-        generations: whether texts are generated and measured.
+        answers: whether the model writes answers, which are measured.
         heldout: whether perplexity is measured.
     """
-    measure = ("Scoring",) + (_ASK,) * generations + ("Perplexity",) * heldout
-    begin = (_LOAD, _COVARIANCE, *measure)
-    if rounds == 1:
-        return (*begin, _KEYS, _TARGETS, *(_KEYS, *measure) * methods)
-    edits = (_KEYS, _TARGETS, _KEYS)
-    count = rounds if measured is None else measured
-    return (*begin, *edits * (methods * (rounds - count)), *(*edits, *measure) * (methods * count))
+    measure = _measuring(answers, heldout)
+    return (_LOAD, _COVARIANCE, *measure, _KEYS, _TARGETS, *(_KEYS, *measure) * methods)
+
+
+def study_stages(
+    trajectories: int, measured: Sequence[bool], *, answers: bool = False, heldout: bool = False
+) -> tuple[str, ...]:
+    """Stages of a study of several rounds, through which each trajectory goes on its own.
+
+    Args:
+        trajectories: their number.
+        measured: for each round, whether the edits so far are measured after it.
+        answers: whether the model writes answers, which are measured.
+        heldout: whether perplexity is measured.
+    """
+    measure = _measuring(answers, heldout)
+    rounds = [(_KEYS, _TARGETS, _KEYS, *measure * after) for after in measured]
+    each = tuple(title for titles in rounds for title in titles)
+    return (_LOAD, _COVARIANCE, *measure, *each * trajectories)
+
+
+def _measuring(answers: bool, heldout: bool) -> tuple[str, ...]:
+    return ("Scoring",) + (_ASK,) * answers + ("Perplexity",) * heldout

@@ -133,6 +133,11 @@ class CommonSettings(RunSettings):
 
         return tuple(AfterMergeStep.model_validate(step).checked() for step in steps)
 
+    @property
+    def asks_for_answers(self) -> bool:
+        """Whether the answers that the model writes are measured, for any records."""
+        return self.generations or self.answers > 0
+
 
 class StudySettings(CommonSettings):
     """Settings of a study with one editor.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["multi_round"]
 
 
-@study("multi-round", "MultiRoundSettings", counted=True)
+@study("multi-round", "MultiRoundSettings")
 def multi_round(
     results: Path,
     fresh: bool,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["single_round"]
 
 
-@study("single-round", "SingleRoundSettings", counted=True)
+@study("single-round", "SingleRoundSettings")
 def single_round(
     results: Path,
     fresh: bool,

@@ -159,7 +159,7 @@ def common_settings(
 
 
 def study(
-    name: str, settings: str, *, counted: bool = False, without: tuple[str, ...] = ()
+    name: str, settings: str, *, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Run]], Callable[..., None]]:
     """Turn a study into a command, whose own options come before the common ones.
 
@@ -169,7 +169,6 @@ def study(
     Args:
         name: name of the command.
         settings: name of the settings' class in :mod:`collabedit.settings`.
-        counted: whether the options determine the number of its stages.
         without: common options that it does not have.
     """
 
@@ -185,21 +184,12 @@ def study(
         ]
 
         def command(results: Path, fresh: bool, workers: str | None, **values: Any) -> None:
-            from collabedit.progress import plan
-            from collabedit.progress.plans import study_stages
             from collabedit.workers import open_workers
 
             given = {p.name: values.pop(p.name) for p in common}
             left_out: dict[str, Any] = dict.fromkeys(without)
             asked = common_settings(**given, **left_out)
-            stages = study_stages(
-                len(asked["merge"]),
-                rounds=values.get("rounds", 1),
-                measured=_measured_rounds(values),
-                generations=asked["generations"] or asked["answers"] > 0,
-                heldout="heldout" in asked,
-            )
-            with open_workers(workers) as executor, plan(stages if counted else ()):
+            with open_workers(workers) as executor:
                 finished = function(results, fresh, executor, asked, **values)
             show_run(finished)
 
@@ -210,13 +200,6 @@ def study(
         return command
 
     return register
-
-
-def _measured_rounds(values: dict[str, Any]) -> int | None:
-    """After how many rounds a multi-round study measures; ``None`` for all."""
-    if values.get("measure") is None:
-        return None
-    return len({*read_numbers(values["measure"], "--measure"), values["rounds"]})
 
 
 #: Arguments that studies get besides their own options.
