@@ -127,7 +127,7 @@ class Stage:
     state: RoundState = field(default_factory=RoundState)
 
     def config(self, shares: Shares, *, secure: bool, bounds: Bounds | None) -> RoundConfig:
-        section = secure_aggregation_of([len(share) for share in shares], self.model)
+        section = secure_aggregation_of([len(share) for share in shares])
         return new_round(
             self.model,
             schedule=Schedule.ONE_SHOT,

@@ -110,7 +110,7 @@ class Scene:
     def secure(self, parties: int) -> tuple[Delta, list[Sent], Sent]:
         """A round under secure aggregation: its delta, each masked sum, and the sum."""
         held = [self.share(number, parties) for number in range(parties)]
-        section = secure_aggregation_of([len(own) for own in held], self.model)
+        section = secure_aggregation_of([len(own) for own in held])
         config = new_round(
             self.model,
             schedule=Schedule.ONE_SHOT,

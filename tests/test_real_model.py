@@ -84,7 +84,7 @@ class Setting:
             editor=editor,
             schedule=schedule,
             contexts=self.contexts,
-            secure_aggregation=secure_aggregation_of(sizes, model) if secure else None,
+            secure_aggregation=secure_aggregation_of(sizes) if secure else None,
         )
         coordinator = Coordinator(config, self.priors(config), resolve_method(method))
         return run_in_process(self.parties(config, model, sizes), coordinator)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from collabedit.algebra import Prior, relative_distance
+from collabedit.algebra.sketch import OVERSAMPLING, DenseSum
 from collabedit.editing import measure
 from collabedit.editors import default_hyperparameters
 from collabedit.errors import ContributionError
@@ -133,6 +134,20 @@ def test_sums_hold_both_keys_of_all_edits(tiny_llama: LanguageModel, form: str) 
     expected = edited_by("CollabEdit", make_parties(tiny_llama, make_round(tiny_llama)))
     for name, change in expected.changes.items():
         assert relative_distance(found.changes[name], change) < 1e-9
+
+
+def test_the_smaller_form_of_sums_counts_both_keys(tiny_llama: LanguageModel) -> None:
+    roster = {name: name.encode().hex().ljust(64, "0") for name in ("bank", "clinic")}
+    d_in, d_out = tiny_llama.structure.mlp_size, tiny_llama.structure.hidden_size
+    as_many_numbers = DenseSum(d_in, d_out).length // (d_in + d_out) - OVERSAMPLING
+    secure = SecureAggregation(roster=roster, threshold=2, max_edits=as_many_numbers - 1)
+    sketched = {
+        name: new_round(
+            tiny_llama, hyperparameters=SEPARATE, contexts=contexts, secure_aggregation=secure
+        ).sketched
+        for name, contexts in (("one key", CONTEXTS), ("two keys", TALKS))
+    }
+    assert sketched == {"one key": True, "two keys": False}
 
 
 def test_rounds_without_conversations_have_one_key_an_edit(tiny_llama: LanguageModel) -> None:

@@ -79,7 +79,7 @@ def make_round(
         schedule=schedule,
         hyperparameters=SETTINGS,
         contexts=CONTEXTS,
-        secure_aggregation=secure_aggregation_of([1, 3, 2], model) if secure else None,
+        secure_aggregation=secure_aggregation_of([1, 3, 2]) if secure else None,
         bounds=bounds,
         gate=GATE,
     )

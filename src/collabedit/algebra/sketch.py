@@ -170,12 +170,12 @@ def sketch_matrix(prior: Prior, width: int, seed: int) -> Tensor:
     return (columns / columns.square().mean().sqrt()).float()
 
 
-def cheaper_dense(d_in: int, d_out: int, max_edits: int) -> bool:
+def cheaper_dense(d_in: int, d_out: int, directions: int) -> bool:
     """Whether the dense form takes no more numbers than the sketched one.
 
     Args:
         d_in: width of a key.
         d_out: width of a residual.
-        max_edits: the most edits that all parties may have together.
+        directions: the maximum rank of the sum of all parties' statistics.
     """
-    return DenseSum(d_in, d_out).length <= (d_in + d_out) * (max_edits + OVERSAMPLING)
+    return DenseSum(d_in, d_out).length <= (d_in + d_out) * (directions + OVERSAMPLING)

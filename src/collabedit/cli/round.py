@@ -165,9 +165,7 @@ def new(
         contexts=templates,
         seed=seed,
         state=None if state is None else RoundState.load(state),
-        secure_aggregation=None
-        if section is None
-        else section(loaded.structure.mlp_size, loaded.structure.hidden_size),
+        secure_aggregation=section,
         bounds=bounds,
         gate=votes,
     )

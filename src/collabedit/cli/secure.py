@@ -19,15 +19,14 @@ __all__ = ["answer", "next_step", "open_request", "require_roster", "secure_sect
 
 def secure_section(
     roster: Path | None, threshold: int | None, max_edits: int | None, form: str
-) -> Callable[[int, int], SecureAggregation]:
-    """Settings of secure aggregation for ``round new``, once the model's widths are known.
+) -> SecureAggregation:
+    """Settings of secure aggregation for ``round new``.
 
     Raises:
         InputError: when an option is missing or out of range.
     """
     from pydantic import ValidationError
 
-    from collabedit.algebra.sketch import cheaper_dense
     from collabedit.errors import InputError, one_line
     from collabedit.messages import SecureAggregation
     from collabedit.privacy.secure import load_roster
@@ -38,23 +37,15 @@ def secure_section(
         raise InputError(f"--sum-form must be auto, dense or sketched, found {form!r}")
     keys = load_roster(roster)
     least = 2 * len(keys) // 3 + 1 if threshold is None else threshold
-
-    def section(d_in: int, d_out: int) -> SecureAggregation:
-        chosen = form
-        if form == "auto":
-            chosen = "dense" if cheaper_dense(d_in, d_out, max_edits) else "sketched"
-        try:
-            return SecureAggregation(
-                roster=keys,
-                threshold=least,
-                max_edits=max_edits,
-                form=chosen,  # type: ignore[arg-type]
-            )
-        except ValidationError as error:
-            raise InputError(f"--secure-aggregation: {one_line(error)}") from None
-
-    section(1, 1)  # fail before a model is loaded
-    return section
+    try:
+        return SecureAggregation(
+            roster=keys,
+            threshold=least,
+            max_edits=max_edits,
+            form=form,  # type: ignore[arg-type]
+        )
+    except ValidationError as error:
+        raise InputError(f"--secure-aggregation: {one_line(error)}") from None
 
 
 def open_request(config: RoundConfig, path: Path | None) -> Request:

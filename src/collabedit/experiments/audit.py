@@ -92,7 +92,7 @@ class Sent:
         secure = secure_of(config)
         values = torch.from_numpy(decode(sent.masked.numpy().view("uint64"), secure.fraction_bits))
         width = config.summed_directions + OVERSAMPLING
-        if secure.form == "dense":
+        if not config.sketched:
             raise InputError(f"{name}: masked sums are audited in the sketched form only")
         per_layer = (config.d_in + config.d_out) * width
         layers = (len(values) - 1) // per_layer

@@ -53,7 +53,7 @@ def single_round(
     (shares,) = deal(settings)
     secure = None
     if settings.secure_aggregation:
-        secure = partial(secure_aggregation_of, [len(share) for share in shares])
+        secure = secure_aggregation_of([len(share) for share in shares])
     stages = round_stages(
         len(settings.merge),
         answers=settings.asks_for_answers,

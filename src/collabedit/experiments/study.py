@@ -284,7 +284,7 @@ def open_study(
     *,
     fresh: bool = False,
     executor: Executor | None = None,
-    secure: Callable[[LanguageModel], SecureAggregation] | None = None,
+    secure: SecureAggregation | None = None,
 ) -> Study:
     """Load what a study needs and open its run.
 
@@ -296,11 +296,10 @@ def open_study(
         results: folder of all runs.
         fresh: start a new run even if an unfinished one with these settings exists.
         executor: workers that share the work.
-        secure: makes the round's secure aggregation, if it has any.
+        secure: the round's secure aggregation, if it has any.
     """
     loaded = Loaded.of(settings, executor)
-    section = None if secure is None else secure(loaded.model)
-    config = loaded.round(settings.editor, settings.schedule, secure_aggregation=section)
+    config = loaded.round(settings.editor, settings.schedule, secure_aggregation=secure)
     params = parameters(name, settings, config, loaded.covariance_for(config))
     loaded.priors(config)  # fail before a run is created
     return loaded.study(settings, open_run(results, config.editor, params, fresh=fresh), config)

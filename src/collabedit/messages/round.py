@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 from typing_extensions import Self
 
+from collabedit.algebra.sketch import cheaper_dense
 from collabedit.editors import (
     DEFAULT_EDITOR,
     Contexts,
@@ -211,6 +212,14 @@ class RoundConfig(JsonMessage, ModelHeader):
         """Maximum rank of the sum of all contributions under secure aggregation; 0 without it."""
         secure = self.secure_aggregation
         return 0 if secure is None else secure.max_edits * self.keys_per_edit
+
+    @property
+    def sketched(self) -> bool:
+        """Whether sums under secure aggregation have the sketched form."""
+        secure = self.secure_aggregation
+        if secure is None or secure.form != "auto":
+            return secure is not None and secure.form == "sketched"
+        return not cheaper_dense(self.d_in, self.d_out, self.summed_directions)
 
     def most_directions(self, edits: int) -> int:
         """Maximum rank of a contribution: one per key, or one per token of an answer."""

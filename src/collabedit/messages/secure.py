@@ -56,7 +56,8 @@ class SecureAggregation(BaseModel):
             More than half of the roster, so that any two groups of ``t`` parties overlap; it
             determines how many parties may collude with the coordinator (:attr:`colluders`).
         max_edits: upper limit on the edits of all parties together.
-        form: form of the sums: ``dense`` or ``sketched`` (:mod:`collabedit.algebra.sketch`).
+        form: form of the sums: ``dense`` or ``sketched`` (:mod:`collabedit.algebra.sketch`), or
+            ``auto`` for the one with fewer numbers in this round (:attr:`RoundConfig.sketched`).
         fraction_bits: bits of a number after the binary point.
     """
 
@@ -65,7 +66,7 @@ class SecureAggregation(BaseModel):
     roster: dict[Name, Key] = Field(min_length=2)
     threshold: int = Field(ge=2)
     max_edits: int = Field(ge=1)
-    form: Literal["dense", "sketched"]
+    form: Literal["auto", "dense", "sketched"] = "auto"
     fraction_bits: int = Field(default=96, ge=90, le=112)
 
     @model_validator(mode="after")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from collabedit.algebra.sketch import cheaper_dense
 from collabedit.errors import RoundError
 from collabedit.messages import RoundConfig, SecureAggregation
-from collabedit.models.language_model import LanguageModel
 from collabedit.parties.secret import stored_secret
 
 if TYPE_CHECKING:
@@ -17,12 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["parties_of", "secure_aggregation_of"]
 
 
-def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureAggregation:
-    """Settings for a round in this process, with the smaller form of sum; all parties must stay.
+def secure_aggregation_of(sizes: Sequence[int]) -> SecureAggregation:
+    """Settings for a round in this process, in which all parties must stay.
 
     Args:
         sizes: number of edits of each party.
-        model: the round's model.
 
     Raises:
         RoundError: when there are fewer than two parties.
@@ -31,13 +28,10 @@ def secure_aggregation_of(sizes: Sequence[int], model: LanguageModel) -> SecureA
         raise RoundError(
             "secure aggregation needs two or more parties; one alone has no others to hide among"
         )
-    structure = model.structure
-    dense = cheaper_dense(structure.mlp_size, structure.hidden_size, sum(sizes))
     return SecureAggregation(
         roster={identity.party: identity.public for identity in _identities(len(sizes))},
         threshold=len(sizes) // 2 + 1,
         max_edits=sum(sizes),
-        form="dense" if dense else "sketched",
     )
 
 

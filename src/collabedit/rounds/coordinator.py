@@ -226,16 +226,15 @@ class Coordinator:
         """Start the next exchange under secure aggregation.
 
         Raises:
-            RoundError: when the round is complete.
+            RoundError: when the round is complete, or without secure aggregation.
         """
-        from collabedit.privacy.secure import Exchanged, Summation, secure_of
+        from collabedit.privacy.secure import Exchanged, Summation
 
         layers = self.pending_layers
         if not layers:
             raise RoundError("the round is complete: all its layers are merged")
-        secure = secure_of(self.config)
         sketches = {}
-        if secure.form == "sketched":
+        if self.config.sketched:
             for layer in layers:
                 name = self.config.weight_of(layer)
                 width = self.config.summed_directions + OVERSAMPLING

@@ -50,8 +50,8 @@ class Exchanged:
     sketches: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        secure = secure_of(self.config)
-        expected = set(self.names) if secure.form == "sketched" else set()
+        secure_of(self.config)
+        expected = set(self.names) if self.config.sketched else set()
         if set(self.sketches) != expected:
             raise RoundError(f"the request must hold sketches of exactly {sorted(expected)}")
         shape = (self.config.d_in, self.config.summed_directions + OVERSAMPLING)
