@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_quiet_prints_nothing_but_the_result(arguments: list[object]) -> None:
     assert out.count("\n") == 1
 
 
+@pytest.fixture
+def _usual_interrupts() -> Iterator[None]:
+    """Ctrl-C is handled as in a new process, whatever other tests' libraries left behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_usual_interrupts")
 def test_ctrl_c_is_recognised_though_a_library_turns_it_into_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -129,14 +139,13 @@ def test_ctrl_c_is_recognised_though_a_library_turns_it_into_an_error(
     def broken() -> None:
         raise ValueError("broken")
 
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as caught:
         app(["stopped"])
     assert caught.value.code == 130
     assert capsys.readouterr().err.startswith("collabedit: interrupted")
     with pytest.raises(ValueError, match="broken"):
         app(["broken"], standalone_mode=False)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow  # starts processes
