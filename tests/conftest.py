@@ -39,8 +39,20 @@ FLOAT32 = torch.float32
 THREADS = "COLLABEDIT_TEST_THREADS"
 
 
+#: Folders whose tests run whole commands, studies, rounds of processes or the page.
+WHOLE = ("benchmarks", "cli", "experiments", "federation", "ui")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(int(os.environ.get(THREADS, "1")))
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).parts[0] in WHOLE:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

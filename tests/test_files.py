@@ -158,6 +158,7 @@ _json = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from(["__metadata__", "a", "b"]),

@@ -62,7 +62,6 @@ def test_evaluation(monkeypatch, capsys, model_folder) -> None:
     assert "ours / plain" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_targets(monkeypatch, capsys, model_folder) -> None:
     run(monkeypatch, "targets", "--model", model_folder, "--edits", "2", "--plain-edits", "1")
     *_, exactly = (
@@ -74,7 +73,6 @@ def test_targets(monkeypatch, capsys, model_folder) -> None:
     assert abs(exactly) < 0.1
 
 
-@pytest.mark.slow
 def test_workers(monkeypatch, capsys, model_folder) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     run(monkeypatch, "workers", "--model", model_folder, "--edits", "4", "--tokens", "600")
@@ -93,7 +91,6 @@ def test_merging(tmp_path, way) -> None:
     assert outcomes[1].sent == 3 * 8 * 48 * (48 + 16)
 
 
-@pytest.mark.slow
 def test_merging_in_separate_processes(monkeypatch, capsys) -> None:
     run(monkeypatch, "merge", "--size", "small")
     assert "relative difference" in capsys.readouterr().out
@@ -110,7 +107,6 @@ def test_secure(monkeypatch, capsys, form) -> None:
     assert "not summed" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_privacy(monkeypatch, capsys, model_folder, tmp_path) -> None:
     pytest.importorskip("cryptography")
     pytest.importorskip("matplotlib")
@@ -140,7 +136,6 @@ def test_growth(monkeypatch, capsys, model_folder) -> None:
     assert "MB for 2 edits" in out
 
 
-@pytest.mark.slow
 def test_growth_is_drawn(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     measured, estimated = growth.Cost(1.0, 1000), growth.Cost(2.0, None)
@@ -160,7 +155,6 @@ def test_parts_hold_every_index() -> None:
     assert len(growth.split(range(3), 8)) == 3
 
 
-@pytest.mark.slow
 def test_startup(monkeypatch, capsys) -> None:
     run(monkeypatch, "startup", "--turns", "1")
     assert "imported: none" in capsys.readouterr().out
@@ -183,7 +177,6 @@ def test_the_gpu_benchmark_runs_tiny_models(monkeypatch, capsys) -> None:
     assert capsys.readouterr().out.count("share of the floor") == 2
 
 
-@pytest.mark.slow
 def test_a_large_model_within_a_limit() -> None:
     """In a separate process, to which the limit applies."""
     command = [sys.executable, "-m", "benchmarks.large", "--tiny", "--edits", "1", "--tokens", "64"]
@@ -219,7 +212,6 @@ def test_peak_memory_is_that_of_the_work() -> None:
     assert with_peak_memory(lambda: None)[1] < 20e6
 
 
-@pytest.mark.slow
 def test_a_child_process_has_as_many_threads() -> None:
     assert in_child(torch.get_num_threads) == torch.get_num_threads()
 

@@ -189,7 +189,6 @@ def test_a_second_pass_that_helps_is_kept(work: Path, monkeypatch: pytest.Monkey
 # evaluate
 
 
-@pytest.mark.slow  # lm-eval takes long to load
 def test_tasks_are_measured_with_and_without_a_delta(work: Path) -> None:
     pytest.importorskip("lm_eval")
     tasks = ("--tasks", "capitals, opposites", "--limit", 4, "--json")

@@ -99,7 +99,6 @@ def test_what_cannot_be_read_is_refused(
     assert message in fails("doctor", structure_only, "--no-trial", *arguments)
 
 
-@pytest.mark.slow
 def test_the_estimates_of_a_real_model_are_near_what_is_measured() -> None:
     # In a separate process, since earlier tests may have left this one with gigabytes.
     command = [sys.executable, "-m", "collabedit", "doctor", "smollm2-135m", "--json"]

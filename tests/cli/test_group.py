@@ -100,7 +100,6 @@ def run(arguments: list[object], *more: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow  # starts processes
 def test_quiet_prints_nothing_but_the_result(arguments: list[object]) -> None:
     loud = run(arguments)
     _, err = loud.communicate(timeout=120)
@@ -148,7 +147,6 @@ def test_ctrl_c_is_recognised_though_a_library_turns_it_into_an_error(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.slow  # starts processes
 def test_ctrl_c_says_how_to_continue_and_leaves_a_checkpoint(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

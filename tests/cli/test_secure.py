@@ -102,7 +102,6 @@ def plain_delta(work: Path, keys: Path, schedule: str) -> Delta:  # noqa: F811
     return Delta.load(out)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["one-shot", "layerwise"])
 def test_by_files_the_delta_equals_that_of_the_plain_round(
     work: Path,  # noqa: F811

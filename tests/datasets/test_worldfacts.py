@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import pytest
+
 from collabedit.datasets import load_dataset
 from collabedit.evaluation.matching import names
 from collabedit.requests import Record
@@ -15,6 +17,7 @@ def records() -> Sequence[Record]:
     return load_dataset("worldfacts")
 
 
+@pytest.mark.slow
 def test_the_builder_reproduces_the_file() -> None:
     built = build(0, 240)
     assert json.loads(DEFAULT_PATH.read_text(encoding="utf-8")) == built

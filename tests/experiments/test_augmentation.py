@@ -33,8 +33,6 @@ from tests.experiments.studies import (
     written,
 )
 
-pytestmark = pytest.mark.slow  # all together
-
 STAGES = ("unedited", "edited away", "before augmentation", "after augmentation")
 SHARES = (1, 2)
 WORDINGS = {"P366": ["{} serves for", "One uses {} for", "The use of {} is", "{} is good for"]}

@@ -35,8 +35,6 @@ from tests.experiments.studies import (
     written,
 )
 
-pytestmark = pytest.mark.slow  # all together
-
 
 @dataclass(frozen=True)
 class Finished:

@@ -29,8 +29,6 @@ from tests.cli.commands import collabedit, fails
 from tests.conftest import EXACT
 from tests.experiments.studies import LAYERS, PRIOR_WEIGHT, Tiny, load_summary
 
-pytestmark = pytest.mark.slow  # all together
-
 METHODS = ("GLOBAL", "CollabEdit", "SA")
 
 

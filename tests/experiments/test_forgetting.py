@@ -33,8 +33,6 @@ from tests.experiments.studies import (
     written,
 )
 
-pytestmark = pytest.mark.slow  # all together
-
 FURTHER, BATCH = 5, 2
 
 

@@ -22,8 +22,6 @@ from collabedit.messages import RoundState
 from collabedit.reporting.results import Costs
 from tests.experiments.studies import LAYERS, Tiny
 
-pytestmark = pytest.mark.slow  # all together
-
 _COMMAND = "from collabedit.cli import main; main()"
 _MINUTES = 5.0
 

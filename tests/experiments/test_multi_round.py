@@ -46,8 +46,6 @@ from tests.experiments.studies import (
     written,
 )
 
-pytestmark = pytest.mark.slow  # all together
-
 ROUNDS = 3
 PLANNED = {*study_stages(1, [True], answers=True, heldout=True)}
 BETA = 2.0

@@ -31,8 +31,6 @@ from tests.experiments.studies import (
     written,
 )
 
-pytestmark = pytest.mark.slow  # all together
-
 EDITS, CLIENTS, ROUNDS = 3, 2, 2
 COPIES = (1, 2, 5)
 BETA = 1.5

@@ -14,7 +14,6 @@ from collabedit.messages import Schedule
 pytest.importorskip("nvflare")
 
 
-@pytest.mark.slow
 def test_a_round_over_mutual_tls_gives_the_bits_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,8 +57,6 @@ from tests.federation.settings import (
 from tests.rounds.covariances import covariance_of
 
 pytest.importorskip("nvflare")
-pytestmark = pytest.mark.slow
-
 #: Enough steps to catch a party computing, and kill it meanwhile.
 SLOWLY = Hyperparameters(layers=(1, 2), prior_weight=5.0, target_steps=300)
 TIMEOUT = 60.0

@@ -120,6 +120,7 @@ def _loss_to_the_end(
     return cross_entropy(output.logits[0, start - 1 : -1], torch.tensor(ids[start:]))
 
 
+@pytest.mark.slow
 def test_the_end_token_is_learnt_only_if_it_is_taught(tiny_llama: LanguageModel) -> None:
     taught = Hyperparameters(
         layers=(2,), ft_steps=40, ft_learning_rate=5e-3, ft_norm_bound=None, ft_batch_size=3,

@@ -98,6 +98,7 @@ def test_good_records_with_one_arbitrary_value(tmp_path: Path, data: st.DataObje
     outcome(path)
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     facts=st.lists(

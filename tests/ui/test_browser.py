@@ -16,8 +16,6 @@ import pytest
 
 from tests.ui.bench import FACT
 
-pytestmark = pytest.mark.slow
-
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
 #: A heading of each tab.
