@@ -86,7 +86,8 @@ def module_page(module: ModuleType) -> str:
 def documentation_of(name: str, module: ModuleType) -> str:
     """The docstring of a public name; of a constant or an alias the ``#:`` comment before it."""
     value = getattr(module, name)
-    if isinstance(value, type) or inspect.isroutine(value):
+    a_class = issubclass(type(value), type)  # isinstance() takes aliases for classes in Python 3.10
+    if a_class or inspect.isroutine(value):
         return inspect.getdoc(value) or ""
     for path in sorted(Path(module.__file__ or "").parent.glob("*.py")):
         source = module.__name__ if path.stem == "__init__" else f"{module.__name__}.{path.stem}"

@@ -20,8 +20,11 @@ def logits(model: LanguageModel) -> torch.Tensor:
 
 
 def test_small_attention_equals_the_models_attention(exact_family_model: LanguageModel) -> None:
+    hf = exact_family_model.hf
+    if hf._supports_attention_backend:
+        hf.set_attn_implementation("eager")  # fused kernels leave out Gemma 2's soft-capping
     expected = logits(exact_family_model)
-    use_small_attention(exact_family_model.hf)
+    use_small_attention(hf)
     torch.testing.assert_close(logits(exact_family_model), expected, atol=EXACT, rtol=EXACT)
 
 
