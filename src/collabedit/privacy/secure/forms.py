@@ -50,7 +50,7 @@ class Exchanged:
     sketches: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        secure_of(self.config)
+        secure_of(self.config)  # raises if the round is a plain one
         expected = set(self.names) if self.config.sketched else set()
         if set(self.sketches) != expected:
             raise RoundError(f"the request must hold sketches of exactly {sorted(expected)}")
