@@ -39,8 +39,11 @@ FLOAT32 = torch.float32
 THREADS = "COLLABEDIT_TEST_THREADS"
 
 
-#: Folders whose tests run whole commands, studies, rounds of processes or the page.
-WHOLE = ("benchmarks", "cli", "experiments", "federation", "ui")
+#: Folders and files whose tests run whole commands, studies, rounds or the page.
+WHOLE = (
+    *("benchmarks", "cli", "experiments", "federation", "transports", "ui"),
+    *("test_collaboration.py", "test_mixtures.py", "test_package.py"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -52,6 +52,7 @@ def test_a_file_of_items_is_a_task(smollm2: LanguageModel, tmp_path: Path) -> No
     assert found["cities"] == found["capitals"]
 
 
+@pytest.mark.slow  # lm-eval takes long to load
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -40,6 +40,8 @@ from collabedit.transports import InProcess
 from tests.editing.facts import CONTEXTS, REQUESTS
 from tests.rounds.test_round import make_priors
 
+pytestmark = pytest.mark.slow  # whole rounds
+
 NAMES = ("bank", "clinic", "hospital")
 SHARES = (REQUESTS[:1], REQUESTS[1:4], REQUESTS[4:])
 #: A random model of two hundred thousand weights learns no facts; only its text can show damage.
