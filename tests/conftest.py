@@ -41,8 +41,15 @@ THREADS = "COLLABEDIT_TEST_THREADS"
 
 #: Folders and files whose tests run whole commands, studies, rounds or the page.
 WHOLE = (
-    *("benchmarks", "cli", "experiments", "federation", "transports", "ui"),
-    *("test_collaboration.py", "test_mixtures.py", "test_package.py"),
+    "benchmarks",
+    "cli",
+    "experiments",
+    "federation",
+    "test_collaboration.py",
+    "test_mixtures.py",
+    "test_package.py",
+    "transports",
+    "ui",
 )
 
 

@@ -217,9 +217,11 @@ class RoundConfig(JsonMessage, ModelHeader):
     def sketched(self) -> bool:
         """Whether sums under secure aggregation have the sketched form."""
         secure = self.secure_aggregation
-        if secure is None or secure.form != "auto":
-            return secure is not None and secure.form == "sketched"
-        return not cheaper_dense(self.d_in, self.d_out, self.summed_directions)
+        if secure is None:
+            return False
+        if secure.form == "auto":
+            return not cheaper_dense(self.d_in, self.d_out, self.summed_directions)
+        return secure.form == "sketched"
 
     def most_directions(self, edits: int) -> int:
         """Maximum rank of a contribution: one per key, or one per token of an answer."""
