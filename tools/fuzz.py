@@ -3,7 +3,7 @@
     pip install --group fuzz      (atheris; Linux, CPython 3.11 to 3.13)
     python -m tools.fuzz [--seconds 60] [--corpus build/fuzz] [TARGET ...]
 
-Each target runs in a separate process and starts from good bytes (``tests/fuzz/parsers.py``) and
+Each target runs in a process of its own and starts from good bytes (``tests/fuzz/parsers.py``) and
 from the inputs that earlier runs found worth keeping. An input that is neither read nor properly
 refused is kept in the corpus as ``crash-...``, and the exit status is 1; to see what happens, give
 the file as the only argument after ``--replay TARGET``.
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import random
 import re
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import NoReturn
 
 #: Packages to instrument: ours, and others that parse in Python.
 INSTRUMENTED = ["collabedit", "zipfile", "yaml", "csv"]
@@ -35,11 +36,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at a time")
     parser.add_argument("--corpus", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--replay", metavar="TARGET", help="read one file with a target")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.inside is not None:
-        fuzz(options.inside, options.corpus, options.seconds)
-    elif options.replay is not None:
+    if options.replay is not None:
         replay(options.replay, Path(*options.targets))
     else:
         sys.exit(run_all(options.targets, options.corpus, options.seconds, options.jobs))
@@ -47,40 +45,53 @@ def main() -> None:
 
 def run_all(asked: list[str], corpus: Path, seconds: int, jobs: int) -> int:
     """Run targets, several at a time; returns 1 if any of them found something."""
-    from tests.fuzz.parsers import parsers
+    import atheris
+
+    # Instrumenting takes longer than a short run: it is done once, and each target is a fork.
+    with redirect_stderr(io.StringIO()), atheris.instrument_imports(include=INSTRUMENTED):
+        from tests.fuzz.parsers import parsers
 
     known = [parser.name for parser in parsers()]
     if unknown := set(asked) - set(known):
         sys.exit(f"no such target: {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    with ThreadPoolExecutor(jobs) as executor:
-        passed = executor.map(lambda name: run_target(name, corpus, seconds), asked or known)
-        return 0 if all(list(passed)) else 1
+    waiting, running, passed = list(asked or known), dict[int, str](), True
+    while waiting or running:
+        if waiting and len(running) < jobs:
+            name = waiting.pop(0)
+            if (child := os.fork()) == 0:
+                fuzz(name, corpus, seconds)
+            running[child] = name
+        else:
+            child, status = os.wait()
+            name = running.pop(child)
+            passed &= say(name, os.waitstatus_to_exitcode(status) == 0, _log(corpus, name))
+    return 0 if passed else 1
 
 
-def run_target(name: str, corpus: Path, seconds: int) -> bool:
-    """Run one target in its own process, and print what came of it; whether it found nothing."""
-    command = [sys.executable, "-m", "tools.fuzz", "--inside", name]
-    command += ["--corpus", str(corpus), "--seconds", str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        runs = re.search(r"executed_units: *(\d+)", done.stderr)
+def say(name: str, passed: bool, log: Path) -> bool:
+    """Print what came of a target; returns ``passed``."""
+    written = log.read_text(errors="replace")
+    if passed:
+        runs = re.search(r"executed_units: *(\d+)", written)
         print(f"{name}: {int(runs.group(1)) if runs else 0:,} inputs, nothing found", flush=True)
-        return True
-    said = [line for line in done.stderr.splitlines() if not line.startswith("#")]
-    print("\n".join([f"{name}: FAILED", done.stdout, *said[-60:]]), flush=True)
-    return False
+    else:
+        lines = [line for line in written.splitlines() if not line.startswith("#")]
+        print("\n".join([f"{name}: FAILED", *lines[-60:]]), flush=True)
+    return passed
 
 
-def fuzz(name: str, corpus: Path, seconds: int) -> None:
-    """Fuzz one target; ends the process."""
+def fuzz(name: str, corpus: Path, seconds: int) -> NoReturn:
+    """Fuzz one target in this process, which writes to a log from here on, and end it."""
     import atheris
 
-    with atheris.instrument_imports(include=INSTRUMENTED):
-        from tests.fuzz.parsers import parsers
+    from tests.fuzz.parsers import parsers
 
     (parser,) = (candidate for candidate in parsers() if candidate.name == name)
-    folder = corpus / name.replace(" ", "_")
+    folder = _folder(corpus, name)
     folder.mkdir(parents=True, exist_ok=True)
+    with _log(corpus, name).open("wb") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
     for good in parser.good:
         (folder / hashlib.sha1(good).hexdigest()).write_bytes(good)
     arguments = [
@@ -96,6 +107,7 @@ def fuzz(name: str, corpus: Path, seconds: int) -> None:
     mutator = {"custom_mutator": mutated} if _has_header(parser.good[0]) else {}
     atheris.Setup(arguments, parser.try_to_read, **mutator)
     atheris.Fuzz()
+    sys.exit()  # as a proper exit, so that libFuzzer saves what it found
 
 
 def mutated(data: bytes, longest: int, seed: int) -> bytes:
@@ -112,6 +124,14 @@ def mutated(data: bytes, longest: int, seed: int) -> bytes:
         return mutate(data, longest)
     header = mutate(header, room)
     return struct.pack("<Q", len(header)) + header + arrays
+
+
+def _folder(corpus: Path, name: str) -> Path:
+    return corpus / name.replace(" ", "_")
+
+
+def _log(corpus: Path, name: str) -> Path:
+    return corpus / f"{_folder(corpus, name).name}.log"
 
 
 def _has_header(data: bytes) -> bool:
