@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.machine import print_machine
 from benchmarks.plain import plain_second_moment
+from benchmarks.products import print_share_of_floor
 from benchmarks.report import print_rate, print_ratio, require_agreement, timed
 from collabedit.covariance import Corpus, TextCorpus, collect, open_corpus
 from collabedit.datasets import load_dataset
@@ -67,6 +68,7 @@ def main() -> None:
     moment = covariance.second_moments[name]
     distance = float((moment - plain).norm() / plain.norm())
     require_agreement("relative difference from plain", distance, TOLERANCE)
+    print_share_of_floor(model, collected, min(ours))
 
 
 def prompts_corpus() -> Corpus:

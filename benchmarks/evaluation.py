@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from benchmarks.machine import print_machine
 from benchmarks.plain import padded_scores, plain_score
+from benchmarks.products import print_share_of_floor
 from benchmarks.report import print_rate, print_ratio, require_agreement, timed
 from collabedit.datasets import load_dataset
 from collabedit.evaluation import CaseResult, evaluate
@@ -52,6 +53,7 @@ def main() -> None:
     require_agreement("largest difference from plain", difference(losses, plain), TOLERANCE)
     from_padded = difference(losses, padded)
     require_agreement("largest difference from padded", from_padded, PADDED_TOLERANCE)
+    print_share_of_floor(model, lambda: evaluate(model, records), together)
 
 
 def pairs_of(record: Record) -> list[tuple[str, str]]:

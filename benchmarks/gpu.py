@@ -20,10 +20,10 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 
 from benchmarks.machine import print_machine
 from benchmarks.merge import Size, make_problem
+from benchmarks.products import matrix_numbers
 from benchmarks.report import timed
 from collabedit.algebra import Prior, compress
 from collabedit.datasets import load_dataset
@@ -216,11 +216,6 @@ def target_operations(
     step = 2 * (above * layer * suffix + head * predicted)
     once = 2 * model.structure.n_layers * layer * tokens
     return passes * step + once
-
-
-def matrix_numbers(module: nn.Module) -> int:
-    """How many numbers a module's matrices have."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 2)
 
 
 def token_counts(model: LanguageModel, requests: Sequence[EditRequest]) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.machine import print_machine
 from benchmarks.plain import padded_keys, plain_hidden, plain_keys
+from benchmarks.products import print_share_of_floor
 from benchmarks.report import print_rate, print_ratio, require_agreement, timed
 from collabedit.datasets import load_dataset
 from collabedit.editing import Measurement, measure, sample_contexts
@@ -42,10 +43,13 @@ def main() -> None:
     few = requests[: options.plain_edits]
     measure(model, few, contexts, layers, layers[-1])  # warms up
 
+    def together() -> Measurement:
+        return measure(model, requests, contexts, layers, layers[-1])
+
     def by_layer() -> list[Measurement]:
         return [measure(model, requests, contexts, [layer], layers[-1]) for layer in layers]
 
-    ours, at_once = timed(lambda: measure(model, requests, contexts, layers, layers[-1]))
+    ours, at_once = timed(together)
     _, one_by_one = timed(by_layer)
     plain, one_text = timed(lambda: plain_measurement(model, few, contexts, layers))
     padded, batched = timed(lambda: padded_measurement(model, few, contexts, layers))
@@ -59,6 +63,7 @@ def main() -> None:
     print(f"{'together / padded':<34} {at_once_rate / padded_rate:10.2f}")
     require_agreement("largest difference from plain", difference(ours, plain), TOLERANCE)
     require_agreement("largest difference from padded", difference(ours, padded), TOLERANCE)
+    print_share_of_floor(model, together, at_once)
 
 
 def plain_measurement(

@@ -19,16 +19,16 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.machine import print_machine, with_peak_memory
 from benchmarks.plain import plain_loss, plain_target
+from benchmarks.products import matrix_numbers, product_rate
 from benchmarks.report import print_rate, print_ratio, timed
 from collabedit.covariance import SelfCorpus, collect
 from collabedit.datasets import load_dataset
 from collabedit.editing import optimise_targets, sample_contexts
 from collabedit.editing.suffixes import Suffixes, SuffixModel
-from collabedit.editing.target_batches import MAX_TOKENS
 from collabedit.editors import Contexts, Hyperparameters, default_hyperparameters
 from collabedit.evaluation import evaluate, summarise
 from collabedit.merging import resolve_method
@@ -85,9 +85,10 @@ def main() -> None:
     for name, targets in (("ours", ours_few), ("plain", plain)):
         scores = scores_after(model, few, contexts, settings, covariance, targets)
         print(f"{f'edited with the targets of {name}':<34} {scores}")
-    rate = product_rate(model)
-    print(f"{'matrix products':<34} {2 * rate / 1e9:10.0f} GFLOP/s")
-    print(f"{'share of our time they must take':<34} {sum(products) / rate / seconds:10.2f}")
+    quick = model.dtype == torch.float32 and has_fast_bfloat16(model.device)
+    rate = product_rate(model, torch.bfloat16 if quick else model.dtype)
+    print(f"{'matrix products':<34} {rate / 1e9:10.0f} GFLOP/s")
+    print(f"{'share of our time they must take':<34} {2 * sum(products) / rate / seconds:10.2f}")
     print(f"{'peak memory beyond the model':<34} {memory / 1e6:10.0f} MB")
 
 
@@ -160,26 +161,6 @@ def counted_products(model: LanguageModel, settings: Hyperparameters) -> Iterato
 
     with patch.object(SuffixModel, "logits", counting):
         yield products
-
-
-def matrix_numbers(module: nn.Module) -> int:
-    """How many numbers a module's matrices have."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim == 2)
-
-
-def product_rate(model: LanguageModel) -> float:
-    """Multiply-adds per second of a product as large as in a pass, in the type of the steps."""
-    quick = model.dtype == torch.float32 and has_fast_bfloat16(model.device)
-    dtype = torch.bfloat16 if quick else model.dtype
-    inner, outer = model.structure.hidden_size, model.structure.mlp_size
-    tokens = torch.randn(MAX_TOKENS, inner, dtype=dtype, device=model.device)
-    weight = torch.randn(outer, inner, dtype=dtype, device=model.device)
-    repeats = 20
-    seconds = min(
-        timed(lambda: [nn.functional.linear(tokens, weight) for _ in range(repeats)])[1]
-        for _ in range(10)
-    )
-    return repeats * MAX_TOKENS * inner * outer / seconds
 
 
 if __name__ == "__main__":

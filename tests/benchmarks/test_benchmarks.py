@@ -15,6 +15,7 @@ import torch
 from benchmarks import __main__ as everything
 from benchmarks import gpu, growth, hardware, keys, merge, startup
 from benchmarks.machine import in_child, with_peak_memory
+from benchmarks.products import operations
 from benchmarks.report import require_agreement
 from collabedit.algebra import Factors, Prior, relative_distance
 from collabedit.datasets import load_dataset
@@ -38,7 +39,9 @@ def run(monkeypatch: pytest.MonkeyPatch, stage: str, *arguments: str) -> None:
 
 def test_keys(monkeypatch, capsys, model_folder) -> None:
     run(monkeypatch, "keys", "--model", model_folder, "--edits", "3", "--plain-edits", "2")
-    assert "together / plain" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "together / plain" in printed
+    assert "share of our time" in printed
 
 
 def test_keys_that_differ_are_noticed(tiny_llama) -> None:
@@ -50,9 +53,16 @@ def test_keys_that_differ_are_noticed(tiny_llama) -> None:
     assert keys.difference(found, changed) > 1e-3
 
 
+def test_operations_of_products_are_counted() -> None:
+    left, right = torch.ones(3, 5), torch.ones(5, 7)
+    assert operations(lambda: [left @ right, left @ right]) == 2 * 2 * 3 * 5 * 7
+
+
 def test_covariance(monkeypatch, capsys, model_folder) -> None:
     run(monkeypatch, "covariance", "--model", model_folder, "--tokens", "600", "--turns", "1")
-    assert "ours / bare" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ours / bare" in printed
+    assert "share of our time" in printed
 
 
 def test_evaluation(monkeypatch, capsys, model_folder) -> None:

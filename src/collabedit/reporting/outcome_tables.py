@@ -82,6 +82,6 @@ def task_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table
 
 
 def _shortened(text: str) -> str:
-    """A text on one line, truncated if long."""
-    line = " ".join(text.split())
+    """A text on one line, truncated if long; of a model that ends at once, "(nothing)"."""
+    line = " ".join(text.split()) or "(nothing)"
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
