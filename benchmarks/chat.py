@@ -88,16 +88,17 @@ def _edited(
     first: bool,
 ) -> Any:
     if not path.is_file():
-        priors = static_priors(config, default_covariance(model, config.layers, 0))
+        covariance = default_covariance(model, config.layers, 0)
         shares = [list(records[i :: given.parties]) for i in range(given.parties)]
         parties = Party.together(model, [[r.request for r in share] for share in shares], config)
 
         def merge(method: str) -> Delta:
             chosen = resolve_method(method)
             if not given.retry:
+                priors = static_priors(config, covariance)
                 return merge_edits(chosen, parties, config, priors).delta
             flat = [record for share in shares for record in share]
-            return edit_and_ask(chosen, parties, flat, config, priors, retry=True)[0]
+            return edit_and_ask(chosen, parties, flat, config, covariance, retry=True)[0]
 
         merged = merge("CollabEdit")
         result = _asked(model, records, merged)

@@ -17,10 +17,9 @@ from torch import Tensor
 from collabedit.algebra import LowRankUpdate, Prior, relative_distance
 from collabedit.covariance import default_covariance
 from collabedit.editing import find_targets
-from collabedit.editors import DEFAULT_EDITOR
+from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters
 from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
-from collabedit.export import save_edited_model
-from collabedit.export.gguf_model import save_gguf
+from collabedit.export import Destination
 from collabedit.merging import POOLED, AfterMergeStep, MergeMethod, Merges, resolve_method
 from collabedit.messages import Covariance, Delta, Normaliser, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
@@ -44,9 +43,9 @@ __all__ = [
     "merge_edits",
 ]
 
-#: In a second pass a target's search takes this many times the steps, and stops at this share of
-#: the usual loss.
-_MORE_STEPS, _LOWER_LOSS = 4, 0.2
+#: In a second pass a target's search takes this many times the steps and stops at this share of
+#: the usual loss, and the prior has this share of its weight.
+_MORE_STEPS, _LOWER_LOSS, _LESS_WEIGHT = 4, 0.2, 1 / 3
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,7 @@ class EditResult:
         Raises:
             InputError: when it cannot be written.
         """
-        if os.fspath(path).endswith(".safetensors"):
-            self.delta.save(path)
-        elif os.fspath(path).endswith(".gguf"):
-            save_gguf(self.delta, Path(path), self.model.name, overwrite=overwrite)
-        else:
-            save_edited_model(self.model, self.delta, path, overwrite=overwrite, applied=True)
+        Destination(Path(path), overwrite=overwrite).save(self.model, self.delta, applied=True)
 
     def __str__(self) -> str:
         about = self.delta.metadata
@@ -202,11 +196,12 @@ def find_delta(
     """
     requests = {name: [record.request for record in records] for name, records in parties.items()}
     members = Party.together(model, list(requests.values()), config, list(requests))
-    priors = static_priors(config, _covariance(covariance, model, config, config.seed))
+    moments = _covariance(covariance, model, config, config.seed)
     if not ask:
+        priors = static_priors(config, moments, model.memory_budget)
         return merge_edits(method, members, config, priors).delta, None
     flat = [record for records in parties.values() for record in records]
-    return edit_and_ask(method, members, flat, config, priors, retry=retry)
+    return edit_and_ask(method, members, flat, config, moments, retry=retry)
 
 
 def _covariance(
@@ -298,7 +293,7 @@ def edit_and_ask(
     parties: Sequence[Party],
     records: Sequence[Record],
     config: RoundConfig,
-    priors: Mapping[str, Prior],
+    covariance: Covariance | None,
     *,
     retry: bool,
 ) -> tuple[Delta, Outcomes]:
@@ -309,9 +304,9 @@ def edit_and_ask(
         parties: all parties, with all their edits.
         records: the records of all parties' edits, party by party.
         config: the round.
-        priors: ``A0`` by weight name.
-        retry: run a second pass, with a longer search for targets, for the edits that failed. It is
-            kept only if more edits succeed.
+        covariance: second moments of the edited weights' inputs, if the editor needs them.
+        retry: run a second pass, with a longer search for the targets of the edits that failed and
+            with a weaker prior. It is kept only if more edits succeed.
 
     Returns:
         The delta, which is not applied, and how the edits turned out.
@@ -322,52 +317,65 @@ def edit_and_ask(
     model = parties[0].model
     before = ask_edits(model, records)
 
-    def attempt(members: Sequence[Party]) -> tuple[Delta, Outcomes]:
+    def attempt(members: Sequence[Party], config: RoundConfig) -> tuple[Delta, Outcomes]:
+        priors = static_priors(config, covariance, model.memory_budget)
         delta = merge_edits(method, members, config, priors).delta
         with model.edited(delta.changes):
             return delta, outcomes(records, before, ask_edits(model, records))
 
-    delta, results = attempt(parties)
+    delta, results = attempt(parties, config)
     failed = results.failed
     if not (retry and failed and config.rules.at_once):
         return delta, results
-    second_delta, second_results = attempt(_with_more_steps(parties, config, failed))
+    second_delta, second_results = attempt(*_pressed_harder(parties, config, failed))
     if len(second_results.failed) < len(failed):
         delta, results = second_delta, second_results
     return delta, replace(results, retried=len(failed))
 
 
-def _with_more_steps(
-    parties: Sequence[Party], config: RoundConfig, indices: Sequence[int]
-) -> list[Party]:
-    """The same parties, with a longer search for some edits' targets.
+def _pressed_harder(
+    parties: Sequence[Party], config: RoundConfig, failed: Sequence[int]
+) -> tuple[list[Party], RoundConfig]:
+    """The same parties with a longer search for failed edits, in a round with a weaker prior.
 
-    The indices count the edits of all parties. Other edits of the same subjects are included, since
-    they share a change.
+    The indices count the edits of all parties.
     """
-    model, settings = parties[0].model, config.hyperparameters
-    requests = [request for party in parties for request in party.requests]
-    owners = [number for number, party in enumerate(parties) for _ in party.requests]
-    subjects = [(owner, r.subject) for owner, r in zip(owners, requests, strict=True)]
-    failed = {subjects[index] for index in indices}
-    chosen = [index for index, subject in enumerate(subjects) if subject in failed]
-    targets = torch.cat([party.targets for party in parties], dim=1).clone()
+    settings, weight = config.hyperparameters, config.rules.weight_setting
     longer = settings.with_changes(
         target_steps=_MORE_STEPS * settings.target_steps,
         loss_threshold=_LOWER_LOSS * settings.loss_threshold,
     )
-    targets[:, chosen] = find_targets(
-        model,
-        [requests[index] for index in chosen],
-        config.contexts,
-        longer,
-        owners=[owners[index] for index in chosen],
-    )
+    targets = _searched_again(parties, config.contexts, longer, failed)
+    lighter = settings.with_changes(**{weight: _LESS_WEIGHT * getattr(settings, weight)})
+    second = config.model_copy(update={"hyperparameters": lighter})
     shares = targets.split([len(party.requests) for party in parties], dim=1)
     return [
-        Party(model, party.requests, config, targets=share, name=party.name)
+        Party(party.model, party.requests, second, targets=share, name=party.name)
         for party, share in zip(parties, shares, strict=True)
-    ]
+    ], second
+
+
+def _searched_again(
+    parties: Sequence[Party], contexts: Contexts, settings: Hyperparameters, failed: Sequence[int]
+) -> Tensor:
+    """All parties' targets ``[d_out, n]``, those of failed edits found with other settings.
+
+    Other edits of the same subjects are searched again too, since they share a change.
+    """
+    requests = [request for party in parties for request in party.requests]
+    owners = [number for number, party in enumerate(parties) for _ in party.requests]
+    subjects = [(owner, r.subject) for owner, r in zip(owners, requests, strict=True)]
+    sought = {subjects[index] for index in failed}
+    chosen = [index for index, subject in enumerate(subjects) if subject in sought]
+    targets = torch.cat([party.targets for party in parties], dim=1).clone()
+    targets[:, chosen] = find_targets(
+        parties[0].model,
+        [requests[index] for index in chosen],
+        contexts,
+        settings,
+        owners=[owners[index] for index in chosen],
+    )
+    return targets
 
 
 def edit_alone(party: Party, config: RoundConfig, priors: Mapping[str, Prior]) -> Delta:

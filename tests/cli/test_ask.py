@@ -182,7 +182,9 @@ def test_a_second_pass_that_helps_is_kept(work: Path, monkeypatch: pytest.Monkey
     found, printed = status_of(*ALL, "--strict", "-o", "twice.safetensors")
     assert found == 0
     assert "1 of 1 edit took; 1 had a second pass" in printed
-    once, twice = (Delta.load(f"{name}.safetensors").changes for name in ("once", "twice"))
+    first, second = (Delta.load(f"{name}.safetensors") for name in ("once", "twice"))
+    assert second.metadata.prior_weight == pytest.approx(first.metadata.prior_weight / 3)
+    once, twice = first.changes, second.changes
     assert not any(torch.equal(once[name].dense(), twice[name].dense()) for name in once)
 
 

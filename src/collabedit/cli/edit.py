@@ -76,10 +76,7 @@ def edit(
     from collabedit.collaboration import edit_alone, edit_and_ask
     from collabedit.editing import TargetCache
     from collabedit.editors import resolve_editor
-    from collabedit.export import save_edited_model
-    from collabedit.export.gguf_model import check_gguf, save_gguf
-    from collabedit.export.model_directory import check_output, check_output_directory
-    from collabedit.files import check_output_file
+    from collabedit.export import Destination
     from collabedit.merging import resolve_method
     from collabedit.messages import parse_schedule
     from collabedit.parties import Party, new_round
@@ -94,17 +91,11 @@ def edit(
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
-    as_delta, as_gguf = out.suffix == ".safetensors", out.suffix == ".gguf"
-    if as_delta:
-        check_output_file(out)
-    elif as_gguf:
-        check_gguf(out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
-    else:
-        check_output_directory(out, overwrite=overwrite)
+    destination = Destination(out, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    destination.check(model)
     source = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
     loaded = source.load()
-    if not (as_delta or as_gguf):
-        check_output(out, loaded, overwrite=overwrite)
+    destination.check_room(loaded)
     config = new_round(
         loaded,
         editor=rules.name,
@@ -119,19 +110,13 @@ def edit(
             party.prepare(helpers.solve)
         if rules.needs_covariance(config.hyperparameters):
             moments = read_covariance(covariance, loaded, config.layers, seed, helpers)
-    priors = static_priors(config, moments, loaded.memory_budget)
     results = None
     if ask:
         pooled = resolve_method("GLOBAL")
-        delta, results = edit_and_ask(pooled, [party], records, config, priors, retry=retry)
+        delta, results = edit_and_ask(pooled, [party], records, config, moments, retry=retry)
     else:
-        delta = edit_alone(party, config, priors)
-    if as_delta:
-        delta.save(out)
-    elif as_gguf:
-        save_gguf(delta, out, model, overwrite=overwrite, trust_remote_code=trust_remote_code)
-    else:
-        save_edited_model(loaded, delta, out, overwrite=overwrite)
+        delta = edit_alone(party, config, static_priors(config, moments, loaded.memory_budget))
+    destination.save(loaded, delta)
     print(f"{out}: {model} with {len(records)} edits, layers {spread(config.layers)}")
     if results is not None:
         print_outcomes(results)

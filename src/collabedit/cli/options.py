@@ -142,7 +142,9 @@ StrictOption = Annotated[
 ]
 RetryOption = Annotated[
     bool,
-    typer.Option(help="Give edits that did not take a second pass, with more steps."),
+    typer.Option(
+        help="Give edits that did not take a second pass, with more steps and a weaker prior."
+    ),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a saved model there, but nothing else.")

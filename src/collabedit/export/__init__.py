@@ -4,6 +4,7 @@ Each format is a decorated function in its own file; the imports below register 
 """
 
 from collabedit.export.base import Base
+from collabedit.export.destination import Destination
 from collabedit.export.full_model import export_delta, export_model
 from collabedit.export.gguf_model import export_gguf
 from collabedit.export.lora import export_lora
@@ -19,6 +20,7 @@ from collabedit.export.undo import revert_model
 
 __all__ = [
     "Base",
+    "Destination",
     "ExportFormat",
     "ExportJob",
     "export_delta",
