@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +24,8 @@ from collabedit.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collabedit.editors import Editor, Hyperparameters
+    from collabedit.models.structure import ModelStructure
     from collabedit.planning import Cost, ModelShape, Rates, Trial, Workload
     from collabedit.reporting.table import Table
 
@@ -68,7 +72,7 @@ def doctor(
 
     from collabedit.covariance import SelfCorpus
     from collabedit.covariance.sizing import TOKENS_PER_INPUT
-    from collabedit.editors import Hyperparameters, default_hyperparameters, resolve_editor
+    from collabedit.editors import resolve_editor
     from collabedit.messages import Covariance, parse_schedule
     from collabedit.models.devices import checked_device, default_device
     from collabedit.models.loading import load_model, load_structure_only, parse_dtype
@@ -89,13 +93,7 @@ def doctor(
     hf = load_structure_only(model, trust_remote_code=trust_remote_code)
     structure = infer_structure(hf)
     shape = ModelShape.of(hf, structure)
-    settings = (
-        Hyperparameters.from_file(hparams)
-        if hparams
-        else default_hyperparameters(model, structure, editor).hyperparameters
-    )
-    rules.check(settings)
-    settings.check_depth(structure.n_layers)
+    settings = _settings(model, structure, rules, hparams)
     if covariance:
         Covariance.load(covariance)  # fail early on an unusable file
     computing = torch.device(default_device() if where == "auto" else where)
@@ -112,18 +110,15 @@ def doctor(
         memory_budget=budget,
     )
     room = machine.free_memory(where)
-    tried = None
-    if trial:
-        tried = run_trial(
-            lambda: load_model(
-                model,
-                dtype=dtype,
-                device=where,
-                memory_budget=budget,
-                trust_remote_code=trust_remote_code,
-            ),
-            work,
-        )
+    load = partial(
+        load_model,
+        model,
+        dtype=dtype,
+        device=where,
+        memory_budget=budget,
+        trust_remote_code=trust_remote_code,
+    )
+    tried = run_trial(load, work) if trial else None
     rates = typical_rates(kind, computing, quick=work.quick) if tried is None else tried.rates
     rows = _rows(estimate(shape, work), rates, tried)
     verdict = _verdict(shape, work, room, tried)
@@ -134,6 +129,21 @@ def doctor(
     title = f"{model}: {work.edits} edits by {rules.name} in {dtype} on {where}"
     console().print(_table(title, rows).rich())
     print(verdict["verdict"])
+
+
+def _settings(
+    model: str, structure: ModelStructure, rules: Editor, hparams: Path | None
+) -> Hyperparameters:
+    """The user's settings or the preset's, checked against the editor and the model."""
+    from collabedit.editors import Hyperparameters, default_hyperparameters
+
+    if hparams is None:
+        settings = default_hyperparameters(model, structure, rules.name).hyperparameters
+    else:
+        settings = Hyperparameters.from_file(hparams)
+    rules.check(settings)
+    settings.check_depth(structure.n_layers)
+    return settings
 
 
 def _rows(
