@@ -86,12 +86,12 @@ def fuzz(name: str, corpus: Path, seconds: int) -> NoReturn:
 
     from tests.fuzz.parsers import parsers
 
-    (parser,) = (candidate for candidate in parsers() if candidate.name == name)
     folder = _folder(corpus, name)
     folder.mkdir(parents=True, exist_ok=True)
     with _log(corpus, name).open("wb") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
+    (parser,) = (candidate for candidate in parsers() if candidate.name == name)
     for good in parser.good:
         (folder / hashlib.sha1(good).hexdigest()).write_bytes(good)
     arguments = [
