@@ -19,7 +19,7 @@ from collabedit.covariance import default_covariance
 from collabedit.editing import find_targets
 from collabedit.editors import DEFAULT_EDITOR, Contexts, Hyperparameters
 from collabedit.evaluation.outcomes import Outcomes, ask_edits, outcomes
-from collabedit.export import Destination
+from collabedit.export import Output
 from collabedit.merging import POOLED, AfterMergeStep, MergeMethod, Merges, resolve_method
 from collabedit.messages import Covariance, Delta, Normaliser, RoundConfig, Schedule
 from collabedit.models import LanguageModel, load_model
@@ -73,7 +73,7 @@ class EditResult:
         Raises:
             InputError: when it cannot be written.
         """
-        Destination(Path(path), overwrite=overwrite).save(self.model, self.delta, applied=True)
+        Output(Path(path), overwrite=overwrite).save(self.model, self.delta, applied=True)
 
     def __str__(self) -> str:
         about = self.delta.metadata

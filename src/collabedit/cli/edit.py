@@ -76,7 +76,7 @@ def edit(
     from collabedit.collaboration import edit_alone, edit_and_ask
     from collabedit.editing import TargetCache
     from collabedit.editors import resolve_editor
-    from collabedit.export import Destination
+    from collabedit.export import Output
     from collabedit.merging import resolve_method
     from collabedit.messages import parse_schedule
     from collabedit.parties import Party, new_round
@@ -91,11 +91,11 @@ def edit(
     rules = resolve_editor(editor)
     chosen_schedule = parse_schedule(schedule)
     records = load_records(requests, skip_bad=skip_bad)
-    destination = Destination(out, overwrite=overwrite, trust_remote_code=trust_remote_code)
-    destination.check(model)
+    output = Output(out, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    output.check(model)
     source = ModelSource(model, dtype, device, read_bytes(memory_budget), trust_remote_code)
     loaded = source.load()
-    destination.check_room(loaded)
+    output.check_room(loaded)
     config = new_round(
         loaded,
         editor=rules.name,
@@ -116,7 +116,7 @@ def edit(
         delta, results = edit_and_ask(pooled, [party], records, config, moments, retry=retry)
     else:
         delta = edit_alone(party, config, static_priors(config, moments, loaded.memory_budget))
-    destination.save(loaded, delta)
+    output.save(loaded, delta)
     print(f"{out}: {model} with {len(records)} edits, layers {spread(config.layers)}")
     if results is not None:
         print_outcomes(results)

@@ -4,11 +4,11 @@ Each format is a decorated function in its own file; the imports below register 
 """
 
 from collabedit.export.base import Base
-from collabedit.export.destination import Destination
 from collabedit.export.full_model import export_delta, export_model
 from collabedit.export.gguf_model import export_gguf
 from collabedit.export.lora import export_lora
 from collabedit.export.model_directory import save_edited_model
+from collabedit.export.output import Output
 from collabedit.export.registry import (
     ExportFormat,
     ExportJob,
@@ -20,9 +20,9 @@ from collabedit.export.undo import revert_model
 
 __all__ = [
     "Base",
-    "Destination",
     "ExportFormat",
     "ExportJob",
+    "Output",
     "export_delta",
     "export_format",
     "export_formats",

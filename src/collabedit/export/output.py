@@ -15,11 +15,11 @@ from collabedit.files import check_output_file
 from collabedit.messages import Delta
 from collabedit.models import LanguageModel
 
-__all__ = ["Destination"]
+__all__ = ["Output"]
 
 
 @dataclass(frozen=True)
-class Destination:
+class Output:
     """A path whose suffix says what is written: ``.safetensors``, ``.gguf``, or a directory.
 
     Attributes:
