@@ -91,11 +91,11 @@ def _edited(
         covariance = default_covariance(model, config.layers, 0)
         shares = [list(records[i :: given.parties]) for i in range(given.parties)]
         parties = Party.together(model, [[r.request for r in share] for share in shares], config)
+        priors = static_priors(config, covariance)
 
         def merge(method: str) -> Delta:
             chosen = resolve_method(method)
             if not given.retry:
-                priors = static_priors(config, covariance)
                 return merge_edits(chosen, parties, config, priors).delta
             flat = [record for share in shares for record in share]
             return edit_and_ask(chosen, parties, flat, config, covariance, retry=True)[0]

@@ -64,20 +64,21 @@ def run_all(asked: list[str], corpus: Path, seconds: int, jobs: int) -> int:
         else:
             child, status = os.wait()
             name = running.pop(child)
-            passed &= say(name, os.waitstatus_to_exitcode(status) == 0, _log(corpus, name))
+            clean = os.waitstatus_to_exitcode(status) == 0
+            say(name, clean, _log(corpus, name))
+            passed = passed and clean
     return 0 if passed else 1
 
 
-def say(name: str, passed: bool, log: Path) -> bool:
-    """Print what came of a target; returns ``passed``."""
+def say(name: str, clean: bool, log: Path) -> None:
+    """Print what came of a target."""
     written = log.read_text(errors="replace")
-    if passed:
+    if clean:
         runs = re.search(r"executed_units: *(\d+)", written)
         print(f"{name}: {int(runs.group(1)) if runs else 0:,} inputs, nothing found", flush=True)
     else:
         lines = [line for line in written.splitlines() if not line.startswith("#")]
         print("\n".join([f"{name}: FAILED", *lines[-60:]]), flush=True)
-    return passed
 
 
 def fuzz(name: str, corpus: Path, seconds: int) -> NoReturn:

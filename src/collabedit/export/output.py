@@ -36,6 +36,10 @@ class Output:
     def _is_directory(self) -> bool:
         return self.path.suffix not in (".safetensors", ".gguf")
 
+    @property
+    def _options(self) -> dict[str, bool]:
+        return {"overwrite": self.overwrite, "trust_remote_code": self.trust_remote_code}
+
     def check(self, model: str) -> None:
         """See that it can be written, before a model is loaded.
 
@@ -48,8 +52,7 @@ class Output:
         if self.path.suffix == ".safetensors":
             check_output_file(self.path)
         elif self.path.suffix == ".gguf":
-            trust = self.trust_remote_code
-            check_gguf(self.path, model, overwrite=self.overwrite, trust_remote_code=trust)
+            check_gguf(self.path, model, **self._options)
         else:
             check_output_directory(self.path, overwrite=self.overwrite)
 
@@ -76,9 +79,6 @@ class Output:
         if self.path.suffix == ".safetensors":
             delta.save(self.path)
         elif self.path.suffix == ".gguf":
-            trust = self.trust_remote_code
-            save_gguf(
-                delta, self.path, model.name, overwrite=self.overwrite, trust_remote_code=trust
-            )
+            save_gguf(delta, self.path, model.name, **self._options)
         else:
             save_edited_model(model, delta, self.path, overwrite=self.overwrite, applied=applied)
