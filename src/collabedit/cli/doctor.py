@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,11 +20,10 @@ from collabedit.cli.options import (
     ScheduleOption,
     TrustOption,
     read_bytes,
+    read_hyperparameters,
 )
 
 if TYPE_CHECKING:
-    from collabedit.editors import Editor, Hyperparameters
-    from collabedit.models.structure import ModelStructure
     from collabedit.planning import Cost, ModelShape, Rates, Trial, Workload
     from collabedit.reporting.table import Table
 
@@ -93,7 +91,9 @@ def doctor(
     hf = load_structure_only(model, trust_remote_code=trust_remote_code)
     structure = infer_structure(hf)
     shape = ModelShape.of(hf, structure)
-    settings = _settings(model, structure, rules, hparams)
+    settings = read_hyperparameters(model, structure, hparams, editor)
+    rules.check(settings)
+    settings.check_depth(structure.n_layers)
     if covariance:
         Covariance.load(covariance)  # fail early on an unusable file
     computing = torch.device(default_device() if where == "auto" else where)
@@ -129,21 +129,6 @@ def doctor(
     title = f"{model}: {work.edits} edits by {rules.name} in {dtype} on {where}"
     console().print(_table(title, rows).rich())
     print(verdict["verdict"])
-
-
-def _settings(
-    model: str, structure: ModelStructure, rules: Editor, hparams: Path | None
-) -> Hyperparameters:
-    """The user's settings or the preset's, checked against the editor and the model."""
-    from collabedit.editors import Hyperparameters, default_hyperparameters
-
-    if hparams is None:
-        settings = default_hyperparameters(model, structure, rules.name).hyperparameters
-    else:
-        settings = Hyperparameters.from_file(hparams)
-    rules.check(settings)
-    settings.check_depth(structure.n_layers)
-    return settings
 
 
 def _rows(

@@ -100,7 +100,9 @@ def edit(
         loaded,
         editor=rules.name,
         schedule=chosen_schedule,
-        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
+        hyperparameters=read_hyperparameters(
+            loaded.name, loaded.structure, hparams, editor, prior_weight
+        ),
         seed=seed,
     )
     party = Party(loaded, [record.request for record in records], config, cache=TargetCache())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collabedit.merging import AfterMergeStep
     from collabedit.messages import Covariance
     from collabedit.models import LanguageModel
+    from collabedit.models.structure import ModelStructure
 
 ModelOption = Annotated[
     str,
@@ -159,7 +160,11 @@ def own_betas() -> str:
 
 
 def read_hyperparameters(
-    model: LanguageModel, hparams: Path | None, prior_weight: float | None, editor: str
+    model: str,
+    structure: ModelStructure,
+    hparams: Path | None,
+    editor: str,
+    prior_weight: float | None = None,
 ) -> Hyperparameters:
     """Settings from a file, or the model's defaults for an editor, with ``lambda`` if given."""
     from collabedit.editors import Hyperparameters, default_hyperparameters
@@ -167,7 +172,7 @@ def read_hyperparameters(
     if hparams is not None:
         settings = Hyperparameters.from_file(hparams)
     else:
-        settings = default_hyperparameters(model.name, model.structure, editor).hyperparameters
+        settings = default_hyperparameters(model, structure, editor).hyperparameters
     return settings.with_changes(prior_weight=prior_weight)
 
 

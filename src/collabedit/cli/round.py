@@ -161,7 +161,9 @@ def new(
         loaded,
         editor=rules.name,
         schedule=chosen_schedule,
-        hyperparameters=read_hyperparameters(loaded, hparams, prior_weight, editor),
+        hyperparameters=read_hyperparameters(
+            loaded.name, loaded.structure, hparams, editor, prior_weight
+        ),
         contexts=templates,
         seed=seed,
         state=None if state is None else RoundState.load(state),
