@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,9 +27,11 @@ from collabedit.cli.options import (
 from collabedit.cli.secure import answer, open_request, require_roster
 
 if TYPE_CHECKING:
-    from collabedit.messages import Contribution
+    from collabedit.messages import Contribution, RoundConfig
     from collabedit.parties import Party
     from collabedit.privacy.secure import SecureParty
+    from collabedit.requests import EditRequest
+    from collabedit.workers import ModelSource
 
 
 def contribute(
@@ -100,10 +103,10 @@ def contribute(
     from collabedit.editing import TargetCache
     from collabedit.errors import InputError
     from collabedit.messages import Decision, Delta, RoundConfig
-    from collabedit.parties import Companions, Party, checked_threshold, stored_secret
+    from collabedit.parties import Companions, checked_threshold
     from collabedit.privacy import load_key
     from collabedit.requests import load_records
-    from collabedit.workers import ModelSource, check_workers, open_model_workers
+    from collabedit.workers import ModelSource, check_workers
 
     if dtype not in ("float32", "float64"):
         raise InputError(f"--upload-dtype must be float32 or float64, found {dtype!r}")
@@ -119,28 +122,21 @@ def contribute(
     so_far = Delta.load(delta) if delta else Delta.empty(config)
     so_far.check_round(config)
 
-    def make_party(secure: SecureParty | None = None) -> Party:
-        name, budget = model or config.model, read_bytes(memory_budget)
-        source = ModelSource(name, config.dtype, device, budget, trust_remote_code)
-        loaded = source.load()
-        ours = Party(
-            loaded,
-            [record.request for record in records],
-            config,
-            cache=None if no_cache else TargetCache(),
-            skip_known=threshold,
-            fingerprint_key=key,
-            decision=decided,
-            name=party,
-            secret=stored_secret(),
-            secure=secure,
-        )
-        asked = None if fingerprints_only else workers
-        with open_model_workers(asked, source, loaded) as helpers:
-            if helpers is not None or secure is not None:
-                ours.prepare(helpers.solve if helpers else None)
-        _report_left_out(ours, len(records))
-        return ours
+    edits = [record.request for record in records]
+    budget = read_bytes(memory_budget)
+    source = ModelSource(model or config.model, config.dtype, device, budget, trust_remote_code)
+    make_party = partial(
+        _make_party,
+        source,
+        edits,
+        config,
+        None if fingerprints_only else workers,
+        cache=None if no_cache else TargetCache(),
+        skip_known=threshold,
+        fingerprint_key=key,
+        decision=decided,
+        name=party,
+    )
 
     if config.secure_aggregation is not None and not fingerprints_only:
         if identity is None:
@@ -148,7 +144,6 @@ def contribute(
                 f"{round_file} uses secure aggregation; give your --identity (collabedit round key)"
             )
         require_roster(identity, roster)
-        edits = [record.request for record in records]
 
         def confirming(name: str, parties: Sequence[str]) -> None:
             Companions(name).join(config.sha256, edits, parties, again=sum_again)
@@ -165,6 +160,27 @@ def contribute(
         contribution = ours.contribute(so_far, dtype="float32" if dtype == "float32" else "float64")
     contribution.save(out)
     _report(contribution, out)
+
+
+def _make_party(
+    source: ModelSource,
+    edits: Sequence[EditRequest],
+    config: RoundConfig,
+    workers: str | None,
+    secure: SecureParty | None = None,
+    **options: Any,
+) -> Party:
+    """Load the model, and search for the targets now where workers or a sum need them."""
+    from collabedit.parties import Party, stored_secret
+    from collabedit.workers import open_model_workers
+
+    loaded = source.load()
+    ours = Party(loaded, edits, config, secret=stored_secret(), secure=secure, **options)
+    with open_model_workers(workers, source, loaded) as helpers:
+        if helpers is not None or secure is not None:
+            ours.prepare(helpers.solve if helpers else None)
+    _report_left_out(ours, len(edits))
+    return ours
 
 
 def _report_left_out(party: Party, edits: int) -> None:
