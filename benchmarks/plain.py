@@ -102,7 +102,8 @@ def plain_target(
     """One edit's target ``[d_out]`` and its last loss; every step runs the whole model."""
     objective = PlainObjective(model, request, contexts, settings)
     delta = torch.zeros_like(objective.initial, requires_grad=True)
-    optimizer = torch.optim.Adam([delta], lr=settings.target_learning_rate)
+    betas = (settings.target_momentum, 0.999)
+    optimizer = torch.optim.Adam([delta], lr=settings.target_learning_rate, betas=betas)
     for step in range(settings.target_steps):
         optimizer.zero_grad()
         loss = objective.loss(delta)

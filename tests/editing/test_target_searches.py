@@ -136,6 +136,21 @@ def test_settings_choose_the_search() -> None:
     assert chosen.model_dump()["target_search"] == "lbfgs"
 
 
+def test_adam_steps_as_published_with_any_momentum() -> None:
+    settings = SETTINGS.with_changes(target_momentum=0.6, target_learning_rate=0.1)
+    loss, _ = quadratic()
+    found, _ = run(Adam(states(), settings), loss, 4)
+    point = torch.zeros(EDITS, SIZE, dtype=torch.float64, requires_grad=True)
+    mean, square = torch.zeros(2, EDITS, SIZE, dtype=torch.float64)
+    for step in range(1, 5):  # Kingma and Ba, algorithm 1
+        (slope,) = torch.autograd.grad(loss(point).sum(), point)
+        mean = 0.6 * mean + 0.4 * slope
+        square = 0.999 * square + 0.001 * slope**2
+        change = (mean / (1 - 0.6**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        point = (point - 0.1 * change).detach().requires_grad_()
+    torch.testing.assert_close(found, point.detach(), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.usefixtures("exact_arithmetic")
 def test_reaches_a_models_losses_in_fewer_evaluations(exact_llama: LanguageModel) -> None:
     settings = Hyperparameters(layers=(1, 2), target_steps=25, clamp_factor=4.0, loss_threshold=0.0)

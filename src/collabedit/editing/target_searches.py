@@ -49,13 +49,17 @@ class Adam:
 
     Args:
         initial: ``[edits, d_out]``, the unedited hidden states.
-        settings: the rate, and the ball's radius.
+        settings: the rate, the momentum, and the ball's radius.
     """
 
     def __init__(self, initial: Tensor, settings: Hyperparameters) -> None:
         self.point = torch.zeros_like(initial, requires_grad=True)
         self._limit = settings.clamp_factor * initial.norm(dim=1, keepdim=True)
-        self._optimizer = torch.optim.Adam([self.point], lr=settings.target_learning_rate)
+        self._optimizer = torch.optim.Adam(
+            [self.point],
+            lr=settings.target_learning_rate,
+            betas=(settings.target_momentum, 0.999),
+        )
 
     @torch.no_grad()
     def move(self, loss: Tensor) -> None:

@@ -61,6 +61,7 @@ _TRIED_CHANGE = 0.5
 _SETTINGS = {
     "target_steps",
     "target_learning_rate",
+    "target_momentum",
     "target_weight_decay",
     "kl_factor",
     "clamp_factor",

@@ -31,6 +31,7 @@ _LATER = (
     "norm_weight",
     "target_stop",
     "target_search",
+    "target_momentum",
     "norm_anchor",
     "gradient_rate",
     "separate_keys",
@@ -58,6 +59,7 @@ class Hyperparameters(BaseModel):
         target_search: ``adam``, as in the papers' code, or ``lbfgs``, which reaches an equally low
             loss in about a third of the evaluations.
         target_learning_rate: learning rate of Adam.
+        target_momentum: how much of the gradients' mean Adam keeps in a step, its ``beta_1``.
         target_weight_decay: factor of ``|delta| / |h|^2`` in the loss.
         kl_factor: factor of the divergence on "{subject} is a" in the loss.
         clamp_factor: largest ``|delta|`` as a share of ``|h|``.
@@ -92,6 +94,7 @@ class Hyperparameters(BaseModel):
     null_space_weight: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     target_steps: int = Field(default=25, ge=1)
     target_learning_rate: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    target_momentum: float = Field(default=0.9, ge=0, lt=1, allow_inf_nan=False)
     target_weight_decay: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     kl_factor: float = Field(default=0.0625, ge=0, allow_inf_nan=False)
     clamp_factor: float = Field(default=0.75, gt=0, allow_inf_nan=False)
