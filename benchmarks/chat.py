@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="hyper-parameters to change"
     )
+    parser.add_argument("--tokens", type=int, help="of the covariance; by default the model's own")
     parser.add_argument("--results", type=Path, default=Path("results/chat"))
     given = parser.parse_args()
     records = load_dataset(given.dataset)[: given.limit]
@@ -58,6 +59,7 @@ def main() -> None:
     settings = settings.with_changes(**changes)
     parts = [model.name.replace("/", "_"), Path(given.dataset).stem, len(records), given.batch]
     parts += ["retry"] * given.retry
+    parts += [f"{given.tokens}-tokens"] if given.tokens else []
     folder = given.results / "-".join(map(str, [*parts, *given.set]))
     columns = {
         "unedited": [_unedited(model, b, folder / f"{i}.json") for i, b in enumerate(batches)]
@@ -88,7 +90,7 @@ def _edited(
     first: bool,
 ) -> Any:
     if not path.is_file():
-        covariance = default_covariance(model, config.layers, 0)
+        covariance = default_covariance(model, config.layers, tokens=given.tokens)
         shares = [list(records[i :: given.parties]) for i in range(given.parties)]
         parties = Party.together(model, [[r.request for r in share] for share in shares], config)
         priors = static_priors(config, covariance)
