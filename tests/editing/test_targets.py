@@ -242,8 +242,8 @@ def test_bfloat16_steps_end_near_the_exact_targets(tiny_llama: LanguageModel) ->
         assert torch.equal(quick, exact)
 
 
-OF_ONE_SUBJECT = [
-    EditRequest(0, "The capital of {} is", "France", "Rome", question="Where does France rule?"),
+ALIKE = [
+    EditRequest(0, "{} is ruled from", "France", "Rome", question="Where does France rule?"),
     EditRequest(1, "{} is a", "France", "city", prompts=("They say that {} is a", "So {} is a")),
 ]
 
@@ -251,7 +251,7 @@ OF_ONE_SUBJECT = [
 def by_hand(
     model: LanguageModel, requests: Sequence[EditRequest], settings: Hyperparameters
 ) -> Tensor:
-    """The targets ``[d_out, n]`` of edits of one subject: each text alone, from its first token."""
+    """The targets ``[d_out, n]`` of edits that begin alike: each text alone, from its first token."""
     weights = {template: 1 / 4 for group in TALKS[:3] for template in group}  # two of either kind
     texts = [
         (weights[template] / len(own) / len(requests), text)
@@ -294,18 +294,20 @@ def by_hand(
     return hidden + delta.detach()[:, None]
 
 
-def test_conversations_and_edits_of_one_subject_equal_the_plain_way(
+def test_conversations_and_edits_that_begin_alike_equal_the_plain_way(
     exact_family_model: LanguageModel,
 ) -> None:
     settings = SETTINGS.with_changes(target_steps=4)
-    found = exact_targets(exact_family_model, OF_ONE_SUBJECT, TALKS, settings)
-    expected = by_hand(exact_family_model, OF_ONE_SUBJECT, settings)
+    found = exact_targets(exact_family_model, ALIKE, TALKS, settings)
+    expected = by_hand(exact_family_model, ALIKE, settings)
     torch.testing.assert_close(found, expected, atol=EXACT, rtol=EXACT)
 
 
-def test_a_subjects_edits_share_a_change_within_their_party_only(tiny_llama: LanguageModel) -> None:
+def test_edits_that_begin_alike_share_a_change_within_their_party_only(
+    tiny_llama: LanguageModel,
+) -> None:
     find = partial(exact_targets, tiny_llama, contexts=TALKS, settings=SETTINGS)
-    first, second = OF_ONE_SUBJECT
+    first, second = ALIKE
     together = find([first, REQUESTS[1], second])
     alone = torch.cat([find([first]), find([second])], dim=1)
     apart = find([first, REQUESTS[1], second], owners=[0, 0, 1])
@@ -313,6 +315,15 @@ def test_a_subjects_edits_share_a_change_within_their_party_only(tiny_llama: Lan
     assert (together[:, [0, 2]] - alone).norm() > 0.1 * alone.norm()
     both = find([first, second, second, first], owners=[0, 0, 1, 1])
     assert torch.equal(both[:, :2], both[:, [3, 2]])
+
+
+def test_edits_of_one_subject_that_begin_otherwise_have_changes_of_their_own(
+    tiny_llama: LanguageModel,
+) -> None:
+    find = partial(exact_targets, tiny_llama, contexts=TALKS, settings=SETTINGS)
+    edits = [ALIKE[1], EditRequest(2, "The capital of {} is", "France", "Rome")]
+    alone = torch.cat([find([edit]) for edit in edits], dim=1)
+    torch.testing.assert_close(find(edits), alone, rtol=1e-4, atol=1e-4)  # of other batches
 
 
 def test_edits_may_stop_once_their_answers_are_the_likeliest(exact_llama: LanguageModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from collabedit.editing.texts import beginning_of
 from collabedit.editors import Contexts, context_weights, kept_templates
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import head_bytes, pass_tokens, texts_at_once
@@ -66,14 +67,14 @@ def edits_at_once(model: LanguageModel, quick: bool, contexts: Contexts, layers:
 def units_of(
     requests: Sequence[EditRequest], owners: Sequence[int] | None
 ) -> list[list[list[int]]]:
-    """What gets one change: a subject's edits, each as the indices of all requests equal to it.
+    """What gets one change: edits that begin alike, each as the indices of all equal requests.
 
-    Parties with the same edits of a subject share their unit, since its result is the same.
+    Parties with the same such edits share their unit, since its result is the same.
     """
-    groups: dict[tuple[int, str], dict[tuple[str, ...], list[int]]] = {}
+    groups: dict[tuple[int, tuple[str, str]], dict[tuple[str, ...], list[int]]] = {}
     for index, request in enumerate(requests):
         owner = 0 if owners is None else owners[index]
-        group = groups.setdefault((owner, request.subject), {})
+        group = groups.setdefault((owner, beginning_of(request)), {})
         group.setdefault(identity(request), []).append(index)
     units: dict[tuple[tuple[str, ...], ...], list[list[int]]] = {}
     for group in groups.values():
@@ -90,27 +91,27 @@ def batches_of(
     units: Sequence[Sequence[list[int]]],
     max_edits: int,
 ) -> list[list[list[int]]]:
-    """The edits to optimise together: those with texts of similar length, no subject twice.
+    """The edits to optimise together: those with texts of similar length, no beginning twice.
 
-    Workers get whole batches, and assume that a subject's edits within one belong to one party.
+    Workers get whole batches, and assume that edits of one that begin alike belong to one party.
     """
     filled = [fill_template("{}", r.prompt, r.subject, r.target_new) for r in requests]
     lengths = [len(text.ids) - text.subject_last for text in encode_edits(model.tokenizer, filled)]
     batches: list[list[list[int]]] = []
-    subjects: list[set[str]] = []
+    beginnings: list[set[tuple[str, str]]] = []
     for unit in sorted(units, key=lambda unit: max(lengths[same[0]] for same in unit)):
-        subject = requests[unit[0][0]].subject
+        beginning = beginning_of(requests[unit[0][0]])
         fitting = (
             number
             for number, batch in enumerate(batches)
-            if len(batch) + len(unit) <= max_edits and subject not in subjects[number]
+            if len(batch) + len(unit) <= max_edits and beginning not in beginnings[number]
         )
         number = next(fitting, len(batches))
         if number == len(batches):
             batches.append([])
-            subjects.append(set())
+            beginnings.append(set())
         batches[number] += unit
-        subjects[number].add(subject)
+        beginnings[number].add(beginning)
     return batches
 
 

@@ -19,7 +19,7 @@ __all__ = ["TargetSolver"]
 
 
 class TargetSolver:
-    """Optimises the targets of a batch of edits together; edits of one subject share a target.
+    """Optimises the targets of a batch of edits together; edits that begin alike share a target.
 
     Args:
         model: how the model runs texts with changes at the subjects.

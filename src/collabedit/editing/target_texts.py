@@ -1,4 +1,4 @@
-"""The texts on which a batch's targets are optimised, subject by subject."""
+"""The texts on which a batch's targets are optimised, change by change."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import torch
 from torch import Tensor
 
 from collabedit.editing.text_groups import Text
-from collabedit.editing.texts import kept_texts_of, texts_in
+from collabedit.editing.texts import beginning_of, kept_texts_of, texts_in
 from collabedit.editors import Contexts
 from collabedit.models.tokens import EncodedText, encode_edits
 from collabedit.requests import EditRequest
 
-__all__ = ["Subjects", "fact_texts", "kept_texts"]
+__all__ = ["Beginnings", "fact_texts", "kept_texts"]
 
 
-class Subjects:
-    """The subjects of a batch of edits.
+class Beginnings:
+    """How a batch's edits begin, up to the subject's end; those that begin alike get one change.
 
     Attributes:
         requests: the edits.
-        of_edit: each edit's subject, by number.
-        sizes: how many edits each subject has.
+        of_edit: each edit's beginning, by number.
+        sizes: how many edits each beginning has.
     """
 
     def __init__(self, requests: Sequence[EditRequest]) -> None:
         self.requests = requests
-        numbers: dict[str, int] = {}
-        self.of_edit = [numbers.setdefault(r.subject, len(numbers)) for r in requests]
+        numbers: dict[tuple[str, str], int] = {}
+        self.of_edit = [numbers.setdefault(beginning_of(r), len(numbers)) for r in requests]
         self.sizes = [self.of_edit.count(number) for number in range(len(numbers))]
 
     @property
     def firsts(self) -> list[EditRequest]:
-        """The first edit of each subject."""
+        """The first edit of each beginning."""
         return [self.requests[self.of_edit.index(number)] for number in range(len(self.sizes))]
 
     def mean(self, states: Tensor) -> Tensor:
-        """The mean ``[subjects, ...]`` over each subject's edits of ``[edits, ...]``."""
+        """The mean ``[beginnings, ...]`` over each one's edits of ``[edits, ...]``."""
         means = [
             states[[n == number for n in self.of_edit]].mean(dim=0)
             for number in range(len(self.sizes))
@@ -46,13 +46,13 @@ class Subjects:
         return torch.stack(means)
 
 
-def fact_texts(tokenizer: Any, template: str, weight: float, subjects: Subjects) -> list[Text]:
+def fact_texts(tokenizer: Any, template: str, weight: float, beginnings: Beginnings) -> list[Text]:
     """The edits' texts in one context, up to the last token that predicts."""
-    filled = [texts_in(template, request) for request in subjects.requests]
+    filled = [texts_in(template, request) for request in beginnings.requests]
     encoded = iter(encode_edits(tokenizer, [text for texts in filled for text in texts]))
     return [
-        _text(number, next(encoded), weight / (len(texts) * subjects.sizes[number]))
-        for number, texts in zip(subjects.of_edit, filled, strict=True)
+        _text(number, next(encoded), weight / (len(texts) * beginnings.sizes[number]))
+        for number, texts in zip(beginnings.of_edit, filled, strict=True)
         for _ in texts
     ]
 
@@ -62,9 +62,9 @@ def _text(edit: int, text: EncodedText, weight: float) -> Text:
     return Text(edit, text.ids[:-1], text.subject_last, text.target_ids, again, weight=weight)
 
 
-def kept_texts(tokenizer: Any, contexts: Contexts, subjects: Subjects) -> list[list[Text]]:
+def kept_texts(tokenizer: Any, contexts: Contexts, beginnings: Beginnings) -> list[list[Text]]:
     """By context, the texts in which something must not change: MEMIT's up to the subject."""
-    by_edit = [kept_texts_of(request, contexts) for request in subjects.firsts]
+    by_edit = [kept_texts_of(request, contexts) for request in beginnings.firsts]
     essence, *others = (encode_edits(tokenizer, texts) for texts in zip(*by_edit, strict=True))
     first = [
         Text(edit, text.ids[: text.subject_last + 1], text.subject_last)

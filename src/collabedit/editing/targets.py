@@ -34,7 +34,7 @@ from collabedit.editing.target_batches import (
     units_of,
 )
 from collabedit.editing.target_solver import TargetSolver
-from collabedit.editing.target_texts import Subjects, fact_texts, kept_texts
+from collabedit.editing.target_texts import Beginnings, fact_texts, kept_texts
 from collabedit.editing.text_groups import Passes
 from collabedit.editing.texts import check_requests
 from collabedit.editors import (
@@ -132,8 +132,9 @@ def optimise_targets(
     and ``compute_z``), by Adam or L-BFGS. If the contexts include texts that preserve what is said
     about a subject, their divergences, summed over positions, are added with the same factor.
 
-    A party's edits of one subject have nearly the same key, so different changes would destroy each
-    other: they share one ``delta``, for the mean of their losses (MEMIT-Merge, Dong et al., 2025).
+    A party's edits that are alike up to the subject's end have the same keys, so different changes
+    would destroy each other: they share one ``delta``, for the mean of their losses (MEMIT-Merge,
+    Dong et al., 2025). Other edits of the subject have keys, and changes, of their own.
 
     Args:
         model: the model.
@@ -204,15 +205,15 @@ def _solved(
     weighted = target_weights(contexts)
     with progress("Optimising targets", sum(map(len, batches)), "edits") as bar:
         for batch, states in zip(batches, initial, strict=True):
-            subjects = Subjects(batch)
-            texts = [fact_texts(model.tokenizer, *template, subjects) for template in weighted]
-            kept = kept_texts(model.tokenizer, contexts, subjects)
+            beginnings = Beginnings(batch)
+            texts = [fact_texts(model.tokenizer, *template, beginnings) for template in weighted]
+            kept = kept_texts(model.tokenizer, contexts, beginnings)
             hidden = states.T.float().to(device_of(model.layer(layer)))
-            start = subjects.mean(hidden)
+            start = beginnings.mean(hidden)
             with quick_products(rounded=True) if quick else nullcontext():
                 solver = TargetSolver(passes, texts, kept, start, settings, max_tokens)
-                change = solver.run(bar, subjects.sizes)
-            yield (hidden + change[subjects.of_edit]).T.cpu()
+                change = solver.run(bar, beginnings.sizes)
+            yield (hidden + change[beginnings.of_edit]).T.cpu()
 
 
 def _passes(
@@ -225,7 +226,7 @@ def _passes(
     max_tokens: int,
 ) -> Passes[Any]:
     """How to run texts, tested on those of a batch's first edit, which differ in length."""
-    first = Subjects(batch[:1])
+    first = Beginnings(batch[:1])
     longest = max((template for template, _ in context_weights(contexts)), key=len)
     texts = fact_texts(model.tokenizer, longest, 1.0, first)
     texts += [text for texts in kept_texts(model.tokenizer, contexts, first) for text in texts]

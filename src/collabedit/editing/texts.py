@@ -11,7 +11,7 @@ from collabedit.models.lengths import check_lengths
 from collabedit.models.tokens import PromptText, fill_template
 from collabedit.requests import EditRequest, question_prompt
 
-__all__ = ["check_requests", "kept_texts_of", "texts_in"]
+__all__ = ["beginning_of", "check_requests", "kept_texts_of", "texts_in"]
 
 #: MEMIT's: after the subject in this text, the next token must not change.
 _ESSENCE = "{} is a"
@@ -33,6 +33,11 @@ def texts_in(template: str, request: EditRequest, *, target: bool = True) -> lis
     if QUESTION in template:
         template, prompt = template.replace(QUESTION, BARE), question_prompt(request)
     return [fill_template(template, prompt, subject, new_object, sentence=request.prompt)]
+
+
+def beginning_of(request: EditRequest) -> tuple[str, str]:
+    """What stands before the subject, and the subject: edits equal in both have the same keys."""
+    return request.prompt.partition("{}")[0], request.subject
 
 
 def _kept_text(template: str, subject: str) -> PromptText:
