@@ -83,6 +83,13 @@ def test_targets(monkeypatch, capsys, model_folder) -> None:
     assert abs(exactly) < 0.1
 
 
+def test_subjects(monkeypatch, capsys, model_folder) -> None:
+    run(monkeypatch, "subjects", "--model", model_folder, "--facts", "1", "2", "--alike")
+    rows = capsys.readouterr().out.splitlines()[2:]
+    held = [row.split(" | ")[1] for row in rows]
+    assert held == ["one party", "one party", "2 parties, one each"]
+
+
 def test_workers(monkeypatch, capsys, model_folder) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     run(monkeypatch, "workers", "--model", model_folder, "--edits", "4", "--tokens", "600")
@@ -156,6 +163,27 @@ def test_growth_is_drawn(tmp_path) -> None:
     by_parties = {1: dict.fromkeys(growth.PARTY_STAGES, measured)}
     growth.plot(by_edits, by_parties, 4, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_long_runs_beside_each_other(monkeypatch, capsys, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    first = {"records": 2, "ES": 100.0, "PS": 50.0, "NS": 50.0, "score": 60.0}
+    later = {"records": 2, "ES": 50.0, "PS": 50.0, "NS": 50.0, "score": 50.0}
+    summary = {
+        "experiment": "multi-round",
+        "settings": {"parties": 2, "edits_per_party": 50},
+        "methods": {"CollabEdit": later},
+        "measured_after": [1, 3],
+        "rounds": {"CollabEdit": [[first], [first, later, later]]},
+        "perplexity_by_round": {"CollabEdit": [20.0, 2500.0]},
+        "tasks": {"CollabEdit": [{"capitals": {"acc": acc}} for acc in (1.0, 0.5)]},
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    run(monkeypatch, "long_run", f"beta 0={tmp_path}", "--out", str(tmp_path / "plot.png"))
+    out = capsys.readouterr().out
+    assert "| 100 | 60.0 | 100.0, 50.0, 50.0 | 60.0 | 20.0 | 100 |" in out
+    assert "| 300 | 54.5 | 66.7, 50.0, 50.0 | 60.0 | 2,500.0 | 50 |" in out
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_parts_hold_every_index() -> None:

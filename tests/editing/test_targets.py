@@ -251,7 +251,7 @@ ALIKE = [
 def by_hand(
     model: LanguageModel, requests: Sequence[EditRequest], settings: Hyperparameters
 ) -> Tensor:
-    """The targets ``[d_out, n]`` of edits that begin alike: each text alone, from its first token."""
+    """The targets ``[d_out, n]`` of edits that begin alike, each text by itself and whole."""
     weights = {template: 1 / 4 for group in TALKS[:3] for template in group}  # two of either kind
     texts = [
         (weights[template] / len(own) / len(requests), text)
