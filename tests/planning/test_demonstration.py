@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from collabedit.editing import default_contexts
-from collabedit.editing.target_texts import Subjects, fact_texts, kept_texts
+from collabedit.editing.target_texts import Beginnings, fact_texts, kept_texts
 from collabedit.editors import target_weights
 from collabedit.experiments.demo import FULL, SMALL
 from collabedit.experiments.study import deal, different_records
@@ -83,15 +83,15 @@ def test_time_is_inversely_proportional_to_the_rates() -> None:
 def test_the_texts_are_as_long_as_assumed() -> None:
     model = load_model(FULL.model)
     (shares,) = deal(FULL)
-    subjects = Subjects([record.request for record in different_records(shares)])
+    beginnings = Beginnings([record.request for record in different_records(shares)])
     contexts = default_contexts(model, FULL.seed)
     facts = [
         text
         for each in target_weights(contexts)
-        for text in fact_texts(model.tokenizer, *each, subjects)
+        for text in fact_texts(model.tokenizer, *each, beginnings)
     ]
-    kept = [text for own in kept_texts(model.tokenizer, contexts, subjects) for text in own]
-    edits = len(subjects.requests)
+    kept = [text for own in kept_texts(model.tokenizer, contexts, beginnings) for text in own]
+    edits = len(beginnings.requests)
     texts = edits * (1 + TEXTS.contexts)
     suffix = sum(text.length for text in [*facts, *kept])
     read = sum(len(text.predicting) for text in [*facts, *kept])
