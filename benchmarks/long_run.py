@@ -109,8 +109,8 @@ def _draw(curves: dict[str, list[Point]]) -> Figure:
             axes.plot(edits, list(map(value, points)), marker="o", markersize=3, label=name)
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("edits")
+    for axes in subplots[:-1]:
         axes.set_ylim(0, 102)
-    subplots[-1].autoscale(axis="y")
     subplots[-1].set_yscale("log")
     subplots[0].legend(fontsize="x-small", loc="lower left")
     return figure

@@ -57,9 +57,11 @@ def main() -> None:
     model = load_model(options.model)
     preset = default_hyperparameters(model.name, model.structure).hyperparameters
     published = preset.with_changes(**PUBLISHED)
-    searches = {"preset": preset, "adam": published}
-    searches["lbfgs"] = published.with_changes(target_search="lbfgs")
-    settings = searches[options.search]
+    settings = {
+        "preset": preset,
+        "adam": published,
+        "lbfgs": published.with_changes(target_search="lbfgs"),
+    }[options.search]
     contexts = sample_contexts(model, 0)
     records = load_dataset("worldfacts")[: options.edits]
     requests = [record.request for record in records]

@@ -36,7 +36,7 @@ def texts_in(template: str, request: EditRequest, *, target: bool = True) -> lis
 
 
 def beginning_of(request: EditRequest) -> tuple[str, str]:
-    """What stands before the subject, and the subject: edits equal in both have the same keys."""
+    """What stands before the subject, and the subject; in plain texts they determine the key."""
     return request.prompt.partition("{}")[0], request.subject
 
 

@@ -138,7 +138,8 @@ class Party:
     ) -> list[Party]:
         """Parties of one process; their targets are found together if the editor allows it.
 
-        A target depends on the model and the party's edits of the subject, so this only saves time.
+        A target depends on the model and on the party's edits that begin alike, so this only saves
+        time.
 
         Args:
             model: the unedited model.
