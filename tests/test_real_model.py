@@ -52,6 +52,7 @@ class Setting:
         self.contexts = (bare, sampled[-2:])  # fewer than usual, for the sake of time
         self.targets = optimise_targets(model, self.requests, self.contexts, self.settings)
         self.covariance = collect(model, self.settings.layers, SelfCorpus(0), tokens=4096)
+        self._merged: dict[tuple[str, tuple[int, ...], str], Delta] = {}
 
     def parties(
         self, config: RoundConfig, model: LanguageModel, sizes: Sequence[int]
@@ -78,6 +79,7 @@ class Setting:
         model: LanguageModel | None = None,
         secure: bool = False,
     ) -> Delta:
+        """The result of a round, made once for all tests that ask for it."""
         model = model or self.exact
         config = new_round(
             model,
@@ -86,8 +88,11 @@ class Setting:
             contexts=self.contexts,
             secure_aggregation=secure_aggregation_of(sizes) if secure else None,
         )
-        coordinator = Coordinator(config, self.priors(config), resolve_method(method))
-        return run_in_process(self.parties(config, model, sizes), coordinator)
+        key = (config.sha256, tuple(sizes), method)
+        if key not in self._merged:
+            coordinator = Coordinator(config, self.priors(config), resolve_method(method))
+            self._merged[key] = run_in_process(self.parties(config, model, sizes), coordinator)
+        return self._merged[key]
 
 
 @pytest.fixture(scope="module")

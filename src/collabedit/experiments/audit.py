@@ -152,7 +152,7 @@ class Candidates:
             config.contexts,
             config.layers,
             config.layers[-1],
-            separate=config.keys_per_edit > 1,
+            separate=config.separate_keys,
         )
         return measured.first_keys(config.keys_per_edit)
 

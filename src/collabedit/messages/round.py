@@ -202,10 +202,14 @@ class RoundConfig(JsonMessage, ModelHeader):
         return rest if self.one_exchange or self.schedule is Schedule.ONE_SHOT else rest[:1]
 
     @property
+    def separate_keys(self) -> bool:
+        """Whether plain texts and conversations have a key each, should there be both."""
+        return self.hyperparameters.separate_keys and self.rules.at_once
+
+    @property
     def keys_per_edit(self) -> int:
         """How many keys an edit has: two where plain texts and conversations have one each."""
-        separate = self.hyperparameters.separate_keys and self.rules.at_once
-        return len(key_weights(self.contexts, separate=separate))
+        return len(key_weights(self.contexts, separate=self.separate_keys))
 
     @property
     def summed_directions(self) -> int:

@@ -565,7 +565,7 @@ class Party:
                     self.config.contexts,
                     layers,
                     self.config.layers[-1],
-                    separate=self.config.keys_per_edit > 1,
+                    separate=self.config.separate_keys,
                 )
             if self.config.schedule is not Schedule.ONE_SHOT:
                 return measurement
