@@ -96,15 +96,25 @@ def test_bad_settings_name_the_field(tmp_path: Path, values: object, message: st
     assert str(path) in str(caught.value)
 
 
+@dataclass(frozen=True)
+class Depth:
+    n_layers: int = 30
+    single_layer: bool = False
+
+
 @pytest.mark.parametrize(
     ("name", "layers"), [("smollm2-135m", (22, 23, 24, 25, 26)), ("other", (22, 23, 24, 25, 26))]
 )
 def test_an_editor_may_begin_at_other_layers(name: str, layers: tuple[int, ...]) -> None:
-    @dataclass(frozen=True)
-    class Depth:
-        n_layers: int = 30
-        single_layer: bool = False
-
     assert default_hyperparameters(name, Depth(), "UltraEdit").hyperparameters.layers == layers
     single = default_hyperparameters(name, Depth(single_layer=True), "UltraEdit")
     assert single.hyperparameters.layers == layers[2:3]
+
+
+def test_a_models_own_settings_add_to_those_for_all_models() -> None:
+    found = default_hyperparameters("smollm2-135m", Depth(), "LocFT-BF").hyperparameters
+    other = default_hyperparameters("other", Depth(), "LocFT-BF").hyperparameters
+    assert found.layers != other.layers
+    assert found.ft_batch_size != other.ft_batch_size
+    assert found.ft_end_token
+    assert found.ft_norm_bound is None

@@ -75,7 +75,7 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
         if name == preset or name.rstrip("/").endswith(f"/{preset}"):
             source = f"preset {preset}, {known.pop('source')}"
             values = known
-            own = by_model.get(preset, own)
+            own = own | by_model.get(preset, {})
     if "first_layer" in own:
         values["layers"] = _scaled_layers(structure.n_layers, own.pop("first_layer"))
     if chosen.single_layer or structure.single_layer:
