@@ -10,16 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.experiments.guards import Guard, RoundSeen, relative_norm
+from collabedit.editors import resolve_editor
+from collabedit.experiments.guards import Advice, Guard, RoundSeen, relative_norm
+from collabedit.merging import resolve_method
 from collabedit.reporting.results import RunResult
 from collabedit.reporting.tables import tables_of
 from tests.algebra.test_algebra import random
 
+ADVICE = Advice.of(resolve_editor("MEMIT"), resolve_method("TA"))
 USUAL = RoundSeen(change=0.1, total=0.2, perplexity=20.0, first_score=80.0)
 
 
 def watched(*rounds: RoundSeen, perplexity: float | None = 20.0) -> list[tuple[int, str]]:
-    guard = Guard("CollabEdit", perplexity)
+    guard = Guard("CollabEdit", ADVICE, perplexity)
     for seen in rounds:
         guard.see(seen)
     return [(warning.round, warning.measure) for warning in guard.warnings]
@@ -55,7 +58,7 @@ def test_no_warning_within_the_ranges(rounds: list[RoundSeen]) -> None:
 def test_each_measures_warning_is_one_line_with_a_remedy(
     seen: RoundSeen, measure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guard = Guard("TA", 20.0)
+    guard = Guard("TA", ADVICE, 20.0)
     with caplog.at_level(logging.WARNING):
         assert guard.see(USUAL) == []
         (warning,) = guard.see(seen)
@@ -64,7 +67,25 @@ def test_each_measures_warning_is_one_line_with_a_remedy(
     (line,) = caplog.messages
     assert line == f"TA, after round 2: {warning.message}"
     assert "\n" not in line
-    assert "raise" in line
+    assert (ADVICE.kept if measure == "first_score" else ADVICE.smaller) in line
+
+
+@pytest.mark.parametrize(
+    ("editor", "method", "smaller", "kept"),
+    [
+        ("MEMIT", "CollabEdit", "raise prior_weight", "raise --beta"),
+        ("AlphaEdit", "CollabEdit", "raise null_space_weight", "raise --beta"),
+        ("EMMET", "GLOBAL", "lower clamp_factor", "raise --beta"),
+        ("UltraEdit", "TA", "lower gradient_rate", "merge by CollabEdit"),
+        ("LocFT-BF", "GLOBAL", "lower ft_learning_rate", "choose an editor"),
+    ],
+)
+def test_advice_names_settings_that_the_editor_has(
+    editor: str, method: str, smaller: str, kept: str
+) -> None:
+    advice = Advice.of(resolve_editor(editor), resolve_method(method))
+    assert smaller in advice.smaller
+    assert kept in advice.kept
 
 
 def test_a_measure_outside_its_range_is_reported_once_per_exit() -> None:
@@ -102,7 +123,7 @@ def test_the_norm_is_the_largest_over_weights_of_what_was_added() -> None:
 
 
 def test_warnings_are_typed_and_have_their_own_table() -> None:
-    guard = Guard("TA", 20.0)
+    guard = Guard("TA", ADVICE, 20.0)
     guard.see(USUAL)
     (warning,) = guard.see(RoundSeen(0.1, 0.2, 99.0, 80.0))
     metrics = {"records": 2, "score": 80.0}

@@ -21,7 +21,7 @@ from collabedit.experiments import (
     multi_round,
     single_round,
 )
-from collabedit.experiments.guards import Guard, RoundSeen
+from collabedit.experiments.guards import Advice, Guard, RoundSeen
 from collabedit.experiments.study import deal, requests_of
 from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.merging import AfterMergeStep, after_merge
@@ -269,7 +269,7 @@ def test_measures_outside_their_range_are_in_the_summary(usual: Finished) -> Non
     """Computed by hand from the weights and measures of each round."""
     summary, model = usual.summary, usual.model()
     for name in summary["methods"]:
-        guard = Guard(name, summary["unedited"]["perplexity"])
+        guard = Guard(name, Advice("", ""), summary["unedited"]["perplexity"])
         for number, total in enumerate(usual.totals(name)[1:]):
             added = usual.added(name)[number]
             sizes = (

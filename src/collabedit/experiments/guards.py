@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
+from collabedit.editors import Editor, Procedure
+from collabedit.merging import MergeMethod, Merges
 from collabedit.reporting.results import EarlyWarning
 
-__all__ = ["Guard", "RoundSeen", "relative_norm"]
+__all__ = ["Advice", "Guard", "RoundSeen", "relative_norm"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +31,46 @@ _MOST_PERPLEXITY = 1.2
 #: forgotten, the Score of 200 edits is two points below that of the first 40 (same section).
 _LEAST_SCORE = 0.9
 
-_SMALLER = (
-    "edit fewer facts per round, raise prior_weight (AlphaEdit: null_space_weight), or restrain "
-    "the change by --after-merge PRUNE"
-)
-_KEPT = (
-    "raise --beta, so that earlier keys cost more; or pool statistics (CollabEdit), if the method "
-    "merges finished updates"
-)
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do about a warning; it depends on the editor and on the merge method.
+
+    Attributes:
+        smaller: against changes that are too large.
+        kept: against forgetting the first round's edits.
+    """
+
+    smaller: str
+    kept: str
+
+    @classmethod
+    def of(cls, editor: Editor, method: MergeMethod) -> Advice:
+        """The advice for an editor's edits merged by a method."""
+        return cls(
+            f"edit fewer facts per round, {_less(editor)}, or restrain the change by "
+            "--after-merge PRUNE",
+            _kept(editor, method),
+        )
+
+
+def _less(editor: Editor) -> str:
+    """Which setting makes an editor change less."""
+    if not editor.has_statistics:
+        return "lower ft_learning_rate"
+    if editor.procedure is Procedure.GRADIENTS:
+        return "lower gradient_rate"
+    if editor.ridge == 0:  # it satisfies its edits exactly, whatever the prior's weight
+        return "lower clamp_factor"
+    return f"raise {editor.weight_setting}"
+
+
+def _kept(editor: Editor, method: MergeMethod) -> str:
+    if not editor.has_statistics:
+        return "choose an editor that can protect earlier edits (MEMIT with --beta)"
+    if method.merges is Merges.SUM:
+        return "raise --beta, so that earlier keys cost more"
+    return "merge by CollabEdit, which can protect earlier keys (--beta)"
 
 
 @dataclass(frozen=True)
@@ -62,11 +96,13 @@ class Guard:
 
     Attributes:
         name: the trajectory's name, for the messages.
+        advice: what to do, for the messages.
         perplexity: of the held-out text on the unedited model, if it was measured.
         warnings: the warnings so far.
     """
 
     name: str
+    advice: Advice
     perplexity: float | None = None
     warnings: list[EarlyWarning] = field(default_factory=list)
     _seen: list[RoundSeen] = field(default_factory=list)
@@ -91,7 +127,7 @@ class Guard:
         return left
 
     def _outside_now(self, seen: RoundSeen) -> Iterator[EarlyWarning]:
-        number = len(self._seen)
+        number, smaller = len(self._seen), self.advice.smaller
         if number > 1:
             usual = statistics.median(earlier.change for earlier in self._seen[:-1])
             if seen.change > _MOST_GROWTH * usual > 0:
@@ -101,7 +137,7 @@ class Guard:
                     value=seen.change,
                     limit=_MOST_GROWTH * usual,
                     message=f"the round changes a weight by {seen.change:.3g} of its norm, more "
-                    f"than {_MOST_GROWTH:g} times as much as earlier rounds do: {_SMALLER}",
+                    f"than {_MOST_GROWTH:g} times as much as earlier rounds do: {smaller}",
                 )
         if seen.total > _MOST_CHANGE:
             yield EarlyWarning(
@@ -109,7 +145,7 @@ class Guard:
                 measure="total",
                 value=seen.total,
                 limit=_MOST_CHANGE,
-                message=f"all changes of a weight are {seen.total:.3g} times its norm: {_SMALLER}",
+                message=f"all changes of a weight are {seen.total:.3g} times its norm: {smaller}",
             )
         if seen.perplexity is not None and self.perplexity is not None:
             limit = _MOST_PERPLEXITY * self.perplexity
@@ -120,7 +156,7 @@ class Guard:
                     value=seen.perplexity,
                     limit=limit,
                     message=f"held-out perplexity is {seen.perplexity:.4g}, but was "
-                    f"{self.perplexity:.4g} unedited: {_SMALLER}; deploy the state before this "
+                    f"{self.perplexity:.4g} unedited: {smaller}; deploy the state before this "
                     "round",
                 )
         yield from self._forgotten(seen, number)
@@ -138,7 +174,7 @@ class Guard:
                 value=seen.first_score,
                 limit=limit,
                 message=f"the first round's edits score {seen.first_score:.1f}, but "
-                f"{first:.1f} when they were first measured: {_KEPT}",
+                f"{first:.1f} when they were first measured: {self.advice.kept}",
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from collabedit.algebra import LowRankUpdate, relative_distance
 from collabedit.evaluation import sample_of, summarise
 from collabedit.evaluation.downstream import TaskScores, check_tasks, downstream
-from collabedit.experiments.guards import Guard, RoundSeen, relative_norm
+from collabedit.experiments.guards import Advice, Guard, RoundSeen, relative_norm
 from collabedit.experiments.runs import Run
 from collabedit.experiments.single_round import write_cases
 from collabedit.experiments.study import (
@@ -25,7 +25,7 @@ from collabedit.experiments.study import (
 )
 from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.experiments.units import Unit, do_on_workers, resident
-from collabedit.merging import POOLED
+from collabedit.merging import POOLED, resolve_method
 from collabedit.messages import RoundConfig, RoundState
 from collabedit.progress import plan
 from collabedit.progress.plans import study_stages
@@ -94,7 +94,8 @@ def _follow(
     for trajectory in ways:
         name = trajectory.name
         states[trajectory], measured[name], tasks[name] = [], [], []
-        guards[name] = Guard(name, before["perplexity"])
+        advice = Advice.of(study.config.rules, resolve_method(trajectory.method))
+        guards[name] = Guard(name, advice, before["perplexity"])
         for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
             states[trajectory].append(state)
             latest = None
