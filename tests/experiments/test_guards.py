@@ -93,6 +93,13 @@ def test_a_measure_outside_its_range_is_reported_once_per_exit() -> None:
     assert watched(USUAL, high, high, USUAL, high) == [(2, "perplexity"), (5, "perplexity")]
 
 
+def test_rounds_without_measurements_are_no_return_to_the_range() -> None:
+    low = RoundSeen(0.1, 0.2, 30.0, 10.0)
+    unmeasured = RoundSeen(0.1, 0.2)
+    found = watched(USUAL, low, unmeasured, low, USUAL, unmeasured, low)
+    assert found == [(2, "perplexity"), (2, "first_score"), (7, "perplexity"), (7, "first_score")]
+
+
 def test_a_round_is_compared_with_the_median_of_those_before() -> None:
     """So that one large round does not hide the next."""
     large = RoundSeen(0.5, 0.2, 20.0, 80.0)

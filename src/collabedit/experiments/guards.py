@@ -120,7 +120,7 @@ class Guard:
         self._seen.append(seen)
         outside = {warning.measure: warning for warning in self._outside_now(seen)}
         left = [warning for name, warning in outside.items() if name not in self._outside]
-        self._outside = set(outside)
+        self._outside = {*outside, *(self._outside & _unmeasured(seen))}
         self.warnings += left
         for warning in left:
             logger.warning("%s, after round %d: %s", self.name, warning.round, warning.message)
@@ -176,6 +176,12 @@ class Guard:
                 message=f"the first round's edits score {seen.first_score:.1f}, but "
                 f"{first:.1f} when they were first measured: {self.advice.kept}",
             )
+
+
+def _unmeasured(seen: RoundSeen) -> set[str]:
+    """The measures that were not taken after a round, since ``--measure`` left it out."""
+    taken = {"perplexity": seen.perplexity, "first_score": seen.first_score}
+    return {measure for measure, value in taken.items() if value is None}
 
 
 def relative_norm(
