@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.editors import resolve_editor
+from collabedit.editors import Hyperparameters, resolve_editor
 from collabedit.experiments.guards import Advice, Guard, RoundSeen, relative_norm
 from collabedit.merging import resolve_method
 from collabedit.reporting.results import RunResult
 from collabedit.reporting.tables import tables_of
 from tests.algebra.test_algebra import random
 
-ADVICE = Advice.of(resolve_editor("MEMIT"), resolve_method("TA"))
+SETTINGS = Hyperparameters(layers=(0,))
+ADVICE = Advice.of(resolve_editor("MEMIT"), SETTINGS, resolve_method("TA"))
 USUAL = RoundSeen(change=0.1, total=0.2, perplexity=20.0, first_score=80.0)
 
 
@@ -83,9 +84,15 @@ def test_each_measures_warning_is_one_line_with_a_remedy(
 def test_advice_names_settings_that_the_editor_has(
     editor: str, method: str, smaller: str, kept: str
 ) -> None:
-    advice = Advice.of(resolve_editor(editor), resolve_method(method))
+    advice = Advice.of(resolve_editor(editor), SETTINGS, resolve_method(method))
     assert smaller in advice.smaller
     assert kept in advice.kept
+
+
+def test_an_editor_with_relaxed_equality_depends_on_the_priors_weight() -> None:
+    relaxed = SETTINGS.with_changes(equality_ridge=0.1)
+    advice = Advice.of(resolve_editor("EMMET"), relaxed, resolve_method("CollabEdit"))
+    assert "raise prior_weight" in advice.smaller
 
 
 def test_a_measure_outside_its_range_is_reported_once_per_exit() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from collabedit.algebra import LowRankUpdate
-from collabedit.editors import Editor, Procedure
+from collabedit.editors import Editor, Hyperparameters, Procedure
 from collabedit.merging import MergeMethod, Merges
 from collabedit.reporting.results import EarlyWarning
 
@@ -45,22 +45,24 @@ class Advice:
     kept: str
 
     @classmethod
-    def of(cls, editor: Editor, method: MergeMethod) -> Advice:
-        """The advice for an editor's edits merged by a method."""
+    def of(cls, editor: Editor, settings: Hyperparameters, method: MergeMethod) -> Advice:
+        """The advice for an editor's edits under some settings, merged by a method."""
         return cls(
-            f"edit fewer facts per round, {_less(editor)}, or restrain the change by "
+            f"edit fewer facts per round, {_less(editor, settings)}, or restrain the change by "
             "--after-merge PRUNE",
             _kept(editor, method),
         )
 
 
-def _less(editor: Editor) -> str:
+def _less(editor: Editor, settings: Hyperparameters) -> str:
     """Which setting makes an editor change less."""
     if not editor.has_statistics:
         return "lower ft_learning_rate"
     if editor.procedure is Procedure.GRADIENTS:
         return "lower gradient_rate"
-    if editor.ridge == 0:  # it satisfies its edits exactly, whatever the prior's weight
+    if (
+        editor.ridge_of(settings) == 0
+    ):  # it satisfies its edits exactly, whatever the prior's weight
         return "lower clamp_factor"
     return f"raise {editor.weight_setting}"
 

@@ -94,7 +94,8 @@ def _follow(
     for trajectory in ways:
         name = trajectory.name
         states[trajectory], measured[name], tasks[name] = [], [], []
-        advice = Advice.of(study.config.rules, resolve_method(trajectory.method))
+        method = resolve_method(trajectory.method)
+        advice = Advice.of(study.config.rules, study.config.hyperparameters, method)
         guards[name] = Guard(name, advice, before["perplexity"])
         for state in trajectory.follow(study, [requests_of(shares) for shares in rounds]):
             states[trajectory].append(state)
