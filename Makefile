@@ -46,8 +46,9 @@ demo: $(BASE) ## Install what editing needs, and run the demonstration
 demo-federation: setup ## Run a federation of three organisations on this machine
 	$(VENV)/bin/collabedit federation demo --parties 3
 
-# Two processes of one thread each: the models of the tests are too small for more threads.
-TESTS ?= -n 2 --dist loadfile
+# Two processes of one thread each: the models of the tests are too small for more threads. They take
+# the files in the order of tests/conftest.py.
+TESTS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup ## Run the whole test suite
 	$(PY) -m pytest $(TESTS)

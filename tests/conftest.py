@@ -52,6 +52,15 @@ WHOLE = (
     "ui",
 )
 
+#: Files of few tests that take minutes, longest first. Begun last, they leave a process alone.
+LONG = (
+    "federation/test_processes.py",
+    "test_real_model.py",
+    "workers/test_studies.py",
+    "export/test_runtimes.py",
+    "test_documentation.py",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(int(os.environ.get(THREADS, "1")))
@@ -59,10 +68,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tests = Path(__file__).parent
-    for item in items:
-        if item.path.relative_to(tests).parts[0] in WHOLE:
+    files = {item: item.path.relative_to(Path(__file__).parent) for item in items}
+    for item, file in files.items():
+        if file.parts[0] in WHOLE:
             item.add_marker(pytest.mark.slow)
+    first = {file: place for place, file in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(files[item].as_posix(), len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

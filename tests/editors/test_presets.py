@@ -118,3 +118,10 @@ def test_a_models_own_settings_add_to_those_for_all_models() -> None:
     assert found.ft_batch_size != other.ft_batch_size
     assert found.ft_end_token
     assert found.ft_norm_bound is None
+
+
+def test_an_editors_own_settings_state_their_own_evidence() -> None:
+    found = default_hyperparameters("smollm2-135m", Depth(), "LocFT-BF")
+    others = default_hyperparameters("smollm2-135m", Depth(), "UltraEdit")
+    assert found.source == "preset smollm2-135m, tuned on 40 records of CounterFact"
+    assert others.source == default_hyperparameters("smollm2-135m", Depth()).source

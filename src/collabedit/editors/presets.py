@@ -73,9 +73,9 @@ def default_hyperparameters(name: str, structure: Depth, editor: str = DEFAULT_E
     own = by_model.get("*", {})
     for preset, known in _stored("presets").items():
         if name == preset or name.rstrip("/").endswith(f"/{preset}"):
-            source = f"preset {preset}, {known.pop('source')}"
-            values = known
             own = own | by_model.get(preset, {})
+            source = f"preset {preset}, {own.pop('source', known.pop('source'))}"
+            values = known
     if "first_layer" in own:
         values["layers"] = _scaled_layers(structure.n_layers, own.pop("first_layer"))
     if chosen.single_layer or structure.single_layer:
@@ -106,7 +106,8 @@ def _scaled_layers(n_layers: int, first_layer: float = _FIRST_LAYER) -> list[int
 def _stored(name: str) -> dict[str, dict[str, Any]]:
     """``presets`` by model; ``editor_presets``, the differences, by editor and model (``*``: any).
 
-    In the latter, ``first_layer`` says where the five layers begin, as a share of the depth.
+    In the latter, ``first_layer`` says where the five layers begin, as a share of the depth, and
+    ``source`` where an editor's settings come from, if not from where the model's do.
     """
     text = resources.files("collabedit.editors").joinpath(f"{name}.json").read_text("utf-8")
     stored: dict[str, dict[str, Any]] = json.loads(text)
