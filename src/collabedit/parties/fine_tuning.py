@@ -13,7 +13,7 @@ from collabedit.algebra import LowRankUpdate
 from collabedit.editors import Hyperparameters
 from collabedit.models import hooks
 from collabedit.models.language_model import LanguageModel
-from collabedit.models.tokens import Batch, EncodedText, encode, equal_length_batches, fill_template
+from collabedit.models.tokens import Batch, EncodedText, batches, encode, fill_template
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
 
@@ -103,7 +103,7 @@ def _backward(
 ) -> float:
     """The loss; adds its gradient to that of ``change``, which has the weight's stored layout."""
     total = 0.0
-    for batch in equal_length_batches([text.ids[:-1] for text in texts], MAX_TOKENS, model.device):
+    for batch in batches([text.ids[:-1] for text in texts], MAX_TOKENS, model.device):
         changed = {name: (weight.float() + change).to(weight.dtype)}
         loss = _loss(model, batch, [texts[index] for index in batch.index], changed) / len(texts)
         loss.backward()
