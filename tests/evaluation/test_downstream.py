@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_a_file_of_items_is_a_task(smollm2: LanguageModel, tmp_path: Path) -> No
     path.write_text(own)
     found = downstream(smollm2, ["capitals", str(path)], limit=20)
     assert found["cities"] == found["capitals"]
+
+
+@pytest.mark.slow
+def test_outside_of_a_repository_git_says_nothing(
+    tiny_llama: LanguageModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The harness asks git for a version, which complains of a folder that it does not know."""
+    pytest.importorskip("lm_eval")
+    monkeypatch.chdir(tmp_path)
+    downstream(tiny_llama, ["capitals"], limit=1)
+    assert capfd.readouterr().err == "Measuring capitals\n"
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
 
 
 @pytest.mark.slow  # lm-eval takes long to load

@@ -466,6 +466,21 @@ def test_the_measured_rounds_must_exist(tiny: Tiny) -> None:
         MultiRoundSettings.checked(**tiny.options(rounds=3, measure=(1, 4)))
 
 
+def test_each_measured_round_is_told_at_once(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with show_progress():
+        heldout = tiny.folder / "heldout.txt"
+        run = finished(tiny, tmp_path, measure=(1,), merge=("TA",), heldout=heldout)
+    said = [line for line in capsys.readouterr().err.splitlines() if ", after round" in line]
+    assert [line.partition(":")[0] for line in said] == [
+        f"TA, after round {number} of {ROUNDS}" for number in (1, ROUNDS)
+    ]
+    last = MultiRoundResult.load(run.run.folder).methods["TA"]
+    assert f"ES {last['ES']:.1f}, PS {last['PS']:.1f}, NS {last['NS']:.1f}" in said[-1]
+    assert f"perplexity {last['perplexity']:.4g}" in said[-1]
+
+
 def test_downstream_tasks_are_measured_beside_the_edits(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     items = [{"query": "The capital of France is", "choices": ["Paris", "Rome"], "gold": 0}] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -190,7 +191,7 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the harness and its data sets."""
+    """Silence the harness, its data sets and git, which it starts to name its own version."""
     import datasets
 
     logger = logging.getLogger("lm_eval")
@@ -198,9 +199,23 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars go there
+        # Its progress bars go to Python's standard error, git's complaints to the process's.
+        with contextlib.redirect_stderr(io.StringIO()), _closed_standard_error():
             yield
     finally:
         logger.setLevel(level)
         if shown:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def _closed_standard_error() -> Iterator[None]:
+    """Throw away what this process and those that it starts write to standard error."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from collabedit.algebra import LowRankUpdate, relative_distance
-from collabedit.evaluation import sample_of, summarise
+from collabedit.evaluation import metrics, sample_of, summarise
 from collabedit.evaluation.downstream import TaskScores, check_tasks, downstream
 from collabedit.experiments.guards import Advice, Guard, RoundSeen, relative_norm
 from collabedit.experiments.runs import Run
@@ -27,7 +27,7 @@ from collabedit.experiments.trajectory import Trajectory, trajectories
 from collabedit.experiments.units import Unit, do_on_workers, resident
 from collabedit.merging import POOLED, resolve_method
 from collabedit.messages import RoundConfig, RoundState
-from collabedit.progress import plan
+from collabedit.progress import plan, say
 from collabedit.progress.plans import study_stages
 from collabedit.requests import Record
 from collabedit.settings import MultiRoundSettings
@@ -104,6 +104,8 @@ def _follow(
                 latest = _measured(study, trajectory, state, records)
                 measured[name].append(latest)
                 tasks[name].append(_tasks_after(study, trajectory, state, settings))
+                standing = _standing(latest, tasks[name][-1], records)
+                say(f"{name}, after round {state.finished} of {settings.rounds}: {standing}")
             guards[name].see(_seen(study, states[trajectory], latest, records))
     apart = _distances(states)
     write_cases(study.run, everything, before, {name: m[-1] for name, m in measured.items()})
@@ -186,6 +188,20 @@ def _tasks(study: Study, stage: str, settings: MultiRoundSettings) -> TaskScores
     if not settings.tasks:
         return {}
     return study.run.json_stage(f"tasks/{stage}", lambda: downstream(study.model, settings.tasks))
+
+
+def _standing(measured: Measured, tasks: TaskScores, records: Sequence[Sequence[Record]]) -> str:
+    """What was measured after a round, in a line for those who wait for the others."""
+    now, first = (
+        summarise(cases) for cases in (measured["cases"], measured["cases"][: len(records[0])])
+    )
+    parts = [f"{row.heading} {now[row.key]:.1f}" for row in metrics("headline") if row.key in now]
+    if "score" in first:
+        parts.append(f"Score of the first round {first['score']:.1f}")
+    if measured["perplexity"] is not None:
+        parts.append(f"perplexity {measured['perplexity']:.4g}")
+    parts += [f"{task} {scores['acc']:.0%}" for task, scores in tasks.items() if "acc" in scores]
+    return ", ".join(parts)
 
 
 def _seen(
