@@ -72,8 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item, file in files.items():
         if file.parts[0] in WHOLE:
             item.add_marker(pytest.mark.slow)
-    first = {file: place for place, file in enumerate(LONG)}
-    items.sort(key=lambda item: first.get(files[item].as_posix(), len(LONG)))
+    places = {file: place for place, file in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(files[item].as_posix(), len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

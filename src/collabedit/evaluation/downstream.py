@@ -200,7 +200,7 @@ def _quiet() -> Iterator[None]:
     datasets.disable_progress_bars()
     try:
         # Its progress bars go to Python's standard error, git's complaints to the process's.
-        with contextlib.redirect_stderr(io.StringIO()), _closed_standard_error():
+        with contextlib.redirect_stderr(io.StringIO()), _discarded_standard_error():
             yield
     finally:
         logger.setLevel(level)
@@ -209,7 +209,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _closed_standard_error() -> Iterator[None]:
+def _discarded_standard_error() -> Iterator[None]:
     """Throw away what this process and those that it starts write to standard error."""
     kept = os.dup(2)
     try:

@@ -104,9 +104,11 @@ def _follow(
                 latest = _measured(study, trajectory, state, records)
                 measured[name].append(latest)
                 tasks[name].append(_tasks_after(study, trajectory, state, settings))
-                standing = _standing(latest, tasks[name][-1], records)
+            seen = _seen(study, states[trajectory], latest, records)
+            if latest is not None:
+                standing = _standing(latest, seen, tasks[name][-1])
                 say(f"{name}, after round {state.finished} of {settings.rounds}: {standing}")
-            guards[name].see(_seen(study, states[trajectory], latest, records))
+            guards[name].see(seen)
     apart = _distances(states)
     write_cases(study.run, everything, before, {name: m[-1] for name, m in measured.items()})
     return study.finish(
@@ -190,16 +192,14 @@ def _tasks(study: Study, stage: str, settings: MultiRoundSettings) -> TaskScores
     return study.run.json_stage(f"tasks/{stage}", lambda: downstream(study.model, settings.tasks))
 
 
-def _standing(measured: Measured, tasks: TaskScores, records: Sequence[Sequence[Record]]) -> str:
+def _standing(measured: Measured, seen: RoundSeen, tasks: TaskScores) -> str:
     """What was measured after a round, in a line for those who wait for the others."""
-    now, first = (
-        summarise(cases) for cases in (measured["cases"], measured["cases"][: len(records[0])])
-    )
+    now = summarise(measured["cases"])
     parts = [f"{row.heading} {now[row.key]:.1f}" for row in metrics("headline") if row.key in now]
-    if "score" in first:
-        parts.append(f"Score of the first round {first['score']:.1f}")
-    if measured["perplexity"] is not None:
-        parts.append(f"perplexity {measured['perplexity']:.4g}")
+    if seen.first_score is not None:
+        parts.append(f"Score of the first round {seen.first_score:.1f}")
+    if seen.perplexity is not None:
+        parts.append(f"perplexity {seen.perplexity:.4g}")
     parts += [f"{task} {scores['acc']:.0%}" for task, scores in tasks.items() if "acc" in scores]
     return ", ".join(parts)
 
