@@ -13,6 +13,7 @@ from collabedit.requests import EditRequest, question_prompt
 
 __all__ = [
     "MAX_EDITS",
+    "MAX_QUICK_TOKENS",
     "MAX_TOKENS",
     "batches_of",
     "can_be_quick",
@@ -22,9 +23,11 @@ __all__ = [
     "units_of",
 ]
 
-#: Edits optimised together, and tokens of their texts in one forward and backward pass.
+#: Edits optimised together, and tokens of their texts in one forward and backward pass; more with
+#: a quick copy, where tokens take less time and so reading the weights a larger share of it.
 MAX_EDITS = 64
 MAX_TOKENS = 512
+MAX_QUICK_TOKENS = 1024
 
 #: For the memory estimate: share of a pass's tokens that predict a target's token, and the least
 #: number of tokens before the subject's last.
@@ -48,9 +51,8 @@ def tokens_at_once(model: LanguageModel, quick: bool, layers: int) -> int:
     """Tokens of one pass; it and the texts each get half of the budget that is not fixed."""
     fixed = _fixed_bytes(model, quick)
     reserved = fixed + max(0, (model.memory_budget or 0) - fixed) / 2
-    return pass_tokens(
-        model, MAX_TOKENS, read_share=_READ_SHARE, kept_layers=layers, reserved=reserved
-    )
+    most = MAX_QUICK_TOKENS if quick else MAX_TOKENS
+    return pass_tokens(model, most, read_share=_READ_SHARE, kept_layers=layers, reserved=reserved)
 
 
 def edits_at_once(model: LanguageModel, quick: bool, contexts: Contexts, layers: int) -> int:

@@ -42,6 +42,7 @@ class TargetSolver:
         self.model = model
         self.initial = initial
         self.settings = settings
+        self.stops_early = settings.target_stop == "argmax"
         self.max_tokens = max_tokens
         kept_groups = [group for texts in kept for group in model.start(texts, max_tokens)]
         self.kept_rows = _rows_of([text for texts in kept for text in texts])
@@ -83,7 +84,7 @@ class TargetSolver:
     def _reached(self, loss: Tensor) -> Tensor:
         """Which edits need no more steps ``[edits]``, given their ``loss [edits]`` after a pass."""
         below = loss < self.settings.loss_threshold
-        return below if self.settings.target_stop == "loss" else below | (self.unmet == 0)
+        return below | (self.unmet == 0) if self.stops_early else below
 
     def _loss(self, delta: Tensor, *, backward: bool) -> Tensor:
         """Loss of each edit ``[edits]``; its gradient accumulates in ``delta``."""
@@ -107,8 +108,9 @@ class TargetSolver:
         sizes = [len(group.target_ids), len(logits) - len(group.target_ids)]
         edit, kept_edit = group.edit[group.rows].split(sizes)
         predicted, kept = logits.split(sizes)
-        unlikely = predicted.argmax(dim=-1) != group.target_ids
-        self.unmet.index_add_(0, edit, unlikely.long())
+        if self.stops_early:
+            unlikely = predicted.argmax(dim=-1) != group.target_ids
+            self.unmet.index_add_(0, edit, unlikely.long())
         missing = cross_entropy(predicted.float(), group.target_ids, reduction="none")
         now = kept.float().log_softmax(dim=-1)
         before = self.unchanged[self._rows(group)]

@@ -246,7 +246,7 @@ def _common_key(
     """Digest of what the targets of all batches depend on."""
     return sha256_of_json(
         {
-            "version": 8,
+            "version": 9,
             "quick": quick,
             "max_tokens": max_tokens,
             "state": model.state_fingerprint(),

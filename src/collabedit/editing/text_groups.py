@@ -26,8 +26,8 @@ __all__ = [
     "regrouped",
 ]
 
-#: What a pass costs besides its tokens, in tokens.
-_PASS_TOKENS = 64
+#: What a pass costs besides its tokens, as a share of the tokens of the largest.
+_PASS_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -218,11 +218,11 @@ def cheapest_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
 
     A pass has at most ``max_tokens`` tokens, or is a single text.
     """
-    plans: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}  # by texts: cost, where to cut
+    plans: dict[int, tuple[float, tuple[int, ...]]] = {0: (0, (0,))}  # by texts: cost, where to cut
     for end in _possible_cuts(lengths, max_tokens):
         length, previous = lengths[end - 1], max(plans)
         plans[end] = min(
-            (cost + (end - start) * length + _PASS_TOKENS, (*cuts, end))
+            (cost + (end - start) * length + _PASS_SHARE * max_tokens, (*cuts, end))
             for start, (cost, cuts) in plans.items()
             if (end - start) * length <= max_tokens or start == previous
         )

@@ -16,6 +16,7 @@ from collabedit.errors import ModelError
 from collabedit.files import sha256_of_json
 from collabedit.models.attention import use_small_attention
 from collabedit.models.experts import count_of, use_plain_products
+from collabedit.models.norms import use_quick_norms
 from collabedit.models.placement import device_of, is_dispatched, keep_in_memory, stored_weight
 from collabedit.models.precision import has_fast_bfloat16
 from collabedit.models.structure import ModelStructure, infer_structure
@@ -119,6 +120,8 @@ class LanguageModel:
         hf = copy.deepcopy(self.hf, parameters)
         if self.device.type == "cpu":
             use_small_attention(hf)
+            if self.dtype == torch.float32:
+                use_quick_norms(hf)
         quick = LanguageModel(hf, self.tokenizer, self.name, self.memory_budget)
         quick._tails = self._tails
         if self.dtype == torch.float32:

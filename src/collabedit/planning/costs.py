@@ -27,7 +27,7 @@ from typing import Any
 from torch import nn
 
 from collabedit.editing.keys import MAX_TOKENS as KEYS_TOKENS
-from collabedit.editing.target_batches import MAX_EDITS, MAX_TOKENS
+from collabedit.editing.target_batches import MAX_EDITS, MAX_QUICK_TOKENS, MAX_TOKENS
 from collabedit.editors import Editor, Hyperparameters
 from collabedit.messages import Schedule
 from collabedit.models.memory import HIDDEN_WIDTHS, LOGIT_COPIES, MLP_WIDTHS
@@ -334,7 +334,8 @@ def _pass_memory(
     layer = HIDDEN_WIDTHS * shape.hidden + MLP_WIDTHS * shape.active
     per_token: float = (1 + kept_layers) * layer * work.itemsize
     per_token += read_share * LOGIT_COPIES * 4 * shape.vocabulary
-    most = min(tokens, _PASS_TOKENS[stage])
+    usual = MAX_QUICK_TOKENS if stage == "targets" and work.quick else _PASS_TOKENS[stage]
+    most = min(tokens, usual)
     return min(most * per_token, work.memory_budget or float("inf"))
 
 
