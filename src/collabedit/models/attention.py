@@ -59,10 +59,10 @@ def small_attention(
     batch, heads, queries, size = query.shape
     groups, keys = key.shape[1:3]
     scale = size**-0.5 if scaling is None else scaling
-    rows = query.reshape(batch, groups, -1, size)
+    rows = query.to(key.dtype).reshape(batch, groups, -1, size)  # a kept key may be rounded
     scores = (rows @ key.mT).view(batch, heads, queries, keys) * scale
     if attention_mask is not None:
         scores = scores + attention_mask[..., :keys]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     mixed = (weights.view(batch, groups, -1, keys) @ value).view(batch, heads, queries, -1)
     return mixed.transpose(1, 2).contiguous(), None

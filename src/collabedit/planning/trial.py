@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -152,15 +154,27 @@ class _Stages:
 
 
 def _second_moment(model: LanguageModel, work: Workload) -> Mapping[str, torch.Tensor]:
-    """The matrix, made positive definite: so few tokens leave it singular."""
+    """The matrix, made positive definite: so few tokens leave it singular, as is no surprise."""
     corpus: Any = SelfCorpus(0) if work.own_text else TextCorpus("worldfacts", {}, _sentences)
-    collected = collect(
-        model, work.hyperparameters.layers, corpus, tokens=work.tokens, say=lambda _: None
-    )
+    with _errors_only(logging.getLogger("collabedit.covariance")):
+        collected = collect(
+            model, work.hyperparameters.layers, corpus, tokens=work.tokens, say=lambda _: None
+        )
     for moment in collected.second_moments.values():
         diagonal = moment.diagonal(dim1=-2, dim2=-1)
         diagonal.add_(diagonal.mean())
     return collected.second_moments
+
+
+@contextmanager
+def _errors_only(logger: logging.Logger) -> Iterator[None]:
+    """Hide a package's warnings within the block."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _sentences() -> Iterator[str]:
