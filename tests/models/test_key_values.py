@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from collabedit.models import LanguageModel
-from collabedit.models.key_values import EvenCache, cache_of, given_cache
+from collabedit.models.key_values import SameTypeCache, cache_of, given_cache
 
 
 def test_a_cache_continues_where_a_pass_ended(tiny_llama: LanguageModel) -> None:
@@ -30,7 +30,7 @@ def test_a_model_may_keep_no_cache() -> None:
 
 
 def test_kept_keys_have_the_type_of_their_values() -> None:
-    cache = EvenCache()
+    cache = SameTypeCache()
     keys, values = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4).bfloat16()
     cache.update(keys, values, 0)
     both, _ = cache.update(keys, values, 0)

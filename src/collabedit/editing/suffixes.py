@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from collabedit.editing.text_groups import Text, TextGroup, cheapest_parts, padded
 from collabedit.models import hooks
-from collabedit.models.key_values import EvenCache, given_cache
+from collabedit.models.key_values import SameTypeCache, given_cache
 from collabedit.models.language_model import LanguageModel
 
 __all__ = ["SuffixModel", "Suffixes"]
@@ -208,7 +208,7 @@ def _inputs(input_ids: Tensor, mask: Tensor, start: int) -> dict[str, Any]:
 
 def _cache_of(states: Iterable[_KeysValues]) -> Any:
     """A ``transformers`` cache of keys and values, layer by layer."""
-    cache: Any = EvenCache()
+    cache: Any = SameTypeCache()
     for index, (keys, values) in enumerate(states):
         cache.update(keys[:, :, :0], values[:, :, :0], index)  # a full update would copy
         cache.layers[index].keys, cache.layers[index].values = keys, values

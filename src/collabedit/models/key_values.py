@@ -10,13 +10,13 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-__all__ = ["EvenCache", "cache_of", "given_cache"]
+__all__ = ["SameTypeCache", "cache_of", "given_cache"]
 
 _NEW, _OLD = "cache", "past_key_values"
 _OF_OUTPUTS = _NEW if _NEW in {field.name for field in fields(CausalLMOutputWithPast)} else _OLD
 
 
-class EvenCache(DynamicCache):
+class SameTypeCache(DynamicCache):
     """A cache that keeps keys in the type of their values.
 
     Where products run in bfloat16 by autocast, rotary embeddings still make keys of float32: twice

@@ -1,4 +1,4 @@
-"""RMS norms for passes that are mostly elementwise work: a few operations each, rounded once."""
+"""RMS norms in a few operations, for copies whose products take so little that norms matter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 __all__ = ["use_quick_norms"]
 
-#: How far a norm may be from the quick form of it, in units of its output's own scale.
+#: How far a norm may be from its quick form, relative to its largest output.
 _TOLERANCE = 1e-5
 
 
