@@ -66,6 +66,18 @@ def test_what_products_take_is_rounded_once(tiny_llama: LanguageModel) -> None:
     assert states.grad.dtype == torch.float32
 
 
+def test_sums_have_all_digits_whatever_is_given(tiny_llama: LanguageModel) -> None:
+    hf = copy.deepcopy(tiny_llama.hf)
+    own, norm = rms_norms(tiny_llama.hf)[0], rms_norms(hf)[0]
+    use_quick_norms(norm)
+    states = torch.randn(4, len(norm.weight)).bfloat16().requires_grad_()
+    found = norm(states)
+    torch.testing.assert_close(found, own(states.float()))
+    found.sum().backward()
+    assert states.grad is not None
+    assert states.grad.dtype == torch.bfloat16
+
+
 class CentredRMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x - x.mean(dim=-1, keepdim=True))

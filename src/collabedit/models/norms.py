@@ -54,6 +54,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        ctx.given = x.dtype
+        x = x.to(scale.dtype)  # as models do, to sum with all digits
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         inverse = mean_square.add_(eps).rsqrt_()
         y = x * inverse
@@ -68,4 +70,5 @@ class _RMSNorm(torch.autograd.Function):
         y, inverse, scale = ctx.saved_tensors
         gradient = gradients[0] * scale
         along = torch.linalg.vecdot(gradient, y).div_(y.shape[-1]).unsqueeze(-1)
-        return gradient.addcmul_(y, along, value=-1).mul_(inverse), None, None
+        gradient = gradient.addcmul_(y, along, value=-1).mul_(inverse)
+        return gradient.to(ctx.given), None, None
