@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.functional import linear
+from transformers.pytorch_utils import Conv1D
 
 from collabedit.models import LanguageModel
-from collabedit.models.precision import has_fast_bfloat16, quick_products
+from collabedit.models.precision import has_fast_bfloat16, quick_products, rowwise_products
 from tests.conftest import make_model
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -76,3 +80,30 @@ def test_products_keep_float32() -> None:
     with quick_products():
         found = rows @ columns
     assert (found - expected).norm() < 300 * 2**-24 * rows.norm() * columns.norm()  # of 300 terms
+
+
+#: Matrices as of SmolLM2's MLP and gemma-3-270m's, and numbers of rows where MKL changes its order.
+WIDTHS = [(576, 1536), (1536, 576), (2048, 640)]
+ROWS = [2, 3, 15, 31, 47, 58, 96, 128, 192, 255, 500]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(("inner", "outer"), WIDTHS)
+@pytest.mark.parametrize("module", [torch.nn.Linear, lambda i, o: Conv1D(o, i)])
+def test_a_row_does_not_depend_on_those_beside_it(module: Any, inner: int, outer: int) -> None:
+    product, rows = module(inner, outer), torch.randn(600, inner)
+    with torch.no_grad(), rowwise_products():
+        together = product(rows)
+        assert all(torch.equal(product(rows[:some]), together[:some]) for some in ROWS)
+        assert torch.equal(product(rows.view(2, 300, inner)).view(600, outer), together)
+    with torch.no_grad():
+        expected = product.double()(rows.double())
+    assert (together - expected).norm() < 1e-6 * expected.norm()
+
+
+def test_products_row_by_row_leave_other_types_alone() -> None:
+    for kind in (torch.bfloat16, torch.float64):
+        rows, weight = torch.randn(40, 30, dtype=kind), torch.randn(20, 30, dtype=kind)
+        expected = linear(rows, weight)
+        with rowwise_products():
+            assert torch.equal(linear(rows, weight), expected)

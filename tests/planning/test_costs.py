@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from collabedit.covariance import TextCorpus, collect
@@ -55,8 +57,14 @@ def texts_of(model: LanguageModel, requests: list[EditRequest]) -> Texts:
     )
 
 
+def of_onednn(rows: Any, weight: Any, *_: Any, out_shape: Any = None) -> int:
+    """Operations of a product that torch's counter does not know."""
+    return int(2 * prod(rows) * weight[0])
+
+
 def counted(function: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    known = {torch.ops.mkldnn._linear_pointwise: of_onednn}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         function()
     return counter.get_total_flops()
 
@@ -199,8 +207,15 @@ def test_memory_and_time_grow_with_the_work() -> None:
         costs = estimate(LARGE, more)
         assert all(costs[stage].memory >= base[stage].memory for stage in STAGES)
         assert any(costs[stage].amount > base[stage].amount for stage in STAGES)
-    quick = estimate(LARGE, large(itemsize=4, quick=True))["targets"].memory
-    assert quick - estimate(LARGE, large(itemsize=4))["targets"].memory == LARGE.quick_copy_bytes
+
+
+def test_a_quick_search_takes_its_copy_and_longer_passes() -> None:
+    def more(edits: int) -> float:
+        plain, quick = (large(itemsize=4, edits=edits, quick=quick) for quick in (False, True))
+        return estimate(LARGE, quick)["targets"].memory - estimate(LARGE, plain)["targets"].memory
+
+    assert more(edits=2) == LARGE.quick_copy_bytes  # whose tokens fit into the shorter pass
+    assert more(edits=100) > LARGE.quick_copy_bytes
 
 
 @pytest.mark.parametrize("editor", [each.name for each in editors()])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -92,6 +94,25 @@ def test_processes_are_others_and_end(tmp_path: Path) -> None:
     for number in (first, second, third):
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)
+
+
+@pytest.mark.slow
+def test_a_process_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, shutdowns = ProcessWorker(1), []
+    shutdown = ProcessPoolExecutor.shutdown
+
+    def counted(pool: ProcessPoolExecutor, **options: bool) -> None:
+        shutdowns.append(pool)
+        time.sleep(0.5)  # so that the second thread comes meanwhile
+        shutdown(pool, **options)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown", counted)
+    threads = [Thread(target=worker.close) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(shutdowns) == 1
 
 
 @pytest.mark.slow

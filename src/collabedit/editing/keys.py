@@ -16,7 +16,7 @@ from collabedit.models import hooks
 from collabedit.models.experts import keys_at
 from collabedit.models.language_model import LanguageModel
 from collabedit.models.memory import pass_tokens
-from collabedit.models.precision import quick_products
+from collabedit.models.precision import rowwise_products
 from collabedit.models.tokens import Batch, PromptText, encode_edits, equal_length_batches
 from collabedit.progress import progress
 from collabedit.requests import EditRequest
@@ -62,7 +62,7 @@ class Measurement:
         )
 
 
-@quick_products()
+@rowwise_products()
 @torch.no_grad()
 def measure(
     model: LanguageModel,
@@ -79,7 +79,8 @@ def measure(
     A key is the mean over template groups of the mean within the group (MEMIT, ``compute_ks``), so
     the bare prompt weighs one half of plain texts. Texts end at the subject's last token and
     passes at the last layer needed, since nothing after them matters. The texts of one pass all
-    have the same length, so a request's key does not depend on the requests measured with it.
+    have the same length, and products are computed row by row, so a request's key does not depend
+    on the requests measured with it.
 
     Args:
         model: the model in its current state.

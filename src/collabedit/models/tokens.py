@@ -269,9 +269,9 @@ def equal_length_batches(
 ) -> Iterator[Batch]:
     """Yield all rows in batches of rows of one length, so that none is padded.
 
-    The result for a row then does not depend on the rows beside it, to the last bit on a CPU.
-    Matrix kernels take another path for a handful of rows, so small batches are filled up with
-    copies, to which no index points.
+    The result for a row then does not depend on the rows beside it, as far as products don't
+    (:func:`~collabedit.models.precision.rowwise_products`). Matrix kernels take another path for a
+    handful of rows, so small batches are filled up with copies, to which no index points.
     """
     by_length: dict[int, list[int]] = {}
     for index, row in enumerate(rows):

@@ -27,19 +27,21 @@ from typing import Any
 from torch import nn
 
 from collabedit.editing.keys import MAX_TOKENS as KEYS_TOKENS
-from collabedit.editing.target_batches import MAX_EDITS, MAX_QUICK_TOKENS, MAX_TOKENS
+from collabedit.editing.target_batches import MAX_EDITS, MAX_QUICK_TOKENS
+from collabedit.editing.target_batches import MAX_TOKENS as TARGET_TOKENS
 from collabedit.editors import Editor, Hyperparameters
 from collabedit.messages import Schedule
 from collabedit.models.memory import HIDDEN_WIDTHS, LOGIT_COPIES, MLP_WIDTHS
 from collabedit.models.structure import ModelStructure
+from collabedit.parties.fine_tuning import MAX_TOKENS as FINE_TUNING_TOKENS
 
 __all__ = ["STAGES", "Cost", "ModelShape", "Workload", "estimate", "peak"]
 
 #: The stages of an edit, in order.
 STAGES = ("load", "covariance", "targets", "keys", "merge", "evaluation", "save")
 
-#: Tokens in a pass, unless a budget allows fewer.
-_PASS_TOKENS = {"covariance": 2048, "targets": MAX_TOKENS, "keys": KEYS_TOKENS, "evaluation": 512}
+#: Tokens in a pass of the stages whose numbers are not imported, unless a budget allows fewer.
+_COVARIANCE_TOKENS, _EVALUATION_TOKENS = 2048, 512
 _READ_SHARE = 0.5
 #: Texts that the model writes together, and their length.
 _SAMPLED_ROWS, _SAMPLED_LENGTH = 80, 128
@@ -217,7 +219,7 @@ def estimate(shape: ModelShape, work: Workload) -> dict[str, Cost]:
         "keys": _keys_memory(shape, work),
         "covariance": _covariance_memory(shape, work),
         "merge": _merge_memory(shape, work),
-        "evaluation": _pass_memory(shape, work, "evaluation", read_share=_READ_SHARE),
+        "evaluation": _pass_memory(shape, work, _EVALUATION_TOKENS, read_share=_READ_SHARE),
         "save": 2 * _FLOAT64 * shape.hidden * shape.mlp,
     }
     size = shape.numbers * work.itemsize
@@ -324,24 +326,21 @@ def _sums_memory(shape: ModelShape, work: Workload) -> float:
 def _pass_memory(
     shape: ModelShape,
     work: Workload,
-    stage: str,
+    tokens: float,
     *,
-    tokens: float = float("inf"),
     read_share: float = 0.0,
     kept_layers: int = 0,
 ) -> float:
-    """Activations and logits of the largest pass."""
+    """Activations and logits of a pass of so many tokens, or of those that the budget allows."""
     layer = HIDDEN_WIDTHS * shape.hidden + MLP_WIDTHS * shape.active
     per_token: float = (1 + kept_layers) * layer * work.itemsize
     per_token += read_share * LOGIT_COPIES * 4 * shape.vocabulary
-    usual = MAX_QUICK_TOKENS if stage == "targets" and work.quick else _PASS_TOKENS[stage]
-    most = min(tokens, usual)
-    return min(most * per_token, work.memory_budget or float("inf"))
+    return min(tokens * per_token, work.memory_budget or float("inf"))
 
 
 def _covariance_memory(shape: ModelShape, work: Workload) -> float:
     sums = layers_at_once(shape, work) * _sums_memory(shape, work)
-    collecting = sums + _pass_memory(shape, work, "covariance", tokens=work.tokens)
+    collecting = sums + _pass_memory(shape, work, min(work.tokens, _COVARIANCE_TOKENS))
     if not work.own_text:
         return collecting
     rows = min(_SAMPLED_ROWS, max(1, work.tokens // _SAMPLED_LENGTH))
@@ -359,19 +358,15 @@ def _targets_memory(shape: ModelShape, work: Workload) -> float:
     above = shape.layers - work.last - 1
     texts = min(work.edits, MAX_EDITS) * (2 + work.texts.contexts)
     cached = texts * 24 * 2 * above * shape.key_value * work.itemsize
-    suffix = texts * work.texts.suffix
-    passing = _pass_memory(
-        shape, work, "targets", tokens=suffix, read_share=_READ_SHARE, kept_layers=above
-    )
+    tokens = min(texts * work.texts.suffix, MAX_QUICK_TOKENS if work.quick else TARGET_TOKENS)
+    passing = _pass_memory(shape, work, tokens, read_share=_READ_SHARE, kept_layers=above)
     return cached + passing + _quick_copy(shape, work)
 
 
 def _fine_tuning_memory(shape: ModelShape, work: Workload) -> float:
     above = shape.layers - work.last
-    tokens = work.edits * work.texts.tokens
-    passing = _pass_memory(
-        shape, work, "targets", tokens=tokens, read_share=_READ_SHARE / 4, kept_layers=above
-    )
+    tokens = min(work.edits * work.texts.tokens, FINE_TUNING_TOKENS)
+    passing = _pass_memory(shape, work, tokens, read_share=_READ_SHARE / 4, kept_layers=above)
     return passing + 6 * 4 * shape.hidden * shape.mlp  # change, gradient, Adam's two, the sums
 
 
@@ -379,7 +374,7 @@ def _keys_memory(shape: ModelShape, work: Workload) -> float:
     tokens = work.edits * (1 + work.texts.contexts) * work.texts.context
     layers = 1 if work.schedule is Schedule.LAYERWISE else work.edited
     keys = work.edits * work.texts.keys * (layers * shape.mlp + shape.hidden) * _FLOAT64
-    return _pass_memory(shape, work, "keys", tokens=tokens) + 2 * keys
+    return _pass_memory(shape, work, min(tokens, KEYS_TOKENS)) + 2 * keys
 
 
 def _merge_memory(shape: ModelShape, work: Workload) -> float:

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_context
+from threading import Lock
 from typing import Any
 
 from collabedit.workers.executor import Outcome, WorkerLostError, outcome
@@ -27,6 +28,7 @@ class ProcessWorker:
         spawn = get_context("spawn")
         self._pool = ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(threads,))
         self._id: int | None = self._pool.submit(os.getpid).result()
+        self._closing = Lock()
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
         """Call a function in the process."""
@@ -36,12 +38,14 @@ class ProcessWorker:
             raise WorkerLostError from None
 
     def close(self) -> None:
-        """End the process."""
-        number, self._id = self._id, None
-        if number is not None:  # after that, another process may have this id
+        """End the process; who comes second waits until it has ended."""
+        with self._closing:  # two threads in a pool's shutdown close its files twice
+            number, self._id = self._id, None
+            if number is None:  # by now, another process may have the id
+                return
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGTERM)
-        self._pool.shutdown(wait=True)
+            self._pool.shutdown(wait=True)
 
 
 def prepare(threads: int) -> None:
