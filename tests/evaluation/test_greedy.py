@@ -91,6 +91,22 @@ def test_rows_that_cannot_be_padded(
     assert [list(one.tokens) for one in found] == [by_hand(exact_llama, r, 7) for r in ROWS]
 
 
+@pytest.mark.parametrize(("results", "trials"), [([True], 1), ([False, True], 2)])
+def test_a_model_is_tried_until_padding_leaves_it_alone(
+    results: list[bool], trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tried = make_model("llama"), []
+
+    def trial(one: LanguageModel) -> bool:
+        tried.append(one)
+        return results[len(tried) - 1]
+
+    monkeypatch.setattr(greedy, "_ignores_padding", trial)
+    for _ in range(3):
+        continue_greedily(model, ROWS, max_tokens=1)
+    assert len(tried) == trials
+
+
 def test_an_end_token_ends_one_row_and_leaves_the_others(exact_llama: LanguageModel) -> None:
     whole = [by_hand(exact_llama, row, 7) for row in ROWS]
     end = whole[1][3]

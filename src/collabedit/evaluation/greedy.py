@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from collabedit.evaluation.forest import attention_window
 from collabedit.models import LanguageModel
@@ -32,6 +33,9 @@ _ROWS, _ROWS_ON_GPU = 128, 512
 _ROWS_A_PASS, _PASSES = 16, 8
 #: Finished rows are dropped from a batch once they are this share of it.
 _ENDED_SHARE = 0.25
+
+#: Models that a trial has shown to be unaffected by padding, which no edit changes.
+_UNAFFECTED: WeakSet[nn.Module] = WeakSet()
 
 Row = tuple[int, ...]
 #: Given a row's new tokens, whether to end it. Must be importable if workers are to call it.
@@ -350,10 +354,17 @@ def _shared(rows: Sequence[Row]) -> int:
 
 
 def _can_pad(model: LanguageModel, longest: int) -> bool:
-    """Whether rows may be padded after the shared prefix, found by trial for any architecture."""
+    """Whether rows may be padded after the shared prefix."""
     window = attention_window(model)
     if window is not None and longest > window:
         return False
+    if model.hf not in _UNAFFECTED and _ignores_padding(model):
+        _UNAFFECTED.add(model.hf)
+    return model.hf in _UNAFFECTED
+
+
+def _ignores_padding(model: LanguageModel) -> bool:
+    """Whether padding leaves a model's results alone, found by trial for any architecture."""
     start = tuple(range(1, _LEAST_SHARED + 1))
     rows = [(*start, 9), (*start, 10, 11, 12), (*start, 9, 10, 11, 12, 13)]
     try:
