@@ -83,7 +83,7 @@ class TargetCache:
     """Targets on disk: a batch per file, named by a digest of everything that they depend on.
 
     That is all current weights of the model, the contexts, the settings and the requests of the
-    batch, since the last bits of a target depend on its neighbours. So a cached target is exactly
+    batch, since how a target is rounded depends on its neighbours. So a cached target is exactly
     what would be computed, whoever filled the cache. The cache is in a folder that only this user
     can read, and holds vectors but no text.
     """
