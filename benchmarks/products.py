@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import nn
@@ -38,9 +39,15 @@ def operations(work: Callable[[], object]) -> int:
 
     Those of attention, a small part with short texts, are not counted on processors.
     """
-    with FlopCounterMode(display=False) as counter:
+    unknown = {torch.ops.mkldnn._linear_pointwise: _of_onednn}  # to torch's counter
+    with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
         work()
     return int(counter.get_total_flops())
+
+
+def _of_onednn(rows: Sequence[int], weight: Sequence[int], *_: object, out_shape: object) -> int:
+    """The operations of a product of matrices of these shapes."""
+    return 2 * prod(rows) * weight[0]
 
 
 def print_share_of_floor(model: LanguageModel, work: Callable[[], object], seconds: float) -> None:

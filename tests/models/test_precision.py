@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import linear
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from collabedit.models import LanguageModel
@@ -89,7 +90,7 @@ ROWS = [2, 3, 15, 31, 47, 58, 96, 128, 192, 255, 500]
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize(("inner", "outer"), WIDTHS)
-@pytest.mark.parametrize("module", [torch.nn.Linear, lambda i, o: Conv1D(o, i)])
+@pytest.mark.parametrize("module", [torch.nn.Linear, FalconLinear, lambda i, o: Conv1D(o, i)])
 def test_a_row_does_not_depend_on_those_beside_it(module: Any, inner: int, outer: int) -> None:
     product, rows = module(inner, outer), torch.randn(600, inner)
     with torch.no_grad(), rowwise_products():

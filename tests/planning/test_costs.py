@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.products import operations as counted
 from collabedit.covariance import TextCorpus, collect
 from collabedit.editing import measure, optimise_targets
 from collabedit.editors import Hyperparameters, editors, resolve_editor
@@ -55,18 +52,6 @@ def texts_of(model: LanguageModel, requests: list[EditRequest]) -> Texts:
         context=mean([len(text.ids) - 1 for text in prefixed]) - tokens,
         prompts=1,
     )
-
-
-def of_onednn(rows: Any, weight: Any, *_: Any, out_shape: Any = None) -> int:
-    """Operations of a product that torch's counter does not know."""
-    return int(2 * prod(rows) * weight[0])
-
-
-def counted(function: Callable[[], Any]) -> int:
-    known = {torch.ops.mkldnn._linear_pointwise: of_onednn}
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        function()
-    return counter.get_total_flops()
 
 
 @pytest.fixture(scope="module")
@@ -210,12 +195,13 @@ def test_memory_and_time_grow_with_the_work() -> None:
 
 
 def test_a_quick_search_takes_its_copy_and_longer_passes() -> None:
-    def more(edits: int) -> float:
-        plain, quick = (large(itemsize=4, edits=edits, quick=quick) for quick in (False, True))
-        return estimate(LARGE, quick)["targets"].memory - estimate(LARGE, plain)["targets"].memory
+    def memory(edits: int, **changes: Any) -> float:
+        return estimate(LARGE, large(itemsize=4, edits=edits, **changes))["targets"].memory
 
-    assert more(edits=2) == LARGE.quick_copy_bytes  # whose tokens fit into the shorter pass
-    assert more(edits=100) > LARGE.quick_copy_bytes
+    few = memory(2, quick=True) - memory(2)  # tokens fit into the shorter pass
+    assert few == LARGE.quick_copy_bytes
+    shorter_pass = memory(100) - memory(100, memory_budget=1) + 1
+    assert memory(100, quick=True) - memory(100) == pytest.approx(few + shorter_pass, rel=1e-9)
 
 
 @pytest.mark.parametrize("editor", [each.name for each in editors()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -110,27 +110,32 @@ def rowwise_products() -> Iterator[None]:
 
 
 class _ProductsByOneDNN(TorchFunctionMode):
-    """Calls oneDNN for the products of ``nn.Linear`` and of GPT-2's ``Conv1D``.
+    """Calls oneDNN for the products of states with a matrix.
 
     torch itself does so only where float32 may be rounded to bfloat16.
     """
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # the signature is torch's
-        kwargs = kwargs or {}
-        if func is linear and not kwargs and _is_float32_on_cpu(args[0]):
-            return _by_onednn(*args)
-        if func is torch.addmm and not kwargs and _is_float32_on_cpu(args[1]):
-            bias, rows, weight = args
-            return _by_onednn(rows, weight.mT, bias)
-        return func(*args, **kwargs)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        factors = None if kwargs else _factors(func, args)
+        if factors is None or not _is_float32_on_cpu(factors[0]):
+            return func(*args, **(kwargs or {}))
+        rows, weight, bias = factors
+        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
+def _factors(func: Any, args: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Rows, weight ``[d_out, d_in]`` and bias of a product as models write it; ``None`` if none."""
+    if func is linear:  # nn.Linear
+        rows, weight, bias = (*args, None)[:3]
+        return rows, weight, bias
+    if func is torch.addmm:  # Conv1D of GPT-2
+        bias, rows, weight = args
+        return rows, weight.mT, bias
+    if func in (torch.matmul, Tensor.matmul):  # Falcon's own linear layer
+        rows, weight = args
+        return (rows, weight.mT, None) if rows.ndim > 1 and weight.ndim == 2 else None
+    return None
 
 
 def _is_float32_on_cpu(rows: Tensor) -> bool:
     return rows.is_floating_point() and rows.element_size() == 4 and rows.device.type == "cpu"
-
-
-def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-    return product
